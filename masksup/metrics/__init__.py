@@ -1,0 +1,1 @@
+"""Exact multi-label scores in numpy. Every score names its rule; ignored pairs never count."""

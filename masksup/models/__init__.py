@@ -1,0 +1,12 @@
+"""Networks: a timm backbone that gives a feature map, and a head that turns it into logits."""
+
+from masksup.registry import Registry
+
+HEADS = Registry(
+    kind="head",
+    key="model.head.name",
+    entries={
+        "linear": "masksup.models.heads.linear:Linear",
+        "csra": "masksup.models.heads.csra:CSRA",
+    },
+)

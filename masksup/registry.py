@@ -1,0 +1,80 @@
+"""Names of interchangeable parts (heads, losses, methods, ...), resolved only when used.
+
+A registry maps a name to a ``"module:attribute"`` string. The options a part takes in YAML are the
+keyword-only parameters of its constructor; they are read from its source, so that a login node can check a
+configuration without importing torch.
+"""
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from masksup.errors import UserError, nearest
+
+# What an option's annotation may use; anything richer would not be expressible in YAML.
+_ANNOTATIONS = {
+    "Literal": Literal, "int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict,
+    "tuple": tuple, "None": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The parts of one kind. `key` is where the configuration names the part."""
+
+    kind: str
+    key: str
+    entries: Mapping[str, str]
+
+    def target(self, name: str) -> str:
+        """The ``"module:attribute"`` of `name`. Raises UserError naming the nearest known part."""
+        if name not in self.entries:
+            raise UserError(f"{self.key}: unknown {self.kind} '{name}'; {nearest(name, self.entries)}")
+        return self.entries[name]
+
+    def resolve(self, name: str) -> Any:
+        """Import and return the part called `name`."""
+        module, attribute = self.target(name).split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def options(self, name: str) -> type[BaseModel]:
+        """A strict model of the options of `name`: its keyword-only parameters, with their defaults."""
+        return _options_of(self.target(name))
+
+
+@cache
+def _options_of(target: str) -> type[BaseModel]:
+    module, attribute = target.split(":")
+    arguments = _arguments(_source_of(module), attribute)
+    fields: dict[str, Any] = {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults):
+        if argument.annotation is None:
+            raise AssertionError(f"{target}: option '{argument.arg}' has no annotation")
+        annotation = eval(ast.unparse(argument.annotation), {"__builtins__": {}}, dict(_ANNOTATIONS))
+        fields[argument.arg] = (annotation, ... if default is None else ast.literal_eval(default))
+    return create_model(attribute, __config__=ConfigDict(extra="forbid", frozen=True, strict=False), **fields)
+
+
+def _source_of(module: str) -> ast.Module:
+    # find_spec("a.b.c") imports a and a.b, which are light packages, but not c.
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _arguments(tree: ast.Module, attribute: str) -> ast.arguments:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == attribute:
+            return node.args
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+                    return member.args
+    raise AssertionError(f"no function or constructor named '{attribute}' in the source")
