@@ -1,0 +1,289 @@
+"""The index: what `masksup prepare` writes and everything else reads, a folder of memory-mapped columns.
+
+`index.json` names the columns; each column is one `.npy` file opened with ``mmap_mode="r"``, so that opening
+costs the same for 80 and for 80,000 images and all processes of a node share one copy of the pages.
+
+Shapes: I images, N samples (a sample is an image, or one person in it), C classes, M boxes of all samples.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.errors import UserError
+
+FORMAT = "masksup index"
+VERSION = 1
+DIFFICULT, TRUNCATED, OCCLUDED, CROWD = 1, 2, 4, 8
+
+# Column -> dtype. Names and ids are stored as one run of UTF-8 bytes and the offsets into it.
+_COLUMNS = {
+    "sizes_I2": "<i4", "file_hash_I16": "|u1", "sample_image_N": "<i4", "crop_N4": "<f4",
+    "labels_NC": "|i1", "box_start_N1": "<i8", "boxes_M4": "<f4", "box_class_M": "<i2",
+    "box_share_M": "<f4", "box_flags_M": "|u1",
+    "image_name_bytes": "|u1", "image_name_start_I1": "<i8", "id_bytes": "|u1", "id_start_N1": "<i8",
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class IndexContent:
+    """All that one index holds, before it is written. Shapes and units as in `Index`."""
+
+    root: Path
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    exif: bool
+    note: str
+    image_names: list[str]  # I paths relative to root, with '/'
+    ids: list[str]  # N unique sample ids
+    sizes_I2: NDArray[np.int32]
+    file_hash_I16: NDArray[np.uint8]
+    sample_image_N: NDArray[np.int32]
+    crop_N4: NDArray[np.float32]
+    labels_NC: NDArray[np.int8]
+    box_start_N1: NDArray[np.int64]
+    boxes_M4: NDArray[np.float32]
+    box_class_M: NDArray[np.int16]
+    box_share_M: NDArray[np.float32]
+    box_flags_M: NDArray[np.uint8]
+    warnings: tuple[str, ...] = ()  # for the table of `masksup prepare`; not written
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """One split, memory-mapped. Unpickling opens the folder again instead of copying the columns."""
+
+    folder: Path
+    root: Path  # images are relative to it; looked for when the first image is asked for
+    name: str  # data set, e.g. "voc2007"
+    split: str
+    classes: tuple[str, ...]
+    exif: bool  # whether decoding applies the EXIF orientation
+    hash: str  # sha256 of all columns, the classes and `exif`: identifies what is scored
+    note: str  # said wherever a score is shown, e.g. "synthetic"
+    sizes_I2: NDArray[np.int32]  # width, height in px, after the EXIF rotation if `exif`
+    file_hash_I16: NDArray[np.uint8]  # blake2b-128 of the file's bytes
+    sample_image_N: NDArray[np.int32]
+    crop_N4: NDArray[np.float32]  # xyxy px; shape (0, 4) where samples are whole images
+    labels_NC: NDArray[np.int8]  # 1 present, 0 absent, -1 ignored
+    box_start_N1: NDArray[np.int64]  # sample n owns boxes [start[n], start[n + 1])
+    boxes_M4: NDArray[np.float32]  # xyxy px (0-based, end exclusive) in the image's frame
+    box_class_M: NDArray[np.int16]
+    box_share_M: NDArray[np.float32]  # area of the box / area of the image
+    box_flags_M: NDArray[np.uint8]  # bits DIFFICULT, TRUNCATED, OCCLUDED, CROWD
+    image_name_bytes: NDArray[np.uint8]
+    image_name_start_I1: NDArray[np.int64]
+    id_bytes: NDArray[np.uint8]
+    id_start_N1: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sample_image_N)
+
+    def __reduce__(self) -> Any:
+        return open_index, (self.folder,)
+
+    def id(self, sample: int) -> str:
+        """The unique id of a sample, as in the annotations."""
+        return _text(self.id_bytes, self.id_start_N1, sample)
+
+    def image_path(self, image: int) -> Path:
+        """File of image number `image`. UserError when the root is gone."""
+        path = self.root / _text(self.image_name_bytes, self.image_name_start_I1, image)
+        if not path.exists() and not self.root.is_dir():
+            raise UserError(
+                f"{self.folder}: found no folder '{self.root}', expected the images there (prepare the data "
+                "again with --root where they are now)"
+            )
+        return path
+
+    def path(self, sample: int) -> Path:
+        """File of the image that sample number `sample` lies in."""
+        return self.image_path(int(self.sample_image_N[sample]))
+
+    def boxes(
+        self, sample: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16], NDArray[np.float32], NDArray[np.uint8]]:
+        """Boxes of a sample: xyxy_K4 in px, class_K, share_K of the area, flags_K."""
+        own = slice(int(self.box_start_N1[sample]), int(self.box_start_N1[sample + 1]))
+        return self.boxes_M4[own], self.box_class_M[own], self.box_share_M[own], self.box_flags_M[own]
+
+
+def open_index(folder: Path) -> Index:
+    """Open the index in `folder` without reading its columns.
+
+    UserError for a missing folder, one that is no index, another format version, or a damaged column.
+    """
+    folder = Path(folder)
+    header = _header(folder)
+    try:
+        fields = {key: header[key] for key in ("name", "split", "exif", "hash", "note")}
+        classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]
+        columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in _COLUMNS.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'index.json'}: damaged header ({error}): prepare the data again"
+        ) from error
+    return Index(folder=folder, root=root, classes=classes, **fields, **columns)
+
+
+def write_index(folder: Path, content: IndexContent) -> Index:
+    """Write `content` as the index in `folder`, whole or not at all, and open it.
+
+    An index of ours that is already there is replaced; UserError if anything else is.
+    """
+    folder = Path(folder).absolute()
+    refuse_foreign(folder)
+    columns = _columns_of(content)
+    header = {
+        "format": FORMAT, "version": VERSION, "name": content.name, "split": content.split,
+        "root": str(content.root), "exif": content.exif, "note": content.note,
+        "hash": _hash(columns, content.classes, content.exif), "images": len(content.image_names),
+        "samples": len(content.ids), "columns": {key: list(value.shape) for key, value in columns.items()},
+        "classes": list(content.classes),
+    }  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir()
+        for key, value in columns.items():
+            with (partial / f"{key}.npy").open("wb") as file:
+                np.save(file, value)
+                _sync(file.fileno())
+        with (partial / "index.json").open("w", encoding="utf-8") as text:
+            json.dump(header, text, indent=1, ensure_ascii=False)
+            text.flush()
+            _sync(text.fileno())
+        _publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_index(folder)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """UserError if `folder` holds something that is not an index of ours, which writing would destroy."""
+    if folder.is_symlink() or folder.is_file():
+        raise UserError(f"{folder}: found a file or link, expected a folder to write the index to")
+    if folder.is_dir() and any(folder.iterdir()) and not _is_index(folder):
+        raise UserError(f"{folder}: found a folder that is no index, expected a new name or an index")
+
+
+def _is_index(folder: Path) -> bool:
+    try:
+        header = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    _sync_folder(partial)
+    retired = folder.with_name(f".{folder.name}.retired-{os.getpid()}")
+    if folder.exists():
+        folder.rename(retired)
+    partial.rename(folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    file = folder / "index.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, expected an index (`masksup prepare` writes one)")
+    if not file.is_file():
+        splits = sorted(child.name for child in folder.iterdir() if (child / "index.json").is_file())
+        if splits:
+            raise UserError(f"{folder}: found splits {', '.join(splits)}, expected one: {folder / splits[0]}")
+        raise UserError(f"{folder}: found no index.json, expected an index (`masksup prepare` writes one)")
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: malformed JSON ({error}), expected the header of an index") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UserError(f"{file}: found another kind of JSON, expected the header of an index")
+    if header.get("version") != VERSION:
+        raise UserError(
+            f"{file}: format version {header.get('version')}, expected {VERSION}: prepare the data again"
+        )
+    return header
+
+
+def _column(folder: Path, key: str, dtype: str, shape: list[int]) -> Any:
+    file = folder / f"{key}.npy"
+    try:
+        column = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        problem = "no such file" if isinstance(error, FileNotFoundError) else "truncated or damaged"
+        raise UserError(f"{file}: {problem}, expected a column of {shape}: prepare the data again") from error
+    if list(column.shape) != shape or column.dtype.str != dtype:
+        raise UserError(
+            f"{file}: found {column.dtype.str} {list(column.shape)}, expected {dtype} {shape} (prepare it again)"
+        )
+    return column
+
+
+def _columns_of(content: IndexContent) -> dict[str, NDArray[Any]]:
+    name_bytes, name_start = _packed(content.image_names)
+    id_bytes, id_start = _packed(content.ids)
+    packed = {
+        "image_name_bytes": name_bytes, "image_name_start_I1": name_start,
+        "id_bytes": id_bytes, "id_start_N1": id_start,
+    }  # fmt: skip
+    columns = {}
+    for key, dtype in _COLUMNS.items():
+        value = packed[key] if key in packed else getattr(content, key)
+        columns[key] = np.ascontiguousarray(value, dtype=np.dtype(dtype))
+    images, samples, boxes = len(content.image_names), len(content.ids), len(columns["boxes_M4"])
+    assert columns["sizes_I2"].shape == (images, 2), columns["sizes_I2"].shape
+    assert columns["file_hash_I16"].shape == (images, 16)
+    assert columns["sample_image_N"].shape == (samples,)
+    assert columns["crop_N4"].shape in ((0, 4), (samples, 4))
+    assert columns["labels_NC"].shape == (samples, len(content.classes))
+    assert columns["box_start_N1"].shape == (samples + 1,)
+    assert columns["box_start_N1"][-1] == boxes
+    assert columns["boxes_M4"].shape == (boxes, 4)
+    for key in ("box_class_M", "box_share_M", "box_flags_M"):
+        assert columns[key].shape == (boxes,), key
+    assert len(set(content.ids)) == samples, "sample ids repeat"
+    return columns
+
+
+def _packed(texts: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    encoded = [text.encode("utf-8") for text in texts]
+    start = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in encoded], out=start[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), start
+
+
+def _text(data: NDArray[np.uint8], start: NDArray[np.int64], item: int) -> str:
+    # A negative number would silently give the wrong end of the list.
+    if not 0 <= item < len(start) - 1:
+        raise IndexError(item)
+    return data[int(start[item]) : int(start[item + 1])].tobytes().decode("utf-8")
+
+
+def _hash(columns: dict[str, NDArray[Any]], classes: tuple[str, ...], exif: bool) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT, VERSION, list(classes), exif]).encode("utf-8"))
+    for key, value in columns.items():
+        digest.update(f"{key} {value.dtype.str} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
