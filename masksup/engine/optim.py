@@ -1,0 +1,60 @@
+"""The optimiser: parameter groups with their factors, and a step that skips gradients that are not finite."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from masksup.config import Optim
+from masksup.models.network import Network
+
+
+def build_optimizer(optim: Optim, network: Network) -> torch.optim.Optimizer:
+    """SGD, Adam or AdamW over the trainable parameters.
+
+    Always the fused form: it takes `found_inf`, a flag on the device, so that a bad gradient is skipped without
+    asking the device about it. Each group keeps its `factor` on the learning rate.
+    """
+    groups = list(_groups(optim, network))
+    if optim.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay,
+            nesterov=optim.nesterov, fused=True,
+        )  # fmt: skip
+    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+
+
+def _groups(optim: Optim, network: Network) -> Iterator[dict[str, object]]:
+    parts: list[tuple[str, nn.Module, float]] = [
+        ("backbone", network.backbone, optim.backbone_factor),
+        ("head", network.head, optim.head_factor),
+    ]
+    for name, module, factor in parts:
+        trainable = [p for p in module.parameters() if p.requires_grad]
+        flat = [p for p in trainable if p.ndim <= 1 and not optim.decay_norm_and_bias]
+        matrices = [p for p in trainable if not (p.ndim <= 1 and not optim.decay_norm_and_bias)]
+        if matrices:
+            yield {"name": name, "params": matrices, "factor": factor}
+        if flat:
+            yield {"name": f"{name}, no decay", "params": flat, "factor": factor, "weight_decay": 0.0}
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+    """Give every group its rate for the coming step, and one-cycle's momentum where there is one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        elif momentum is not None:
+            group["momentum"] = momentum
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """The 2-norm of all gradients (a scalar on the device), which are scaled down to `largest` if that is above 0."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if largest > 0:
+        factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor)
+    return norm

@@ -1,0 +1,53 @@
+"""Device, autocast type, memory format, threads and determinism: what turns a configuration into kernels."""
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from masksup.config import Precision
+from masksup.errors import UserError
+
+
+def choose_device(precision: Precision) -> torch.device:
+    """The device of this process; `auto` takes a GPU where there is one."""
+    found = torch.cuda.is_available()
+    if precision.device == "cuda" and not found:
+        raise UserError("precision.device: found cuda, but torch sees no GPU on this machine; expected cpu or auto")
+    return torch.device("cuda" if precision.device != "cpu" and found else "cpu")
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The autocast type; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
+    if precision.dtype == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bf16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision.dtype]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Matrix products in `dtype`; nothing at all for fp32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """Loss scaling for fp16, whose gradients underflow; switched off for the other types."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+
+def set_numerics(precision: Precision) -> int:
+    """Fix threads and determinism of this process. Returns the number of CPU threads, which is recorded."""
+    # Counted over the cores this process may use, which on a shared node are fewer than the machine's.
+    threads = precision.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    if precision.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.backends.cudnn.benchmark = True
+    return threads
+
+
+def memory_format(precision: Precision) -> torch.memory_format:
+    return torch.channels_last if precision.channels_last else torch.contiguous_format
