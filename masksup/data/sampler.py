@@ -41,8 +41,7 @@ class Plan:
             raise UserError("training set: found 0 samples, expected at least 1")
         if self.micro_batch < 1 or self.global_batch < 1 or self.global_batch % self.micro_batch:
             raise UserError(
-                f"batch.global: found {self.global_batch}, "
-                f"expected a multiple of batch.micro {self.micro_batch}"
+                f"batch.global: found {self.global_batch}, expected a multiple of batch.micro {self.micro_batch}"
             )
         if self.last_batch == "drop" and self.samples < self.global_batch:
             raise UserError(
@@ -106,9 +105,7 @@ class Plan:
         order = permuted(within, epoch, self.samples, self.seed)
         if self.cumulative is None:
             return order
-        target = (
-            (order + uniform(positions, self.seed, "balance")) / self.samples * float(self.cumulative[-1])
-        )
+        target = (order + uniform(positions, self.seed, "balance")) / self.samples * float(self.cumulative[-1])
         found = np.searchsorted(self.cumulative, target, side="right")
         return np.minimum(found, self.samples - 1).astype(np.int64)
 

@@ -11,9 +11,7 @@ from masksup.data.sampler import LastBatch, Plan, class_balance
 from masksup.errors import UserError
 
 
-def plan(
-    n: int, batch: int, micro: int = 1, epochs: float = 2, last: LastBatch = "continue", seed: int = 0
-) -> Plan:
+def plan(n: int, batch: int, micro: int = 1, epochs: float = 2, last: LastBatch = "continue", seed: int = 0) -> Plan:
     return Plan(samples=n, global_batch=batch, micro_batch=micro, epochs=epochs, last_batch=last, seed=seed)
 
 
@@ -22,9 +20,7 @@ sizes = st.tuples(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5), st.
 
 @given(sizes, st.integers(0, 9))
 @settings(max_examples=150, deadline=None)
-def test_continue_covers_every_epoch_exactly_once_with_full_steps(
-    size: tuple[int, int, int, int], seed: int
-) -> None:
+def test_continue_covers_every_epoch_exactly_once_with_full_steps(size: tuple[int, int, int, int], seed: int) -> None:
     n, micro, share, epochs = size
     p = plan(n, micro * share, micro, epochs, seed=seed)
     micro_batches = [m for step in range(p.total_steps) for m in p.micro_batches(step)]
@@ -63,9 +59,7 @@ def test_drop_leaves_out_the_rest_of_each_epoch() -> None:
 
 @given(sizes, st.sampled_from(["continue", "partial"]))
 @settings(max_examples=100, deadline=None)
-def test_epochs_end_where_their_last_sample_was_consumed(
-    size: tuple[int, int, int, int], last: LastBatch
-) -> None:
+def test_epochs_end_where_their_last_sample_was_consumed(size: tuple[int, int, int, int], last: LastBatch) -> None:
     n, micro, share, epochs = size
     p = plan(n, micro * share, micro, epochs, last)
     seen = 0

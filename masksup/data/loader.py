@@ -1,0 +1,160 @@
+"""Batches from worker processes. What is in a batch depends on the plan alone, never on who loaded it."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from masksup.data.dataset import Batch, EvalDataset, TrainDataset, stack
+from masksup.data.index import Index
+from masksup.data.sampler import Plan
+from masksup.errors import UserError
+
+
+def train_loader(
+    dataset: TrainDataset,
+    plan: Plan,
+    start_step: int,
+    workers: int,
+    *,
+    prefetch: int = 4,
+    pin_memory: bool = False,
+) -> Iterator[list[Batch]]:
+    """For each step from `start_step` to the last, its micro-batches.
+
+    Args:
+        workers: loader processes; 0 loads in this one. The batches are the same for any number.
+        prefetch: micro-batches each worker keeps ready.
+
+    Raises UserError for an unreadable sample, or once more samples are broken than `dataset.broken_budget`.
+    """
+    units = _MicroBatches(plan, start_step)
+    batches = _load(dataset, units, workers, prefetch, pin_memory)
+    broken = _BrokenSamples(dataset.index, dataset.broken_budget)
+    for step in range(start_step, plan.total_steps):
+        step_batches = [next(batches) for _ in range(units.per_step(step))]
+        for batch in step_batches:
+            broken.count(batch)
+        yield step_batches
+
+
+def eval_loader(
+    dataset: EvalDataset, batch: int, workers: int, *, prefetch: int = 4, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Blocks of `batch` samples in order.
+
+    The last block is padded to full size by repeating the last sample, so that every forward has one shape;
+    `valid` (bool B) marks what is not padding.
+    """
+    broken = _BrokenSamples(dataset.index, dataset.broken_budget)
+    blocks = _Blocks(len(dataset), batch)
+    for k, block in enumerate(_load(dataset, blocks, workers, prefetch, pin_memory)):
+        broken.count(block)
+        yield {**block, "valid": torch.arange(k * batch, (k + 1) * batch) < len(dataset)}
+
+
+@dataclass(frozen=True)
+class _MicroBatches(Sampler[NDArray[np.int64]]):
+    plan: Plan
+    start_step: int
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        for step in range(self.start_step, self.plan.total_steps):
+            yield from self.plan.micro_batches(step)
+
+    def per_step(self, step: int) -> int:
+        return -(-len(self.plan.positions(step)) // self.plan.micro_batch)
+
+
+@dataclass(frozen=True)
+class _Blocks(Sampler[NDArray[np.int64]]):
+    samples: int
+    batch: int
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, self.samples, self.batch):
+            yield np.minimum(np.arange(start, start + self.batch), self.samples - 1)
+
+
+@dataclass(frozen=True)
+class _Stacked(Dataset[Batch | UserError]):
+    """Whole micro-batches as the items of a torch Dataset.
+
+    A UserError travels as a value: torch would raise it again with the worker's traceback for its text.
+    """
+
+    dataset: TrainDataset | EvalDataset
+
+    def __getitem__(self, positions: NDArray[np.int64]) -> Batch | UserError:
+        try:
+            return stack(self.dataset.fetch(positions))
+        except UserError as error:
+            return error
+
+
+@dataclass
+class _BrokenSamples:
+    """Counts the samples with broken images, each once, and stops the run above the budget."""
+
+    index: Index
+    budget: int
+
+    def __post_init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def count(self, batch: Batch) -> None:
+        if not batch["broken"].any():
+            return
+        found = batch["sample"][batch["broken"]].tolist()
+        self.seen.update(found)
+        if len(self.seen) > self.budget:
+            raise UserError(
+                f"{self.index.path(found[-1])}: found {len(self.seen)} broken images, "
+                f"expected at most {self.budget} (data.broken_budget)"
+            )
+
+
+def _load(
+    dataset: TrainDataset | EvalDataset,
+    units: _MicroBatches | _Blocks,
+    workers: int,
+    prefetch: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:
+    loader: DataLoader[Any] = DataLoader(
+        _Stacked(dataset),
+        batch_size=None,
+        sampler=units,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        prefetch_factor=prefetch if workers else None,
+        # A generator of its own: without one, every iteration draws a seed from torch's global state.
+        generator=torch.Generator(),
+    )
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _start_worker(_: int) -> None:
+    """Workers inherit the trainer's handlers and blocked signals: give them the defaults back.
+
+    A TERM or USR2 sent to the whole job then ends a worker at once; Ctrl-C is the trainer's to handle.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR2})
+    torch.set_num_threads(1)
