@@ -26,8 +26,8 @@ class TrainDataset:
     """What each position of the endless sequence yields: a function of (plan.seed, position).
 
     ignored: what a label of -1 becomes as a target: itself, 0 or 1.
-    broken_budget: how many different samples may have a broken image before the run stops. 0 raises the
-    UserError of the first; else such a sample is mid-grey, all its targets are -1, and `broken` is True.
+    broken_budget: share of the samples whose image may be broken before the run stops. 0 raises the UserError
+    of the first; else such a sample is mid-grey, all its targets are -1, and `broken` is True.
     """
 
     index: Index
@@ -35,7 +35,7 @@ class TrainDataset:
     plan: Plan
     ignored: Ignored = "ignore"
     max_pixels: int = MAX_PIXELS
-    broken_budget: int = 0
+    broken_budget: float = 0.0
 
     def __getitem__(self, position: int) -> Batch:
         """image uint8 3SS, target int8 C, position int64, sample int64, broken bool."""
@@ -64,7 +64,7 @@ class EvalDataset:
     index: Index
     transform: Transform
     max_pixels: int = MAX_PIXELS
-    broken_budget: int = 0
+    broken_budget: float = 0.0
 
     def __len__(self) -> int:
         return len(self.index)

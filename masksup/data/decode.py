@@ -1,6 +1,6 @@
 """Image files to RGB tensors: JPEG by torchvision.io, everything else by PIL; never a guess at a broken file.
 
-Formats: JPEG, PNG, GIF, WebP and BMP, by content and not by name. Gray is repeated; alpha and transparent colours
+Formats: JPEG, PNG, GIF, WebP, BMP, TIFF and PPM, by content and not by name. Gray is repeated; alpha and transparent colours
 are composited on white; CMYK is converted as PIL does (Adobe's inversion included); of 16 bits the upper 8 are
 kept; of animations the first frame. A file that ends early or cannot be read raises `BrokenImage`.
 """
@@ -18,7 +18,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from masksup.errors import UserError
 
-_FORMATS = ("PNG", "GIF", "WEBP", "BMP", "JPEG")
+_FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")
 _ORIENTATION = 0x0112
 
 
@@ -117,7 +117,7 @@ def _pil_header(data: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise BrokenImage(f"{name}: found no readable image, expected JPEG, PNG, GIF, WebP or BMP") from None
+        raise BrokenImage(f"{name}: found no readable image, expected JPEG, PNG, GIF, WebP, BMP, TIFF or PPM") from None
     except Exception as error:  # whatever a decoder trips over here, the file is at fault
         raise _broken(name, error) from None
 
@@ -147,6 +147,8 @@ def _decode_pil(data: bytes, name: str, exif: bool) -> Tensor:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("pixels in floating point, whose range is unknown")
     if image.mode.startswith("I"):  # 16-bit gray; convert("RGB") would clip it at 255
         gray = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         return Image.fromarray(gray.astype(np.uint8)).convert("RGB")

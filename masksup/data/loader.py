@@ -102,7 +102,7 @@ class _BrokenSamples:
     """Counts the samples with broken images, each once, and stops the run above the budget."""
 
     index: Index
-    budget: int
+    budget: float
 
     def __post_init__(self) -> None:
         self.seen: set[int] = set()
@@ -112,10 +112,10 @@ class _BrokenSamples:
             return
         found = batch["sample"][batch["broken"]].tolist()
         self.seen.update(found)
-        if len(self.seen) > self.budget:
+        if len(self.seen) > self.budget * len(self.index):
             raise UserError(
-                f"{self.index.path(found[-1])}: found {len(self.seen)} broken images, "
-                f"expected at most {self.budget} (data.broken_budget)"
+                f"{self.index.path(found[-1])}: found {len(self.seen)} broken images of {len(self.index)}, "
+                f"expected a share of at most {self.budget} (data.broken_budget)"
             )
 
 
