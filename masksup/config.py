@@ -260,10 +260,10 @@ class Evaluation(Section):
     """Which weights choose the best epoch; auto: the moving average where there is one."""
     ap_rule: Literal["area", "voc2012", "voc2007"] = "area"
     """Average precision: mean precision at the positives, VOC 2012 envelope, or VOC 2007 11-point."""
-    compat: Literal["clean", "csra", "mcar"] = "clean"
+    compat: Literal["none", "csra", "csra_wider", "mcar"] = "none"
     """Rules of the metrics: the clean ones, or the arithmetic of an original's code, quirks included."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability from which a class counts as predicted. CSRA 0.5, MCAR 0.6, ASL 0.8."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Probability from which a class counts as predicted; None: 0.5, and 0.6 under `compat: mcar`. ASL: 0.8."""
 
 
 class Checkpoints(Section):

@@ -1,0 +1,31 @@
+"""Lines for people: on the terminal as they are, in `logs/rank0.log` with time and level."""
+
+import logging
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+console = Console(highlight=False, soft_wrap=True)
+log = logging.getLogger("masksup")
+
+
+class _ToConsole(logging.Handler):
+    """Prints above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
+        console.print(record.getMessage(), style=style, markup=False)
+
+
+def start_logging(file: Path | None = None) -> None:
+    """Send the program's lines to the terminal, and to `file` too."""
+    log.handlers.clear()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(_ToConsole())
+    if file is not None:
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+    sys.stdout.flush()

@@ -1,0 +1,102 @@
+"""The run folder: the truth about a run. One configuration, one process at a time, many attempts."""
+
+import fcntl
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from masksup.config import Config
+from masksup.config_file import differences, load_config, to_yaml
+from masksup.errors import UserError
+
+
+@dataclass
+class RunFolder:
+    """An opened run folder. The lock is held as long as this object (or its process) lives."""
+
+    path: Path
+    attempt: int
+    lock: IO[str]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+
+def open_run(path: Path, config: Config) -> RunFolder:
+    """Create the run folder, or enter an existing one to go on with the same configuration.
+
+    UserError if another process works in it, if it holds another configuration (the difference is shown), or if it
+    is some other folder.
+    """
+    config_file = path / "config.yaml"
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: found a file, expected a run folder or a new name")
+    if path.is_dir() and any(path.iterdir()) and not (config_file.exists() or (path / ".lock").exists()):
+        raise UserError(f"{path}: found a folder that is not a run, expected a run folder or a new name")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = _lock(path)
+    if config_file.exists():
+        _same_configuration(path, config)
+    else:
+        write_atomically(config_file, to_yaml(config))
+    (path / "logs").mkdir(exist_ok=True)
+    return RunFolder(path, _new_attempt(path), lock)
+
+
+def read_run_config(path: Path) -> Config:
+    """The configuration of a run folder."""
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path}: not a run folder: found no config.yaml in it")
+    return load_config(path / "config.yaml")[0]
+
+
+def _same_configuration(path: Path, config: Config) -> None:
+    changed = differences(read_run_config(path), config)
+    if changed:
+        shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
+        raise UserError(f"{path}: this run folder has another configuration ({shown}); use another --run-dir")
+
+
+def _lock(path: Path) -> IO[str]:
+    lock = (path / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        raise UserError(f"{path}: another process is training in this run folder ({lock.read().strip()})") from None
+    lock.truncate(0)
+    lock.write(f"pid {os.getpid()} on {platform.node()}")
+    lock.flush()
+    return lock
+
+
+def _new_attempt(path: Path) -> int:
+    """Number this start from 1 and note it; the file is also the record of how often the run was started."""
+    starts = path / "starts.jsonl"
+    row = {"time": time.time(), "host": platform.node(), "pid": os.getpid()}
+    with starts.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    return len(starts.read_text(encoding="utf-8").splitlines())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file so that readers and crashes see the old or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1) + "\n")
