@@ -28,6 +28,7 @@ class TrainDataset:
     ignored: what a label of -1 becomes as a target: itself, 0 or 1.
     broken_budget: share of the samples whose image may be broken before the run stops. 0 raises the UserError
     of the first; else such a sample is mid-grey, all its targets are -1, and `broken` is True.
+    members: the samples of the index to train on (plan.samples of them), int64; None is all.
     """
 
     index: Index
@@ -36,6 +37,7 @@ class TrainDataset:
     ignored: Ignored = "ignore"
     max_pixels: int = MAX_PIXELS
     broken_budget: float = 0.0
+    members: NDArray[np.int64] | None = None
 
     def __getitem__(self, position: int) -> Batch:
         """image uint8 3SS, target int8 C, position int64, sample int64, broken bool."""
@@ -43,8 +45,10 @@ class TrainDataset:
 
     def fetch(self, positions: NDArray[np.int64]) -> list[Batch]:
         """The samples at several positions; one permutation for all is much cheaper than one for each."""
-        samples = self.plan.samples_at(positions).tolist()
-        return [self._at(position, sample) for position, sample in zip(positions.tolist(), samples)]
+        samples = self.plan.samples_at(positions)
+        if self.members is not None:
+            samples = self.members[samples]
+        return [self._at(position, sample) for position, sample in zip(positions.tolist(), samples.tolist())]
 
     def _at(self, position: int, sample: int) -> Batch:
         rng = draws(self.plan.seed, position, "transform")
@@ -59,26 +63,31 @@ class TrainDataset:
 
 @dataclass(frozen=True, eq=False)
 class EvalDataset:
-    """Samples by number, one deterministic view each; targets keep -1 for ignored."""
+    """Samples by number, one deterministic view each; targets keep -1 for ignored.
+
+    members: the samples of the index to score, int64; None is all. Item k is the k-th of them.
+    """
 
     index: Index
     transform: Transform
     max_pixels: int = MAX_PIXELS
     broken_budget: float = 0.0
+    members: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.index if self.members is None else self.members)
 
-    def __getitem__(self, sample: int) -> Batch:
-        """image uint8 3SS, target int8 C, sample int64, broken bool."""
+    def __getitem__(self, item: int) -> Batch:
+        """image uint8 3SS, target int8 C, sample int64 (its number in the index), broken bool."""
+        sample = item if self.members is None else int(self.members[item])
         rng = draws(0, sample, "transform")
         image, broken = _image(self.index, sample, self.transform, rng, self.max_pixels, self.broken_budget > 0)
         target = np.array(self.index.labels_NC[sample], np.int8)
         return _sample(image, np.full_like(target, -1) if broken else target, sample, broken)
 
-    def fetch(self, samples: NDArray[np.int64]) -> list[Batch]:
+    def fetch(self, items: NDArray[np.int64]) -> list[Batch]:
         """Several samples in the order given."""
-        return [self[sample] for sample in samples.tolist()]
+        return [self[item] for item in items.tolist()]
 
 
 def stack(samples: list[Batch]) -> Batch:

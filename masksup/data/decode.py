@@ -1,8 +1,8 @@
 """Image files to RGB tensors: JPEG by torchvision.io, everything else by PIL; never a guess at a broken file.
 
-Formats: JPEG, PNG, GIF, WebP, BMP, TIFF and PPM, by content and not by name. Gray is repeated; alpha and transparent colours
-are composited on white; CMYK is converted as PIL does (Adobe's inversion included); of 16 bits the upper 8 are
-kept; of animations the first frame. A file that ends early or cannot be read raises `BrokenImage`.
+Formats: JPEG, PNG, GIF, WebP, BMP, TIFF and PPM, by content and not by name. Gray is repeated; alpha and
+transparent colours are composited on white; CMYK is converted as PIL does (Adobe's inversion included); of 16 bits
+the upper 8 are kept; of animations the first frame. A file that ends early or cannot be read raises `BrokenImage`.
 """
 
 import io
