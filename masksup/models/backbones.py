@@ -1,0 +1,155 @@
+"""Any timm model as a trunk: images to one feature map, at any input size, with its own normalisation."""
+
+import inspect
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from masksup.errors import UserError
+
+# Shapes: B images, D feature width, H x W positions, N tokens.
+
+# Arguments of timm that this module decides, or that would read weights from somewhere unchecked.
+RESERVED = frozenset(
+    {"model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+    | {"features_only", "num_classes", "global_pool", "in_chans", "img_size", "scriptable", "exportable"}
+)
+
+Layout = Literal["BDHW", "BHWD", "BND"]
+
+
+class Backbone(nn.Module):
+    """A timm model without classifier and pooling; `model` holds it, under timm's own parameter names.
+
+    width: channels of the map.  stride: input pixels a position.  size: side of the input it was built for.
+    grid: side of the map at that size.  mean, std: of the weights' own card, for pixels in [0, 1].
+    norm_kind: "batch" if most normalisation layers are batch norms, else "layer".
+    """
+
+    def __init__(self, model: nn.Module, name: str, size: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        self.size = size
+        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
+        self.layout, self.width, self.grid = _read_layout(model, name, shape, self.prefix_tokens)
+        self.stride = round(size / self.grid)
+        card: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        self.mean: tuple[float, ...] = tuple(card["mean"])
+        self.std: tuple[float, ...] = tuple(card["std"])
+        self.norm_kind: Literal["batch", "layer"] = _norm_kind(model)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Normalised float images to the feature map x_BDHW, rows from the top, columns from the left."""
+        x: Tensor = self.model(images_BCHW)
+        if self.layout == "BND":
+            # Class and register tokens come first; patches follow row by row.
+            x_BDN = x[:, self.prefix_tokens :].transpose(1, 2)
+            return x_BDN.reshape(len(x), self.width, self.grid, self.grid)
+        return x.permute(0, 3, 1, 2) if self.layout == "BHWD" else x
+
+
+def build_backbone(name: str, size: int, *, grad_checkpointing: bool, options: dict[str, Any]) -> Backbone:
+    """The timm model `name` with random weights, for square images of `size` pixels.
+
+    Position embeddings and windows are laid out for `size`. The model keeps every layer up to its pooling and
+    applies a norm that stands after the pooling (ConvNeXt) at every position instead, so that every parameter
+    takes part. `options` are passed to timm (drop_path_rate, ...).
+    Raises UserError for an unknown name or option, a size the model cannot take, or no spatial map.
+    """
+    check_name(name)
+    reserved = RESERVED.intersection(options)
+    if reserved:
+        raise UserError(f"model.backbone_options: '{min(reserved)}' is decided elsewhere, expected it absent")
+    arguments = {**options, **size_arguments(name, size, options)}
+    # A rehearsal without memory or arithmetic: the shape of the map, or the reason why there is none.
+    with torch.device("meta"):
+        rehearsal = _create(name, arguments).eval()
+        shape = _output_shape(rehearsal, name, size)
+    model = _create(name, arguments)
+    if grad_checkpointing:
+        _checkpoint_gradients(model, name)
+    return Backbone(model, name, size, shape)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError with the nearest names if timm has no architecture or no weights tag of this name."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() names them"
+        raise UserError(f"model.backbone: timm has no model '{architecture}'; {hint}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        known = f"known: {', '.join(tags)}" if tags else f"expected '{architecture}' without a tag"
+        raise UserError(f"model.backbone: {architecture} has no weights '{tag}'; {known}")
+
+
+def size_arguments(name: str, size: int, options: dict[str, Any]) -> dict[str, Any]:
+    """timm's `img_size` argument, for the models whose layers are laid out for one size."""
+    with torch.device("meta"):
+        model = _create(name, options)
+    # A derived model may hand its keywords to its base.
+    kinds = [kind for kind in type(model).__mro__ if kind.__module__.startswith("timm.")]
+    takes_size = any("img_size" in inspect.signature(kind).parameters for kind in kinds)
+    return {"img_size": size} if takes_size else {}
+
+
+def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **arguments)
+    except TypeError as error:
+        if arguments:
+            raise UserError(f"model.backbone_options: {name} does not take them: {_line(error)}") from error
+        raise UserError(f"model.backbone: {name} cannot be built without its classifier") from error
+    except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"model.backbone: {name} cannot be built with {arguments}: {_line(error)}") from error
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _output_shape(model: nn.Module, name: str, size: int) -> tuple[int, ...]:
+    try:
+        output = model(torch.empty(1, 3, size, size, device="meta"))
+    except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"model.size: {name} cannot take {size} pixels: {_line(error)}") from error
+    return tuple(output.shape) if isinstance(output, Tensor) else ()
+
+
+def _read_layout(model: nn.Module, name: str, shape: tuple[int, ...], prefix_tokens: int) -> tuple[Layout, int, int]:
+    """(order of the output's dimensions, width, side of the map), from the shape of one output."""
+    widths = {getattr(model, "num_features", None), getattr(model, "head_hidden_size", None)}
+    if len(shape) == 3 and shape[2] in widths:
+        side = round((shape[1] - prefix_tokens) ** 0.5)
+        if side**2 == shape[1] - prefix_tokens and side > 0:
+            return "BND", shape[2], side
+    if len(shape) == 4:
+        last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        width = shape[3] if last else shape[1]
+        height = shape[1] if last else shape[2]
+        if width in widths and height == shape[2 if last else 3]:
+            return ("BHWD" if last else "BDHW"), width, height
+    found = f"an output of shape {list(shape)}" if shape else "several outputs"
+    raise UserError(f"model.backbone: {name} gives {found}, expected a square feature map or patch tokens")
+
+
+def _norm_kind(model: nn.Module) -> Literal["batch", "layer"]:
+    layers = [module for module in model.modules() if getattr(module, "weight", None) is not None]
+    norms = [type(layer) for layer in layers if "norm" in type(layer).__name__.lower()]
+    batch = sum(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in norms)
+    return "batch" if 2 * batch > len(norms) else "layer"
+
+
+def _checkpoint_gradients(model: nn.Module, name: str) -> None:
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AssertionError, AttributeError) as error:
+        raise UserError(f"model.grad_checkpointing: {name} does not support it, expected false") from error
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

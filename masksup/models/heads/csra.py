@@ -1,0 +1,102 @@
+"""Class-specific residual attention (Zhu and Wu, ICCV 2021, arXiv 2108.02456)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from masksup.errors import UserError
+from masksup.models.heads.precision import at_least_float32, full_precision
+
+# Shapes: B images, D feature width, H x W = P positions, K heads, C classes.
+
+# The published temperature lists by number of heads; infinity stands for the maximum over positions.
+TEMPERATURES: dict[int, tuple[float, ...]] = {
+    1: (1,),
+    2: (1, math.inf),
+    4: (1, 2, 4, math.inf),
+    6: (1, 2, 3, 4, 5, math.inf),
+    8: (1, 2, 3, 4, 5, 6, 7, math.inf),
+}
+MAXIMUM_BY_NUMBER = 99  # the released code writes the maximum as temperature 99
+
+
+class CSRA(nn.Module):
+    """Sum over K heads of: mean score + `lam` * attention score, per class (equations 1 to 6 of the paper).
+
+    `heads` picks a published temperature list: 1, 2, 4, 6 or 8. `temperatures` replaces the list, one a head;
+    99 or .inf takes the maximum. `lam` is the weight of the attention score, the paper's lambda.
+    `normalize` divides every score by the L2 norm of its classifier.
+
+    `weight` is [K, C, D]. Head k of a released file, `classifier.multi_head.{k}.head.weight` [C, D, 1, 1], is
+    `weight[k]` once its last two dimensions are dropped; the norm is never divided into the stored weights.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        *,
+        heads: int = 1,
+        lam: float = 0.1,
+        temperatures: list[float] | None = None,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        self.temperatures = _temperatures(heads, temperatures)
+        self.lam = lam
+        self.normalize = normalize
+        self.weight = nn.Parameter(torch.empty(heads, classes, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The default of a 1x1 convolution, as in the original: uniform within 1 / sqrt(D)."""
+        bound = 1 / math.sqrt(self.weight.shape[-1])
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x_BDHW: Tensor) -> Tensor:
+        """Features of any float type to float32 logits_BC."""
+        with full_precision(x_BDHW):
+            scores_BKCP = self.scores(x_BDHW)
+            logits_BKC = scores_BKCP.mean(-1) + self.lam * self._attention(scores_BKCP)
+            return logits_BKC.sum(1)
+
+    def scores(self, x_BDHW: Tensor) -> Tensor:
+        """Score of every class at every position by every head, scores_BKCP."""
+        K, C, D = self.weight.shape
+        weight_KCD = at_least_float32(self.weight)
+        x_BDP = at_least_float32(x_BDHW).flatten(2)
+        scores_BKCP = (weight_KCD.view(K * C, D) @ x_BDP).view(len(x_BDP), K, C, -1)
+        if self.normalize:
+            # The output is divided, without an epsilon, as in the original: the stored weights stay raw.
+            scores_BKCP = scores_BKCP / weight_KCD.norm(dim=-1)[..., None]
+        return scores_BKCP
+
+    def _attention(self, scores_BKCP: Tensor) -> Tensor:
+        # All heads at once: a maximum head runs the softmax with temperature 0 and its result is not used.
+        hard_K = [math.isinf(T) for T in self.temperatures]
+        if all(hard_K):
+            return scores_BKCP.amax(-1)
+        finite_K = [0.0 if hard else T for T, hard in zip(self.temperatures, hard_K)]
+        sharpness_K11 = scores_BKCP.new_tensor(finite_K)[:, None, None]
+        soft_BKC = (scores_BKCP * (scores_BKCP * sharpness_K11).softmax(-1)).sum(-1)
+        if not any(hard_K):
+            return soft_BKC
+        take_max_K1 = torch.tensor(hard_K, device=scores_BKCP.device)[:, None]
+        return torch.where(take_max_K1, scores_BKCP.amax(-1), soft_BKC)
+
+
+def _temperatures(heads: int, given: list[float] | None) -> tuple[float, ...]:
+    if given is None:
+        if heads not in TEMPERATURES:
+            raise UserError(
+                f"model.head.heads: found {heads}, expected one of {', '.join(map(str, TEMPERATURES))} "
+                "(or list the temperatures in model.head.temperatures)"
+            )
+        return TEMPERATURES[heads]
+    if len(given) != heads:
+        raise UserError(f"model.head.temperatures: found {len(given)} values, expected {heads} (model.head.heads)")
+    for value in given:
+        if not value > 0:
+            raise UserError(f"model.head.temperatures: found {value}, expected values above 0")
+    return tuple(math.inf if value == MAXIMUM_BY_NUMBER else float(value) for value in given)

@@ -1,0 +1,22 @@
+"""Heads compute in float32 whatever the precision of the backbone.
+
+A head costs well under 1% of a network's arithmetic, and logits rounded to 8 bits would tie and rank wrongly.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which autocast does not touch operations on the device of `x`."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or untouched where it is already wider (float64 in gradient checks)."""
+    return x if x.dtype == torch.float64 else x.float()
