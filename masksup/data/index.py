@@ -236,7 +236,7 @@ def _column(folder: Path, key: str, dtype: str, shape: list[int]) -> Any:
         raise UserError(f"{file}: {problem}, expected a column of {shape}: prepare the data again") from error
     if list(column.shape) != shape or column.dtype.str != dtype:
         raise UserError(
-            f"{file}: found {column.dtype.str} {list(column.shape)}, expected {dtype} {shape} (prepare it again)"
+            f"{file}: found {column.dtype.str} {list(column.shape)}, expected {dtype} {shape}"
         )
     return column
 

@@ -1,1 +1,1 @@
-
+"""From annotation files to indexes: one module a layout; `samples` joins annotations and images."""

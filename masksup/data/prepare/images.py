@@ -1,0 +1,130 @@
+"""What `prepare` asks of every image file: inside the root, readable, complete, how large, which bytes."""
+
+import hashlib
+import io
+import posixpath
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from masksup.errors import UserError
+
+# Formats that are safe to parse and that decode.py reads; PIL would try some fifty others.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_EXIF_ORIENTATION = 0x0112
+_THREADS = 8
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """A good image file: width and height in px (after EXIF if asked), blake2b-128 of its bytes."""
+
+    width: int
+    height: int
+    digest: bytes
+
+
+class BrokenFile(Exception):
+    """Why an image file cannot be used; `check_images` turns it into text."""
+
+
+def inside(name: str, where: str) -> str:
+    """`name` normalised, with '/'. UserError naming `where` if it is empty or would leave the root."""
+    path = posixpath.normpath(name.replace("\\", "/")) if name else ""
+    drive = len(path) > 1 and path[1] == ":"
+    if path in ("", ".") or "\0" in path or path.startswith("/") or drive or path.split("/")[0] == "..":
+        raise UserError(f"{where}: found the path {name!r}, expected one that stays inside the root")
+    return path
+
+
+def check_images(root: Path, names: Iterable[str], *, exif: bool) -> dict[str, ImageFacts | str]:
+    """Facts of each image below `root`, or the reason why it cannot be used.
+
+    Reads every byte once; hashing and reading release the interpreter lock, so threads help.
+    """
+    wanted = list(dict.fromkeys(names))
+    batches = [wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH)]
+
+    def check(batch: list[str]) -> list[tuple[str, ImageFacts | str]]:
+        return [(name, _facts_or_problem(root / name, exif)) for name in batch]
+
+    found: dict[str, ImageFacts | str] = {}
+    with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's remarks on EXIF and size; the decoder has its own pixel cap
+        for part in _progress(pool.map(check, batches), len(batches)):
+            found.update(part)
+    return found
+
+
+def _progress(
+    parts: Iterable[list[tuple[str, ImageFacts | str]]], total: int
+) -> Iterable[list[tuple[str, ImageFacts | str]]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(parts, "Checking images", total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _facts_or_problem(path: Path, exif: bool) -> ImageFacts | str:
+    try:
+        data = path.read_bytes()
+        width, height = _size_of(data, exif)
+    except BrokenFile as problem:
+        return str(problem)
+    except FileNotFoundError:
+        return "no such image"
+    except OSError as error:
+        return f"unreadable image ({error.strerror or error})"
+    return ImageFacts(width, height, hashlib.blake2b(data, digest_size=16).digest())
+
+
+def _size_of(data: bytes, exif: bool) -> tuple[int, int]:
+    if not data:
+        raise BrokenFile("empty image file (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            turned = exif and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            _require_complete(data, image)
+    except UnidentifiedImageError as error:
+        raise BrokenFile(f"not an image ({', '.join(FORMATS)} are read)") from error
+    except Image.DecompressionBombError as error:
+        raise BrokenFile("image with an absurd number of pixels") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError) as error:
+        # PIL's parsers raise all of these for damaged files.
+        raise BrokenFile(f"damaged image ({' '.join(str(error).split())})") from error
+    return (height, width) if turned else (width, height)
+
+
+def _require_complete(data: bytes, image: Image.Image) -> None:
+    if image.format == "JPEG":
+        # Inside the entropy-coded data a 0xff byte is always escaped, so this is the true end marker; looking
+        # only behind the first scan skips that of an EXIF thumbnail.
+        if data.find(b"\xff\xd9", _first_scan(data)) < 0:
+            raise BrokenFile("truncated JPEG (no end-of-image marker)")
+    elif image.format == "PNG":
+        if b"IEND\xaeB`\x82" not in data:
+            raise BrokenFile("truncated PNG (no IEND chunk)")
+    else:
+        image.load()
+
+
+def _first_scan(data: bytes) -> int:
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            raise BrokenFile("damaged JPEG (no marker where one belongs)")
+        marker = data[position + 1]
+        if marker == 0xDA:
+            return position
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill byte or a marker without length
+            position += 1 if marker == 0xFF else 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise BrokenFile("truncated JPEG (no image data)")

@@ -1,0 +1,72 @@
+"""What the preparers share in reading options and text: splits by name, class lists, labels from objects."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.errors import UserError
+
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def named_splits(values: list[str]) -> dict[str, str | None]:
+    """`NAME=FILE` or `NAME` -> {name: file or None}. Names become folders, so they are letters, digits, . _ -"""
+    splits: dict[str, str | None] = {}
+    for value in values:
+        name, equals, file = value.partition("=")
+        if not _SPLIT_NAME.fullmatch(name) or (equals and not file):
+            raise UserError(f"--split: found '{value}', expected NAME=FILE or NAME (letters, digits, '.', '_', '-')")
+        if name in splits:
+            raise UserError(f"--split: found '{name}' twice, expected each split once")
+        splits[name] = file or None
+    return splits
+
+
+def existing_file(file: str, *folders: Path) -> Path:
+    """`file` as given (from the current folder), else below one of `folders`. UserError if there is none."""
+    for candidate in (Path(file), *(folder / file for folder in folders)):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{file}: no such file, expected it here or below {folders[0]}")
+
+
+def class_list(text: str, root: Path) -> tuple[str, ...]:
+    """Classes from a comma list or a file with one a line. UserError for an empty or repeating list."""
+    listed = "," not in text and ((root / text).is_file() or Path(text).is_file())
+    lines = read_text(existing_file(text, root)).splitlines() if listed else text.split(",")
+    classes = tuple(line.strip() for line in lines if line.strip())
+    return require_classes(classes, f"--classes {text}")
+
+
+def require_classes(classes: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """`classes` if they are some and all different, else UserError."""
+    if not classes:
+        raise UserError(f"{where}: found no class, expected at least one")
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if repeated:
+        raise UserError(f"{where}: found the class '{repeated[0]}' twice, expected each once")
+    return classes
+
+
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file (a byte order mark is dropped). UserError if it is missing or something else."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: found bytes that are no UTF-8 (at {error.start}), expected text") from error
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}, expected a readable text file") from error
+
+
+def labels_of(classes: int, box_class_K: NDArray[np.int16], weak_K: NDArray[np.bool_], weak: str) -> NDArray[np.int8]:
+    """Labels of one image: present with at least one object, or what `weak` says where all are weak.
+
+    `weak_K` marks the objects of the doubtful kind (VOC "difficult", COCO crowd); a class that has only such
+    is "ignore"d (-1), "present" (1) or "absent" (0).
+    """
+    labels_C = np.zeros(classes, np.int8)
+    labels_C[box_class_K[weak_K]] = {"ignore": -1, "present": 1, "absent": 0}[weak]
+    labels_C[box_class_K[~weak_K]] = 1
+    return labels_C
