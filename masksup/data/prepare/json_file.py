@@ -1,0 +1,45 @@
+"""JSON of unknown origin: parsed and checked, with errors that name the place."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from masksup.data.prepare.splits import read_text
+from masksup.errors import UserError
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file. UserError naming file and line if it is missing or malformed."""
+    try:
+        return json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: malformed JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise UserError(f"{file}: found JSON nested too deeply, expected annotations") from error
+
+
+def records(file: Path, content: Any, key: str, fields: dict[str, type]) -> list[dict[str, Any]]:
+    """The list `content[key]`, each item an object with `fields` of these types. Else UserError."""
+    items = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise UserError(f"{file}: found no list '{key}', expected an object that holds one")
+    for number, item in enumerate(items):
+        for field, kind in fields.items():
+            value = item.get(field) if isinstance(item, dict) else None
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UserError(
+                    f"{file}: {key}[{number}]: found '{field}' = {json.dumps(value)[:60]}, expected {kind.__name__}"
+                )
+    return items
+
+
+def number_list(where: str, value: Any, length: int) -> list[float]:
+    """`value` if it is a list of `length` finite numbers. Else UserError naming `where`."""
+    if (
+        isinstance(value, list)
+        and len(value) == length
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+    ):
+        return value
+    raise UserError(f"{where}: found {json.dumps(value)[:60]}, expected {length} numbers")
