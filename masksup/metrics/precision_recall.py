@@ -1,0 +1,131 @@
+"""Precision, recall and F1 at a threshold, by class (CP, CR, CF1) and overall (OP, OR, OF1), and PR curves.
+
+With TP_c, P_c, G_c the true positives, predictions and positives of class c, over the pairs judged:
+CP = mean_c TP_c/P_c, CR = mean_c TP_c/G_c, OP = sum TP / sum P, OR = sum TP / sum G; CF1 and OF1 are the
+harmonic means of CP, CR and of OP, OR (of the two means, as in the code of CSRA and MCAR).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.errors import UserError, nearest
+from masksup.metrics.pairs import Labels, Scores, check_pairs
+
+Compat = Literal["none", "csra", "csra_wider", "mcar"]
+_IGNORED_IS_NEGATIVE = ("csra_wider", "mcar")
+
+
+def check_compat(compat: str) -> None:
+    """Raises UserError for a compatibility mode that does not exist, naming the nearest."""
+    if compat not in get_args(Compat):
+        raise UserError(f"compat: unknown '{compat}'; {nearest(compat, get_args(Compat))}")
+
+
+def precision_recall(
+    scores_NC: Scores, labels_NC: Labels, threshold: float, *, top: int | None = None, compat: Compat = "none"
+) -> dict[str, float]:
+    """CP, CR, CF1, OP, OR, OF1 as fractions; a pair is predicted if its score is >= threshold.
+
+    `top`: only the `top` largest judged scores of a sample can be predictions, and still only above the
+    threshold; scores that tie with the last of them are all kept, so that the order of classes cannot matter.
+    A class without positives has no CR and is left out of CP and CR; its false alarms count in OP. A class
+    with positives but without predictions has precision 0. nan where no class has positives.
+
+    `compat` follows released code ("csra" for VOC and COCO, "csra_wider", "mcar"): a class without predictions
+    adds 1 to the denominator of OP; ignored pairs become negatives in the latter two; `top` looks at all pairs
+    and breaks ties by class order. A class without positives, a division by zero there, is left out here too.
+    """
+    check_compat(compat)
+    check_pairs(scores_NC, labels_NC)
+    judged_NC = labels_NC >= 0
+    predicted_NC = scores_NC >= threshold
+    if top is not None:
+        if compat == "none":
+            predicted_NC &= _largest(np.where(judged_NC, scores_NC, -np.inf), top)
+        else:
+            predicted_NC &= _first_largest(scores_NC, top)
+    if compat not in _IGNORED_IS_NEGATIVE:
+        predicted_NC &= judged_NC
+    true_NC = labels_NC == 1
+    hits_C = np.count_nonzero(predicted_NC & true_NC, axis=0)
+    predictions_C = np.count_nonzero(predicted_NC, axis=0)
+    if compat != "none":
+        predictions_C = np.maximum(predictions_C, 1)
+    return _scores(hits_C, predictions_C, np.count_nonzero(true_NC, axis=0))
+
+
+def _scores(
+    hits_C: NDArray[np.int64], predictions_C: NDArray[np.int64], positives_C: NDArray[np.int64]
+) -> dict[str, float]:
+    scored = positives_C > 0
+    if not scored.any():
+        return dict.fromkeys(("CP", "CR", "CF1", "OP", "OR", "OF1"), float("nan"))
+    precision = float((hits_C[scored] / np.maximum(predictions_C[scored], 1)).mean())
+    recall = float((hits_C[scored] / positives_C[scored]).mean())
+    overall_precision = float(hits_C.sum() / max(predictions_C.sum(), 1))
+    overall_recall = float(hits_C.sum() / positives_C.sum())
+    return {
+        "CP": precision, "CR": recall, "CF1": _harmonic(precision, recall),
+        "OP": overall_precision, "OR": overall_recall, "OF1": _harmonic(overall_precision, overall_recall),
+    }  # fmt: skip
+
+
+def _harmonic(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+
+def _largest(scores_NC: Scores, top: int) -> NDArray[np.bool_]:
+    """The `top` largest of each row, with all that tie with the last of them."""
+    classes = scores_NC.shape[1]
+    if top >= classes:
+        return np.ones(scores_NC.shape, bool)
+    last_N1 = np.partition(scores_NC, classes - top, axis=1)[:, classes - top, None]
+    return np.asarray(scores_NC >= last_N1)
+
+
+def _first_largest(scores_NC: Scores, top: int) -> NDArray[np.bool_]:
+    """Exactly `top` of each row, the first class winning a tie."""
+    kept_NC = np.zeros(scores_NC.shape, bool)
+    np.put_along_axis(kept_NC, np.argsort(-scores_NC, axis=1, kind="stable")[:, :top], True, axis=1)
+    return kept_NC
+
+
+@dataclass(frozen=True)
+class PrCurve:
+    """Counts and rates of each class (rows) at thresholds 0, 1/(T-1), ..., 1 (columns): all C x T.
+
+    One row of each is what `SummaryWriter.add_pr_curve_raw(tag, true_positive, false_positive, true_negative,
+    false_negative, precision, recall, num_thresholds=T)` takes. Precision without predictions is 0, as there.
+    """
+
+    true_positive: NDArray[np.int64]
+    false_positive: NDArray[np.int64]
+    true_negative: NDArray[np.int64]
+    false_negative: NDArray[np.int64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+
+def pr_curve(scores_NC: Scores, labels_NC: Labels, thresholds: int = 127) -> PrCurve:
+    """PR curves of all classes over the judged pairs. Scores are probabilities (assert: within [0, 1]).
+
+    For one curve over all pairs give `scores.reshape(-1, 1), labels.reshape(-1, 1)`.
+    """
+    check_pairs(scores_NC, labels_NC)
+    assert thresholds >= 2, thresholds
+    assert not scores_NC.size or (scores_NC.min() >= 0 and scores_NC.max() <= 1), "PR curves need probabilities"
+    bin_NC = np.floor(scores_NC * (thresholds - 1)).astype(np.int64)
+    cell_NC = bin_NC + thresholds * np.arange(scores_NC.shape[1])
+
+    def at_or_above(chosen_NC: NDArray[np.bool_]) -> NDArray[np.int64]:
+        counts = np.bincount(cell_NC[chosen_NC], minlength=thresholds * scores_NC.shape[1])
+        return counts.reshape(-1, thresholds)[:, ::-1].cumsum(axis=1)[:, ::-1]
+
+    tp_CT, fp_CT = at_or_above(labels_NC == 1), at_or_above(labels_NC == 0)
+    tn_CT, fn_CT = fp_CT[:, :1] - fp_CT, tp_CT[:, :1] - tp_CT
+    precision_CT = tp_CT / np.maximum(tp_CT + fp_CT, 1)
+    recall_CT = tp_CT / np.maximum(tp_CT[:, :1], 1)
+    return PrCurve(tp_CT, fp_CT, tn_CT, fn_CT, precision_CT, recall_CT)

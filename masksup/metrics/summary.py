@@ -1,0 +1,83 @@
+"""All scores of one evaluation with the protocol that produced them, ready for JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from masksup.errors import UserError
+from masksup.metrics.average_precision import ApRule, average_precision, mean_average_precision
+from masksup.metrics.pairs import Labels, Scores
+from masksup.metrics.precision_recall import Compat, check_compat, precision_recall
+
+TOP = 3
+_THRESHOLD = {"none": 0.5, "csra": 0.5, "csra_wider": 0.5, "mcar": 0.6}
+THRESHOLD_SCORES = ("CP", "CR", "CF1", "OP", "OR", "OF1")
+
+
+def score(
+    scores_NC: Scores,
+    labels_NC: Labels,
+    classes: Sequence[str],
+    *,
+    ap_rule: ApRule = "area",
+    threshold: float | None = None,
+    compat: Compat = "none",
+) -> dict[str, Any]:
+    """Every score in PERCENT, as a dict of Python numbers, strings, lists and None that `json.dump` takes.
+
+    `scores_NC` are probabilities float N x C, `labels_NC` int8 (1, 0, -1 ignored). `threshold` None means the
+    rule's own: 0.5, under compat "mcar" 0.6. `compat` "csra", "csra_wider", "mcar" follow the released code
+    (ties of AP in sample order, and the rules listed at `precision_recall`).
+
+    Keys: `mAP`; `AP` (class -> percent, None without positives); `CP CR CF1 OP OR OF1` at the threshold; `top3`
+    (the same six); `images`; `classes`, `scored_classes` (counts); `unscored` (names of classes without
+    positives, left out of every mean over classes); `positives` (class -> count); `ignored_pairs`; `protocol`
+    (every rule by name). A score that no class supports is None.
+    Raises UserError for unknown rules and for scores that are not finite.
+    """
+    check_compat(compat)
+    assert scores_NC.shape[1] == len(classes), f"{scores_NC.shape[1]} columns, {len(classes)} classes"
+    assert len(set(classes)) == len(classes), "class names repeat"
+    if compat != "none" and ap_rule != "area":
+        raise UserError(f"compat '{compat}': found AP rule '{ap_rule}', expected 'area', the only one of that code")
+    level = _THRESHOLD[compat] if threshold is None else threshold
+    ap_C = average_precision(scores_NC, labels_NC, ap_rule if compat == "none" else "original")
+    assert not scores_NC.size or (scores_NC.min() >= 0 and scores_NC.max() <= 1), "score() takes probabilities"
+    at_threshold = precision_recall(scores_NC, labels_NC, level, compat=compat)
+    at_top = precision_recall(scores_NC, labels_NC, level, top=TOP, compat=compat)
+    positives_C = np.count_nonzero(labels_NC == 1, axis=0)
+    return {
+        "mAP": _percent(mean_average_precision(ap_C)),
+        **{key: _percent(at_threshold[key]) for key in THRESHOLD_SCORES},
+        f"top{TOP}": {key: _percent(at_top[key]) for key in THRESHOLD_SCORES},
+        "AP": {name: _percent(ap) for name, ap in zip(classes, ap_C)},
+        "positives": {name: int(count) for name, count in zip(classes, positives_C)},
+        "images": len(scores_NC),
+        "classes": len(classes),
+        "scored_classes": int(np.count_nonzero(positives_C)),
+        "unscored": [name for name, count in zip(classes, positives_C) if count == 0],
+        "ignored_pairs": int(np.count_nonzero(labels_NC == -1)),
+        "protocol": _protocol(ap_rule, level, compat),
+    }
+
+
+def _percent(fraction: float) -> float | None:
+    return None if np.isnan(fraction) else 100 * float(fraction)
+
+
+def _protocol(ap_rule: str, threshold: float, compat: str) -> dict[str, Any]:
+    original = compat != "none"
+    negative = compat in ("csra_wider", "mcar")
+    return {
+        "unit": "percent",
+        "ap_rule": ap_rule,
+        "compat": compat,
+        "ties": "in sample order" if original else "ranked together",
+        "threshold": threshold,
+        "top": TOP,
+        "ignored_in_ap": "left out",
+        "ignored_at_threshold": "negative" if negative else "left out",
+        "class_without_positives": "left out of means over classes",
+        "class_without_predictions": "precision 0" + (", adds 1 to the predictions of OP" if original else ""),
+    }
