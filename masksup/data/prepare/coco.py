@@ -77,10 +77,8 @@ def _files(root: Path, wanted: list[str], suffix: str) -> dict[str, tuple[Path, 
         file = existing_file(text, root) if text else _instances(root, split + suffix)
         if not file.is_file():
             raise UserError(f"{file}: no such file, expected the instances of split '{split}'")
-        if folder:
-            folders = [inside(folder, "--split")]
-        else:
-            folders = [f"images/{split}{suffix}", f"{split}{suffix}", "images"]
+        usual = [f"images/{split}{suffix}", f"{split}{suffix}", "images"]
+        folders = [inside(folder, "--split")] if folder else usual
         existing = [name for name in folders if (root / name).is_dir()]
         if not existing:
             raise UserError(f"{root}: found no folder {' or '.join(folders)}, expected the images of '{split}'")
