@@ -150,6 +150,8 @@ class Model(Section):
     """What turns the feature map into one logit a class."""
     frozen: bool = False
     """Train the head alone, on features of the frozen backbone computed once and kept in the run folder."""
+    features: str | None = None
+    """Folder that keeps the features of frozen backbones and may be shared by runs; None: in the run folder."""
     mean: Channels = "card"
     """Channel means of pixels in [0,1]; card: those the weights were trained with."""
     std: Channels = "card"
@@ -346,6 +348,7 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
+        (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
         (c.model.frozen and c.augment.crop != "squish", f"augment.crop: {frozen}; only squish fits"),
         (c.model.frozen and c.augment.color_jitter is not None, f"augment.color_jitter: {frozen}; set it to null"),
         (c.model.frozen and c.augment.randaugment is not None, f"augment.randaugment: {frozen}; set it to null"),

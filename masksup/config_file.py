@@ -11,7 +11,7 @@ from masksup.config import Component, Config
 from masksup.errors import UserError, nearest
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
-_PATHS = (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "weights"))
+_PATHS = (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "weights"), ("model", "features"))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -65,7 +65,8 @@ def _options_of(target: str) -> type[BaseModel]:
 def _source_of(module: str) -> ast.Module:
     # find_spec("a.b.c") imports a and a.b, which are light packages, but not c.
     spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None, module
+    assert spec is not None, module
+    assert spec.origin is not None, module
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 

@@ -154,13 +154,15 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._problem: OSError | None = None
 
-    def save(self, state: State, step: int, best: str | None) -> str:
-        """Begin to write; `best` names the checkpoint to keep (it may be this one). Returns its name."""
+    def name(self, step: int) -> str:
+        """What a checkpoint of this attempt at `step` is called."""
+        return checkpoint_name(step, self.attempt)
+
+    def save(self, state: State, name: str, best: str | None) -> None:
+        """Begin to write `state` as `name`; `best` names the checkpoint to keep (it may be this one)."""
         self.wait()
-        name = checkpoint_name(step, self.attempt)
         self._thread = threading.Thread(target=self._write, args=(name, state, best), name="checkpoint")
         self._thread.start()
-        return name
 
     def _write(self, name: str, state: State, best: str | None) -> None:
         try:

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -11,6 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from masksup.config import Config
 from masksup.config_file import dump
+from masksup.metrics.precision_recall import PrCurve
 from masksup.runtime.run_folder import write_atomically
 
 
@@ -41,14 +42,17 @@ class Record:
     def hyperparameters(self, config: Config) -> None:
         """Declare the settings for TensorBoard's HParams tab, once a run, in the run's own folder."""
         flat = {key: value for key, value in _flatten(dump(config)) if isinstance(value, bool | int | float | str)}
-        for summary in hparams(flat, {"eval/mAP": 0.0, "best/mAP": 0.0}):
-            self.tensorboard._get_file_writer().add_summary(summary)
+        # SummaryWriter.add_hparams would open a run of its own beside this one.
+        writer: Any = self.tensorboard.file_writer
+        for summary in cast(Any, hparams)(flat, {"eval/mAP": 0.0, "best/mAP": 0.0}):
+            writer.add_summary(summary)
 
-    def pr_curve(self, tag: str, step: int, curve: dict[str, np.ndarray[Any, Any]]) -> None:
-        """Counts and rates of one class, as `metrics.precision_recall.pr_curve` gives them."""
+    def pr_curve(self, tag: str, step: int, curve: PrCurve, row: int) -> None:
+        """The precision-recall curve of one class: `row` of `curve`."""
         self.tensorboard.add_pr_curve_raw(
-            tag, curve["tp"], curve["fp"], curve["tn"], curve["fn"], curve["precision"], curve["recall"],
-            step, num_thresholds=len(curve["tp"]),
+            f"pr/{tag}", curve.true_positive[row], curve.false_positive[row], curve.true_negative[row],
+            curve.false_negative[row], curve.precision[row], curve.recall[row], step,
+            num_thresholds=curve.precision.shape[1],
         )  # fmt: skip
 
     def image(self, tag: str, step: int, picture: np.ndarray[Any, Any]) -> None:

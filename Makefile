@@ -1,0 +1,47 @@
+# Every target does its own set-up and reuses what is there.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The tested versions; `make quickstart CONSTRAINTS=` installs the newest instead.
+CONSTRAINTS ?= docker/constraints.txt
+
+.PHONY: help install quickstart test nightly lint format constraints clean
+
+help:
+	@echo "make quickstart   train, interrupt, resume, score and predict on a small synthetic set"
+	@echo "make test         all tests;  make nightly  the long ones too"
+	@echo "make lint         formatter, linter, type check;  make format  applies the first two"
+	@echo "make constraints  write the installed versions to docker/constraints.txt"
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[lite0,test,lint]'
+	touch $@
+
+quickstart: install
+	$(BIN)/python tools/quickstart.py
+
+test: install
+	$(BIN)/python -m pytest -m 'not slow'
+
+nightly: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints: install
+	$(BIN)/python tools/write_constraints.py > docker/constraints.txt
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,111 @@
+"""The commands. Argument parsing only: heavy imports stand inside the functions, so that --help is instant."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from masksup import __version__
+from masksup.data.prepare import command as prepare
+from masksup.errors import UserError
+from masksup.runtime import signals
+
+USER_ERROR = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 2 for a mistake in the input, 75 for a run stopped on request."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except UserError as error:
+        print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has left
+        sys.stderr.close()
+        return 141
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="masksup", description="Multi-label image recognition: prepare, train, score, predict."
+    )
+    parser.add_argument("--version", action="version", version=f"masksup {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("prepare", help="annotations to an index, with a table of what was found")
+    prepare.add_arguments(command)
+    command.set_defaults(run=prepare.run)
+
+    command = commands.add_parser("train", help="one run; the same command again goes on where it stopped")
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
+    command.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
+    command.add_argument("--print-config", action="store_true", help="show every value and where it came from")
+    command.set_defaults(run=_train)
+
+    command = commands.add_parser("eval", help="exact scores with their protocol")
+    _add_model(command)
+    command.add_argument("--data", type=Path, metavar="INDEX", help="index to score (default: the run's test or eval)")
+    command.add_argument("--ap-rule", choices=("area", "voc2012", "voc2007"), help="average precision")
+    command.add_argument("--compat", choices=("none", "csra", "csra_wider", "mcar"), help="an original's metric rules")
+    command.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is predicted")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    command.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write every sample's logits there")
+    command.set_defaults(run=_eval)
+
+    command = commands.add_parser("predict", help="labels for images, folders or globs")
+    _add_model(command)
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
+    command.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
+    command.add_argument("--pictures", type=Path, metavar="DIR", help="write the images with their labels drawn there")
+    command.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is printed")
+    command.set_defaults(run=_predict)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder or checkpoint folder")
+    command.add_argument("--weights", choices=("auto", "live", "ema"), default="auto", help="which weights")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from masksup.config_file import describe, load_config
+
+    config, sources = load_config(args.config, args.overrides)
+    if args.print_config:
+        from masksup.show import print_config
+
+        print_config(list(describe(config, sources)))
+        return 0
+    signals.install()  # before torch is loaded, which takes seconds
+    from masksup.train import train
+
+    run_dir = args.run_dir or Path("runs") / args.config.stem
+    return train(config, run_dir)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from masksup.evaluate import run_eval
+
+    _check_threshold(args.threshold)
+    rules = {"ap_rule": args.ap_rule, "compat": args.compat, "threshold": args.threshold}
+    return run_eval(args.model, args.data, args.weights, rules, args.json, args.predictions)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from masksup.predict import run_predict
+
+    _check_threshold(args.threshold)
+    return run_predict(args.model, args.images, args.weights, args.threshold, args.out, args.pictures)
+
+
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not 0 < threshold < 1:
+        raise UserError(f"--threshold: found {threshold}, expected a probability between 0 and 1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

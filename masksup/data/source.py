@@ -1,0 +1,118 @@
+"""What a run learns from and what it is scored on: indexes, opened, split and checked against each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.config import Augment, Config, Data
+from masksup.data.index import Index, open_index
+from masksup.data.sampler import Plan, class_balance
+from masksup.data.splits import folds_of
+from masksup.data.transforms import TransformSettings
+from masksup.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of an index, by number."""
+
+    index: Index
+    samples: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels_NC(self) -> NDArray[np.int8]:
+        return np.asarray(self.index.labels_NC)[self.samples]
+
+    @property
+    def title(self) -> str:
+        """For people, e.g. "voc2007 test"; says when the data set is synthetic."""
+        name = f"{self.index.name} {self.index.split}"
+        name += "" if len(self) == len(self.index) else f" ({len(self)} of {len(self.index)})"
+        return f"{name}, {self.index.note}" if self.index.note else name
+
+
+@dataclass(frozen=True)
+class Source:
+    """The parts of one run."""
+
+    train: Part
+    eval: Part | None
+    test: Part | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.index.classes
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of each index, which a checkpoint keeps: going on with other data is refused."""
+        parts = {"train": self.train, "eval": self.eval, "test": self.test}
+        return {name: part.index.hash for name, part in parts.items() if part is not None}
+
+
+def whole(index: Index) -> Part:
+    return Part(index, np.arange(len(index), dtype=np.int64))
+
+
+def open_source(data: Data, seed: int) -> Source:
+    """Open what `data` names. UserError if classes differ or images of one part are in another."""
+    train = whole(open_index(Path(data.train)))
+    scored = whole(open_index(Path(data.eval))) if data.eval else None
+    test = whole(open_index(Path(data.test))) if data.test else None
+    if data.folds:
+        if data.folds > len(train):
+            raise UserError(f"data.folds: found {data.folds}, expected at most the {len(train)} samples of data.train")
+        fold_N = folds_of(train.index, data.folds, seed)
+        scored = Part(train.index, np.flatnonzero(fold_N == data.fold))
+        train = Part(train.index, np.flatnonzero(fold_N != data.fold))
+    for key, part in (("data.eval", scored), ("data.test", test)):
+        if part is not None:
+            _same_classes(key, part.index, train.index)
+            if not data.allow_leak:
+                _refuse_leak(key, part, train)
+    return Source(train, scored, test)
+
+
+def make_plan(config: Config, train: Part) -> Plan:
+    """The order of the run over the samples of `train` (numbered from 0 within the part)."""
+    cumulative = class_balance(train.labels_NC) if config.data.balance == "class" else None
+    return Plan(
+        samples=len(train), global_batch=config.batch.global_, micro_batch=config.batch.micro_size,
+        epochs=config.epochs, last_batch=config.data.last_batch, seed=config.seed, cumulative=cumulative,
+    )  # fmt: skip
+
+
+def transform_settings(augment: Augment) -> TransformSettings:
+    return TransformSettings(**augment.model_dump())
+
+
+def _same_classes(key: str, found: Index, expected: Index) -> None:
+    if found.classes == expected.classes:
+        return
+    differ = [name for name in found.classes if name not in expected.classes]
+    differ += [name for name in expected.classes if name not in found.classes]
+    what = f"found other classes ({', '.join(differ[:5])})" if differ else "found the classes in another order"
+    raise UserError(f"{key}: {found.folder}: {what} than in {expected.folder}")
+
+
+def _refuse_leak(key: str, scored: Part, train: Part) -> None:
+    learnt, seen = _file_hashes(train), _file_hashes(scored)
+    leaked = np.flatnonzero(np.isin(seen, learnt))
+    if len(leaked):
+        example = scored.index.path(int(scored.samples[leaked[0]]))
+        raise UserError(
+            f"{key}: {len(leaked)} of {len(scored)} samples lie in images that data.train holds too "
+            f"(such as {example}), so their score would mean nothing; set data.allow_leak=true to go on"
+        )
+
+
+def _file_hashes(part: Part) -> NDArray[np.void]:
+    rows = np.ascontiguousarray(
+        np.asarray(part.index.file_hash_I16)[np.asarray(part.index.sample_image_N)[part.samples]]
+    )
+    return rows.view("V16").reshape(len(rows))

@@ -1,0 +1,130 @@
+"""Features of a frozen backbone: computed once, kept as memory-mapped files, and dealt out like images."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from masksup.config import Config
+from masksup.data.dataset import EvalDataset
+from masksup.data.loader import eval_loader
+from masksup.data.random import uniform
+from masksup.data.sampler import Plan
+from masksup.data.source import Part, transform_settings
+from masksup.data.transforms import eval_transform
+from masksup.engine.precision import autocast, memory_format
+from masksup.models.network import Network
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """Feature maps of all samples of an index: as they are, and flipped where training flips; N x D x H x W."""
+
+    plain: Features
+    flipped: Features | None
+
+
+def compute_features(
+    network: Network, part: Part, config: Config, folder: Path, device: torch.device, dtype: torch.dtype,
+    flip: bool, said: Callable[[str], None],
+) -> FrozenFeatures:  # fmt: skip
+    """The features of the whole index of `part`, read from `folder` if they are there already."""
+    training = network.training
+    network.eval()
+    weights = _hash_of(network.backbone)
+    views = {}
+    for view in ("plain", "flipped") if flip else ("plain",):
+        path = folder / f"{_key(part, config, weights, view, str(dtype), device.type)}.npy"
+        if not path.exists():
+            said(f"computing the {view} features of {part.index.name} {part.index.split} ({len(part.index)} samples)")
+            _compute(network, part, config, path, device, dtype, view == "flipped")
+        views[view] = np.load(path, mmap_mode="r")
+    network.train(training)
+    return FrozenFeatures(views["plain"], views.get("flipped"))
+
+
+def feature_batches(
+    features: FrozenFeatures, part: Part, plan: Plan, start_step: int, config: Config
+) -> Iterator[list[dict[str, Tensor]]]:
+    """For each step its micro-batches, as `train_loader` gives them, with `features` in the place of `image`."""
+    labels_NC = np.array(part.index.labels_NC)
+    if config.data.ignored != "ignore":
+        labels_NC[labels_NC == -1] = int(config.data.ignored == "positive")
+    for step in range(start_step, plan.total_steps):
+        yield [_batch(features, labels_NC, part, plan, positions, config) for positions in plan.micro_batches(step)]
+
+
+def _batch(
+    features: FrozenFeatures, labels_NC: NDArray[np.int8], part: Part, plan: Plan,
+    positions: NDArray[np.int64], config: Config,
+) -> dict[str, Tensor]:  # fmt: skip
+    samples = part.samples[plan.samples_at(positions)]
+    maps = np.asarray(features.plain[samples])
+    if features.flipped is not None:
+        turned = uniform(positions, config.seed, "flip") < config.augment.flip
+        maps = np.where(turned[:, None, None, None], features.flipped[samples], maps)
+    return {
+        "features": torch.from_numpy(maps),
+        "target": torch.from_numpy(labels_NC[samples]),
+        "sample": torch.from_numpy(samples),
+        "position": torch.from_numpy(positions),
+    }
+
+
+@torch.no_grad()
+def _compute(
+    network: Network, part: Part, config: Config, path: Path, device: torch.device, dtype: torch.dtype, flip: bool
+) -> None:
+    dataset = EvalDataset(
+        part.index,
+        eval_transform(transform_settings(config.augment), config.model.size),
+        config.data.max_pixels,
+        config.data.broken_budget,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.npy")
+    out: np.memmap[Any, np.dtype[np.float32]] | None = None
+    done = 0
+    try:
+        for block in eval_loader(dataset, config.eval.batch, config.data.workers):
+            images = block["image"].to(device).to(memory_format=memory_format(config.precision))
+            with autocast(device, dtype):
+                x_BDHW = network.features(images.flip(-1) if flip else images)
+            maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
+            if out is None:
+                shape = (len(part.index), *maps.shape[1:])
+                out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+            out[done : done + len(maps)] = maps
+            done += len(maps)
+        assert out is not None
+        out.flush()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _hash_of(backbone: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device: str) -> str:
+    """Names what the features depend on, so that a kept file is never used for something else."""
+    model = config.model.model_dump(mode="json", include={"backbone", "size", "mean", "std", "backbone_options"})
+    augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share"})
+    facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{part.index.name}-{part.index.split}-{view}-{digest}"

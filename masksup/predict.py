@@ -1,0 +1,155 @@
+"""`masksup predict`: labels for files, folders and globs, with any trained run."""
+
+import csv
+import glob
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from masksup.data.decode import BrokenImage, decode
+from masksup.data.random import draws
+from masksup.data.source import transform_settings
+from masksup.data.transforms import eval_transform
+from masksup.engine.infer import run_model
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.errors import UserError
+from masksup.pictures import draw_prediction
+from masksup.runtime.log import log, start_logging
+from masksup.runtime.run_folder import write_atomically
+from masksup.trained import Trained, WhichWeights, open_trained
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+
+
+def run_predict(
+    path: Path, images: list[str], weights: WhichWeights, threshold: float | None, out: Path | None,
+    pictures: Path | None,
+) -> int:  # fmt: skip
+    """Print `path prediction: dog,person` for every image; write all scores and pictures where asked.
+
+    Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
+    """
+    start_logging()
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise UserError(f"--out: found '{out.name}', expected a name that ends in .csv or .json")
+    files = find_images(images)
+    trained = open_trained(path, weights)
+    set_numerics(trained.config.precision)
+    limit = threshold or trained.config.eval.threshold or 0.5
+    rows: list[tuple[Path, NDArray[np.float64]]] = []
+    broken: list[str] = []
+    for block in _blocks(files, trained, broken):
+        for file, picture, scores_C in label(block, trained):
+            rows.append((file, scores_C))
+            names = [name for name, score in zip(trained.classes, scores_C) if score >= limit]
+            print(f"{file} prediction: {','.join(names)}")
+            if pictures is not None:
+                _draw(picture, scores_C, trained.classes, limit, _picture_name(file, files, pictures))
+    if out is not None:
+        write_atomically(out, _as_csv(rows, trained) if out.suffix == ".csv" else _as_json(rows, trained, limit))
+        log.info(f"all scores: {out}")
+    if pictures is not None:
+        log.info(f"pictures: {pictures}")
+    if broken:
+        raise UserError("; ".join(broken))
+    return 0
+
+
+def find_images(arguments: Iterable[str]) -> list[Path]:
+    """The image files that files, folders (all below them) and globs name, each once, in sorted order per argument."""
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            if not files:
+                raise UserError(f"{argument}: found no image in this folder; expected {', '.join(sorted(SUFFIXES))}")
+        elif path.exists():
+            files = [path]
+        else:
+            files = sorted(Path(name) for name in glob.glob(argument, recursive=True) if Path(name).is_file())  # noqa: PTH207
+            if not files:
+                raise UserError(f"{argument}: no such image, folder or match")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+Loaded = list[tuple[Path, Tensor]]
+
+
+def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
+    """Decoded images (uint8 3HW, turned as their EXIF says) in groups of the run's evaluation batch."""
+    block: Loaded = []
+    for file in files:
+        try:
+            block.append((file, decode(file, exif=True, max_pixels=trained.config.data.max_pixels)))
+        except BrokenImage as error:
+            broken.append(str(error))
+            continue
+        if len(block) == trained.config.eval.batch:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, Tensor, NDArray[np.float64]]]:
+    """(file, picture, probabilities of all classes) for a group of decoded images."""
+    config = trained.config
+    device = choose_device(config.precision)
+    trained.method.to(device).to(memory_format=memory_format(config.precision))
+    transform = eval_transform(transform_settings(config.augment), config.model.size)
+    inputs = [transform(picture, draws(0, number, "transform"))[0] for number, (_, picture) in enumerate(block)]
+    # Padded to the size that the run was scored with, so that an image's scores are those of `masksup eval`.
+    padded = torch.stack(inputs + [inputs[-1]] * (config.eval.batch - len(inputs)))
+    valid = torch.arange(len(padded)) < len(block)
+    outputs = run_model(
+        trained.method.predict, iter([(padded, valid, ~valid)]), config, device, choose_dtype(config.precision, device)
+    )
+    for (file, picture), scores_C in zip(block, outputs.probabilities_NC):
+        yield file, picture, scores_C
+
+
+def _draw(
+    picture: Tensor, scores_C: NDArray[np.float64], classes: tuple[str, ...], threshold: float, target: Path
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    draw_prediction(image, list(classes), scores_C, threshold).save(target)
+
+
+def _picture_name(file: Path, files: list[Path], folder: Path) -> Path:
+    """The file's own name, or more of its path where two files share it."""
+    name = f"{file.stem}.png"
+    if sum(other.stem == file.stem for other in files) > 1:
+        name = "_".join(file.with_suffix(".png").parts[-3:]).replace("/", "_")
+    return folder / name
+
+
+def _as_csv(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *trained.classes])
+    for file, scores_C in rows:
+        writer.writerow([str(file), *(f"{score:.6f}" for score in scores_C)])
+    return text.getvalue()
+
+
+def _as_json(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained, threshold: float) -> str:
+    images = [
+        {
+            "image": str(file),
+            "labels": [name for name, score in zip(trained.classes, scores_C) if score >= threshold],
+            "scores": {name: float(score) for name, score in zip(trained.classes, scores_C)},
+        }
+        for file, scores_C in rows
+    ]
+    facts = {"checkpoint": trained.checkpoint, "weights": trained.weights, "threshold": threshold}
+    return json.dumps({**facts, "images": images}, indent=1) + "\n"

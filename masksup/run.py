@@ -1,0 +1,46 @@
+"""The parts of one run, as data: made by `train`, read by everything that a step, a score or a save needs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from masksup.config import Config
+from masksup.data.sampler import Plan
+from masksup.data.source import Source
+from masksup.engine.ema import MovingAverage
+from masksup.engine.features import FrozenFeatures
+from masksup.engine.step import Stepper
+from masksup.methods.method import Method
+from masksup.models.network import Network
+from masksup.runtime.checkpoint import Saver
+from masksup.runtime.record import Record
+from masksup.runtime.run_folder import RunFolder
+
+
+@dataclass
+class At:
+    """Where a run is; saved with every checkpoint."""
+
+    step: int = 0
+    scored_step: int = 0
+    best: dict[str, Any] | None = None
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """The parts of one run, made once and used by the functions below."""
+
+    config: Config
+    folder: RunFolder
+    source: Source
+    plan: Plan
+    network: Network
+    stepper: Stepper
+    ema: MovingAverage | None
+    features: dict[str, FrozenFeatures]
+    scored_method: Method
+    """A copy for evaluation, so that scoring never touches what is trained."""
+    record: Record
+    saver: Saver
+    at: At

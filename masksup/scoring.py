@@ -1,0 +1,153 @@
+"""The scores of a run: after an epoch, and at its end with the best and the last weights."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from masksup.data.decode import decode
+from masksup.data.source import Part
+from masksup.engine.ema import copy_values
+from masksup.engine.infer import Outputs, feature_blocks, image_blocks, run_model
+from masksup.engine.state import load_network
+from masksup.evaluate import evaluate
+from masksup.metrics.precision_recall import pr_curve
+from masksup.metrics.tables import headline, tables
+from masksup.pictures import contact_sheet, draw_prediction
+from masksup.run import Run
+from masksup.runtime.checkpoint import SUMS, read_checkpoint
+from masksup.runtime.log import console, log
+from masksup.runtime.progress import duration
+from masksup.runtime.run_folder import write_json
+from masksup.runtime.signals import stop_requested
+
+
+def score_epoch(run: Run) -> bool:
+    """Score the evaluation part, write it down, and say whether it is the best so far. Raises Stopped."""
+    part, at = run.source.eval, run.at
+    assert part is not None
+    _take_weights(run)
+    outputs = _outputs(run, "eval", part)
+    summary = evaluate(outputs, part, run.config)
+    epoch = run.plan.epoch_of(at.step)
+    mean_ap = summary["mAP"]
+    improved = mean_ap is not None and (at.best is None or mean_ap > at.best["mAP"])
+    at.history.append({"step": at.step, "epoch": epoch, "mAP": mean_ap})
+    if improved:
+        at.best = {"step": at.step, "epoch": epoch, "mAP": mean_ap, "checkpoint": run.saver.name(at.step)}
+    log.info(f"epoch {epoch:g}: {headline(summary)}{'  best so far' if improved else ''}")
+    _record(run, summary, outputs, part, epoch)
+    return improved
+
+
+def finish(run: Run) -> None:
+    """Score the best and the last weights, write `result.json`, print the final tables."""
+    at, result = run.at, _facts(run)
+    _take_weights(run)
+    result["last"] = {
+        "step": at.step,
+        "epoch": run.plan.epoch_of(at.step),
+        **_final_scores(run, run.saver.name(at.step)),
+    }
+    if at.best is not None:
+        if (run.folder.checkpoints / at.best["checkpoint"]).is_dir():
+            if at.best["step"] != at.step:
+                _take_checkpoint(run, at.best["checkpoint"])
+            result["best"] = {**at.best, **_final_scores(run, at.best["checkpoint"])}
+        else:
+            log.warning(f"the best checkpoint {at.best['checkpoint']} could not be saved; only the last is scored")
+    shown = result.get("best", result["last"])
+    for name in ("eval", "test"):
+        if name in shown:
+            which = "best" if "best" in result else "last"
+            log.info(f"{name} scores of the {which} epoch ({shown['epoch']:g}):")
+            for table in tables(shown[name]):
+                console.print(table)
+            if which == "best":
+                log.info(f"last epoch ({result['last']['epoch']:g}): {headline(result['last'][name])}")
+    if "best" in result:
+        run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
+    run.record.event(at.step, "finished")
+    write_json(run.folder.result, result)
+    log.info(
+        f"finished {at.step} steps in {duration(at.seconds)} "
+        f"({result['images_per_second']:.0f} images/s with scoring); result: {run.folder.result}"
+    )
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    at = run.at
+    images = at.step * run.config.batch.global_
+    return {
+        "run": run.folder.path.name, "data": run.source.train.title, "note": run.source.train.index.note,
+        "seed": run.config.seed, "steps": at.step, "seconds": at.seconds, "images_per_second": images / at.seconds,
+        "device": str(run.stepper.device), "attempts": run.folder.attempt,
+        "skipped_steps": int(run.stepper.skipped.item()), "history": at.history,
+    }  # fmt: skip
+
+
+def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    sums = run.folder.checkpoints / checkpoint / SUMS
+    facts = {
+        "weights": run.config.eval_weights, "checkpoint": f"{run.folder.path.name}/{checkpoint}",
+        "checkpoint_sha256": sums.read_text(encoding="ascii")[:64] if sums.exists() else None,
+    }  # fmt: skip
+    for name, part in (("eval", run.source.eval), ("test", run.source.test)):
+        if part is not None:
+            scores[name] = evaluate(_outputs(run, name, part, may_stop=False), part, run.config)
+            scores[name]["protocol"] |= facts
+    return scores
+
+
+def _take_weights(run: Run) -> None:
+    """Put the weights that are scored (live, or their moving average) into the copy."""
+    copied = run.scored_method.network.state_dict()
+    copy_values(run.network.state_dict(), copied)
+    if run.config.eval_weights == "ema" and run.ema is not None:
+        run.ema.copy_to(run.scored_method.network)
+
+
+def _take_checkpoint(run: Run, name: str) -> None:
+    state = read_checkpoint(run.folder.checkpoints / name)
+    tensors = state.part("model")
+    if run.config.eval_weights == "ema":
+        tensors |= state.part("ema")
+    load_network(run.scored_method.network, tensors, name)
+
+
+def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs:
+    config, method = run.config, run.scored_method
+    predict = method.network.head if run.features else method.predict
+    blocks = feature_blocks(run.features[name], part, config.eval.batch) if run.features else image_blocks(part, config)
+    stop = (lambda: stop_requested() is not None) if may_stop else (lambda: False)
+    return run_model(predict, blocks, config, run.stepper.device, run.stepper.dtype, stop)
+
+
+def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epoch: float) -> None:
+    step, record = run.at.step, run.record
+    values = {key: summary[key] for key in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1") if summary[key] is not None}
+    record.scalars("eval", step, epoch, values)
+    record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
+    if run.config.log.pr_curves:
+        curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
+        for number, name in enumerate(part.index.classes):
+            if summary["positives"][name]:
+                record.pr_curve(name, step, curves, number)
+    if run.config.log.images:
+        record.image("predictions", step, _sheet(run, outputs, part, summary["protocol"]["threshold"]))
+    record.flush()
+
+
+def _sheet(run: Run, outputs: Outputs, part: Part, threshold: float) -> NDArray[np.uint8]:
+    classes, pictures = list(part.index.classes), []
+    for row in range(min(run.config.log.images, len(part))):
+        if outputs.broken_N[row]:
+            continue
+        sample = int(part.samples[row])
+        pixels: Tensor = decode(part.index.path(sample), exif=part.index.exif, max_pixels=run.config.data.max_pixels)
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        pictures.append(draw_prediction(image, classes, outputs.probabilities_NC[row], threshold, part.labels_NC[row]))
+    return np.asarray(contact_sheet(pictures, 4))

@@ -1,0 +1,264 @@
+"""The story of one run, top to bottom: open, build, resume, step, score, save, finish."""
+
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.progress import Progress
+from torch import Tensor
+
+from masksup.config import Config
+from masksup.config_file import dump
+from masksup.data.dataset import TrainDataset
+from masksup.data.loader import train_loader
+from masksup.data.source import Source, make_plan, open_source, transform_settings
+from masksup.data.transforms import train_transform
+from masksup.engine.build import first_weights, freeze, new_method, new_network
+from masksup.engine.ema import MovingAverage
+from masksup.engine.features import FrozenFeatures, compute_features, feature_batches
+from masksup.engine.infer import Stopped
+from masksup.engine.optim import build_optimizer, set_rates
+from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format, set_numerics
+from masksup.engine.schedule import onecycle_momentum, rate_factor
+from masksup.engine.state import collect, restore
+from masksup.engine.step import Stepper
+from masksup.errors import UserError
+from masksup.run import At, Run
+from masksup.runtime.checkpoint import Saver, newest_valid, snapshot
+from masksup.runtime.log import log, start_logging
+from masksup.runtime.progress import Meter, duration, training_bar
+from masksup.runtime.record import Record
+from masksup.runtime.run_folder import RunFolder, open_run
+from masksup.runtime.signals import stop_requested
+from masksup.scoring import finish, score_epoch
+
+STOPPED = 75  # the exit status of a run that was asked to stop and can go on: EX_TEMPFAIL
+
+
+def train(config: Config, run_dir: Path) -> int:
+    """Train, or go on with, the run in `run_dir`. Returns the exit status: 0 finished, 75 stopped on request."""
+    source = open_source(config.data, config.seed)
+    folder = open_run(run_dir, config)
+    start_logging(folder.path / "logs" / "rank0.log")
+    if folder.result.exists():
+        log.info(f"{run_dir}: this run is finished; its scores are in {folder.result}")
+        return 0
+    run = _open(config, folder, source)
+    try:
+        with training_bar(run.plan.total_steps, run.at.step) as bar:
+            stopped = _loop(run, bar)
+        run.saver.wait()
+        _alarm(run)
+        if stopped:
+            log.info(f"stopped by {stop_requested()} after step {run.at.step}; the same command goes on from here")
+            return STOPPED
+        finish(run)
+        return 0
+    finally:
+        run.saver.wait()
+        run.record.close()
+
+
+def _open(config: Config, folder: RunFolder, source: Source) -> Run:
+    threads = set_numerics(config.precision)
+    device, dtype = choose_device(config.precision), choose_dtype(config.precision, choose_device(config.precision))
+    plan = make_plan(config, source.train)
+    saved, problems = newest_valid(folder.checkpoints)
+    for problem in problems:
+        log.warning(f"{problem}; using the one before it")
+    network = new_network(config, len(source.classes))
+    # A resumed run needs the first weights only where they are not in the checkpoint: never.
+    lines = () if saved is not None else first_weights(config, network, source.classes).lines
+    network.to(device).to(memory_format=memory_format(config.precision))
+    if config.model.frozen:
+        freeze(network)
+    method = new_method(config, network, len(source.classes), source.train).to(device)
+    scored = copy.deepcopy(method).eval()
+    if config.precision.compile:
+        network.compile()
+    stepper = Stepper(
+        method.train(), build_optimizer(config.optim, network), gradient_scaler(device, dtype), device, dtype,
+        config.optim.clip, config.seed,
+    )  # fmt: skip
+    ema = MovingAverage(config.ema, network) if config.ema.decay > 0 else None
+    at = At()
+    if saved is not None:
+        if saved.meta["hashes"] != source.hashes:
+            raise UserError(f"{folder.path}: the indexes changed since this run was started; use another --run-dir")
+        restore(saved, network, stepper, ema)
+        at = At(**saved.meta["at"])
+    record = Record(folder.path, at.step)
+    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep)
+    run = Run(config, folder, source, plan, network, stepper, ema, {}, scored, record, saver, at)
+    _introduce(run, threads, lines)
+    if config.model.frozen:
+        run.features = _frozen_features(run)
+    return run
+
+
+def _introduce(run: Run, threads: int, lines: tuple[str, ...]) -> None:
+    config, network = run.config, run.network
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
+    log.info(
+        f"training on {run.source.train.title}: {len(run.source.train)} samples, {len(run.source.classes)} classes"
+    )
+    for scored in (run.source.eval, run.source.test):
+        if scored is not None:
+            log.info(f"scoring on {scored.title}: {len(scored)} samples")
+    log.info(
+        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained / 1e6:.2f} M parameters "
+        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, {threads} threads"
+    )
+    for line in lines:
+        log.info(line)
+    positives_C = (run.source.train.labels_NC == 1).sum(0)
+    empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
+    if empty:
+        log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
+    if run.at.step:
+        log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
+        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}")
+    else:
+        run.record.hyperparameters(config)
+
+
+def _frozen_features(run: Run) -> dict[str, FrozenFeatures]:
+    config, stepper = run.config, run.stepper
+    folder = Path(config.model.features) if config.model.features else run.folder.path / "features"
+    found: dict[str, FrozenFeatures] = {}
+    for name, part in (("train", run.source.train), ("eval", run.source.eval), ("test", run.source.test)):
+        if part is not None:
+            flip = name == "train" and config.augment.flip > 0
+            found[name] = compute_features(
+                run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info
+            )
+    return found
+
+
+def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
+    config, part, start = run.config, run.source.train, run.at.step
+    if run.features:
+        return feature_batches(run.features["train"], part, run.plan, start, config)
+    dataset = TrainDataset(
+        part.index, train_transform(transform_settings(config.augment), config.model.size), run.plan,
+        config.data.ignored, config.data.max_pixels, config.data.broken_budget, part.samples,
+    )  # fmt: skip
+    pin = run.stepper.device.type == "cuda"
+    return train_loader(dataset, run.plan, start, config.data.workers, prefetch=config.data.prefetch, pin_memory=pin)
+
+
+def _loop(run: Run, bar: Progress) -> bool:
+    """Step until the plan ends. True if a signal asked to stop before that; the state is then saved."""
+    config, at, plan = run.config, run.at, run.plan
+    batches, meter, saved_at = _batches(run), Meter(), time.monotonic()
+    if not _score_if_due(run, meter):
+        return _stop(run)
+    while at.step < plan.total_steps:
+        began = time.perf_counter()
+        micro_batches = next(batches)
+        waited = time.perf_counter() - began
+        lr = config.optim.lr * rate_factor(config.schedule, plan, at.step)
+        set_rates(run.stepper.optimizer, lr, onecycle_momentum(config.schedule, plan, at.step))
+        logs = run.stepper.step(micro_batches, at.step)
+        if run.ema is not None:
+            run.ema.update(run.network, at.step)
+        at.step += 1
+        images = sum(len(batch["target"]) for batch in micro_batches)
+        meter.add(images, waited)
+        if at.step % config.log.every_steps == 0 or at.step == plan.total_steps:
+            _log_step(run, logs, lr, meter, bar)
+        _check_gradients(run, micro_batches)
+        at.seconds += time.perf_counter() - began
+        bar.update(bar.task_ids[0], completed=at.step)
+        if stop_requested() or not _score_if_due(run, meter):
+            return _stop(run)
+        if _save_due(run, saved_at):
+            save(run)
+            saved_at = time.monotonic()
+        _alarm(run)
+    return False
+
+
+def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Progress) -> None:
+    step, epoch = run.at.step, run.plan.epoch_of(run.at.step)
+    values = {name: float(value) for name, value in logs.items()}
+    values["learning_rate"] = lr
+    values["skipped_steps"] = float(run.stepper.skipped)
+    values |= meter.read()
+    run.record.scalars("train", step, epoch, values)
+    note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s"
+    bar.update(bar.task_ids[0], note=note)
+    if bar.disable:
+        left = (run.plan.total_steps - step) * run.at.seconds / step
+        log.info(f"step {step}/{run.plan.total_steps}  {note}  left {duration(left)}")
+
+
+def _check_gradients(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:
+    # On a GPU reading the counter would make it wait, so there it is read with the log lines only.
+    step, limit = run.at.step, run.config.optim.max_skipped
+    if run.stepper.device.type == "cuda" and step % run.config.log.every_steps:
+        return
+    if int(run.stepper.skipped_in_row) < limit:
+        return
+    index = run.source.train.index
+    ids = [index.id(int(sample)) for batch in micro_batches for sample in batch["sample"]]
+    shown = ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
+    raise UserError(
+        f"optim.lr: {limit} steps in a row up to step {step} had a gradient that is not finite, on rank 0; "
+        f"last samples: {shown}; none of them was applied"
+    )
+
+
+def _score_if_due(run: Run, meter: Meter) -> bool:
+    """Score the evaluation part where an epoch has just ended. False if a signal cut it off."""
+    at, every = run.at, run.config.eval.every_epochs
+    if run.source.eval is None or at.step == 0 or at.scored_step == at.step:
+        return True
+    epoch, before = run.plan.epoch_of(at.step) + 1e-9, run.plan.epoch_of(at.step - 1) + 1e-9
+    if epoch // every == before // every and at.step < run.plan.total_steps:
+        return True
+    began = time.perf_counter()
+    try:
+        improved = score_epoch(run)
+    except Stopped:
+        return False
+    at.scored_step = at.step
+    meter.pause(time.perf_counter() - began)
+    at.seconds += time.perf_counter() - began
+    if improved:
+        save(run)
+    return True
+
+
+def _save_due(run: Run, saved_at: float) -> bool:
+    every, step = run.config.checkpoint, run.at.step
+    by_step = every.every_steps > 0 and step % every.every_steps == 0
+    return by_step or time.monotonic() - saved_at > 60 * every.every_minutes or step == run.plan.total_steps
+
+
+def _stop(run: Run) -> bool:
+    save(run)
+    run.record.event(run.at.step, f"stopped by {stop_requested()}")
+    return True
+
+
+def save(run: Run) -> None:
+    """Begin to write a checkpoint of the run as it is now. `best` is the one it was improved in last."""
+    tensors, meta = collect(run.network, run.stepper, run.ema)
+    at, part = run.at, run.source.train
+    name = run.saver.name(at.step)
+    state = snapshot(tensors, {
+        "name": name, "step": at.step, "epoch": run.plan.epoch_of(at.step), "at": vars(at),
+        "hashes": run.source.hashes, "classes": run.source.classes, "note": part.index.note,
+        "config": dump(run.config), **meta,
+    })  # fmt: skip
+    run.saver.save(state, name, at.best["checkpoint"] if at.best else None)
+
+
+def _alarm(run: Run) -> None:
+    problem = run.saver.take_problem()
+    if problem is not None:
+        log.error(f"ALARM: a checkpoint could not be saved, training goes on without it: {problem}")
+        run.record.event(run.at.step, f"save failed: {problem}")

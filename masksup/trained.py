@@ -1,0 +1,92 @@
+"""A trained model from a run folder or a checkpoint: what `eval`, `predict` and `model.weights` start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from masksup.config import Config
+from masksup.config_file import validate
+from masksup.engine.build import new_method, new_network
+from masksup.engine.state import load_network
+from masksup.errors import UserError
+from masksup.methods.method import Method
+from masksup.models.network import Network
+from masksup.runtime.checkpoint import META, SUMS, newest_valid, read_checkpoint, verify
+from masksup.runtime.log import log
+
+WhichWeights = Literal["auto", "live", "ema"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode and the facts that its scores have to name."""
+
+    config: Config
+    classes: tuple[str, ...]
+    network: Network
+    method: Method
+    checkpoint: str
+    """Name of the checkpoint, with its run, e.g. "shapes/step-000000940-a01"."""
+    sha256: str
+    """Of the checkpoint's tensors."""
+    step: int
+    epoch: float
+    weights: Literal["live", "ema"]
+    run: Path | None
+    """The run folder it lies in."""
+    note: str
+    """What to say wherever a score is shown, e.g. that the training data is synthetic."""
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run folder or a checkpoint of this program."""
+    return (path / "config.yaml").is_file() or (path / META).is_file()
+
+
+def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
+    """Build and fill the model in `path`: a checkpoint, or a run folder, of which the best checkpoint is taken
+    (the newest where none was chosen). Verified first; reading executes nothing. UserError names what is wrong.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such run folder or checkpoint")
+    if not is_run(path):
+        raise UserError(f"{path}: found no config.yaml or {META} in it, expected a run folder or a checkpoint")
+    folder = path if (path / META).is_file() else _chosen(path)
+    state = read_checkpoint(folder)
+    try:
+        meta, classes = state.meta, tuple(str(name) for name in state.meta["classes"])
+        step, epoch, note = int(meta["step"]), float(meta["epoch"]), str(meta["note"])
+        tree = meta["config"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / META}: not written by this program: {error!r}") from None
+    config = validate(tree, str(folder / META))
+    kind = config.eval_weights if weights == "auto" else weights
+    if kind == "ema" and config.ema.decay == 0:
+        raise UserError(f"{path}: --weights: found ema, but this run kept no moving average; expected live")
+    network = new_network(config, len(classes))
+    tensors = state.part("model")
+    if kind == "ema":
+        tensors |= state.part("ema")
+    load_network(network, tensors, str(folder))
+    method = new_method(config, network, len(classes), None).eval()
+    resolved = folder.resolve()
+    run = resolved.parent.parent if resolved.parent.name == "checkpoints" else None
+    name = f"{run.name}/{resolved.name}" if run is not None else resolved.name
+    sha256 = (folder / SUMS).read_text(encoding="ascii")[:64]
+    return Trained(config, classes, network, method, name, sha256, step, epoch, kind, run, note)
+
+
+def _chosen(run: Path) -> Path:
+    best = run / "checkpoints" / "best"
+    if best.exists():
+        try:
+            verify(best)
+            return best
+        except UserError as error:
+            log.warning(f"{error}; taking the newest whole checkpoint instead")
+    state, problems = newest_valid(run / "checkpoints")
+    for problem in problems:
+        log.warning(problem)
+    if state is None:
+        raise UserError(f"{run}: found no whole checkpoint in it yet; train further first")
+    return run / "checkpoints" / str(state.meta["name"])
