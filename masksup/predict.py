@@ -122,7 +122,8 @@ def _draw(
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-    draw_prediction(image, list(classes), scores_C, threshold).save(target)
+    scores = scores_C.tolist()
+    draw_prediction(image, classes, scores, [s >= threshold for s in scores], threshold=threshold).save(target)
 
 
 def _picture_name(file: Path, files: list[Path], folder: Path) -> Path:

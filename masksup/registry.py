@@ -24,6 +24,8 @@ _ANNOTATIONS = {
     "tuple": tuple, "None": None,
 }  # fmt: skip
 
+_NO_ARGUMENTS = ast.arguments([], [], None, [], [], None, [])
+
 
 @dataclass(frozen=True)
 class Registry:
@@ -78,4 +80,5 @@ def _arguments(tree: ast.Module, attribute: str) -> ast.arguments:
             for member in node.body:
                 if isinstance(member, ast.FunctionDef) and member.name == "__init__":
                     return member.args
+            return _NO_ARGUMENTS  # it inherits its constructor, so it has no options of its own
     raise AssertionError(f"no function or constructor named '{attribute}' in the source")

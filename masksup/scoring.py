@@ -149,5 +149,7 @@ def _sheet(run: Run, outputs: Outputs, part: Part, threshold: float) -> NDArray[
         sample = int(part.samples[row])
         pixels: Tensor = decode(part.index.path(sample), exif=part.index.exif, max_pixels=run.config.data.max_pixels)
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        pictures.append(draw_prediction(image, classes, outputs.probabilities_NC[row], threshold, part.labels_NC[row]))
+        scores, truth = outputs.probabilities_NC[row].tolist(), part.labels_NC[row].tolist()
+        present = [score >= threshold for score in scores]
+        pictures.append(draw_prediction(image, classes, scores, present, truth, threshold=threshold))
     return np.asarray(contact_sheet(pictures, 4))

@@ -69,7 +69,7 @@ def _open(config: Config, folder: RunFolder, source: Source) -> Run:
         log.warning(f"{problem}; using the one before it")
     network = new_network(config, len(source.classes))
     # A resumed run needs the first weights only where they are not in the checkpoint: never.
-    lines = () if saved is not None else first_weights(config, network, source.classes).lines
+    line = None if saved is not None else first_weights(config, network, source.classes).line
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
         freeze(network)
@@ -91,13 +91,13 @@ def _open(config: Config, folder: RunFolder, source: Source) -> Run:
     record = Record(folder.path, at.step)
     saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep)
     run = Run(config, folder, source, plan, network, stepper, ema, {}, scored, record, saver, at)
-    _introduce(run, threads, lines)
+    _introduce(run, threads, line)
     if config.model.frozen:
         run.features = _frozen_features(run)
     return run
 
 
-def _introduce(run: Run, threads: int, lines: tuple[str, ...]) -> None:
+def _introduce(run: Run, threads: int, weights: str | None) -> None:
     config, network = run.config, run.network
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
@@ -111,8 +111,8 @@ def _introduce(run: Run, threads: int, lines: tuple[str, ...]) -> None:
         f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained / 1e6:.2f} M parameters "
         f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, {threads} threads"
     )
-    for line in lines:
-        log.info(line)
+    if weights is not None:
+        log.info(weights)
     positives_C = (run.source.train.labels_NC == 1).sum(0)
     empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
     if empty:

@@ -18,11 +18,11 @@ from masksup.models.weights import load_weights
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the first weights came from, for the log and the result."""
+    """Where the first weights came from: the file or checkpoint, its hash, and a line for the log."""
 
     source: str
     sha256: str
-    lines: tuple[str, ...]
+    line: str
 
 
 def new_network(config: Config, classes: int) -> Network:
@@ -42,7 +42,7 @@ def first_weights(config: Config, network: Network, classes: tuple[str, ...]) ->
     source = config.model.weights
     if not is_run(Path(source)):
         report = load_weights(network.backbone, source)
-        return Weights(report.source, report.sha256, tuple(report.lines()))
+        return Weights(report.source, report.sha256, report.line())
     trained = open_trained(Path(source))
     own, other = network.state_dict(), trained.network.state_dict()
     fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
@@ -53,7 +53,7 @@ def first_weights(config: Config, network: Network, classes: tuple[str, ...]) ->
     kept = {name: value for name, value in fitting.items() if head_fits or name.startswith("backbone.")}
     network.load_state_dict(kept, strict=False)
     head = "backbone and head" if head_fits else "backbone (the head is new: other classes or another head)"
-    return Weights(source, trained.sha256, (f"weights: {head} of {trained.checkpoint}, {trained.weights}",))
+    return Weights(source, trained.sha256, f"weights: {head} of {trained.checkpoint}, {trained.weights}")
 
 
 def new_method(config: Config, network: Network, classes: int, train: Part | None) -> Method:

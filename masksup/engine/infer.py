@@ -16,7 +16,6 @@ from masksup.data.transforms import eval_transform
 from masksup.engine.features import FrozenFeatures
 from masksup.engine.precision import autocast, memory_format
 
-
 # inputs (uint8 B3SS or features BDHW); valid_B, False for padding; broken_B, True where the image was unreadable.
 Block = tuple[Tensor, Tensor, Tensor]
 
