@@ -6,6 +6,7 @@ One column a class: header `image,<class>,...`, values 1 present, 0 absent, -1 i
 
 from csv import Error, reader
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,8 @@ def _files(root: Path, listed: list[str], split: list[str]) -> dict[str, Path]:
 
 
 def _read_table(file: Path) -> _Table:
-    lines = read_text(file).splitlines(keepends=True)
     rows: list[tuple[int, list[str]]] = []
-    table = reader(lines, strict=True)
+    table = reader(StringIO(read_text(file), newline=""), strict=True)
     try:
         for row in table:
             if row:
