@@ -85,7 +85,7 @@ def _envelope_area(true_P: Counts, seen_P: Counts) -> float:
 def _eleven_points(true_P: Counts, seen_P: Counts) -> float:
     envelope_P = np.maximum.accumulate(true_P / seen_P)
     recall_P = true_P / len(true_P)  # falls, as the score rises
-    # Compared in float64, where 0.3 < 3 * 0.1, as the Python evaluations of VOC do: up to 0.02 points of mAP.
+    # Compared in float64, where 0.3 < 3 * 0.1, as the Python evaluations of VOC do (0.01 mAP).
     reaching = [np.count_nonzero(recall_P >= k * 0.1) for k in range(11)]
     return float(np.mean([envelope_P[count - 1] for count in reaching]))
 

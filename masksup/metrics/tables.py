@@ -25,10 +25,10 @@ def headline(summary: dict[str, Any]) -> str:
 def tables(summary: dict[str, Any], width: int = 100) -> list[Table]:
     """Two rich tables of `score`'s result, at most `width` characters wide where a class name allows it.
 
-    The first is titled by `headline` and holds the threshold scores, the second AP and the number of positives
-    of each class, reading down the columns.
+    The first holds the threshold scores, the second AP and the number of positives of each class, reading down
+    the columns. Print `headline` above them: it says by which protocol.
     """
-    overall = Table(title=headline(summary), title_justify="left", title_style="bold")
+    overall = Table()
     overall.add_column("")
     for key in THRESHOLD_SCORES:
         overall.add_column(key, justify="right", no_wrap=True)
