@@ -37,7 +37,9 @@ def score_epoch(run: Run) -> bool:
     at.history.append({"step": at.step, "epoch": epoch, "mAP": mean_ap})
     if improved:
         at.best = {"step": at.step, "epoch": epoch, "mAP": mean_ap, "checkpoint": run.saver.name(at.step)}
-    log.info(f"epoch {epoch:g}: {headline(summary)}{'  best so far' if improved else ''}")
+    every = run.config.eval.every_epochs
+    ended = run.config.epochs if at.step == run.plan.total_steps else (epoch + 1e-9) // every * every
+    log.info(f"epoch {ended:g}: {headline(summary)}{'  best so far' if improved else ''}")
     _record(run, summary, outputs, part, epoch)
     return improved
 
@@ -62,11 +64,11 @@ def finish(run: Run) -> None:
     for name in ("eval", "test"):
         if name in shown:
             which = "best" if "best" in result else "last"
-            log.info(f"{name} scores of the {which} epoch ({shown['epoch']:g}):")
+            log.info(f"{name}, {which} epoch ({shown['epoch']:.3g}): {headline(shown[name])}")
             for table in tables(shown[name]):
                 console.print(table)
             if which == "best":
-                log.info(f"last epoch ({result['last']['epoch']:g}): {headline(result['last'][name])}")
+                log.info(f"{name}, last epoch ({result['last']['epoch']:.3g}): {headline(result['last'][name])}")
     if "best" in result:
         run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
     run.record.event(at.step, "finished")
