@@ -76,7 +76,7 @@ def _positives(contents: list[IndexContent], width: int) -> Table:
     columns_SC = [[f"{count:,}" for count in _positives_C(content)] for content in contents]
     widths = [min(_NAME_WIDTH, max(map(len, classes)))]
     widths += [max(map(len, (one.split, *counts))) for one, counts in zip(contents, columns_SC)]
-    groups = max(1, min(width // sum(cell + 2 for cell in widths), -(-len(classes) // _MIN_ROWS)))
+    groups = max(1, min((width - 1) // sum(cell + 3 for cell in widths), -(-len(classes) // _MIN_ROWS)))
     rows = -(-len(classes) // groups)
     positive = Table(title="positive samples per class", title_justify="left", box=box.SIMPLE_HEAD)
     starts = range(0, len(classes), rows)
