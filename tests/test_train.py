@@ -6,34 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from compare import assert_same_run, final_state, numbers
 
 from masksup.config import Config
 from masksup.errors import UserError
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.record import read_rows
 from masksup.train import STOPPED, train
 
 MakeConfig = Callable[..., Config]
-TIMED = {"images_per_second", "data_wait_seconds", "data_wait_share", "memory_mib"}
-
-
-def final_state(run: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(list_checkpoints(run / "checkpoints")[0]).tensors
-
-
-def numbers(run: Path) -> list[dict[str, object]]:
-    rows = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] != "event"]
-    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    left, right = final_state(a), final_state(b)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
-    assert numbers(a) == numbers(b)
-    results = [json.loads((run / "result.json").read_text()) for run in (a, b)]
-    assert results[0]["history"] == results[1]["history"]
-    assert results[0]["best"]["eval"]["AP"] == results[1]["best"]["eval"]["AP"]
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -125,7 +105,12 @@ def test_scoring_and_saving_do_not_change_what_is_trained(
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_config: MakeConfig, tmp_path: Path) -> None:
     # A layer-norm network without dropout and no ignored pair: only there is one batch of 16 the same as two of 8.
-    fixed = {"data__ignored": "negative", "model": {"backbone": "test_vit", "size": 32}, "ema": {"decay": 0.0}, "epochs": 1}
+    fixed = {
+        "data__ignored": "negative",
+        "model": {"backbone": "test_vit", "size": 32},
+        "ema": {"decay": 0.0},
+        "epochs": 1,
+    }
     for micro in (8, 16):
         assert train(tiny_config(**fixed, batch={"global": 16, "micro": micro}), tmp_path / str(micro)) == 0
     losses = [[row["loss"] for row in numbers(tmp_path / m) if row["kind"] == "train"] for m in ("8", "16")]
