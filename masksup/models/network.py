@@ -31,9 +31,12 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def normalize(self, images_B3SS: Tensor) -> Tensor:
-        """uint8 pixels 0..255, or float pixels 0..1, to what the backbone expects: (pixel - mean) / std."""
-        pixels = images_B3SS.float() / 255 if images_B3SS.dtype == torch.uint8 else images_B3SS
-        return (pixels - self.mean) / self.std
+        """uint8 pixels 0..255, or float pixels 0..1, to what the backbone expects: (pixel - mean) / std.
+
+        Computed in float32, given in the precision of the network (bfloat16 where all of it was converted).
+        """
+        pixels = images_B3SS.float() / 255 if images_B3SS.dtype == torch.uint8 else images_B3SS.float()
+        return ((pixels - self.mean.float()) / self.std.float()).to(self.mean.dtype)
 
     def features(self, images_B3SS: Tensor) -> Tensor:
         """Images (uint8 0..255 or float 0..1) to the feature map x_BDHW."""
