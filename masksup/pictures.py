@@ -36,7 +36,7 @@ def draw_prediction(
     photo = _fitted(image.convert("RGB"))
     rows = _rows(scores, present, truth, top)
     legend = LEGEND if truth is not None else 0
-    per_column = max((photo.height - legend) // ROW, min(len(rows), 8), 1)
+    per_column = max((photo.height - legend) // ROW, min(len(rows), 12), 1)
     columns = max(1, -(-len(rows) // per_column))
     height = max(photo.height, min(len(rows), per_column) * ROW + legend) + 2 * MARGIN
     picture = Image.new("RGB", (photo.width + columns * (COLUMN + MARGIN) + 2 * MARGIN, height), PAPER)
@@ -55,7 +55,7 @@ def draw_prediction(
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 12) -> Image.Image:
-    """The pictures in reading order on a grid of equal cells, each as large as the largest picture, `gap` px apart."""
+    """The pictures in reading order centred in equal cells as large as the largest, `gap` px apart."""
     assert pictures, "a sheet needs pictures"
     assert columns >= 1, columns
     columns = min(columns, len(pictures))
@@ -64,7 +64,8 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 12) 
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), TRACK)
     for place, picture in enumerate(pictures):
         row, column = divmod(place, columns)
-        sheet.paste(picture, (gap + column * (width + gap), gap + row * (height + gap)))
+        left = gap + column * (width + gap) + (width - picture.width) // 2
+        sheet.paste(picture, (left, gap + row * (height + gap) + (height - picture.height) // 2))
     return sheet
 
 

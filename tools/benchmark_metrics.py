@@ -4,13 +4,8 @@ Scores are drawn with the class frequencies of a COCO-like set (a few positives 
 images) and separate positives from negatives about as well as a trained model. Prints both medians and the ratio.
 """
 
+import argparse
 import os
-
-# Before numpy is imported: its threads would not be one core.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-
-import argparse  # noqa: E402
 import sys
 import time
 from collections.abc import Callable
@@ -58,7 +53,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--at-least", type=float, default=0.0, help="exit with 1 below this ratio")
     args = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere one thread, as neither side starts more
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     scores_NC, labels_NC = draw_scores(args.samples, args.classes, args.ignored, seed=0)
     ours, theirs = [], []
