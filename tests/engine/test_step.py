@@ -1,0 +1,150 @@
+"""The update: groups, clipping, precision, moving average."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from masksup.config import Config, Ema, Optim, Precision
+from masksup.engine.build import new_method, new_network
+from masksup.engine.ema import MovingAverage
+from masksup.engine.optim import build_optimizer, clip_gradients, set_rates
+from masksup.engine.precision import choose_dtype, gradient_scaler
+from masksup.engine.step import Stepper
+from masksup.losses.bce import BinaryCrossEntropy
+
+MakeConfig = Callable[..., Config]
+CPU = torch.device("cpu")
+
+
+def batch(n: int = 8, classes: int = 12) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    targets = torch.randint(-1, 2, (n, classes), dtype=torch.int8, generator=draw)
+    return {"image": images, "target": targets, "sample": torch.arange(n), "position": torch.arange(n)}
+
+
+def stepper(config: Config, dtype: torch.dtype = torch.float32) -> Stepper:
+    method = new_method(config, new_network(config, 12), 12, None).train()
+    optimizer = build_optimizer(config.optim, method.network)
+    return Stepper(method, optimizer, gradient_scaler(CPU, dtype), CPU, dtype, config.optim.clip, config.seed)
+
+
+def test_groups_have_their_factor_and_decay(tiny_config: MakeConfig) -> None:
+    network = new_network(tiny_config(), 12)
+    optim = Optim(lr=0.01, head_factor=10, backbone_factor=0.5, weight_decay=0.2, decay_norm_and_bias=False)
+    optimizer = build_optimizer(optim, network)
+    set_rates(optimizer, 0.01, None)
+    by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(by_parameter) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        group = by_parameter[id(parameter)]
+        assert group["lr"] == pytest.approx(0.1 if name.startswith("head.") else 0.005), name
+        assert group["weight_decay"] == (0.0 if parameter.ndim == 1 else 0.2), name
+
+
+def test_sgd_step_equals_the_textbook(tiny_config: MakeConfig) -> None:
+    config = tiny_config(optim={"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01})
+    ours = stepper(config)
+    reference = copy.deepcopy(ours.method)
+    plain = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, foreach=False)
+    from masksup.engine.step import seed_forward
+
+    for step in range(3):
+        ours.step([batch()], step)
+        seed_forward(config.seed, step, 0)
+        reference(batch())[0].backward()
+        plain.step()
+        plain.zero_grad()
+    for (name, a), (_, b) in zip(ours.method.named_parameters(), reference.named_parameters()):
+        assert torch.allclose(a, b, atol=1e-6), name
+
+
+def test_clipping_bounds_the_norm_and_reports_the_unclipped(tiny_config: MakeConfig) -> None:
+    weights = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 2.0)
+    norm = clip_gradients(weights, 1.0)
+    assert norm == pytest.approx(2 * 7**0.5)
+    clipped = torch.cat([w.grad.flatten() for w in weights if w.grad is not None])
+    assert clipped.norm() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_fp16_scaler_grows_shrinks_and_skips(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = stepper(tiny_config(), torch.float16)
+    assert ours.scaler.is_enabled()
+    before = copy.deepcopy(ours.method.state_dict())
+    scale = ours.scaler.get_scale()
+    with monkeypatch.context() as patch:
+        patch.setattr(BinaryCrossEntropy, "forward", lambda self, x, y: x.float().sum() * float("inf"))
+        ours.step([batch()], 0)
+    assert ours.scaler.get_scale() == scale / 2
+    assert int(ours.skipped) == 1
+    for name, value in ours.method.named_parameters():
+        assert torch.equal(value, before[name]), name
+    ours.step([batch()], 1)
+    assert int(ours.skipped_in_row) == 0
+    assert any(not torch.equal(value, before[name]) for name, value in ours.method.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_keeps_fp32_weights_and_stays_near(dtype: torch.dtype, tiny_config: MakeConfig) -> None:
+    config = tiny_config(optim={"name": "sgd", "lr": 0.01}, model__head={"name": "linear"})
+    mixed, full = stepper(config, dtype), stepper(config)
+    for step in range(5):
+        a, b = mixed.step([batch()], step)["loss"], full.step([batch()], step)["loss"]
+        assert a == pytest.approx(float(b), rel=0.03)
+    assert all(value.dtype == torch.float32 for value in mixed.method.parameters())
+
+
+def test_dropout_is_a_function_of_seed_step_and_micro_batch(tiny_config: MakeConfig) -> None:
+    config = tiny_config(model__head={"name": "linear", "dropout": 0.5})
+
+    def loss(step: int, batches: int, waste: int) -> list[float]:
+        ours = stepper(config)
+        torch.manual_seed(waste)
+        return [float(ours.step([batch()] * batches, step)["loss"])]
+
+    assert loss(3, 2, waste=1) == loss(3, 2, waste=2)
+    assert loss(3, 1, waste=1) != loss(4, 1, waste=1)
+
+
+def test_moving_average_is_the_recurrence(tiny_config: MakeConfig) -> None:
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ema = MovingAverage(Ema(decay=0.9, warmup=True), network)
+    expected = {n: v.double().clone() for n, v in network.state_dict().items() if v.is_floating_point()}
+    for step in range(200):
+        with torch.no_grad():
+            for value in network.parameters():
+                value += torch.randn_like(value)
+        ema.update(network, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value.double()
+    for name, value in expected.items():
+        assert torch.allclose(ema.average[name].double(), value, atol=1e-4), name
+    assert "1.num_batches_tracked" not in ema.average
+    assert "1.running_mean" in ema.average
+
+
+def test_auto_precision_is_fp32_on_the_cpu() -> None:
+    assert choose_dtype(Precision(), CPU) == torch.float32
+    assert choose_dtype(Precision(dtype="fp16"), CPU) == torch.float16
+
+
+def test_bce_ignores_weighs_and_smooths() -> None:
+    logits = torch.tensor([[1.0, -2.0, 3.0]])
+    targets = torch.tensor([[1, 0, -1]], dtype=torch.int8)
+    loss = BinaryCrossEntropy(torch.tensor([1, 2, 3]), torch.tensor([50, 4, 3]))(logits, targets)
+    p, q = torch.sigmoid(torch.tensor(1.0)), torch.sigmoid(torch.tensor(-2.0))
+    assert loss == pytest.approx(float(-(p.log() + (1 - q).log()) / 2), rel=1e-6)
+    weighted = BinaryCrossEntropy(torch.tensor([1, 2, 3]), torch.tensor([50, 4, 3]), class_weights="balanced")
+    assert weighted(logits, targets) == pytest.approx(float(-(10 * p.log() + (1 - q).log()) / 2), rel=1e-6)
+    smooth = BinaryCrossEntropy(torch.ones(3), torch.ones(3), smoothing=0.2)(logits, targets)
+    expected = -(0.9 * p.log() + 0.1 * (1 - p).log() + 0.1 * q.log() + 0.9 * (1 - q).log()) / 2
+    assert smooth == pytest.approx(float(expected), rel=1e-6)
+    nothing = BinaryCrossEntropy(torch.ones(3), torch.ones(3))(logits, torch.full((1, 3), -1, dtype=torch.int8))
+    assert nothing == 0
