@@ -24,7 +24,7 @@ Polygon = list[tuple[float, float]]
 
 _SIZES = ((0.45, 0.16, 0.26), (0.35, 0.26, 0.42), (0.20, 0.42, 0.62))  # share of objects, side from and to
 _CROWDING = 0.33
-_HUE_SPREAD = 0.6  # of the distance between the favourite colours of two classes
+_HUE_SPREAD = 0.45  # of the distance between the favourite colours of two classes
 _SUPERSAMPLE = 4
 _TRIES = 12
 
