@@ -113,8 +113,7 @@ def test_disagreement_of_xml_and_class_lists_is_counted(shared_data: Path, tmp_p
     lists.write_text("\n".join([*swapped, *lines[2:]]))
     content = prepare_voc2007(root, split=["test"])[0]
     assert [text for text in content.warnings if "differ" in text] == [
-        "2 of 100 labels differ between the XML files and the per-class lists <class>_test.txt; "
-        "the XML files are used"
+        "2 of 100 labels differ between the XML files and the per-class lists <class>_test.txt; the XML files are used"
     ]
 
 
