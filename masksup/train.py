@@ -1,6 +1,5 @@
-"""The story of one run, top to bottom: open, build, resume, step, score, save, finish."""
+"""The story of one run, top to bottom: open, step, score, save, finish."""
 
-import copy
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +11,20 @@ from masksup.config import Config
 from masksup.config_file import dump
 from masksup.data.dataset import TrainDataset
 from masksup.data.loader import train_loader
-from masksup.data.source import Source, make_plan, open_source, transform_settings
+from masksup.data.source import transform_settings
 from masksup.data.transforms import train_transform
-from masksup.engine.build import first_weights, freeze, new_method, new_network
-from masksup.engine.ema import MovingAverage
-from masksup.engine.features import FrozenFeatures, compute_features, feature_batches
+from masksup.engine.features import feature_batches
 from masksup.engine.infer import Stopped
-from masksup.engine.optim import build_optimizer, set_rates
-from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format, set_numerics
+from masksup.engine.optim import set_rates
 from masksup.engine.schedule import onecycle_momentum, rate_factor
-from masksup.engine.state import collect, restore
-from masksup.engine.step import Stepper
+from masksup.engine.state import collect
 from masksup.errors import UserError
-from masksup.run import At, Run
-from masksup.runtime.checkpoint import Saver, newest_valid, snapshot
+from masksup.opening import open_training
+from masksup.run import Run
+from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.progress import Meter, duration, training_bar
-from masksup.runtime.record import Record
-from masksup.runtime.run_folder import RunFolder, open_run
+from masksup.runtime.run_folder import finished
 from masksup.runtime.signals import stop_requested
 from masksup.scoring import finish, score_epoch
 
@@ -38,13 +33,11 @@ STOPPED = 75  # the exit status of a run that was asked to stop and can go on: E
 
 def train(config: Config, run_dir: Path) -> int:
     """Train, or go on with, the run in `run_dir`. Returns the exit status: 0 finished, 75 stopped on request."""
-    source = open_source(config.data, config.seed)
-    folder = open_run(run_dir, config)
-    start_logging(folder.path / "logs" / "rank0.log")
-    if folder.result.exists():
-        log.info(f"{run_dir}: this run is finished; its scores are in {folder.result}")
+    start_logging()
+    if finished(run_dir, config):
+        log.info(f"{run_dir}: this run is finished; its scores are in {run_dir / 'result.json'}")
         return 0
-    run = _open(config, folder, source)
+    run = open_training(config, run_dir)
     try:
         with training_bar(run.plan.total_steps, run.at.step) as bar:
             stopped = _loop(run, bar)
@@ -58,83 +51,6 @@ def train(config: Config, run_dir: Path) -> int:
     finally:
         run.saver.wait()
         run.record.close()
-
-
-def _open(config: Config, folder: RunFolder, source: Source) -> Run:
-    threads = set_numerics(config.precision)
-    device, dtype = choose_device(config.precision), choose_dtype(config.precision, choose_device(config.precision))
-    plan = make_plan(config, source.train)
-    saved, problems = newest_valid(folder.checkpoints)
-    for problem in problems:
-        log.warning(f"{problem}; using the one before it")
-    network = new_network(config, len(source.classes))
-    # A resumed run needs the first weights only where they are not in the checkpoint: never.
-    line = None if saved is not None else first_weights(config, network, source.classes).line
-    network.to(device).to(memory_format=memory_format(config.precision))
-    if config.model.frozen:
-        freeze(network)
-    method = new_method(config, network, len(source.classes), source.train).to(device)
-    scored = copy.deepcopy(method).eval()
-    if config.precision.compile:
-        network.compile()
-    stepper = Stepper(
-        method.train(), build_optimizer(config.optim, network), gradient_scaler(device, dtype), device, dtype,
-        config.optim.clip, config.seed,
-    )  # fmt: skip
-    ema = MovingAverage(config.ema, network) if config.ema.decay > 0 else None
-    at = At()
-    if saved is not None:
-        if saved.meta["hashes"] != source.hashes:
-            raise UserError(f"{folder.path}: the indexes changed since this run was started; use another --run-dir")
-        restore(saved, network, stepper, ema)
-        at = At(**saved.meta["at"])
-    record = Record(folder.path, at.step)
-    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep)
-    run = Run(config, folder, source, plan, network, stepper, ema, {}, scored, record, saver, at)
-    _introduce(run, threads, line)
-    if config.model.frozen:
-        run.features = _frozen_features(run)
-    return run
-
-
-def _introduce(run: Run, threads: int, weights: str | None) -> None:
-    config, network = run.config, run.network
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
-    log.info(
-        f"training on {run.source.train.title}: {len(run.source.train)} samples, {len(run.source.classes)} classes"
-    )
-    for scored in (run.source.eval, run.source.test):
-        if scored is not None:
-            log.info(f"scoring on {scored.title}: {len(scored)} samples")
-    log.info(
-        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained / 1e6:.2f} M parameters "
-        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, {threads} threads"
-    )
-    if weights is not None:
-        log.info(weights)
-    positives_C = (run.source.train.labels_NC == 1).sum(0)
-    empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
-    if empty:
-        log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
-    if run.at.step:
-        log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
-        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}")
-    else:
-        run.record.hyperparameters(config)
-
-
-def _frozen_features(run: Run) -> dict[str, FrozenFeatures]:
-    config, stepper = run.config, run.stepper
-    folder = Path(config.model.features) if config.model.features else run.folder.path / "features"
-    found: dict[str, FrozenFeatures] = {}
-    for name, part in (("train", run.source.train), ("eval", run.source.eval), ("test", run.source.test)):
-        if part is not None:
-            flip = name == "train" and config.augment.flip > 0
-            found[name] = compute_features(
-                run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info
-            )
-    return found
 
 
 def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:

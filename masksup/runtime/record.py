@@ -16,13 +16,17 @@ from masksup.runtime.run_folder import write_atomically
 
 
 class Record:
-    """Writes points at a step. Points after `start_step`, of an attempt that was cut off, are taken back first."""
+    """Writes points at a step, in the run's own folder."""
 
-    def __init__(self, folder: Path, start_step: int) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.path = folder / "metrics.jsonl"
-        _truncate(self.path, start_step)
+
+    def start(self, step: int) -> None:
+        """Open the record to go on after `step`. Points behind it, of an attempt that was cut off, are taken back."""
+        _truncate(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
-        self.tensorboard = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
 
     def scalars(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
         """One row of `metrics.jsonl`, and one point a value on the curves `kind/name`."""

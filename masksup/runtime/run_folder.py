@@ -52,6 +52,14 @@ def open_run(path: Path, config: Config) -> RunFolder:
     return RunFolder(path, _new_attempt(path), lock)
 
 
+def finished(path: Path, config: Config) -> bool:
+    """Whether the run in `path` has its result. UserError if it is another configuration's."""
+    if not (path / "result.json").exists() or not (path / "config.yaml").exists():
+        return False
+    _same_configuration(path, config)
+    return True
+
+
 def read_run_config(path: Path) -> Config:
     """The configuration of a run folder."""
     if not (path / "config.yaml").is_file():
