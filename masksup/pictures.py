@@ -36,9 +36,9 @@ def draw_prediction(
     photo = _fitted(image.convert("RGB"))
     rows = _rows(scores, present, truth, top)
     legend = LEGEND if truth is not None else 0
-    per_column = max((photo.height - legend) // ROW, min(len(rows), 12), 1)
-    columns = max(1, -(-len(rows) // per_column))
-    height = max(photo.height, min(len(rows), per_column) * ROW + legend) + 2 * MARGIN
+    columns = max(1, -(-len(rows) // max((photo.height - legend) // ROW, 12)))
+    per_column = -(-len(rows) // columns)
+    height = max(photo.height, per_column * ROW + legend) + 2 * MARGIN
     picture = Image.new("RGB", (photo.width + columns * (COLUMN + MARGIN) + 2 * MARGIN, height), PAPER)
     picture.paste(photo, (MARGIN, MARGIN))
     draw = ImageDraw.Draw(picture)

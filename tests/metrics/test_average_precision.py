@@ -99,6 +99,12 @@ def test_original_ranks_ties_in_sample_order():
     assert average_precision(scores, labels, "original")[0] == (1 / 1 + 2 / 4) / 2
     assert average_precision(scores[::-1], labels[[1, 2, 3, 0]], "original")[0] == (1 / 3 + 2 / 4) / 2
     assert average_precision(scores, labels, "area")[0] == 0.5
+    many = (np.arange(5000) % 7 == 3).astype(np.int8)[:, None]  # long enough for an unstable sort to show
+    steps = (np.arange(5000) % 3).astype(np.float32)[:, None]
+    order = sorted(range(5000), key=lambda n: -steps[n, 0])
+    ranks = [rank for rank, n in enumerate(order, 1) if many[n, 0]]
+    expected = np.mean([(hit + 1) / rank for hit, rank in enumerate(ranks)])
+    assert average_precision(steps, many, "original")[0] == pytest.approx(expected, abs=1e-12)
 
 
 @settings(max_examples=50, deadline=None)

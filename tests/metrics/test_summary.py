@@ -85,6 +85,13 @@ def test_nothing_to_score_is_none_not_zero():
     assert headline(summary).startswith("mAP - (area AP, 3 images, 0 of 2 classes")
 
 
+def test_ties_follow_the_compatibility_mode():
+    scores, labels = np.full((2, 1), 0.5, np.float32), np.array([[1], [0]], np.int8)
+    clean, original = (score(scores, labels, ["a"], compat=compat) for compat in ("none", "mcar"))
+    assert (clean["mAP"], clean["protocol"]["ties"]) == (50.0, "ranked together")
+    assert (original["mAP"], original["protocol"]["ties"]) == (100.0, "in sample order")
+
+
 def test_rules_that_contradict_each_other_are_refused():
     with pytest.raises(UserError, match="compat 'csra': found AP rule 'voc2007', expected 'area'"):
         score(*small(), compat="csra", ap_rule="voc2007")
