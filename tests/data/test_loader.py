@@ -1,0 +1,249 @@
+"""Batches that depend on the plan alone: the same for any number of workers and from any step."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from masksup.data.dataset import Batch, EvalDataset, TrainDataset
+from masksup.data.index import Index, IndexContent, write_index
+from masksup.data.loader import eval_loader, train_loader
+from masksup.data.sampler import Plan
+from masksup.data.transforms import TransformSettings, eval_transform, train_transform
+from masksup.errors import UserError
+
+# torch remarks on more workers than cores; torchvision on the future of its decoder.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore::DeprecationWarning")
+
+SETTINGS = TransformSettings(crop="random_resized", randaugment=(1, 9), color_jitter=(0.3, 0.3, 0.3, 0.1), cutout=0.2)
+LABELS = (np.arange(23 * 3).reshape(23, 3) % 3 - 1).astype(np.int8)
+
+
+def write_images(folder: Path, count: int) -> list[str]:
+    names = [f"{i:03d}.jpg" for i in range(count)]
+    for i, name in enumerate(names):
+        noise = np.random.default_rng(i).integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(noise).resize((64, 48)).save(folder / name)
+    return names
+
+
+def make_index(root: Path, folder: Path, crops: bool = False) -> Index:
+    names, n = write_images(root, 23), 23
+    crop = np.tile(np.array([[-5, 4, 30, 60]], np.float32), (n, 1)) if crops else np.zeros((0, 4), np.float32)
+    content = IndexContent(
+        root=root, name="test", split="train", classes=("a", "b", "c"), exif=False, note="", image_names=names,
+        ids=[name[:-4] for name in names], sizes_I2=np.tile(np.array([[64, 48]], np.int32), (n, 1)),
+        file_hash_I16=np.zeros((n, 16), np.uint8), sample_image_N=np.arange(n, dtype=np.int32), crop_N4=crop,
+        labels_NC=LABELS, box_start_N1=np.zeros(n + 1, np.int64), boxes_M4=np.zeros((0, 4), np.float32),
+        box_class_M=np.zeros(0, np.int16), box_share_M=np.zeros(0, np.float32), box_flags_M=np.zeros(0, np.uint8),
+    )  # fmt: skip
+    return write_index(folder, content)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    (tmp_path / "images").mkdir()
+    return make_index(tmp_path / "images", tmp_path / "index")
+
+
+def plan(**changes: Any) -> Plan:
+    whole = Plan(samples=23, global_batch=8, micro_batch=4, epochs=2, last_batch="continue", seed=1)
+    return replace(whole, **changes)
+
+
+def train_set(index: Index, p: Plan, **options: Any) -> TrainDataset:
+    return TrainDataset(index, train_transform(SETTINGS, 32), p, **options)
+
+
+def equal(one: list[list[Batch]], two: list[list[Batch]]) -> bool:
+    flat, other = [b for step in one for b in step], [b for step in two for b in step]
+    same_keys = [a.keys() == b.keys() for a, b in zip(flat, other)]
+    return len(flat) == len(other) and all(same_keys) and all(
+        torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for a, b in zip(flat, other) for key in a
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("last", ["continue", "partial", "drop"])
+def test_workers_change_nothing(index: Index, last: Any) -> None:
+    p = plan(last_batch=last)
+    reference = list(train_loader(train_set(index, p), p, 0, 0))
+    assert len(reference) == p.total_steps
+    for step, batches in enumerate(reference):
+        assert [b["position"].tolist() for b in batches] == [m.tolist() for m in p.micro_batches(step)]
+    for workers in (1, 4):
+        assert equal(reference, list(train_loader(train_set(index, p), p, 0, workers)))
+
+
+@pytest.mark.parametrize("last", ["continue", "partial"])
+def test_any_start_step_continues_the_same_run(index: Index, last: Any) -> None:
+    p = plan(last_batch=last)
+    reference = list(train_loader(train_set(index, p), p, 0, 0))
+    for start in range(p.total_steps + 1):
+        assert equal(reference[start:], list(train_loader(train_set(index, p), p, start, 0)))
+    assert equal(reference[3:], list(train_loader(train_set(index, p), p, 3, 2)))
+
+
+def test_another_seed_is_another_run_and_another_epoch_another_view(index: Index) -> None:
+    p, other = plan(), plan(seed=2)
+    assert not equal(
+        list(train_loader(train_set(index, p), p, 0, 0)), list(train_loader(train_set(index, other), other, 0, 0))
+    )
+    dataset = train_set(index, p)
+    views = {int(dataset[k]["sample"]): dataset[k]["image"] for k in range(23)}
+    again = {int(dataset[k]["sample"]): dataset[k]["image"] for k in range(23, 46)}
+    assert views.keys() == again.keys() == set(range(23))
+    assert sum(torch.equal(views[s], again[s]) for s in views) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_global_generator_is_consumed(index: Index, workers: int) -> None:
+    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # type: ignore[union-attr]
+    p = plan()
+    assert len(list(train_loader(train_set(index, p), p, 0, workers))) == p.total_steps
+    assert list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, workers))
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tobytes() == before[1]  # type: ignore[union-attr]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.mark.parametrize("ignored", ["ignore", "negative", "positive"])
+def test_batches_hold_the_right_labels_in_the_right_form(index: Index, ignored: Any) -> None:
+    p = plan()
+    meaning = {"ignore": -1, "negative": 0, "positive": 1}[ignored]
+    for batches in train_loader(train_set(index, p, ignored=ignored), p, 0, 0):
+        for batch in batches:
+            assert batch["image"].shape == (4, 3, 32, 32)
+            assert batch["image"].dtype == torch.uint8
+            assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+            expected = LABELS[p.samples_at(batch["position"].numpy())]
+            assert batch["target"].dtype == torch.int8
+            assert np.array_equal(batch["target"].numpy(), np.where(expected == -1, meaning, expected))
+
+
+def test_evaluation_blocks_are_full_and_padding_is_marked(index: Index) -> None:
+    dataset = EvalDataset(index, eval_transform(SETTINGS, 32))
+    blocks = list(eval_loader(dataset, 5, 0))
+    assert [len(b["image"]) for b in blocks] == [5] * 5
+    assert torch.cat([b["sample"][b["valid"]] for b in blocks]).tolist() == list(range(23))
+    assert blocks[-1]["valid"].tolist() == [True, True, True, False, False]
+    assert torch.equal(blocks[-1]["image"][3], dataset[22]["image"])
+    assert torch.equal(torch.cat([b["target"][b["valid"]] for b in blocks]), torch.from_numpy(LABELS))
+    assert equal([blocks], [list(eval_loader(dataset, 5, 3))])
+
+
+def test_members_restrict_both_data_sets(index: Index) -> None:
+    members = np.array([2, 3, 5, 7, 11, 13], np.int64)
+    p = plan(samples=6, global_batch=3, micro_batch=3, epochs=1)
+    steps = list(train_loader(train_set(index, p, members=members), p, 0, 0))
+    assert sorted(torch.cat([b["sample"] for s in steps for b in s]).tolist()) == members.tolist()
+    blocks = list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32), members=members), 4, 0))
+    assert torch.cat([b["sample"][b["valid"]] for b in blocks]).tolist() == members.tolist()
+    expected = torch.from_numpy(LABELS[members])
+    assert torch.equal(torch.cat([b["target"][b["valid"]] for b in blocks]), expected)
+
+
+def test_person_samples_are_cut_out_first(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    index = make_index(tmp_path / "images", tmp_path / "index", crops=True)
+    dataset = EvalDataset(index, eval_transform(TransformSettings(), 56))
+    person = Image.open(index.path(4)).crop((-5, 4, 30, 60)).resize((56, 56), Image.Resampling.BILINEAR)
+    difference = dataset[4]["image"].permute(1, 2, 0).numpy().astype(int) - np.asarray(person)
+    assert np.abs(difference).max() <= 3
+
+
+def truncate(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_one_line_from_any_process(index: Index, workers: int) -> None:
+    truncate(index.path(9))
+    p = plan()
+    with pytest.raises(UserError) as raised:
+        list(train_loader(train_set(index, p), p, 0, workers))
+    assert str(raised.value).startswith(f"{index.path(9)}: found a damaged image")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match=r"009\.jpg: found a damaged image"):
+        list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, workers))
+
+
+def test_a_missing_image_is_never_tolerated(index: Index) -> None:
+    index.path(9).unlink()
+    with pytest.raises(UserError, match=r"009\.jpg: found no such file"):
+        list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32), broken_budget=0.5), 5, 2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_within_the_budget_broken_images_are_grey_marked_and_ignored(index: Index, workers: int) -> None:
+    truncate(index.path(9))
+    p = plan()
+    seen = []
+    for batches in train_loader(train_set(index, p, broken_budget=0.05, ignored="negative"), p, 0, workers):
+        for batch in batches:
+            assert torch.equal(batch["broken"], batch["sample"] == 9)
+            seen += batch["sample"][batch["broken"]].tolist()
+            assert (batch["image"][batch["broken"]] == 128).all()
+            assert (batch["target"][batch["broken"]] == -1).all()
+            assert (batch["target"][~batch["broken"]] != -1).all()
+    assert seen == [9, 9], "twice in two epochs, and counted once"
+    truncate(index.path(3))
+    with pytest.raises(UserError, match=r"0\d\d\.jpg: found 2 broken images of 23, .*data\.broken_budget"):
+        list(train_loader(train_set(index, p, broken_budget=0.05), p, 0, workers))
+
+
+class _SignalProbe:
+    """Stands where an image transform stands and reports the worker's signal state as pixels."""
+
+    size = 2
+
+    def __call__(self, *_: Any) -> tuple[torch.Tensor, None]:
+        default = [signal.getsignal(s) == signal.SIG_DFL for s in (signal.SIGTERM, signal.SIGUSR2)]
+        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        unblocked = not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGUSR2}
+        values = [*default, ignored, unblocked, torch.get_num_threads() == 1, os.getpid() != _MAIN]
+        return torch.tensor([*values, *[False] * 6], dtype=torch.uint8).reshape(3, 2, 2), None
+
+
+_MAIN = os.getpid()
+
+
+@pytest.fixture
+def trainer_signals() -> Iterator[None]:
+    watched = (signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.signal(s, lambda *_: None) for s in watched]
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+    for s, handler in zip(watched, before):
+        signal.signal(s, handler)
+
+
+@pytest.mark.usefixtures("trainer_signals")
+def test_workers_have_default_signals_and_one_thread(index: Index) -> None:
+    dataset = EvalDataset(index, _SignalProbe())  # type: ignore[arg-type]
+    block = next(eval_loader(dataset, 2, 1))
+    assert block["image"][0].flatten()[:6].tolist() == [1] * 6
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+
+
+def test_an_abandoned_loader_leaves_no_process(index: Index) -> None:
+    p, before = plan(epochs=50), children()
+    loader = train_loader(train_set(index, p), p, 0, 2)
+    next(loader)
+    workers = children() - before
+    assert len(workers) >= 2
+    loader.close()  # type: ignore[attr-defined]
+    del loader
+    assert not workers & children()
