@@ -1,6 +1,7 @@
 """Any timm model as a trunk: images to one feature map, at any input size, with its own normalisation."""
 
 import inspect
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -41,10 +42,13 @@ class Backbone(nn.Module):
         self.mean: tuple[float, ...] = tuple(card["mean"])
         self.std: tuple[float, ...] = tuple(card["std"])
         self.norm_kind: Literal["batch", "layer"] = _norm_kind(model)
+        self.in_forward = False  # false while checkpointed layers are computed again
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Normalised float images to the feature map x_BDHW, rows from the top, columns from the left."""
+        self.in_forward = True
         x: Tensor = self.model(images_BCHW)
+        self.in_forward = False
         if self.layout == "BND":
             # Class and register tokens come first; patches follow row by row.
             x_BDN = x[:, self.prefix_tokens :].transpose(1, 2)
@@ -69,10 +73,10 @@ def build_backbone(name: str, size: int, *, grad_checkpointing: bool, options: d
     with torch.device("meta"):
         rehearsal = _create(name, arguments).eval()
         shape = _output_shape(rehearsal, name, size)
-    model = _create(name, arguments)
+    backbone = Backbone(_create(name, arguments), name, size, shape)
     if grad_checkpointing:
-        _checkpoint_gradients(model, name)
-    return Backbone(model, name, size, shape)
+        _checkpoint_gradients(backbone)
+    return backbone
 
 
 def check_name(name: str) -> None:
@@ -143,11 +147,27 @@ def _norm_kind(model: nn.Module) -> Literal["batch", "layer"]:
     return "batch" if 2 * batch > len(norms) else "layer"
 
 
-def _checkpoint_gradients(model: nn.Module, name: str) -> None:
+def _checkpoint_gradients(backbone: Backbone) -> None:
+    """Layers forget their activations and are computed again in backward, by timm's own means."""
     try:
-        model.set_grad_checkpointing(True)  # type: ignore[operator]
+        backbone.model.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AssertionError, AttributeError) as error:
-        raise UserError(f"model.grad_checkpointing: {name} does not support it, expected false") from error
+        raise UserError(f"model.grad_checkpointing: {backbone.name} does not support it, expected false") from error
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(_statistics_once(backbone, module.momentum))
+
+
+def _statistics_once(backbone: Backbone, momentum: float | None) -> Callable[[nn.Module, Any], None]:
+    """A hook that keeps the second computation of a batch norm from moving its running statistics again."""
+
+    def before(module: nn.Module, _: Any) -> None:
+        assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+        module.momentum = momentum if backbone.in_forward else 0.0
+        if module.training and not backbone.in_forward and module.num_batches_tracked is not None:
+            module.num_batches_tracked -= 1  # about to be counted again
+
+    return before
 
 
 def _line(error: Exception) -> str:

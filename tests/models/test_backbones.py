@@ -132,16 +132,22 @@ def test_card_and_norms() -> None:
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "vit_small_patch16_dinov3"])
-def test_grad_checkpointing_changes_no_gradient(name: str) -> None:
+def test_grad_checkpointing_changes_neither_gradients_nor_statistics(name: str) -> None:
     size = SMALL[name][1]
-    gradients = []
+    gradients, states, calls = [], [], []
     for on in (False, True):
         torch.manual_seed(0)
         backbone = build_backbone(name, size, grad_checkpointing=on, options=SMALL[name][3])
-        backbone(images(size, 2)).square().sum().backward()
+        calls.append(0)
+        for module in backbone.modules():
+            module.register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
+        for step in range(2):
+            backbone(images(size, 2 + step)).square().sum().backward()
         gradients.append([parameter.grad for parameter in backbone.parameters()])
-    for plain, checkpointed in zip(*gradients):
-        torch.testing.assert_close(plain, checkpointed)
+        states.append(list(backbone.state_dict().values()))
+    assert calls[1] > 1.5 * calls[0]  # most layers did run twice
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(states[1], states[0])
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ def pictures() -> Tensor:
 
 
 def test_normalisation_is_torchvisions_with_the_card_by_default() -> None:
-    net = network()
-    mean, std = [0.5] * 3, [0.5] * 3
+    net = build_network("resnet18", 96, "linear", {}, 5)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     expected = functional.normalize(pictures().float() / 255, mean, std)
     torch.testing.assert_close(net.normalize(pictures()), expected)
     torch.testing.assert_close(net.normalize(pictures().float() / 255), expected)
