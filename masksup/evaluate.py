@@ -14,7 +14,7 @@ from masksup.engine.infer import Outputs, image_blocks, run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 from masksup.metrics.summary import score
-from masksup.metrics.tables import tables
+from masksup.metrics.tables import headline, tables
 from masksup.runtime.log import console, log, start_logging
 from masksup.runtime.run_folder import write_json
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -60,7 +60,8 @@ def run_eval(
     outputs = predict_part(trained, part)
     summary = evaluate(outputs, part, trained.config)
     summary["protocol"] |= _who(trained)
-    for table in tables(summary):
+    log.info(headline(summary))
+    for table in tables(summary, console.width):
         console.print(table)
     _remarks(summary, trained)
     if json_file is not None:

@@ -60,15 +60,7 @@ def finish(run: Run) -> None:
             result["best"] = {**at.best, **_final_scores(run, at.best["checkpoint"])}
         else:
             log.warning(f"the best checkpoint {at.best['checkpoint']} could not be saved; only the last is scored")
-    shown = result.get("best", result["last"])
-    for name in ("eval", "test"):
-        if name in shown:
-            which = "best" if "best" in result else "last"
-            log.info(f"{name}, {which} epoch ({shown['epoch']:.3g}): {headline(shown[name])}")
-            for table in tables(shown[name]):
-                console.print(table)
-            if which == "best":
-                log.info(f"{name}, last epoch ({result['last']['epoch']:.3g}): {headline(result['last'][name])}")
+    _print_scores(result)
     if "best" in result:
         run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
     run.record.event(at.step, "finished")
@@ -77,6 +69,18 @@ def finish(run: Run) -> None:
         f"finished {at.step} steps in {duration(at.seconds)} "
         f"({result['images_per_second']:.0f} images/s with scoring); result: {run.folder.result}"
     )
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    which = "best" if "best" in result else "last"
+    for name in ("eval", "test"):
+        for kind in dict.fromkeys((which, "last")):
+            if name in result[kind]:
+                log.info(f"{name}, {kind} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
+    final = result[which].get("test") or result[which].get("eval")
+    if final is not None:
+        for table in tables(final, console.width):
+            console.print(table)
 
 
 def _facts(run: Run) -> dict[str, Any]:
