@@ -35,10 +35,8 @@ def folds_of(index: Index, folds: int, seed: int) -> NDArray[np.int64]:
         if not left_C.any():
             break
         rarest = int(np.where(left_C > 0, left_C, left_C.max() + 1).argmin())
-        for group in order:
-            if fold_G[group] < 0 and positive_GC[group, rarest]:
-                place(int(group), wanted_FC[:, rarest].copy())
-    for group in order:
-        if fold_G[group] < 0:
-            place(int(group), room_F.copy())
+        for group in order[(fold_G[order] < 0) & positive_GC[order, rarest]]:
+            place(int(group), wanted_FC[:, rarest].copy())
+    for group in order[fold_G[order] < 0]:
+        place(int(group), room_F.copy())
     return fold_G[group_N]

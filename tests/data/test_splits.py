@@ -1,0 +1,75 @@
+"""Folds: a partition, the same every time, classes in equal shares, persons of one image together."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from masksup.config import Data
+from masksup.data.index import open_index
+from masksup.data.source import open_source
+from masksup.data.splits import folds_of
+
+
+@dataclass
+class Labels:
+    """As much of an index as folds depend on."""
+
+    labels_NC: NDArray[np.int8]
+    sample_image_N: NDArray[np.int32]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(f"c{n}" for n in range(self.labels_NC.shape[1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(2, 60),
+    classes=st.integers(1, 6),
+    folds=st.integers(2, 5),
+    seed=st.integers(0, 5),
+    data=st.data(),
+)
+def test_every_image_is_in_one_fold_and_shares_are_even(
+    samples: int, classes: int, folds: int, seed: int, data: st.DataObject
+) -> None:
+    draw = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    labels = (draw.random((samples, classes)) < draw.uniform(0.05, 0.9, classes)).astype(np.int8)
+    images = np.sort(draw.integers(0, max(samples // 2, 1), samples)).astype(np.int32)
+    index = Labels(labels, images)
+    fold_N = folds_of(index, folds, seed)  # type: ignore[arg-type]
+    assert ((fold_N >= 0) & (fold_N < folds)).all()
+    assert (fold_N == folds_of(index, folds, seed)).all()  # type: ignore[arg-type]
+    for image in np.unique(images):
+        assert len(set(fold_N[images == image])) == 1
+
+
+def test_one_class_one_label_is_dealt_evenly() -> None:
+    labels = np.eye(5, dtype=np.int8)[np.arange(100) % 5]
+    fold_N = folds_of(Labels(labels, np.arange(100, dtype=np.int32)), 4, 0)  # type: ignore[arg-type]
+    for fold in range(4):
+        assert (labels[fold_N == fold].sum(0) == 5).all()
+
+
+def test_real_photographs_rare_classes_reach_every_fold(tmp_path, shared_data) -> None:  # type: ignore[no-untyped-def]
+    from masksup.data.index import write_index
+    from masksup.data.prepare.coco import prepare_coco
+
+    for content in prepare_coco(shared_data / "coco_small"):
+        write_index(tmp_path / content.split, content)
+    index = open_index(tmp_path / "train")
+    fold_N = folds_of(index, 5, 0)
+    positives_FC = np.stack([(np.asarray(index.labels_NC)[fold_N == f] == 1).sum(0) for f in range(5)])
+    enough = positives_FC.sum(0) >= 10
+    assert enough.sum() > 10
+    assert (positives_FC[:, enough] > 0).all()  # random splits leave 4 to 5 % of these cells empty
+    assert np.bincount(fold_N).max() - np.bincount(fold_N).min() <= 2
+    parts = [open_source(Data(train=str(tmp_path / "train"), folds=5, fold=f), seed=0) for f in range(5)]
+    held_out = np.concatenate([part.eval.samples for part in parts if part.eval is not None])
+    assert sorted(held_out.tolist()) == list(range(len(index)))
+    for part in parts:
+        assert part.eval is not None
+        assert not set(part.train.samples.tolist()) & set(part.eval.samples.tolist())

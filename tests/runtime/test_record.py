@@ -1,0 +1,70 @@
+"""metrics.jsonl and TensorBoard hold the same numbers, and a resumed run continues both without overlap."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from masksup.config import Config
+from masksup.runtime.record import Record, read_rows
+from masksup.train import train
+
+MakeConfig = Callable[..., Config]
+
+
+def accumulated(run: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0, "images": 0})
+    events.Reload()
+    return events
+
+
+def test_points_of_an_attempt_that_was_cut_off_are_replaced(tmp_path: Path) -> None:
+    first = Record(tmp_path)
+    first.start(0)
+    for step in range(1, 6):
+        first.scalars("train", step, step / 10, {"loss": float(step)})
+    first.event(5, "a remark")
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 6, "lo')  # the kill fell into a write
+    time.sleep(1.1)  # event files are named by the second and read in that order
+    second = Record(tmp_path)
+    second.start(2)
+    for step in range(3, 8):
+        second.scalars("train", step, step / 10, {"loss": step + 100.0})
+    second.close()
+    rows = [(row["step"], row["loss"]) for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert rows == [(1, 1.0), (2, 2.0), (3, 103.0), (4, 104.0), (5, 105.0), (6, 106.0), (7, 107.0)]
+    points = [(event.step, event.value) for event in accumulated(tmp_path).Scalars("train/loss")]
+    assert points == rows
+    assert any(row["kind"] == "event" for row in read_rows(tmp_path / "metrics.jsonl"))
+
+
+def test_a_run_shows_everything_in_tensorboard(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    assert train(tiny_config(log={"every_steps": 1, "images": 3, "pr_curves": True}), tmp_path) == 0
+    events = accumulated(tmp_path)
+    tags = events.Tags()
+    for name in ("loss", "learning_rate", "gradient_norm", "images_per_second", "data_wait_share", "memory_mib"):
+        assert f"train/{name}" in tags["scalars"], name
+    assert "eval/mAP" in tags["scalars"]
+    assert len([tag for tag in tags["scalars"] if tag.startswith("AP/")]) == 11  # the twelfth class has no positive
+    assert len([tag for tag in tags["tensors"] if tag.startswith("pr/")]) == 11
+    assert "predictions" in tags["images"]
+    plugins = events.summary_metadata
+    assert any("hparams" in str(meta.plugin_data.plugin_name) for meta in plugins.values())
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    for kind, name in (("train", "loss"), ("eval", "mAP"), ("train", "learning_rate")):
+        ours = [(row["step"], np.float32(row[name])) for row in rows if row["kind"] == kind]
+        assert [(e.step, np.float32(e.value)) for e in events.Scalars(f"{kind}/{name}")] == ours
+
+
+def test_a_value_that_is_not_finite_is_valid_json(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    record.start(0)
+    record.scalars("train", 1, 0.1, {"loss": float("nan"), "gradient_norm": float("inf")})
+    record.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == [
+        {"kind": "train", "step": 1, "epoch": 0.1, "loss": None, "gradient_norm": None}
+    ]
