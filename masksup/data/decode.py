@@ -99,7 +99,7 @@ def _header(data: bytes, name: str) -> Header:
 
 
 def _jpeg_header(data: bytes, name: str) -> Header:
-    """Walk the markers to the frame header (ITU T.81, B.2.2); 60 times as fast as opening the file with PIL."""
+    """Walk the markers to the frame header (ITU T.81, B.2.2); about 25 times as fast as opening the file with PIL."""
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]

@@ -46,7 +46,8 @@ def permuted(position_in_epoch: npt.ArrayLike, epoch: npt.ArrayLike, n: int, see
     if positions.size and (int(positions.min()) < 0 or int(positions.max()) >= n):
         raise AssertionError(f"positions must be in [0, {n})")
     value = positions.astype(np.uint64).reshape(-1)
-    key = _mixed(_mixed(epochs.astype(np.uint64).reshape(-1)) ^ np.uint64(_seed_key(seed)))
+    # Only the seed is mixed before the two are joined: mixed alike, epoch a of seed b would be epoch b of seed a.
+    key = _mixed(epochs.astype(np.uint64).reshape(-1) + np.uint64(_seed_key(seed)))
     value = _feistel(value, key, n)
     outside = np.flatnonzero(value >= n)
     while outside.size:
@@ -58,7 +59,7 @@ def permuted(position_in_epoch: npt.ArrayLike, epoch: npt.ArrayLike, n: int, see
 def uniform(positions: Int64s, seed: int, stream: str) -> npt.NDArray[np.float64]:
     """One number in [0, 1) for each position; the vectorised little sister of `draws`."""
     key = np.uint64(_seed_key(seed ^ (zlib.crc32(stream.encode()) << 20)))
-    return (_mixed(_mixed(positions.astype(np.uint64)) ^ key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (_mixed(_mixed(positions.astype(np.uint64) + key)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _feistel(value: UInt64s, key: UInt64s, n: int) -> UInt64s:

@@ -72,6 +72,11 @@ def test_epochs_end_where_their_last_sample_was_consumed(size: tuple[int, int, i
     assert p.epoch_of(p.total_steps) >= epochs
 
 
+def test_every_epoch_and_seed_has_its_own_order() -> None:
+    orders = [plan(50, 5, seed=seed).samples_at(np.arange(100)).reshape(2, 50).tolist() for seed in (0, 1)]
+    assert len({tuple(order) for pair in orders for order in pair}) == 4
+
+
 def test_fractional_epochs_round_up_to_a_full_step() -> None:
     assert plan(100, 10, epochs=0.1).total_steps == 1
     assert plan(100, 10, epochs=0.11).total_steps == 2
