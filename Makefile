@@ -26,10 +26,11 @@ quickstart: install
 	$(BIN)/python tools/quickstart.py
 
 test: install
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow'
 
 nightly: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_MUTATIONS=10000 $(BIN)/python -m pytest
+	$(BIN)/python tools/benchmark_metrics.py --at-least 4
 
 lint: install
 	$(BIN)/ruff format --check .

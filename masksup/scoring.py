@@ -67,7 +67,7 @@ def finish(run: Run) -> None:
     write_json(run.folder.result, result)
     log.info(
         f"finished {at.step} steps in {duration(at.seconds)} "
-        f"({result['images_per_second']:.0f} images/s with scoring); result: {run.folder.result}"
+        f"({result['images_per_second']:.3g} images/s with scoring); result: {run.folder.result}"
     )
 
 

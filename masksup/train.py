@@ -104,7 +104,7 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
     values["skipped_steps"] = float(run.stepper.skipped)
     values |= meter.read()
     run.record.scalars("train", step, epoch, values)
-    note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s"
+    note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.3g} images/s"
     bar.update(bar.task_ids[0], note=note)
     if bar.disable:
         left = (run.plan.total_steps - step) * run.at.seconds / step

@@ -203,3 +203,17 @@ def test_full_disk_raises_an_alarm_and_training_goes_on(
     assert "ALARM" in capsys.readouterr().out
     assert not list((tmp_path / "checkpoints").glob(".partial-step*"))
     assert list_checkpoints(tmp_path / "checkpoints")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiled_network_trains_and_resumes_bit_equal(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(precision={"threads": 1, "compile": True})
+    assert train(config, tmp_path / "clean") == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert train(config, tmp_path / "cut") == STOPPED
+    assert train(config, tmp_path / "cut") == 0
+    assert_same_run(tmp_path / "cut", tmp_path / "clean")

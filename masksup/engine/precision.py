@@ -43,6 +43,8 @@ def set_numerics(precision: Precision) -> int:
     if precision.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Meant for finding reads of memory that was never written; it would fill every new tensor.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
     else:
         torch.backends.cudnn.benchmark = True
