@@ -14,7 +14,7 @@ USER_ERROR = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a mistake in the input, 75 for a run stopped on request."""
-    args = _parser().parse_args(argv)
+    args = _parse(_parser(), argv)
     try:
         status: int = args.run(args)
     except UserError as error:
@@ -26,6 +26,17 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     return status
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Arguments in any order: argparse itself takes no further key=value or image once an option has come."""
+    args, rest = parser.parse_known_args(argv)
+    more = getattr(args, "more", None)
+    if rest and (more is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if more is not None:
+        getattr(args, more).extend(rest)
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
     command.add_argument("--print-config", action="store_true", help="show every value and where it came from")
-    command.set_defaults(run=_train)
+    command.set_defaults(run=_train, more="overrides")
 
     command = commands.add_parser("eval", help="exact scores with their protocol")
     _add_model(command)
@@ -62,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
     command.add_argument("--pictures", type=Path, metavar="DIR", help="write the images with their labels drawn there")
     command.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is printed")
-    command.set_defaults(run=_predict)
+    command.set_defaults(run=_predict, more="images")
     return parser
 
 

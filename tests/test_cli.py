@@ -73,6 +73,22 @@ def test_print_config_shows_sources(
     assert not (tmp_path / "runs").exists()
 
 
+def test_overrides_and_options_come_in_any_order(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(tiny_config()))
+    words = ["train", "optim.lr=0.5", "--print-config", "seed=9", "--run-dir", "x", "epochs=3"]
+    assert main([*words[:1], str(path), *words[1:]]) == 0
+    out = capsys.readouterr().out
+    assert "optim.lr: 0.5  # command line" in out
+    assert "seed: 9  # command line" in out
+    assert "epochs: 3.0  # command line" in out
+    with pytest.raises(SystemExit) as left:
+        main(["train", str(path), "--print-confg"])
+    assert left.value.code == 2
+
+
 def test_eval_repeats_the_score_of_the_result(run: Path, tmp_path: Path, tiny_data: Path) -> None:
     file, predictions = tmp_path / "scores.json", tmp_path / "all.npz"
     arguments = [
