@@ -73,10 +73,12 @@ def finish(run: Run) -> None:
 
 def _print_scores(result: dict[str, Any]) -> None:
     which = "best" if "best" in result else "last"
+    both = which == "best" and result["best"]["step"] == result["last"]["step"]
     for name in ("eval", "test"):
-        for kind in dict.fromkeys((which, "last")):
+        for kind in ("last",) if both or which == "last" else ("best", "last"):
             if name in result[kind]:
-                log.info(f"{name}, {kind} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
+                title = "best and last" if both else kind
+                log.info(f"{name}, {title} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
     final = result[which].get("test") or result[which].get("eval")
     if final is not None:
         for table in tables(final, console.width):
