@@ -209,7 +209,7 @@ def test_a_missing_file_is_a_user_error_but_not_a_broken_image(tmp_path: Path) -
 
 @pytest.mark.parametrize("box", [(3.4, 4.5, 30.6, 20.5), (-7.2, -3, 20, 60), (50, 30, 70.5, 50.5), (80, 80, 90, 95)])
 def test_person_crop_equals_pil(box: tuple[float, float, float, float]) -> None:
-    expected = np.asarray(RGB.crop(box))  # type: ignore[arg-type]
+    expected = np.asarray(RGB.crop(box))
     assert difference(crop_box(torch.from_numpy(scene()).permute(2, 0, 1), box), expected) == 0
     assert difference(decode_bytes(KINDS["png"], "x", exif=False, max_pixels=CAP, crop=box), expected) == 0
 

@@ -1,6 +1,7 @@
 """Batches that depend on the plan alone: the same for any number of workers and from any step."""
 
 import os
+import pickle
 import random
 import signal
 from collections.abc import Iterator
@@ -105,12 +106,12 @@ def test_another_seed_is_another_run_and_another_epoch_another_view(index: Index
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_global_generator_is_consumed(index: Index, workers: int) -> None:
-    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # type: ignore[union-attr]
+    before = random.getstate(), pickle.dumps(np.random.get_state()), torch.get_rng_state()
     p = plan()
     assert len(list(train_loader(train_set(index, p), p, 0, workers))) == p.total_steps
     assert list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, workers))
     assert random.getstate() == before[0]
-    assert np.random.get_state()[1].tobytes() == before[1]  # type: ignore[union-attr]
+    assert pickle.dumps(np.random.get_state()) == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from masksup.data.index import DIFFICULT, OCCLUDED, TRUNCATED
-from masksup.data.shapes import CLASSES, draw_shapes, prepare_shapes
-from masksup.data.shapes_picture import draw_image
+from masksup.data.shapes import draw_shapes, prepare_shapes
+from masksup.data.shapes_picture import CLASSES, draw_image
 from masksup.errors import UserError
 
 

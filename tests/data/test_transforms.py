@@ -70,7 +70,7 @@ def test_random_frames_follow_torchvisions_distribution() -> None:
     ours = np.array([random_frame(width, height, scale, ratio, rng(i)) for i in range(4000)], float)
     torch.manual_seed(0)
     image = torch.zeros(3, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(4000)], float)  # type: ignore[arg-type]
+    theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(4000)], float)
     theirs = np.stack([theirs[:, 1], theirs[:, 0], theirs[:, 1] + theirs[:, 3], theirs[:, 0] + theirs[:, 2]], 1)
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
         assert np.quantile(ours, share, axis=0) == pytest.approx(np.quantile(theirs, share, axis=0), abs=14)
