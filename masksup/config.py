@@ -99,7 +99,7 @@ class Data(Section):
     last_batch: Literal["continue", "partial", "drop"] = "continue"
     """End of an epoch: fill the batch from the next epoch, take a short batch, or drop the remainder."""
     balance: Literal["none", "class"] = "none"
-    """Sampling: each sample once an epoch, or drawn in proportion to the rarity of its rarest class."""
+    """Sampling: each sample once an epoch, or as if a class were drawn first and then one of its samples."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Loader processes a rank; 0 loads in the training process. Does not change what is trained on."""
     prefetch: Count = 2
@@ -128,7 +128,7 @@ class Augment(Section):
     randaugment: tuple[Count, Annotated[int, Field(ge=0, le=30)]] | None = None
     """RandAugment: number of operations, magnitude (0-30)."""
     cutout: Share = 0.0
-    """Side of one grey square as a share of the input's side; 0 is off."""
+    """Side of one square of random colour as a share of the input's side; 0 is off."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Resampling of every resize (antialiased), in evaluation too."""
     eval_resize: Literal["squish", "center_crop"] = "squish"
