@@ -10,6 +10,7 @@ from pathlib import Path
 
 CONFIG = Path("configs/examples/quickstart.yaml")
 RUN = Path("runs/quickstart")
+SOURCE = Path("data/raw/shapes")
 SHAPES = Path("data/shapes")
 INTERRUPTED = 75
 
@@ -22,7 +23,7 @@ def main() -> int:
         shutil.rmtree(RUN)
 
     say("1. Draw a synthetic data set in VOC layout, and turn its annotations into indexes")
-    run("prepare", "shapes", "--root", f"{SHAPES}/source", "--out", str(SHAPES))
+    run("prepare", "shapes", "--root", str(SOURCE), "--out", str(SHAPES))
 
     say("2. Train from scratch; half-way the process is told to stop, as a cluster does when it needs the machine")
     interrupt_half_way("train", str(CONFIG))
@@ -34,7 +35,7 @@ def main() -> int:
     run("eval", str(RUN), "--data", f"{SHAPES}/test", "--json", f"{RUN}/test.json")
 
     say("5. Label a few pictures")
-    pictures = sorted((SHAPES / "source/VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[-6:]
+    pictures = sorted((SOURCE / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[-6:]
     run("predict", str(RUN), *map(str, pictures), "--out", f"{RUN}/predictions.csv", "--pictures", f"{RUN}/pictures")
 
     say(f"Done in {time.monotonic() - began:.0f} s")

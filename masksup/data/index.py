@@ -128,9 +128,7 @@ def open_index(folder: Path) -> Index:
         classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]
         columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in _COLUMNS.items()}
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'index.json'}: damaged header ({error}): prepare the data again"
-        ) from error
+        raise UserError(f"{folder / 'index.json'}: damaged header ({error}): prepare the data again") from error
     return Index(folder=folder, root=root, classes=classes, **fields, **columns)
 
 
@@ -221,9 +219,7 @@ def _header(folder: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{file}: found another kind of JSON, expected the header of an index")
     if header.get("version") != VERSION:
-        raise UserError(
-            f"{file}: format version {header.get('version')}, expected {VERSION}: prepare the data again"
-        )
+        raise UserError(f"{file}: format version {header.get('version')}, expected {VERSION}: prepare the data again")
     return header
 
 
@@ -235,9 +231,7 @@ def _column(folder: Path, key: str, dtype: str, shape: list[int]) -> Any:
         problem = "no such file" if isinstance(error, FileNotFoundError) else "truncated or damaged"
         raise UserError(f"{file}: {problem}, expected a column of {shape}: prepare the data again") from error
     if list(column.shape) != shape or column.dtype.str != dtype:
-        raise UserError(
-            f"{file}: found {column.dtype.str} {list(column.shape)}, expected {dtype} {shape}"
-        )
+        raise UserError(f"{file}: found {column.dtype.str} {list(column.shape)}, expected {dtype} {shape}")
     return column
 
 
