@@ -1,0 +1,161 @@
+"""What the documentation tells people to type is run as it stands there."""
+
+import importlib
+import random
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from masksup.cli import main
+from masksup.config import Config
+from masksup.config_file import load_config
+from masksup.data import DATASETS
+from masksup.data.index import open_index
+from masksup.losses import LOSSES
+from masksup.methods import METHODS
+from masksup.models import HEADS
+from masksup.registry import Registry
+from masksup.train import train
+
+MakeConfig = Callable[..., Config]
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "model.backbone=test_resnet", "model.weights=none", "model.size=32", "epochs=2", "batch.global=8",
+    "data.workers=0", "precision.threads=1",
+]  # fmt: skip
+
+
+def block(document: str, mark: str, language: str) -> str:
+    """The fenced block that follows the comment `mark`."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.findall(rf"<!-- {re.escape(mark)} -->\n```{language}\n(.*?)```", text, flags=re.DOTALL)
+    assert len(found) == 1, f"{document}: {len(found)} blocks marked '{mark}'"
+    return str(found[0])
+
+
+def take_photographs(folder: Path) -> None:
+    """photos/ with the CSV files of the README beside it, and new_photos/: two kinds of fruit, or none."""
+    rng = random.Random(0)
+    for split, count, place in (("train", 16, "photos"), ("val", 8, "photos"), ("new", 3, "new_photos")):
+        (folder / place).mkdir(exist_ok=True)
+        rows = ["image,labels"]
+        for number in range(count):
+            picture = Image.new("RGB", (48, 40), tuple(rng.randrange(90, 160) for _ in range(3)))
+            draw, labels = ImageDraw.Draw(picture), []
+            if number % 2:
+                draw.ellipse((4, 4, 20, 20), fill=(220, 40, 40))
+                labels.append("apple")
+            if number % 3 == 0:
+                draw.rectangle((26, 8, 44, 36), fill=(60, 160, 40))
+                labels.append("pear")
+            picture.save(folder / place / f"{split}{number}.jpg")
+            rows.append(f"{split}{number}.jpg,{'|'.join(labels)}")
+        if split != "new":
+            (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_the_path_from_ones_own_images_to_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take_photographs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(block("README.md", "tested: yaml", "yaml"))
+    load_config(Path("mine.yaml"))  # as it stands; what runs below is smaller
+    for line in block("README.md", "tested: csv", "sh").splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "masksup"
+        assert main([*arguments, *(SMALL if arguments[0] == "train" else [])]) == 0, line
+    assert Path("runs/mine/result.json").is_file()
+    assert Path("scores.json").is_file()
+    assert len(Path("labels.csv").read_text().splitlines()) == 4
+    assert len(list(Path("labelled").iterdir())) == 3
+    assert capsys.readouterr().out.count(" prediction: ") == 3
+
+
+def test_the_csv_shown_is_one_that_prepare_reads(tmp_path: Path) -> None:
+    text = block("README.md", "tested: table", "csv")
+    images = [line.split(",")[0] for line in text.splitlines()[1:]]
+    for number, image in enumerate(images):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / image)
+    (tmp_path / "train.csv").write_text(text)
+    assert main(["prepare", "csv", "--root", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    index = open_index(tmp_path / "out" / "train")
+    assert len(index) == len(images)
+    assert index.classes == ("apple", "pear")
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/reproducibility.md"])
+def test_what_a_document_points_to_is_there(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    for link in links:
+        assert (ROOT / document).parent.joinpath(link).exists(), link
+    for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
+        assert (ROOT / test).is_file(), test
+
+
+@pytest.mark.parametrize("registry", [HEADS, LOSSES, METHODS, DATASETS], ids=lambda registry: registry.kind)
+def test_the_readme_names_everything_registered(registry: Registry) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [name for name in registry.entries if not re.search(rf"`(masksup prepare )?{name}`", text)]
+    assert not missing
+
+
+def install(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The example of CONTRIBUTING.md as a module that can be imported; its name."""
+    module = f"contributed_{kind}"
+    (folder / f"{module}.py").write_text(block("CONTRIBUTING.md", f"tested: {kind}", "python"))
+    monkeypatch.syspath_prepend(str(folder))
+    return module
+
+
+def register(kind: str, registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Enter the example under the line shown for it, pointing to the module in `folder`; its name."""
+    line = re.fullmatch(
+        r'"(\w+)": "masksup\.[\w.]+:(\w+)",', block("CONTRIBUTING.md", f"line: {kind}", "python").strip()
+    )
+    assert line is not None
+    monkeypatch.setitem(registry.entries, line[1], f"{install(kind, folder, monkeypatch)}:{line[2]}")  # type: ignore[arg-type]
+    return line[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "registry", "key", "options"),
+    [
+        ("head", HEADS, "model__head", {"power": 4}),
+        ("loss", LOSSES, "loss", {"margin": 2}),
+        ("method", METHODS, "method", {"mirrored": 0.5}),
+    ],
+)
+def test_the_example_of_a_part_trains(
+    kind: str, registry: Registry, key: str, options: dict[str, float], tiny_config: MakeConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    name = register(kind, registry, tmp_path, monkeypatch)
+    config = tiny_config(**{key: {"name": name, **options}}, epochs=1)
+    assert train(config, tmp_path / "run") == 0
+
+
+def test_the_example_of_a_data_set_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = register("dataset", DATASETS, tmp_path, monkeypatch)
+    for split, labels in (("train", "cat\ndog\n"), ("val", "dog\n")):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (len(labels), 0, 0)).save(tmp_path / "images" / split / "a.jpg")
+        (tmp_path / "images" / split / "a.txt").write_text(labels)
+    assert main(["prepare", name, "--root", str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 0
+    assert open_index(tmp_path / "out" / "val").classes == ("cat", "dog")
+    assert open_index(tmp_path / "out" / "val").labels_NC.tolist() == [[0, 1]]
+
+
+def test_the_example_of_a_backbone_trains(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = block("CONTRIBUTING.md", "line: backbone", "python")
+    assert line.startswith("import masksup.models.plain_net")
+    importlib.import_module(install("backbone", tmp_path, monkeypatch))
+    model = {"backbone": "plain_net", "size": 32, "backbone_options": {"width": 32}}
+    assert train(tiny_config(model=model, epochs=1), tmp_path / "run") == 0
