@@ -7,5 +7,7 @@ LOSSES = Registry(
     key="loss.name",
     entries={
         "bce": "masksup.losses.bce:BinaryCrossEntropy",
+        "asl": "masksup.losses.asl:AsymmetricLoss",
+        "focal": "masksup.losses.focal:FocalLoss",
     },
 )

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from masksup.losses.pairs import over_counted, positive_weights, smoothed
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -27,17 +28,17 @@ class BinaryCrossEntropy(nn.Module):
         smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        weight_C = torch.ones_like(present_C, dtype=torch.float32)
-        if class_weights == "balanced":
-            weight_C = (absent_C / present_C.clamp(min=1)).float().clamp(max=max_weight)
+        weight_C = positive_weights(present_C, absent_C, class_weights, max_weight)
         self.register_buffer("positive_weight_C", weight_C, persistent=False)
         self.smoothing = smoothing
 
     def forward(self, logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
         """float logits_BC, int8 targets_BC (1 present, 0 absent, -1 ignored) to a scalar in fp32."""
-        counted_BC = targets_BC >= 0
-        wanted_BC = (targets_BC == 1).float() * (1 - self.smoothing) + 0.5 * self.smoothing
+        logits_BC = logits_BC.float()
         loss_BC = F.binary_cross_entropy_with_logits(
-            logits_BC.float(), wanted_BC, pos_weight=self.positive_weight_C, reduction="none"
+            logits_BC,
+            smoothed(targets_BC, self.smoothing, logits_BC.dtype),
+            pos_weight=self.positive_weight_C,
+            reduction="none",
         )
-        return (loss_BC * counted_BC).sum() / counted_BC.sum().clamp(min=1)
+        return over_counted(loss_BC, targets_BC, "mean")
