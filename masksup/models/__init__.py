@@ -8,5 +8,7 @@ HEADS = Registry(
     entries={
         "linear": "masksup.models.heads.linear:Linear",
         "csra": "masksup.models.heads.csra:CSRA",
+        "ml_decoder": "masksup.models.heads.ml_decoder:MLDecoder",
+        "query2label": "masksup.models.heads.query2label:Query2Label",
     },
 )

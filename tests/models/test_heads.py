@@ -116,7 +116,7 @@ def test_csra_starts_like_the_convolutions_it_stands_for() -> None:
 @pytest.mark.parametrize("name", HEADS.entries)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_head_computes_in_float32_under_autocast(name: str, dtype: torch.dtype) -> None:
-    head = HEADS.resolve(name)(D, C)
+    head = HEADS.resolve(name)(D, C).eval()
     x = features()
     with torch.autocast("cpu", dtype=dtype):
         logits = head(x)

@@ -1,0 +1,66 @@
+"""ML-Decoder (Ridnik et al., WACV 2023, arXiv 2111.12933)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from masksup.models.heads.attention import FeedForward, GroupLinear, check_dropout, check_positive, check_width
+from masksup.models.heads.precision import at_least_float32, full_precision
+
+# Shapes: B images, D feature width, H x W = P positions, K group queries, E embedding width, C classes.
+
+
+class MLDecoder(nn.Module):
+    """One decoder layer without self-attention: K group queries look at the positions, and query k gives the
+    logits of the classes k G to (k + 1) G, G = ceil(C / K) (section 2.3 of the paper).
+
+    groups: K, limited to the number of classes; 0: one query a class (the full decoder). queries: "fixed"
+    random vectors, as published (they are saved with the weights), or "learned". embedding, heads, feedforward:
+    width, attention heads and hidden width of the layer.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        *,
+        groups: int = 100,
+        queries: Literal["fixed", "learned"] = "fixed",
+        embedding: int = 768,
+        heads: int = 8,
+        feedforward: int = 2048,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_positive("model.head.groups", groups, least=0)
+        check_positive("model.head.feedforward", feedforward)
+        check_width("model.head.embedding", embedding, heads)
+        check_dropout(dropout)
+        K = min(groups or classes, classes)
+        self.embed = nn.Linear(width, embedding)
+        query_KE = torch.randn(K, embedding)
+        if queries == "learned":
+            self.query = nn.Parameter(query_KE)
+        else:
+            self.register_buffer("query", query_KE)
+        self.query_norm = nn.LayerNorm(embedding)
+        self.attention = nn.MultiheadAttention(embedding, heads, dropout=dropout, batch_first=True)
+        self.attention_norm = nn.LayerNorm(embedding)
+        self.feedforward = FeedForward(embedding, feedforward, dropout)
+        self.classify = GroupLinear(K, embedding, classes)
+        self.dropout = dropout
+
+    def forward(self, x_BDHW: Tensor) -> Tensor:
+        """Features of any float type to float32 logits_BC."""
+        with full_precision(x_BDHW):
+            x_BPD = at_least_float32(x_BDHW).flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
+            memory_BPE = F.relu(self.embed(x_BPD))
+            query_BKE = self.query.expand(len(x_BPD), -1, -1)
+            # What is left of the self-attention block: its residual connection and its norm.
+            query_BKE = self.query_norm(query_BKE + F.dropout(query_BKE, self.dropout, self.training))
+            seen_BKE, _ = self.attention(query_BKE, memory_BPE, memory_BPE, need_weights=False)
+            seen_BKE = F.dropout(seen_BKE, self.dropout, self.training)
+            h_BKE = self.feedforward(self.attention_norm(query_BKE + seen_BKE))
+            return at_least_float32(self.classify(h_BKE))
