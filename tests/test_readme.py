@@ -19,6 +19,7 @@ from masksup.losses import LOSSES
 from masksup.methods import METHODS
 from masksup.models import HEADS
 from masksup.registry import Registry
+from masksup.runtime.record import read_rows
 from masksup.train import train
 
 MakeConfig = Callable[..., Config]
@@ -123,6 +124,14 @@ def register(kind: str, registry: Registry, folder: Path, monkeypatch: pytest.Mo
     return line[1]
 
 
+def assert_trains(config: Config, run: Path) -> None:
+    """A run of seconds ends, every gradient was finite, and the loss fell."""
+    assert train(config, run) == 0
+    rows = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"]
+    assert rows[-1]["skipped_steps"] == 0
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
 @pytest.mark.parametrize(
     ("kind", "registry", "key", "options"),
     [
@@ -136,8 +145,7 @@ def test_the_example_of_a_part_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     name = register(kind, registry, tmp_path, monkeypatch)
-    config = tiny_config(**{key: {"name": name, **options}}, epochs=1)
-    assert train(config, tmp_path / "run") == 0
+    assert_trains(tiny_config(**{key: {"name": name, **options}}), tmp_path / "run")
 
 
 def test_the_example_of_a_data_set_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,4 +166,4 @@ def test_the_example_of_a_backbone_trains(
     assert line.startswith("import masksup.models.plain_net")
     importlib.import_module(install("backbone", tmp_path, monkeypatch))
     model = {"backbone": "plain_net", "size": 32, "backbone_options": {"width": 32}}
-    assert train(tiny_config(model=model, epochs=1), tmp_path / "run") == 0
+    assert_trains(tiny_config(model=model), tmp_path / "run")
