@@ -25,7 +25,9 @@ DEADLINE = 120
 def start(config: Path, run: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "masksup", "train", str(config), "--run-dir", str(run)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def to_the_end(config: Path, run: Path) -> str:
@@ -64,7 +66,7 @@ def test_kill_at_random_instants_ends_bit_equal(clean: tuple[Path, Path], tmp_pa
         process = start(config, run)
         wait_for(lambda b=before, e=extra: len(read_rows(run / "metrics.jsonl")) > b + e, process)  # type: ignore[misc]
         time.sleep(instants.uniform(0, 0.05))
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=DEADLINE)
     to_the_end(config, run)
     assert_same_run(run, reference)
@@ -72,12 +74,13 @@ def test_kill_at_random_instants_ends_bit_equal(clean: tuple[Path, Path], tmp_pa
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
-def test_signal_saves_and_leaves_with_75(name: str, clean: tuple[Path, Path], tmp_path: Path) -> None:
+def test_signal_to_the_whole_job_saves_and_leaves_with_75(name: str, clean: tuple[Path, Path], tmp_path: Path) -> None:
+    """SLURM and a terminal signal every process, loader workers too."""
     config, reference = clean
     process = start(config, tmp_path)
     wait_for(lambda: len(read_rows(tmp_path / "metrics.jsonl")) > 3, process)
     sent = time.monotonic()
-    process.send_signal(getattr(signal, name))
+    os.killpg(process.pid, getattr(signal, name))
     out, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 75, out
     assert time.monotonic() - sent < 5

@@ -149,12 +149,11 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """Workers inherit the trainer's handlers and blocked signals: give them the defaults back.
+    """Leave requests to stop to the trainer: workers end with it.
 
-    A TERM or USR2 sent to the whole job then ends a worker at once; Ctrl-C is the trainer's to handle.
+    SLURM and a terminal send a signal to every process of a job. A worker that died of it would raise an error in
+    the middle of the trainer's step, before the trainer could finish the step and save.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR2})
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

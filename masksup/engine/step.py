@@ -32,7 +32,8 @@ class Stepper:
     def step(self, micro_batches: list[dict[str, Tensor]], step: int) -> dict[str, Tensor]:
         """Forward and backward over all micro-batches, then one update, skipped if a gradient is not finite.
 
-        A micro-batch's loss counts by its share of the step's samples. Returns scalars on the device (`loss`, `gradient_norm`, the method's logs): reading them is the caller's choice.
+        A micro-batch's loss counts by its share of the step's samples. Returns scalars on the device (`loss`,
+        `gradient_norm`, the method's logs): reading them is the caller's choice.
         """
         samples = sum(len(batch["target"]) for batch in micro_batches)
         logs: dict[str, Tensor] = {}
