@@ -239,7 +239,7 @@ class Precision(Section):
     deterministic: bool = True
     """Deterministic kernels only, so that a repeated or resumed run is bit-equal."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads a rank; 0: one a core. Part of what makes two runs bit-equal, so it is recorded."""
+    """CPU threads a rank; 0: OMP_NUM_THREADS, or one a core. Two runs are bit-equal for the same number only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -1,6 +1,6 @@
 """YAML and `key=value` overrides into a `Config`, and back. The only reader of YAML."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from masksup.config import Component, Config
 from masksup.errors import UserError, nearest
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
-_PATHS = (("data", "train"), ("data", "eval"), ("data", "test"), ("model", "weights"), ("model", "features"))
+_PATHS = (
+    ("data", "train"), ("data", "eval"), ("data", "test"), ("model", "weights"), ("model", "features"),
+    ("method", "folder"),
+)  # fmt: skip
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -54,7 +57,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict
         sources |= dict.fromkeys(_leaves(tree), origin)
     for override in overrides:
         _apply(tree, override, sources)
-    config = validate(tree, origin)
+    config = validate(tree, origin, sources)
     return config, {key: where for key, where in sources.items() if key in set(_leaves(dump(config)))}
 
 
@@ -75,14 +78,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def validate(tree: dict[str, Any], origin: str) -> Config:
-    """Check a nested mapping and make it a `Config`; `origin` names it in errors."""
+def validate(tree: dict[str, Any], origin: str, sources: Mapping[str, str] | None = None) -> Config:
+    """Check a nested mapping and make it a `Config`; `sources`, else `origin`, say in errors where a key was set."""
     try:
         return Config.model_validate(_absolute(tree))
     except ValidationError as error:
         problems = error.errors()
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{origin}: {_one_line(problems[0])}{more}") from None
+        where = (sources or {}).get(".".join(map(str, problems[0]["loc"])), origin)
+        raise UserError(f"{where}: {_one_line(problems[0])}{more}") from None
 
 
 def dump(config: Config) -> dict[str, Any]:

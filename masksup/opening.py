@@ -84,7 +84,7 @@ def _introduce(run: Run, threads: int, weights: str | None) -> None:
         if scored is not None:
             log.info(f"scoring on {scored.title}: {len(scored)} samples")
     log.info(
-        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained / 1e6:.2f} M parameters "
+        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained:,} parameters "
         f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, {threads} threads"
     )
     if weights is not None:

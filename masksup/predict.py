@@ -20,6 +20,7 @@ from masksup.data.transforms import eval_transform
 from masksup.engine.infer import run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
+from masksup.metrics.summary import decision_threshold
 from masksup.pictures import draw_prediction
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.run_folder import write_atomically
@@ -42,16 +43,17 @@ def run_predict(
     files = find_images(images)
     trained = open_trained(path, weights)
     set_numerics(trained.config.precision)
-    limit = threshold or trained.config.eval.threshold or 0.5
+    limit = threshold or decision_threshold(trained.config.eval.threshold, trained.config.eval.compat)
+    reader = True
     rows: list[tuple[Path, NDArray[np.float64]]] = []
     broken: list[str] = []
     for block in _blocks(files, trained, broken):
-        for file, picture, scores_C in label(block, trained):
+        for file, scores_C in label(block, trained):
             rows.append((file, scores_C))
             names = [name for name, score in zip(trained.classes, scores_C) if score >= limit]
-            print(f"{file} prediction: {','.join(names)}")
+            reader = reader and _printed(f"{file} prediction: {','.join(names)}")
             if pictures is not None:
-                _draw(picture, scores_C, trained.classes, limit, _picture_name(file, files, pictures))
+                _draw(file, scores_C, trained, limit, _picture_name(file, files, pictures))
     if out is not None:
         write_atomically(out, _as_csv(rows, trained) if out.suffix == ".csv" else _as_json(rows, trained, limit))
         log.info(f"all scores: {out}")
@@ -85,45 +87,56 @@ Loaded = list[tuple[Path, Tensor]]
 
 
 def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
-    """Decoded images (uint8 3HW, turned as their EXIF says) in groups of the run's evaluation batch."""
+    """Model inputs (uint8 3SS, turned as their EXIF says) in groups of the run's evaluation batch."""
+    config = trained.config
+    transform = eval_transform(transform_settings(config.augment), config.model.size)
     block: Loaded = []
     for file in files:
         try:
-            block.append((file, decode(file, exif=True, max_pixels=trained.config.data.max_pixels)))
+            image = decode(file, exif=True, max_pixels=config.data.max_pixels)
         except BrokenImage as error:
             broken.append(str(error))
             continue
-        if len(block) == trained.config.eval.batch:
+        block.append((file, transform(image, draws(0, len(block), "transform"))[0]))
+        if len(block) == config.eval.batch:
             yield block
             block = []
     if block:
         yield block
 
 
-def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, Tensor, NDArray[np.float64]]]:
-    """(file, picture, probabilities of all classes) for a group of decoded images."""
+def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, NDArray[np.float64]]]:
+    """(file, probabilities of all classes) for a group of model inputs."""
     config = trained.config
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
-    transform = eval_transform(transform_settings(config.augment), config.model.size)
-    inputs = [transform(picture, draws(0, number, "transform"))[0] for number, (_, picture) in enumerate(block)]
+    inputs = [image for _, image in block]
     # Padded to the size that the run was scored with, so that an image's scores are those of `masksup eval`.
     padded = torch.stack(inputs + [inputs[-1]] * (config.eval.batch - len(inputs)))
     valid = torch.arange(len(padded)) < len(block)
     outputs = run_model(
         trained.method.predict, iter([(padded, valid, ~valid)]), config, device, choose_dtype(config.precision, device)
     )
-    for (file, picture), scores_C in zip(block, outputs.probabilities_NC):
-        yield file, picture, scores_C
+    for (file, _), scores_C in zip(block, outputs.probabilities_NC):
+        yield file, scores_C
 
 
-def _draw(
-    picture: Tensor, scores_C: NDArray[np.float64], classes: tuple[str, ...], threshold: float, target: Path
-) -> None:
+def _printed(line: str) -> bool:
+    """Print a line. False once the reader of a pipe, such as head, has left; scores and pictures are written still."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _draw(file: Path, scores_C: NDArray[np.float64], trained: Trained, threshold: float, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
+    picture_3HW = decode(file, exif=True, max_pixels=trained.config.data.max_pixels)
+    image = Image.fromarray(picture_3HW.permute(1, 2, 0).numpy())
     scores = scores_C.tolist()
-    draw_prediction(image, classes, scores, [s >= threshold for s in scores], threshold=threshold).save(target)
+    draw_prediction(image, trained.classes, scores, [s >= threshold for s in scores], threshold=threshold).save(target)
 
 
 def _picture_name(file: Path, files: list[Path], folder: Path) -> Path:

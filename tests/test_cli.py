@@ -266,3 +266,12 @@ def test_a_crash_is_a_traceback_and_leaves_a_run_that_resumes(tiny_config: MakeC
     assert crashed.returncode == 1
     assert "RuntimeError: a bug" in crashed.stderr
     assert main(["train", str(config), "--run-dir", str(tmp_path / "run")]) == 0
+
+
+def test_predict_writes_its_file_although_the_reader_of_the_pipe_left(run: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.csv"
+    photos = " ".join([str(photo)] * 3)
+    line = f"{sys.executable} -m masksup predict {run} {photos} {photo.parent} --out {out} | head -1"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert len(out.read_text().splitlines()) == 1 + len(list(photo.parent.glob("*.jpg")))

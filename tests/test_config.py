@@ -96,6 +96,11 @@ def test_bad_override_is_named(override: str, tmp_path: Path) -> None:
         load_config(write(tmp_path / "run.yaml", MINIMAL + "optim: {lr: 1}\nseed: 2\n"), [override])
 
 
+def test_a_bad_override_blames_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^command line: optim\.lr: found -1"):
+        load_config(write(tmp_path / "run.yaml", MINIMAL), ["optim.lr=-1"])
+
+
 def test_resolved_file_reproduces_the_configuration(tmp_path: Path) -> None:
     config, _ = load_config(write(tmp_path / "run.yaml", MINIMAL), ["epochs=3", "model.head.name=csra"])
     again, _ = load_config(write(tmp_path / "resolved.yaml", to_yaml(config)))

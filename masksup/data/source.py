@@ -72,7 +72,7 @@ def open_source(data: Data, seed: int) -> Source:
         train = Part(train.index, np.flatnonzero(fold_N != data.fold))
     for key, part in (("data.eval", scored), ("data.test", test)):
         if part is not None:
-            _same_classes(key, part.index, train.index)
+            refuse_other_classes(key, part.index, train.index.classes, f"in {train.index.folder}")
             if not data.allow_leak:
                 _refuse_leak(key, part, train)
     return Source(train, scored, test)
@@ -91,13 +91,14 @@ def transform_settings(augment: Augment) -> TransformSettings:
     return TransformSettings(**augment.model_dump())
 
 
-def _same_classes(key: str, found: Index, expected: Index) -> None:
-    if found.classes == expected.classes:
+def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose: str) -> None:
+    """UserError unless an index has exactly `classes`, which are those of `whose`."""
+    if found.classes == classes:
         return
-    differ = [name for name in found.classes if name not in expected.classes]
-    differ += [name for name in expected.classes if name not in found.classes]
+    differ = [name for name in found.classes if name not in classes]
+    differ += [name for name in classes if name not in found.classes]
     what = f"found other classes ({', '.join(differ[:5])})" if differ else "found the classes in another order"
-    raise UserError(f"{key}: {found.folder}: {what} than in {expected.folder}")
+    raise UserError(f"{key}: {found.folder}: {what} than {whose}")
 
 
 def _refuse_leak(key: str, scored: Part, train: Part) -> None:

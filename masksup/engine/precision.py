@@ -38,7 +38,8 @@ def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradS
 def set_numerics(precision: Precision) -> int:
     """Fix threads and determinism of this process. Returns the number of CPU threads, which is recorded."""
     # Counted over the cores this process may use, which on a shared node are fewer than the machine's.
-    threads = precision.threads or len(os.sched_getaffinity(0))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = precision.threads or (int(asked) if asked.isdecimal() else 0) or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     if precision.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -41,7 +41,7 @@ def score(
     assert len(set(classes)) == len(classes), "class names repeat"
     if compat != "none" and ap_rule != "area":
         raise UserError(f"compat '{compat}': found AP rule '{ap_rule}', expected 'area', the only one of that code")
-    level = _THRESHOLD[compat] if threshold is None else threshold
+    level = decision_threshold(threshold, compat)
     ap_C = average_precision(scores_NC, labels_NC, ap_rule if compat == "none" else "original")
     assert not scores_NC.size or (scores_NC.min() >= 0 and scores_NC.max() <= 1), "score() takes probabilities"
     at_threshold = precision_recall(scores_NC, labels_NC, level, compat=compat)
@@ -60,6 +60,11 @@ def score(
         "ignored_pairs": int(np.count_nonzero(labels_NC == -1)),
         "protocol": _protocol(ap_rule, level, compat),
     }
+
+
+def decision_threshold(threshold: float | None, compat: Compat) -> float:
+    """The probability from which a class counts as predicted: `threshold`, or for None that of the rules."""
+    return _THRESHOLD[compat] if threshold is None else threshold
 
 
 def _percent(fraction: float) -> float | None:

@@ -15,7 +15,8 @@ class Linear(nn.Module):
     """Pooled features through a linear layer.
 
     `pool`: "avg" the mean over positions, "max" the maximum, "gwp" the mean of both (MCAR's name for it).
-    `dropout` acts on the pooled features. Trained TResNet and ImageNet classifiers have this form.
+    `bias`: whether classes have one. `dropout` acts on the pooled features. Trained TResNet and ImageNet
+    classifiers have this form.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ class MLDecoder(nn.Module):
 
     groups: K, limited to the number of classes; 0: one query a class (the full decoder). queries: "fixed"
     random vectors, as published (they are saved with the weights), or "learned". embedding, heads, feedforward:
-    width, attention heads and hidden width of the layer.
+    width, attention heads and hidden width of the layer. dropout: on attention weights and inside the layer.
     """
 
     def __init__(

@@ -18,7 +18,8 @@ class Query2Label(nn.Module):
 
     embedding, heads, feedforward: width, attention heads and hidden width of every layer. encoder_layers,
     decoder_layers: how many (encoder_layers may be 0). self_attention: queries look at each other in every
-    decoder layer but the first, where they have not seen the image yet.
+    decoder layer but the first, where they have not seen the image yet. dropout: on attention weights and
+    inside every layer.
     Positions are told apart by sines and cosines of their place, so the map may have any size.
     """
 
