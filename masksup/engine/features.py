@@ -69,10 +69,13 @@ def _batch(
     positions: NDArray[np.int64], config: Config,
 ) -> dict[str, Tensor]:  # fmt: skip
     samples = part.samples[plan.samples_at(positions)]
-    maps = np.asarray(features.plain[samples])
+    turned = np.zeros(len(samples), bool)
     if features.flipped is not None:
         turned = uniform(positions, config.seed, "flip") < config.augment.flip
-        maps = np.where(turned[:, None, None, None], features.flipped[samples], maps)
+    maps = np.empty((len(samples), *features.plain.shape[1:]), np.float32)
+    maps[~turned] = features.plain[samples[~turned]]
+    if features.flipped is not None:
+        maps[turned] = features.flipped[samples[turned]]
     return {
         "features": torch.from_numpy(maps),
         "target": torch.from_numpy(labels_NC[samples]),
