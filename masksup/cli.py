@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--ap-rule", choices=("area", "voc2012", "voc2007"), help="average precision")
     command.add_argument("--compat", choices=("none", "csra", "csra_wider", "mcar"), help="an original's metric rules")
     command.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is predicted")
+    command.add_argument("--masked", choices=("low", "high"), help="hide 1-10 %% or 50-60 %% of each image")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
     command.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write every sample's logits there")
     command.set_defaults(run=_eval)
@@ -103,7 +104,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     _check_threshold(args.threshold)
     rules = {"ap_rule": args.ap_rule, "compat": args.compat, "threshold": args.threshold}
-    return run_eval(args.model, args.data, args.weights, rules, args.json, args.predictions)
+    return run_eval(args.model, args.data, args.weights, rules, args.json, args.predictions, args.masked)
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from masksup.config import Config
 from masksup.data.index import open_index
-from masksup.data.source import Part, open_source, whole
-from masksup.engine.infer import Outputs, image_blocks, run_model
+from masksup.data.masks import FixedMasks, Level, evaluation_masks
+from masksup.data.source import Part, open_source, refuse_other_classes, whole
+from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 from masksup.metrics.summary import score
@@ -33,23 +34,27 @@ def evaluate(outputs: Outputs, part: Part, config: Config) -> dict[str, Any]:
     return summary
 
 
-def predict_part(trained: Trained, part: Part, workers: int | None = None) -> Outputs:
-    """Outputs for a part under the run's own settings of size, batch and precision."""
+def predict_part(trained: Trained, part: Part, workers: int | None = None, masks: FixedMasks | None = None) -> Outputs:
+    """Outputs for a part under the run's own settings of size, batch and precision. `masks` hide part of each image."""
     config = trained.config
     if workers is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
-    return run_model(
-        trained.method.predict, image_blocks(part, config), config, device, choose_dtype(config.precision, device)
-    )
+    blocks = image_blocks(part, config)
+    if masks is not None:
+        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu())
+    return run_model(trained.method.predict, blocks, config, device, choose_dtype(config.precision, device))
 
 
 def run_eval(
     path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], json_file: Path | None,
-    predictions: Path | None,
+    predictions: Path | None, masked: Level | None = None,
 ) -> int:  # fmt: skip
-    """`masksup eval`: score a run or checkpoint on an index and print the tables."""
+    """`masksup eval`: score a run or checkpoint on an index and print the tables.
+
+    masked: hide part of every image under masks of this level, fixed for each sample id.
+    """
     start_logging()
     trained = open_trained(path, weights)
     rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
@@ -57,9 +62,12 @@ def run_eval(
     part = _part_to_score(trained, data)
     set_numerics(trained.config.precision)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
-    outputs = predict_part(trained, part)
+    masks = None
+    if masked is not None:
+        masks = evaluation_masks(masked, trained.config.model.size, [part.index.id(int(n)) for n in part.samples])
+    outputs = predict_part(trained, part, masks=masks)
     summary = evaluate(outputs, part, trained.config)
-    summary["protocol"] |= _who(trained)
+    summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
     log.info(headline(summary))
     for table in tables(summary, console.width):
         console.print(table)
@@ -88,8 +96,7 @@ def _with(trained: Trained, rules: Any) -> Trained:
 def _part_to_score(trained: Trained, data: Path | None) -> Part:
     if data is not None:
         part = whole(open_index(data))
-        if part.index.classes != trained.classes:
-            raise UserError(f"{data}: its {len(part.index.classes)} classes are not the model's {len(trained.classes)}")
+        refuse_other_classes("--data", part.index, trained.classes, f"in {trained.checkpoint}")
         return part
     source = open_source(trained.config.data, trained.config.seed)
     part_or_none = source.test or source.eval
@@ -109,7 +116,9 @@ def _remarks(summary: dict[str, Any], trained: Trained) -> None:
     if summary["unscored"]:
         log.info(f"without positives, so not scored: {', '.join(summary['unscored'])}")
     protocol = summary["protocol"]
+    masked = protocol["masked"]
+    under = f", under {masked['level']} masks ({masked['masks_sha256'][:12]})" if masked else ""
     log.info(
         f"protocol: {protocol['data']}, {protocol['resolution']} px, {trained.weights} weights of epoch "
-        f"{trained.epoch:g}, checkpoint {trained.sha256[:12]}, index {protocol['index'][:12]}"
+        f"{trained.epoch:g}, checkpoint {trained.sha256[:12]}, index {protocol['index'][:12]}{under}"
     )

@@ -62,6 +62,8 @@ def new_method(config: Config, network: Network, classes: int, train: Part | Non
     present_C, absent_C = (torch.from_numpy((labels_NC == value).sum(0)) for value in (1, 0))
     loss = LOSSES.resolve(config.loss.name)(present_C, absent_C, **config.loss.options)
     method: Method = METHODS.resolve(config.method.name)(network, loss, **config.method.options)
+    if train is not None:
+        method.prepare(config.seed)
     return method
 
 

@@ -11,12 +11,14 @@ from torch import Tensor
 from masksup.config import Config
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader
+from masksup.data.masks import FixedMasks, hide, unpack
 from masksup.data.source import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.features import FrozenFeatures
 from masksup.engine.precision import autocast, memory_format
 
-# inputs (uint8 B3SS or features BDHW); valid_B, False for padding; broken_B, True where the image was unreadable.
+# inputs (images B3SS, uint8 or float 0..1, or features BDHW); valid_B, False for padding; broken_B, True where the
+# image was unreadable.
 Block = tuple[Tensor, Tensor, Tensor]
 
 
@@ -48,6 +50,16 @@ def image_blocks(part: Part, config: Config) -> Iterator[Block]:
     )
     for block in eval_loader(dataset, config.eval.batch, config.data.workers):
         yield block["image"], block["valid"], block["broken"]
+
+
+def masked_blocks(blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor) -> Iterator[Block]:
+    """The same images, each under its own mask, as float pixels 0..1 with the mean in the holes."""
+    done = 0
+    for images, valid, broken in blocks:
+        rows = np.minimum(np.arange(done, done + len(images)), len(masks.index_N) - 1)
+        packed = masks.bank[torch.from_numpy(masks.index_N[rows])]
+        yield hide(images, unpack(packed, images.shape[-1]), mean_311), valid, broken
+        done += len(images)
 
 
 def feature_blocks(features: FrozenFeatures, part: Part, batch: int) -> Iterator[Block]:

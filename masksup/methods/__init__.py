@@ -7,5 +7,6 @@ METHODS = Registry(
     key="method.name",
     entries={
         "baseline": "masksup.methods.baseline:Baseline",
+        "masksup": "masksup.methods.masksup:MaskSup",
     },
 )

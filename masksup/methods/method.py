@@ -19,6 +19,12 @@ class Method(nn.Module, ABC):
         self.network = network
         self.loss = loss
 
+    def prepare(self, seed: int) -> None:
+        """Make what training alone needs, such as masks: called once, before the run folder is touched.
+
+        `seed` is the run's. Raises UserError naming the `method.` key that cannot be met.
+        """
+
     @abstractmethod
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a micro-batch (a scalar), and scalars to log beside it."""
