@@ -5,7 +5,7 @@ from pathlib import Path
 
 from masksup.config import Config
 from masksup.data.source import make_plan, open_source
-from masksup.engine.build import first_weights, freeze, new_method, new_network
+from masksup.engine.build import freeze, new_method, new_network
 from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
 from masksup.engine.optim import build_optimizer
@@ -13,11 +13,14 @@ from masksup.engine.precision import choose_device, choose_dtype, gradient_scale
 from masksup.engine.state import restore
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.models.network import Network
+from masksup.models.weights import load_weights
 from masksup.run import At, Run
 from masksup.runtime.checkpoint import Saver, list_checkpoints, newest_valid
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.record import Record
 from masksup.runtime.run_folder import open_run
+from masksup.trained import is_run, open_trained
 
 
 def open_training(config: Config, run_dir: Path) -> Run:
@@ -33,7 +36,7 @@ def open_training(config: Config, run_dir: Path) -> Run:
     plan = make_plan(config, source.train)
     network = new_network(config, len(classes))
     resumes = bool(list_checkpoints(run_dir / "checkpoints"))
-    weights = None if resumes else first_weights(config, network, classes)
+    weights = None if resumes else _first_weights(config, network, classes)
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
         freeze(network)
@@ -54,10 +57,32 @@ def open_training(config: Config, run_dir: Path) -> Run:
     if resumes:
         _resume(run)
     run.record.start(run.at.step)
-    _introduce(run, threads, weights.line if weights else None)
+    _introduce(run, threads, weights)
     if config.model.frozen:
         run.features = _frozen_features(run)
     return run
+
+
+def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -> str:
+    """Fill a new network with what `model.weights` names: a backbone file, or a run of ours with its head.
+
+    Returns a line for the log.
+    """
+    source = config.model.weights
+    if not is_run(Path(source)):
+        report = load_weights(network.backbone, source)
+        return report.line()
+    trained = open_trained(Path(source))
+    own, other = network.state_dict(), trained.network.state_dict()
+    fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
+    head_fits = trained.classes == classes and all(n in fitting for n in own if n.startswith("head."))
+    wrong = [name for name in own if name.startswith("backbone.") and name not in fitting]
+    if wrong:
+        raise UserError(f"model.weights: {source}: is of another backbone ({len(wrong)} tensors differ: {wrong[0]})")
+    kept = {name: value for name, value in fitting.items() if head_fits or name.startswith("backbone.")}
+    network.load_state_dict(kept, strict=False)
+    head = "backbone and head" if head_fits else "backbone (the head is new: other classes or another head)"
+    return f"weights: {head} of {trained.checkpoint}, {trained.weights}"
 
 
 def _resume(run: Run) -> None:
