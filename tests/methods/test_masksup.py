@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from masksup.cli import main
 from masksup.config import Config
 from masksup.config_file import to_yaml
+from masksup.data.masks import evaluation_masks, unpack
 from masksup.engine.build import new_method, new_network
+from masksup.engine.infer import masked_blocks
 from masksup.engine.optim import build_optimizer
 from masksup.engine.precision import gradient_scaler
 from masksup.engine.step import Stepper
@@ -164,6 +166,27 @@ def test_mask_is_a_function_of_seed_and_position(masks: str) -> None:
         assert torch.equal(ours.holes(position[None])[0], holes[row])
     assert not torch.equal(holes, other.holes(positions))
     assert len({ours.holes(torch.tensor([p])).numpy().tobytes() for p in range(200)}) > 40
+
+
+def test_masks_of_a_folder_are_dealt_anew_for_each_seed(tmp_path: Path) -> None:
+    for number in range(30):
+        picture = Image.new("L", (S, S))
+        picture.paste(255, (0, 0, number + 1, 10))
+        picture.save(tmp_path / f"{number:02d}.png")
+    net, positions = network(), torch.arange(40)
+    a, b = (method(net, seed, masks="folder", folder=str(tmp_path)).holes(positions) for seed in (0, 1))
+    assert (a != b).flatten(1).any(1).double().mean() > 0.8
+
+
+def test_each_sample_is_scored_under_the_mask_of_its_own_id() -> None:
+    masks = evaluation_masks("high", S, [f"{n}" for n in range(7)])
+    images, mean = torch.full((8, 3, S, S), 255, dtype=torch.uint8), torch.zeros(3, 1, 1)
+    for size in (2, 4, 8):  # 7 samples; the last block is padded by repeating the last of them
+        blocks = [(images[:size], torch.ones(size, dtype=torch.bool), torch.zeros(size)) for _ in range(8 // size)]
+        seen = torch.cat([inputs for inputs, _, _ in masked_blocks(iter(blocks), masks, mean)])
+        for n, number in enumerate([0, 1, 2, 3, 4, 5, 6, 6]):
+            holes = unpack(masks.bank[masks.index_N[number]][None], S)[0]
+            assert torch.equal(seen[n], (~holes).float().expand(3, -1, -1)), (size, n)
 
 
 class NoQuestions(TorchDispatchMode):
