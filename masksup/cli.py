@@ -1,6 +1,7 @@
 """The commands. Argument parsing only: heavy imports stand inside the functions, so that --help is instant."""
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from masksup.errors import UserError
 from masksup.runtime import signals
 
 USER_ERROR = 2
+# What a file system says of a place that the user chose; any other error of it is a bug and shows where.
+_REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,11 +26,16 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.filename is None or error.errno not in _REFUSALS:
+            raise
+        print(f"masksup: {error.filename}: {error.strerror}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return 130
     return status
 
 

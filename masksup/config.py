@@ -18,12 +18,29 @@ Count = Annotated[int, Field(ge=1)]
 Channels = Literal["card"] | tuple[float, float, float]
 
 
+def _problem(key: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys refused, descriptions taken from the docstrings."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_mixed_up_booleans(cls, data: Any) -> Any:
+        """Python takes true for 1 and 1 for true; in a settings file either is a slip."""
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            if isinstance(data, dict) and key in data and (field.annotation is bool) != isinstance(data[key], bool):
+                if field.annotation is bool:
+                    raise _problem(key, f"found {data[key]!r}, expected true or false")
+                if isinstance(data[key], bool):
+                    raise _problem(key, f"found {data[key]!r}, expected another kind of value")
+        return data
 
 
 class Component(BaseModel):
@@ -60,10 +77,6 @@ class Component(BaseModel):
     def options(self) -> dict[str, Any]:
         """The options of the part, defaults filled in."""
         return dict(self.model_extra or {})
-
-
-def _problem(key: str, message: str) -> PydanticCustomError:
-    return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
 
 
 class HeadSpec(Component):
@@ -348,6 +361,8 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
+        (c.model.frozen and c.data.broken_budget > 0,
+         "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
         (c.model.frozen and c.augment.crop != "squish", f"augment.crop: {frozen}; only squish fits"),
         (c.model.frozen and c.augment.color_jitter is not None, f"augment.color_jitter: {frozen}; set it to null"),

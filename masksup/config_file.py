@@ -1,5 +1,6 @@
 """YAML and `key=value` overrides into a `Config`, and back. The only reader of YAML."""
 
+import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ _PATHS = (
 )  # fmt: skip
 
 
+# Sections whose `name` chooses a registered part: the options of one part do not fit another.
+_PARTS = {"model.head", "method", "loss"}
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """`yaml.safe_load`, refusing a key that stands twice in one mapping."""
 
@@ -24,6 +29,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable):
             raise yaml.constructor.ConstructorError(None, None, "a key is not a name", key_node.start_mark)
@@ -55,7 +62,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict
         tree = _merge(merged, tree, sources, origin)
     else:
         sources |= dict.fromkeys(_leaves(tree), origin)
-    for override in overrides:
+    # Names first: the options that stand beside one on the command line are meant for it.
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".name")):
         _apply(tree, override, sources)
     config = validate(tree, origin, sources)
     return config, {key: where for key, where in sources.items() if key in set(_leaves(dump(config)))}
@@ -71,8 +79,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
         tree = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise UserError(f"{path}: found {type(tree).__name__}, expected a mapping of sections")
     return tree
@@ -147,7 +155,8 @@ def _merge(
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+        another = f"{prefix}{key}" in _PARTS and isinstance(value, dict) and _another(old, value.get("name"))
+        if isinstance(old, dict) and isinstance(value, dict) and not another:
             merged[key] = _merge(old, value, sources, origin, f"{prefix}{key}.")
             continue
         merged[key] = value
@@ -158,13 +167,18 @@ def _merge(
     return merged
 
 
+def _another(part: Any, name: Any) -> bool:
+    """Whether `name` chooses another part than the one that is set."""
+    return isinstance(part, dict) and name is not None and part.get("name") not in (None, name)
+
+
 def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UserError(f"override '{override}': expected section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"override '{override}': the value is not valid YAML") from None
     *parents, last = dotted.split(".")
     node = tree
@@ -172,8 +186,11 @@ def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
             raise UserError(f"override '{override}': '{part}' is a value, not a section")
-    if last == "name" and node.get("name") not in (None, value):
-        node.clear()  # another part: the options of the old one do not fit it
+    section = ".".join(parents)
+    if last == "name" and section in _PARTS and _another(node, value):
+        node.clear()
+        for key in [key for key in sources if key.startswith(f"{section}.")]:
+            del sources[key]
     node[last] = value
     sources[dotted] = "command line"
 
@@ -185,7 +202,7 @@ def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
         value = group.get(key) if isinstance(group, dict) else None
         is_name = (key == "weights" and value in ("none", "timm")) or str(value).startswith("pypi:")
         if isinstance(group, dict) and isinstance(value, str) and not is_name:
-            group[key] = str(Path(value).expanduser().absolute())
+            group[key] = os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 (never raises)
     return tree
 
 
@@ -199,7 +216,7 @@ def _one_line(problem: Any) -> str:
     if kind == "conflict":
         return str(message)
     if kind == "component":
-        return f"{'.'.join(location)}.{message}"
+        return ".".join([*location, str(message)])
     location = [part for part in location if part in _known_anywhere()] or location
     return f"{'.'.join(location)}: found {problem['input']!r}; {message[:1].lower()}{message[1:]}"
 

@@ -17,7 +17,7 @@ from masksup.errors import UserError
 from masksup.metrics.summary import score
 from masksup.metrics.tables import headline, tables
 from masksup.runtime.log import console, log, start_logging
-from masksup.runtime.run_folder import write_json
+from masksup.runtime.run_folder import refuse_unwritable, write_json
 from masksup.trained import Trained, WhichWeights, open_trained
 
 
@@ -60,6 +60,9 @@ def run_eval(
     rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
     trained = _with(trained, rules)
     part = _part_to_score(trained, data)
+    for file in (json_file, predictions):
+        if file is not None:
+            refuse_unwritable(file.parent)
     set_numerics(trained.config.precision)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
     masks = None

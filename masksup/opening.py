@@ -88,10 +88,14 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
 def _resume(run: Run) -> None:
     folder = run.folder
     saved, problems = newest_valid(folder.checkpoints)
-    for problem in problems:
+    for path, problem in problems.items():
         log.warning(f"{problem}; using the one before it")
+        if saved is not None:  # out of the way, so that it does not count among those that are kept
+            path.rename(path.with_name(f"damaged-{path.name}"))
     if saved is None:
         raise UserError(f"{folder.checkpoints}: none of its checkpoints is whole; use another --run-dir to start anew")
+    if not {"at", "hashes"} <= saved.meta.keys():
+        raise UserError(f"{folder.checkpoints}: its newest checkpoint was not written by a training of this program")
     if saved.meta["hashes"] != run.source.hashes:
         raise UserError(f"{folder.path}: the indexes changed since this run was started; use another --run-dir")
     restore(saved, run.network, run.stepper, run.ema)

@@ -4,6 +4,7 @@ import csv
 import glob
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from masksup.errors import UserError
 from masksup.metrics.summary import decision_threshold
 from masksup.pictures import draw_prediction
 from masksup.runtime.log import log, start_logging
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.run_folder import refuse_unwritable, write_atomically
 from masksup.trained import Trained, WhichWeights, open_trained
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
@@ -41,6 +42,10 @@ def run_predict(
     if out is not None and out.suffix not in (".csv", ".json"):
         raise UserError(f"--out: found '{out.name}', expected a name that ends in .csv or .json")
     files = find_images(images)
+    names_of = picture_names(files)
+    for target in (out and out.parent, pictures):
+        if target is not None:
+            refuse_unwritable(target, create=target is pictures)
     trained = open_trained(path, weights)
     set_numerics(trained.config.precision)
     limit = threshold or decision_threshold(trained.config.eval.threshold, trained.config.eval.compat)
@@ -53,7 +58,7 @@ def run_predict(
             names = [name for name, score in zip(trained.classes, scores_C) if score >= limit]
             reader = reader and _printed(f"{file} prediction: {','.join(names)}")
             if pictures is not None:
-                _draw(file, scores_C, trained, limit, _picture_name(file, files, pictures))
+                _draw(file, scores_C, trained, limit, pictures / names_of[file])
     if out is not None:
         write_atomically(out, _as_csv(rows, trained) if out.suffix == ".csv" else _as_json(rows, trained, limit))
         log.info(f"all scores: {out}")
@@ -70,7 +75,7 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             if not files:
                 raise UserError(f"{argument}: found no image in this folder; expected {', '.join(sorted(SUFFIXES))}")
         elif path.exists():
@@ -131,7 +136,6 @@ def _printed(line: str) -> bool:
 
 
 def _draw(file: Path, scores_C: NDArray[np.float64], trained: Trained, threshold: float, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
     picture_3HW = decode(file, exif=True, max_pixels=trained.config.data.max_pixels)
     image = Image.fromarray(picture_3HW.permute(1, 2, 0).numpy())
@@ -139,12 +143,12 @@ def _draw(file: Path, scores_C: NDArray[np.float64], trained: Trained, threshold
     draw_prediction(image, trained.classes, scores, [s >= threshold for s in scores], threshold=threshold).save(target)
 
 
-def _picture_name(file: Path, files: list[Path], folder: Path) -> Path:
-    """The file's own name, or more of its path where two files share it."""
-    name = f"{file.stem}.png"
-    if sum(other.stem == file.stem for other in files) > 1:
-        name = "_".join(file.with_suffix(".png").parts[-3:]).replace("/", "_")
-    return folder / name
+def picture_names(files: list[Path]) -> dict[Path, str]:
+    """A file name for the picture of each image: its stem, or its whole path where stems are shared. All differ."""
+    stems = Counter(file.stem for file in files)
+    names = {file: file.stem if stems[file.stem] == 1 else "_".join(file.parts).replace("/", "") for file in files}
+    shared = Counter(names.values())
+    return {file: f"{n}.png" if shared[n] == 1 else f"{n}_{i}.png" for i, (file, n) in enumerate(names.items())}
 
 
 def _as_csv(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained) -> str:

@@ -41,8 +41,7 @@ def train(config: Config, run_dir: Path) -> int:
     try:
         with training_bar(run.plan.total_steps, run.at.step) as bar:
             stopped = _loop(run, bar)
-        run.saver.wait()
-        _alarm(run)
+        _make_sure_it_is_saved(run)
         if stopped:
             log.info(f"stopped by {stop_requested()} after step {run.at.step}; the same command goes on from here")
             return STOPPED
@@ -171,6 +170,19 @@ def save(run: Run) -> None:
         "config": dump(run.config), **meta,
     })  # fmt: skip
     run.saver.save(state, name, at.best["checkpoint"] if at.best else None)
+
+
+def _make_sure_it_is_saved(run: Run) -> None:
+    """The last state must be on disk before a run calls itself stopped or finished; try twice."""
+    run.saver.wait()
+    last = run.folder.checkpoints / run.saver.name(run.at.step)
+    if not last.is_dir():
+        _alarm(run)
+        save(run)
+        run.saver.wait()
+    problem = run.saver.take_problem()
+    if not last.is_dir():
+        raise UserError(f"{last}: could not be saved: {problem}; make room and run the same command again")
 
 
 def _alarm(run: Run) -> None:

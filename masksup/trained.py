@@ -85,7 +85,7 @@ def _chosen(run: Path) -> Path:
         except UserError as error:
             log.warning(f"{error}; taking the newest whole checkpoint instead")
     state, problems = newest_valid(run / "checkpoints")
-    for problem in problems:
+    for problem in problems.values():
         log.warning(problem)
     if state is None:
         raise UserError(f"{run}: found no whole checkpoint in it yet; train further first")

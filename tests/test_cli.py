@@ -202,6 +202,12 @@ def test_predict_labels_the_rest_and_names_the_broken(
         (["predict", "{run}", "{tmp}"], "found no image in this folder"),
         (["predict", "{run}", "nothing*.jpg"], "no such image, folder or match"),
         (["predict", "{run}", "{photo}", "--out", "scores.xlsx"], "ends in .csv or .json"),
+        (["predict", "{run}", "{photo}", "--out", "nowhere/all.csv"], "nowhere: cannot be written to"),
+        (["predict", "{run}", "{photo}", "--pictures", "{config}"], "cannot be written to"),
+        (["predict", "{run}", "x" * 5000], "File name too long"),
+        (["eval", "{run}", "--json", "nowhere/a.json"], "nowhere: cannot be written to"),
+        (["train", "{config}", "--run-dir", "/proc/here"], "/proc/here: cannot be written to"),
+        (["train", "{config}", "model.frozen=true", "data.broken_budget=0.5"], "data.broken_budget"),
         (["train", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["train", "{config}", "model.backbone=resnet1"], "resnet1"),
         (["train", "{config}", "model.weights={tmp}/none.pth"], "none.pth"),
@@ -275,3 +281,12 @@ def test_predict_writes_its_file_although_the_reader_of_the_pipe_left(run: Path,
     done = subprocess.run(line, shell=True, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert len(out.read_text().splitlines()) == 1 + len(list(photo.parent.glob("*.jpg")))
+
+
+def test_pictures_of_files_with_one_name_do_not_overwrite_each_other(run: Path, photo: Path, tmp_path: Path) -> None:
+    for folder in ("1/a/x", "2/a/x"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        shutil.copy(photo, tmp_path / "photos" / folder / "i.jpg")
+    Image.open(photo).save(tmp_path / "photos" / "1/a/x/i.png")
+    assert main(["predict", str(run), str(tmp_path / "photos"), "--pictures", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3

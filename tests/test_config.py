@@ -40,6 +40,10 @@ def write(path: Path, text: str) -> Path:
         ("data: {train: x, eval: y, folds: 3}\nmodel: {backbone: a}\n", r"data\.eval: set together with data\.folds"),
         ("data: {train: x, folds: 3, fold: 3}\nmodel: {backbone: a}\n", r"data\.fold: found 3, expected 0 to 2"),
         (MINIMAL + "augment: {scale: [1.0, 0.5]}\n", r"augment\.scale: the first number is above the second"),
+        (MINIMAL + "epochs: true\n", r"epochs: found True, expected another kind of value"),
+        (MINIMAL.replace("resnet18", "a, frozen: 1"), r"model\.frozen: found 1, expected true or false"),
+        (MINIMAL + "seed: 2001-13-45\n", "not valid YAML"),
+        (MINIMAL + f"seed: {'[' * 3000}\n", "not valid YAML"),
         ("data: [\n", "not valid YAML"),
         ("- 1\n", "found list, expected a mapping"),
         ("data: !!python/object/apply:os.system ['touch executed']\n", "not valid YAML"),
@@ -90,10 +94,35 @@ def test_only_one_level_of_extends(tmp_path: Path) -> None:
         load_config(write(tmp_path / "c.yaml", "extends: b.yaml\n"))
 
 
-@pytest.mark.parametrize("override", ["optim.lr", "=3", "seed.x=1", "optim.lr=[", "optim.lr.x=1"])
+@pytest.mark.parametrize(
+    "override", ["optim.lr", "=3", "seed.x=1", "optim={lr: 1, lr: 2}", "seed=2001-13-45", "optim.lr=[", "optim.lr.x=1"]
+)
 def test_bad_override_is_named(override: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"override|optim"):
         load_config(write(tmp_path / "run.yaml", MINIMAL + "optim: {lr: 1}\nseed: 2\n"), [override])
+
+
+def test_the_name_of_an_optimiser_or_schedule_keeps_the_other_settings(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", MINIMAL + "optim: {name: adamw, lr: 0.005}\n")
+    child = write(tmp_path / "child.yaml", "extends: base.yaml\noptim: {name: sgd}\n")
+    assert load_config(child)[0].optim.lr == 0.005
+    config, sources = load_config(tmp_path / "base.yaml", ["optim.lr=0.7", "optim.name=sgd"])
+    assert (config.optim.name, config.optim.lr) == ("sgd", 0.7)
+    assert sources["optim.lr"] == "command line"
+
+
+def test_options_beside_a_new_part_are_kept_in_any_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.yaml", MINIMAL.replace("}\n", ", head: {name: linear, dropout: 0.1}}\n", 2).replace(
+        ", head: {name: linear, dropout: 0.1}", "", 1))  # fmt: skip
+    config, sources = load_config(path, ["model.head.lam=0.5", "model.head.name=csra"])
+    assert config.model.head.options["lam"] == 0.5
+    assert "model.head.dropout" not in sources
+
+
+def test_yaml_merge_keys_work(tmp_path: Path) -> None:
+    text = MINIMAL + "optim:\n  <<: {lr: 0.1, clip: 3}\n  lr: 0.2\n"
+    config, _ = load_config(write(tmp_path / "run.yaml", text))
+    assert (config.optim.lr, config.optim.clip) == (0.2, 3.0)
 
 
 def test_a_bad_override_blames_the_command_line(tmp_path: Path) -> None:

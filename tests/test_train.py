@@ -205,6 +205,40 @@ def test_full_disk_raises_an_alarm_and_training_goes_on(
     assert list_checkpoints(tmp_path / "checkpoints")
 
 
+def test_a_run_whose_last_weights_cannot_be_saved_is_not_finished(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import masksup.runtime.checkpoint as checkpoint
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(UserError, match=r"step-000000007-a01: could not be saved: .*No space left"):
+            train(tiny_config(), tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    assert train(tiny_config(), tmp_path) == 0
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_two_good_ones_stay(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(checkpoint={"every_steps": 1, "keep": 2}, data__eval=None)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert train(config, tmp_path) == STOPPED
+    newest = list_checkpoints(tmp_path / "checkpoints")[0]
+    (newest / "state.safetensors").write_bytes(b"junk")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        assert train(config, tmp_path) == STOPPED
+    left = list_checkpoints(tmp_path / "checkpoints")
+    assert len(left) == 2
+    assert [read_checkpoint(path).meta["step"] for path in left] == [5, 4]
+    assert (tmp_path / "checkpoints" / f"damaged-{newest.name}").is_dir()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_compiled_network_trains_and_resumes_bit_equal(

@@ -45,12 +45,19 @@ def compute_features(
     views = {}
     for view in ("plain", "flipped") if flip else ("plain",):
         path = folder / f"{_key(part, config, weights, view, str(dtype), device.type)}.npy"
-        if not path.exists():
+        if not _whole(path, len(part.index)):
             said(f"computing the {view} features of {part.index.name} {part.index.split} ({len(part.index)} samples)")
             _compute(network, part, config, path, device, dtype, view == "flipped")
         views[view] = np.load(path, mmap_mode="r")
     network.train(training)
     return FrozenFeatures(views["plain"], views.get("flipped"))
+
+
+def _whole(path: Path, samples: int) -> bool:
+    try:
+        return len(np.load(path, mmap_mode="r")) == samples
+    except (OSError, ValueError):  # not there, or cut off
+        return False
 
 
 def feature_batches(
@@ -107,6 +114,7 @@ def _compute(
             if out is None:
                 shape = (len(part.index), *maps.shape[1:])
                 out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+                _reserve(partial)
             out[done : done + len(maps)] = maps
             done += len(maps)
         assert out is not None
@@ -114,6 +122,12 @@ def _compute(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _reserve(path: Path) -> None:
+    """Take the space now: a full disk is an OSError here, but kills the process when it is written to as memory."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _hash_of(backbone: nn.Module) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -66,8 +67,10 @@ def write_checkpoint(folder: Path, name: str, state: State) -> Path:
         _sync(partial)
         partial.rename(final)
         _sync(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # how that library reports a disk that refuses
+            raise OSError(str(error)) from None
         raise
     return final
 
@@ -118,14 +121,14 @@ def _order(name: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def newest_valid(folder: Path) -> tuple[State | None, list[str]]:
-    """The newest checkpoint that is whole (None if there is none), and a line for each newer one that is not."""
-    problems: list[str] = []
+def newest_valid(folder: Path) -> tuple[State | None, dict[Path, str]]:
+    """The newest checkpoint that is whole (None if there is none), and for each newer one what is wrong with it."""
+    problems: dict[Path, str] = {}
     for path in list_checkpoints(folder):
         try:
             return read_checkpoint(path), problems
         except UserError as error:
-            problems.append(str(error))
+            problems[path] = str(error)
     return None, problems
 
 
@@ -152,7 +155,7 @@ class Saver:
     def __init__(self, folder: Path, attempt: int, keep: int) -> None:
         self.folder, self.attempt, self.keep = folder, attempt, keep
         self._thread: threading.Thread | None = None
-        self._problem: OSError | None = None
+        self._problem: Exception | None = None
 
     def name(self, step: int) -> str:
         """What a checkpoint of this attempt at `step` is called."""
@@ -172,7 +175,7 @@ class Saver:
             if best is not None and (self.folder / best).is_dir():
                 point(self.folder, "best", best)
             prune(self.folder, self.keep, best)
-        except OSError as error:
+        except Exception as error:  # whatever it is, the training thread reports it and goes on
             self._problem = error
 
     def wait(self) -> None:
@@ -181,7 +184,7 @@ class Saver:
             self._thread.join()
             self._thread = None
 
-    def take_problem(self) -> OSError | None:
+    def take_problem(self) -> Exception | None:
         """The error of the last save, once."""
         problem, self._problem = self._problem, None
         return problem

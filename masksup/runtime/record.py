@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from masksup.config import Config
 from masksup.config_file import dump
 from masksup.metrics.precision_recall import PrCurve
+from masksup.runtime.log import log
 from masksup.runtime.run_folder import write_atomically
 
 
@@ -26,22 +29,36 @@ class Record:
         """Open the record to go on after `step`. Points behind it, of an attempt that was cut off, are taken back."""
         _truncate(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
-        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        # Whatever an earlier attempt wrote from here on is hidden by what will be written again.
+        resumed = any(self.folder.glob("events.out.tfevents.*"))
+        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None)
+        self._alarmed = False
+
+    def _guard(self, write: Callable[[], object]) -> None:
+        """A disk that refuses the record must not stop the training: say so once."""
+        try:
+            write()
+        except OSError as error:
+            if not self._alarmed:
+                log.error(f"ALARM: the record of this run could not be written, training goes on: {error}")
+            self._alarmed = True
 
     def scalars(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
         """One row of `metrics.jsonl`, and one point a value on the curves `kind/name`."""
         row = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
-        self._file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
-        self._file.flush()
+        self._guard(lambda: self._line({k: _finite(v) for k, v in row.items()}))
         for name, value in values.items():
-            self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            self._guard(partial(self.tensorboard.add_scalar, f"{kind}/{name}", value, step))
 
     def event(self, step: int, text: str) -> None:
         """A remark on the run's history: resumed, preempted, finished."""
-        self._file.write(json.dumps({"kind": "event", "step": step, "text": text}) + "\n")
+        self._guard(lambda: self._line({"kind": "event", "step": step, "text": text}))
+        self._guard(lambda: self.tensorboard.add_text("events", text, step))
+        self.flush()
+
+    def _line(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self.tensorboard.add_text("events", text, step)
-        self.tensorboard.flush()
 
     def hyperparameters(self, config: Config) -> None:
         """Declare the settings for TensorBoard's HParams tab, once a run, in the run's own folder."""
@@ -49,35 +66,46 @@ class Record:
         # SummaryWriter.add_hparams would open a run of its own beside this one.
         writer: Any = self.tensorboard.file_writer
         for summary in cast(Any, hparams)(flat, {"eval/mAP": 0.0, "best/mAP": 0.0}):
-            writer.add_summary(summary)
+            self._guard(partial(writer.add_summary, summary))
 
     def pr_curve(self, tag: str, step: int, curve: PrCurve, row: int) -> None:
         """The precision-recall curve of one class: `row` of `curve`."""
-        self.tensorboard.add_pr_curve_raw(
-            f"pr/{tag}", curve.true_positive[row], curve.false_positive[row], curve.true_negative[row],
-            curve.false_negative[row], curve.precision[row], curve.recall[row], step,
-            num_thresholds=curve.precision.shape[1],
-        )  # fmt: skip
+        tp, fp, tn, fn, precision, recall = (
+            values_CT[row]
+            for values_CT in (
+                curve.true_positive,
+                curve.false_positive,
+                curve.true_negative,
+                curve.false_negative,
+                curve.precision,
+                curve.recall,
+            )  # fmt: skip
+        )
+        add = self.tensorboard.add_pr_curve_raw
+        self._guard(lambda: add(f"pr/{tag}", tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)))
 
     def image(self, tag: str, step: int, picture: np.ndarray[Any, Any]) -> None:
-        self.tensorboard.add_image(tag, picture, step, dataformats="HWC")
+        self._guard(lambda: self.tensorboard.add_image(tag, picture, step, dataformats="HWC"))
 
     def flush(self) -> None:
-        self.tensorboard.flush()
+        self._guard(self.tensorboard.flush)
 
     def close(self) -> None:
-        self._file.close()
-        self.tensorboard.close()
+        self._guard(self._file.close)
+        self._guard(self.tensorboard.close)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that a crash cut off is left out."""
+    """The rows of a `metrics.jsonl`; what a crash cut off or damaged, and all behind it, is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or not {"kind", "step"} <= row.keys():
+            break
+        rows.append(row)
     return rows
 
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def open_run(path: Path, config: Config) -> RunFolder:
         raise UserError(f"{path}: found a file, expected a run folder or a new name")
     if path.is_dir() and any(path.iterdir()) and not (config_file.exists() or (path / ".lock").exists()):
         raise UserError(f"{path}: found a folder that is not a run, expected a run folder or a new name")
-    path.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(path, create=True)
     lock = _lock(path)
     if config_file.exists():
         _same_configuration(path, config)
@@ -96,10 +97,21 @@ def _new_attempt(path: Path) -> int:
     return len(starts.read_text(encoding="utf-8").splitlines())
 
 
+def refuse_unwritable(folder: Path, create: bool = False) -> None:
+    """UserError, before hours of work, if files cannot be written to `folder`; `create` makes it first."""
+    try:
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small text file so that readers and crashes see the old or the new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -94,7 +94,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_the_old_checkpoint(
                     except Killed:
                         pass
                 state, problems = newest_valid(tmp_path)
-                assert problems == []
+                assert problems == {}
                 assert state is not None
                 assert state.tensors["model/a"][0, 0] in (1.0, 2.0)
                 for leftover in tmp_path.glob("*step-000000002*"):
@@ -125,8 +125,9 @@ def test_any_flip_truncation_or_loss_is_found(tmp_path: Path) -> None:
         assert state is not None
         assert state.tensors["model/a"][0, 0] == 1, (kind, file.name)
         assert len(problems) == 1
-        assert "\n" not in problems[0]
-        assert good.name in problems[0]
+        assert list(problems) == [target]
+        assert "\n" not in problems[target]
+        assert good.name in problems[target]
         shutil.rmtree(target)
 
 
@@ -168,10 +169,24 @@ def test_saver_points_latest_and_best_and_reports_a_full_disk(tmp_path: Path, mo
     saver.save(a_state(5), saver.name(5), None)
     saver.wait()
     problem = saver.take_problem()
-    assert problem is not None
+    assert isinstance(problem, OSError)
     assert problem.errno == 28
     assert saver.take_problem() is None
     assert (tmp_path / "latest").resolve().name == "step-000000004-a02"
+
+
+def test_a_disk_that_is_really_full_is_an_oserror(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or os.system(f"mount -t tmpfs -o size=64k tmpfs {small}"):
+        pytest.skip("needs to mount a small file system")
+    try:
+        large = snapshot({"model/w": torch.zeros(10**6)}, {})
+        with pytest.raises(OSError, match="space"):
+            write_checkpoint(small, "step-000000001-a01", large)
+        assert list(small.iterdir()) == []
+    finally:
+        os.system(f"umount {small}")
 
 
 def test_saving_in_the_background_writes_the_same_bytes(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksup.config import Config
+from masksup.runtime.log import start_logging
 from masksup.runtime.record import Record, read_rows
 from masksup.train import train
 
@@ -68,3 +70,38 @@ def test_a_value_that_is_not_finite_is_valid_json(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "metrics.jsonl") == [
         {"kind": "train", "step": 1, "epoch": 0.1, "loss": None, "gradient_norm": None}
     ]
+
+
+def test_an_attempt_that_died_before_its_first_checkpoint_is_hidden(tmp_path: Path) -> None:
+    for attempt in (1, 2):
+        record = Record(tmp_path)
+        record.start(0)
+        for step in range(1, 5 + attempt):
+            record.scalars("train", step, step / 10, {"loss": float(attempt)})
+        record.close()
+        time.sleep(1.1)
+    points = [(event.step, event.value) for event in accumulated(tmp_path).Scalars("train/loss")]
+    assert points == [(step, 2.0) for step in range(1, 7)]
+
+
+def test_a_disk_that_refuses_the_record_is_said_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_logging()
+    record = Record(tmp_path)
+    record.start(0)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "_line", full)
+    for step in (1, 2, 3):
+        record.scalars("train", step, 0.1, {"loss": 1.0})
+    assert capsys.readouterr().out.count("ALARM") == 1
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[1]", b"5", b"{}"])
+def test_damaged_rows_end_what_is_read(damage: bytes, tmp_path: Path) -> None:
+    good = b'{"kind": "train", "step": 1, "loss": 2.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good + damage + b"\n" + good)
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 1
