@@ -177,6 +177,18 @@ def edited(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (edited(lambda c: c["annotations"][1].update(category_id=77)), r"annotations\[1\]: found the unknown class 77"),
         (edited(lambda c: c["annotations"][1].update(bbox=[1, 2, 3])), r"annotations\[1\]: bbox: found \[1, 2, 3\]"),
         (edited(lambda c: c["annotations"][1].update(bbox=[1, 2, 3, float("nan")])), r"bbox: found .*NaN"),
+        (edited(lambda c: c["annotations"][1].update(bbox=[1, 2, 3, 10**400])), r"\[1\]: bbox: found \[1, 2"),
+        (edited(lambda c: c["annotations"][1].update(bbox=[1, 2, -1e308, 3])), r"annotations\[1\]: bbox: found \[1, 2"),
+        ('{"images": [' + "7" * 6000 + "]}", r"instances_train\.json: malformed JSON \(Exceeds the limit"),
+        (edited(lambda c: c["annotations"][1].update(id=[])), r"annotations\[1\]: found 'id' = \[\], expected int"),
+        (edited(lambda c: c["annotations"][1].update(id={})), r"annotations\[1\]: found 'id' = \{\}, expected int"),
+        (edited(lambda c: c["annotations"][1].update(iscrowd="0")), r"\[1\]: found 'iscrowd' = \"0\", expected 0, 1"),
+        (edited(lambda c: c["annotations"][1].update(iscrowd=[0])), r"\[1\]: found 'iscrowd' = \[0\], expected 0, 1"),
+        (edited(lambda c: c["annotations"][1].update(iscrowd=2)), r"\[1\]: found 'iscrowd' = 2, expected 0, 1"),
+        (edited(lambda c: c["images"][0].update(file_name="\ud800.jpg")), r"image 7: found the path '\\ud800\.jpg'"),
+        (edited(lambda c: c["images"][0].update(file_name="x" * 300)), r"image 7: found the path 'xxx.* of 255 bytes"),
+        (edited(lambda c: c["categories"][0].update(name="\ud800")), r"train\.json: found '\\ud800' as the name of"),
+        (edited(lambda c: c["categories"][0].update(name="")), r"train\.json: found '' as the name of class 2"),
         (edited(lambda c: c["categories"][0].update(name="dog")), "found the class 'dog' twice"),
         (edited(lambda c: c.update(images=[], annotations=[])), "found no samples for split 'train'"),
     ],
@@ -205,3 +217,13 @@ def test_categories_that_contradict_between_splits_are_named(tmp_path: Path) -> 
     make_coco(tmp_path, edited(lambda c: c["categories"][0].update(name="horse")), "val", "images/val")
     with pytest.raises(UserError, match="found 'horse' as category 4, expected 'zebra'"):
         prepare_coco(tmp_path)
+
+
+def test_crowds_may_be_true_and_false(tmp_path: Path) -> None:
+    plain = prepare_coco(make_coco(tmp_path / "plain"))[0]
+    words = copy.deepcopy(TINY)
+    for one in words["annotations"][:3]:
+        one["iscrowd"] = bool(one["iscrowd"])
+    content = prepare_coco(make_coco(tmp_path / "words", words))[0]
+    assert content.box_flags_M.tolist() == plain.box_flags_M.tolist()
+    assert CROWD in content.box_flags_M

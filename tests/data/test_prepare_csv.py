@@ -89,6 +89,7 @@ def test_size_is_that_after_exif_rotation(tmp_path: Path) -> None:
         ('image,labels\n"in/0.jpg,cat\n', "line [23]: malformed CSV"),
         ("image,cat,dog\nin/0.jpg,1,2\n", "line 2: found '2' for class 'dog'"),
         ("image,cat,dog\nin/0.jpg,1,\n", "line 2: found '' for class 'dog'"),
+        ("image,dog,\nin/0.jpg,1,1\n", "line 1: found '' as the name of class 2"),
         ("image,cat,cat\nin/0.jpg,1,1\n", "line 1: found the class 'cat' twice"),
         ("image,labels\nin/0.jpg,cat\nin/0.jpg,dog\n", r"line 3: found a second sample with the id 'in/0\.jpg'"),
         ("image,labels\n../x.jpg,cat\n", r"line 2: found the path '\.\./x\.jpg'"),
@@ -121,5 +122,8 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
         prepare_csv(tmp_path)
     with pytest.raises(UserError, match=r"--images pics: found no folder"):
         prepare_csv(tmp_path, images="pics")
+    for outside in ("../pics", str(tmp_path)):
+        with pytest.raises(UserError, match=r"--images: found the path .*expected one that stays inside the root"):
+            prepare_csv(tmp_path, images=outside)
     with pytest.raises(UserError, match=r"x\.csv: no such file"):
         prepare_csv(tmp_path, csv=["x.csv"])

@@ -212,6 +212,18 @@ def test_split_without_any_xml_is_all_ignored(tmp_path: Path) -> None:
         prepare_voc2012(root)
 
 
+def test_missing_xml_files_are_named_except_for_voc2012_test(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "VOC2012", {"a": None}, {"train": ["a"], "test": ["a"]})
+    assert [content.split for content in prepare_voc2012(root, split=["test"])] == ["test"]
+    for prepare, split in ((prepare_voc2012, "train"), (prepare_voc2007, "test"), (prepare_voc, "test")):
+        with pytest.raises(UserError, match=r"Annotations/a\.xml: no such file"):
+            prepare(root, split=[split])
+    (root / "Annotations").rmdir()
+    for prepare in (prepare_voc2007, prepare_voc2012):
+        with pytest.raises(UserError, match="VOC2012/Annotations: no such folder, expected the XML files"):
+            prepare(root, split=["test"])
+
+
 def test_own_image_formats_and_class_file(tmp_path: Path) -> None:
     root = make_voc(tmp_path / "VOC", {"a": xml(thing("cat"))}, {"train": ["a", "b"]})
     Image.new("RGB", (20, 10)).save(root / "JPEGImages" / "b.PNG")
@@ -236,6 +248,7 @@ def test_own_image_formats_and_class_file(tmp_path: Path) -> None:
         (xml("<object><name>cat</name></object>"), r"object 1: found no <bndbox>"),
         (xml(thing("cat", ("x", 1, 2, 2))), r"object 1: found <xmin> 'x'"),
         (xml(thing("cat", (1, 1, "inf", 2))), r"object 1: found <xmax> 'inf'"),
+        (xml(thing("cat", (1, 1, "1e308", 2))), r"object 1: found <xmax> '1e308', expected a number of px"),
         (xml(thing("cat", extra="<difficult>7</difficult>")), r"found <difficult> '7', expected 0 or 1"),
         (xml(thing("dgo")), r"a\.xml: found the unknown class 'dgo'; did you mean 'dog'"),
     ],
@@ -255,6 +268,8 @@ def test_wrong_annotations_are_named(tmp_path: Path, text: str, message: str) ->
         ("../a", r"train\.txt, line 1: found the path '\.\./a'"),
         ("/etc/a", r"train\.txt, line 1: found the path '/etc/a'"),
         ("x/../../../a", r"line 1: found the path"),
+        ("a" * 5000, r"line 1: found the path 'a{59}, expected names in UTF-8 of 255 bytes"),
+        ("a" * 252, r"line 1: found the path 'a{59}, expected names in UTF-8 of 255 bytes"),
     ],
 )
 def test_wrong_id_lists_are_named(tmp_path: Path, ids: str, message: str) -> None:
@@ -289,5 +304,8 @@ def test_missing_folders_and_bad_split_options_are_named(tmp_path: Path) -> None
     for wrong in (["x=none.txt"], ["../x=a"], ["x="], ["val"]):
         with pytest.raises(UserError):
             prepare_voc(root, split=wrong)
+    for file in ("nope.txt", "lists/nope"):
+        with pytest.raises(UserError, match=f"--classes {file}: no such file"):
+            prepare_voc(root, classes=file)
     with pytest.raises(UserError, match="found the class 'cat' twice"):
         prepare_voc(root, classes="cat,dog,cat")

@@ -6,6 +6,7 @@ pycocotools' getImgIds(catIds=...) says. Samples are in the order of image ids.
 
 import contextlib
 import io
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,7 +151,11 @@ def _check(file: Path, content: Any) -> None:
                 f"{len(category_ids)} ids of 'categories'"
             )
         number_list(f"{where}: bbox", annotation.get("bbox"), 4)
-        annotation.setdefault("id", -1 - number)  # pycocotools wants one; nothing here uses it
+        if type(annotation.setdefault("id", -1 - number)) is not int:  # pycocotools wants one; nothing here uses it
+            raise UserError(f"{where}: found 'id' = {json.dumps(annotation['id'])[:60]}, expected int")
+        crowd = annotation.get("iscrowd", 0)
+        if not isinstance(crowd, int) or crowd not in (0, 1):
+            raise UserError(f"{where}: found 'iscrowd' = {json.dumps(crowd)[:60]}, expected 0, 1, false or true")
 
 
 def _split(split: str, file: Path, folder: str, coco: Any, known: dict[int, int], crowd: str, empty: str) -> RawSplit:

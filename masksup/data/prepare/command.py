@@ -70,14 +70,16 @@ def run(args: argparse.Namespace) -> int:
     prepare, options = DATASETS.resolve(args.dataset), _options(args)
     if args.write_originals:
         refuse_other_rules(args.dataset, options)
-    _refuse_foreign_out(args.out)
-    contents: list[IndexContent] = prepare(args.root, **options)
     try:
+        _refuse_foreign_out(args.out)
+        contents: list[IndexContent] = prepare(args.root, **options)
         if args.write_originals:
             write_originals(contents, args.root, options.get("split"), args.write_originals)
         indexes = [write_index(args.out / content.split, content) for content in contents]
     except OSError as error:
-        raise UserError(f"{error.filename or args.out}: {error.strerror}, expected to be able to write") from error
+        raise UserError(
+            f"{error.filename or args.out}: {error.strerror or error}, expected a path to read or write"
+        ) from error
     print_table(contents)
     for index in indexes:
         # Plain prints: rich would wrap a path, and these lines are for copying.
@@ -115,8 +117,10 @@ def _key(flag: str) -> str:
 def _refuse_foreign_out(out: Path) -> None:
     """Hours of checking images should not end at a folder that may not be written."""
     from masksup.data.index import refuse_foreign
+    from masksup.data.prepare.images import require_possible
     from masksup.errors import UserError
 
+    require_possible(out.as_posix(), "--out")
     if out.is_file() or (out / "index.json").exists():
         raise UserError(f"--out {out}: found a file or a single index, expected the folder above the splits")
     for child in sorted(out.iterdir()) if out.is_dir() else ():

@@ -41,7 +41,7 @@ def prepare_csv(
     """
     if not root.is_dir():
         raise UserError(f"--root {root}: no such folder, expected the folder of the images")
-    folder = root / images if images else root
+    folder = root if images is None or Path(images) == Path() else root / inside(images, "--images")
     if not folder.is_dir():
         raise UserError(f"--images {images}: found no folder '{folder}', expected the folder of the images")
     tables = {name: _read_table(file) for name, file in _files(root, csv or [], split or []).items()}

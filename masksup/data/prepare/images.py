@@ -11,11 +11,13 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from masksup.data.prepare.splits import storable
 from masksup.errors import UserError
 
 # Formats that are safe to parse and that decode.py reads; PIL would try some fifty others.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _EXIF_ORIENTATION = 0x0112
+_MAX_NAME = 255  # bytes of one file name, on every usual file system
 _THREADS = 8
 _BATCH = 64
 
@@ -34,12 +36,21 @@ class BrokenFile(Exception):
 
 
 def inside(name: str, where: str) -> str:
-    """`name` normalised, with '/'. UserError naming `where` if it is empty or would leave the root."""
+    """`name` normalised, with '/'. UserError naming `where` if it is empty, would leave the root or cannot exist."""
     path = posixpath.normpath(name.replace("\\", "/")) if name else ""
     drive = len(path) > 1 and path[1] == ":"
     if path in ("", ".") or "\0" in path or path.startswith("/") or drive or path.split("/")[0] == "..":
         raise UserError(f"{where}: found the path {name!r}, expected one that stays inside the root")
+    require_possible(path, where)
     return path
+
+
+def require_possible(path: str, where: str) -> None:
+    """UserError naming `where` if no file can have this path, or if it cannot be stored as UTF-8."""
+    if not storable(path) or any(len(part.encode("utf-8")) > _MAX_NAME for part in path.split("/")):
+        raise UserError(
+            f"{where}: found the path {ascii(path)[:60]}, expected names in UTF-8 of {_MAX_NAME} bytes at most"
+        )
 
 
 def check_images(root: Path, names: Iterable[str], *, exif: bool) -> dict[str, ImageFacts | str]:

@@ -1,20 +1,22 @@
 """JSON of unknown origin: parsed and checked, with errors that name the place."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from masksup.data.prepare.splits import read_text
+from masksup.data.prepare.splits import MAX_NUMBER, read_text
 from masksup.errors import UserError
 
 
 def read_json(file: Path) -> Any:
     """The content of a JSON file. UserError naming file and line if it is missing or malformed."""
+    text = read_text(file)
     try:
-        return json.loads(read_text(file))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: malformed JSON ({error.msg})") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"{file}: malformed JSON ({str(error).split(':')[0]}), expected annotations") from error
     except RecursionError as error:
         raise UserError(f"{file}: found JSON nested too deeply, expected annotations") from error
 
@@ -35,11 +37,13 @@ def records(file: Path, content: Any, key: str, fields: dict[str, type]) -> list
 
 
 def number_list(where: str, value: Any, length: int) -> list[float]:
-    """`value` if it is a list of `length` finite numbers. Else UserError naming `where`."""
+    """`value` if it is a list of `length` numbers of at most MAX_NUMBER. Else UserError naming `where`."""
     if (
         isinstance(value, list)
         and len(value) == length
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= MAX_NUMBER for v in value)
     ):
         return value
-    raise UserError(f"{where}: found {json.dumps(value)[:60]}, expected {length} numbers")
+    raise UserError(
+        f"{where}: found {json.dumps(value)[:60]}, expected {length} numbers (none beyond {MAX_NUMBER:.0e})"
+    )

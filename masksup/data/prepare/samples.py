@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from masksup.data.index import IndexContent
 from masksup.data.prepare.images import ImageFacts, check_images
+from masksup.data.prepare.splits import storable
 from masksup.errors import UserError
 
 _NAMED = 10  # broken images named one by one before they are only counted
@@ -46,6 +47,8 @@ def assemble(
 
     UserError for an empty split, two samples with one id and, unless `skip_broken`, a broken image.
     """
+    if not storable(str(root.absolute())):
+        raise UserError(f"--root {str(root)!a}: found a path that is no UTF-8, expected another name for the folder")
     for split in splits:
         if not split.samples:
             raise UserError(f"{split.source}: found no samples for split '{split.name}', expected at least one")

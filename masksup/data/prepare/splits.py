@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 
 from masksup.errors import UserError
 
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
+MAX_NUMBER = 1e9
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_LOOKS_LIKE_FILE = re.compile(r".*(/.*|\.[A-Za-z0-9]{1,5})")
 
 
 def named_splits(values: list[str]) -> dict[str, str | None]:
@@ -17,7 +20,9 @@ def named_splits(values: list[str]) -> dict[str, str | None]:
     for value in values:
         name, equals, file = value.partition("=")
         if not _SPLIT_NAME.fullmatch(name) or (equals and not file):
-            raise UserError(f"--split: found '{value}', expected NAME=FILE or NAME (letters, digits, '.', '_', '-')")
+            raise UserError(
+                f"--split: found '{value}', expected NAME=FILE or NAME (letters, digits, '.', '_', '-'; at most 100)"
+            )
         if name in splits:
             raise UserError(f"--split: found '{name}' twice, expected each split once")
         splits[name] = file or None
@@ -33,21 +38,38 @@ def existing_file(file: str, *folders: Path) -> Path:
 
 
 def class_list(text: str, root: Path) -> tuple[str, ...]:
-    """Classes from a comma list or a file with one a line. UserError for an empty or repeating list."""
+    """Classes from a comma list or a file with one a line. UserError for an empty or repeating list.
+
+    A single word that looks like a file is one, since a mistyped file would become a class of that name.
+    """
     listed = "," not in text and ((root / text).is_file() or Path(text).is_file())
+    if "," not in text and not listed and _LOOKS_LIKE_FILE.fullmatch(text):
+        raise UserError(f"--classes {text}: no such file, expected it here or below {root}, or a list A,B,C")
     lines = read_text(existing_file(text, root)).splitlines() if listed else text.split(",")
     classes = tuple(line.strip() for line in lines if line.strip())
     return require_classes(classes, f"--classes {text}")
 
 
 def require_classes(classes: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """`classes` if they are some and all different, else UserError."""
+    """`classes` if they are some, all different and each a text that can be stored, else UserError."""
     if not classes:
         raise UserError(f"{where}: found no class, expected at least one")
+    for number, name in enumerate(classes, 1):
+        if not name.strip() or not storable(name):
+            raise UserError(f"{where}: found {name!a} as the name of class {number}, expected a name in Unicode")
     repeated = sorted({name for name in classes if classes.count(name) > 1})
     if repeated:
         raise UserError(f"{where}: found the class '{repeated[0]}' twice, expected each once")
     return classes
+
+
+def storable(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: JSON and file names can hold halves of surrogate pairs."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_text(file: Path) -> str:

@@ -16,16 +16,16 @@ _MIN_ROWS = 10
 
 
 def table(contents: list[IndexContent], width: int) -> RenderableType:
-    """All splits of one data set: sizes, positives per class in as many columns as `width` allows, warnings."""
-    parts: list[RenderableType] = [_sizes(contents), _positives(contents, width)]
-    parts += [Text(f"warning: {line}", style="yellow") for line in warnings_of(contents)]
-    return Group(*parts)
+    """All splits of one data set: sizes, positives per class in as many columns as `width` allows."""
+    return Group(_sizes(contents), _positives(contents, width))
 
 
 def print_table(contents: list[IndexContent]) -> None:
-    """Print `table` to standard output."""
+    """Print `table` and the warnings, one line each however long, to standard output."""
     console = Console()
     console.print(table(contents, console.width))
+    for line in warnings_of(contents):
+        console.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
 
 
 def warnings_of(contents: list[IndexContent]) -> list[str]:

@@ -47,7 +47,9 @@ def prepare_voc2012(
 ) -> list[IndexContent]:  # fmt: skip
     """VOC2012, as VOC2007. The public test split has no XML: its labels are all ignored."""
     folder = voc_folder(root, "VOC2012")
-    return read_voc(folder, "voc2012", VOC_CLASSES, difficult=difficult, split=split, skip_broken=skip_broken)
+    return read_voc(
+        folder, "voc2012", VOC_CLASSES, difficult=difficult, split=split, skip_broken=skip_broken, unlabelled="test",
+    )  # fmt: skip
 
 
 def prepare_voc(
@@ -78,13 +80,16 @@ def voc_folder(root: Path, year: str | None) -> Path:
 
 def read_voc(
     folder: Path, name: str, classes: tuple[str, ...] | None, *, difficult: str = "ignore",
-    split: list[str] | None = None, skip_broken: bool = False, note: str = "",
+    split: list[str] | None = None, skip_broken: bool = False, note: str = "", unlabelled: str | None = None,
 ) -> list[IndexContent]:  # fmt: skip
-    """Index content of each wanted split of the VOC folder `folder`; `classes` None takes those found, sorted."""
+    """Index content of each wanted split of the VOC folder `folder`; `classes` None takes those found, sorted.
+
+    The split named `unlabelled` may have no XML files at all; anywhere else a missing one is a UserError.
+    """
     lists = _id_lists(folder, named_splits(split or []))
     ids = {split_name: _read_ids(file) for split_name, file in lists.items()}
     images = _Images(folder)
-    annotations = _annotations(folder, ids)
+    annotations = _annotations(folder, ids, unlabelled)
     if classes is None:
         found = {thing for notes in annotations.values() if notes for thing in notes.names}
         classes = require_classes(tuple(sorted(found)), str(folder / "Annotations"))
@@ -95,9 +100,9 @@ def read_voc(
         for image_id, line in numbered.items():
             where = f"{lists[split_name]}, line {line}"
             raw.samples.append(_sample(image_id, images.find(image_id), annotations[image_id], known, difficult, where))
-        unlabelled = sum(annotations[image_id] is None for image_id in numbered)
-        if unlabelled:
-            raw.warnings.append(f"{unlabelled} images have no XML file: all their labels are ignored")
+        without = sum(annotations[image_id] is None for image_id in numbered)
+        if without:
+            raw.warnings.append(f"{without} images have no XML file: all their labels are ignored")
         raw.warnings.extend(_list_disagreements(folder, raw, annotations, classes))
         splits.append(raw)
     return assemble(folder, name, splits, classes, skip_broken=skip_broken, note=note)
@@ -135,6 +140,7 @@ def _read_ids(file: Path) -> dict[str, int]:
         if slash and head in ("", "/"):
             image_id = tail.rsplit(".", 1)[0]
         inside(image_id, f"{file}, line {line}")
+        inside(f"{image_id}.xml", f"{file}, line {line}")  # with its suffix it must still be a possible name
         if image_id in ids:
             raise UserError(
                 f"{file}, line {line}: found the id '{image_id}' again (first on line {ids[image_id]}), "
@@ -161,16 +167,18 @@ class _Images:
             raise UserError(
                 f"{self.folder / 'JPEGImages'}: found {' and '.join(names)}, expected one image for id '{image_id}'"
             )
-        return f"JPEGImages/{names[0]}"
+        return inside(f"JPEGImages/{names[0]}", str(self.folder))
 
 
-def _annotations(folder: Path, ids: dict[str, dict[str, int]]) -> dict[str, Annotation | None]:
-    """One annotation for each id of any split; None for whole splits without XML, such as VOC2012 test."""
+def _annotations(folder: Path, ids: dict[str, dict[str, int]], unlabelled: str | None) -> dict[str, Annotation | None]:
+    """One annotation for each id of any split; None for the split `unlabelled` if it has no XML file at all."""
+    if not (folder / "Annotations").is_dir():
+        raise UserError(f"{folder / 'Annotations'}: no such folder, expected the XML files of the listed ids")
     annotations: dict[str, Annotation | None] = {}
-    for numbered in ids.values():
+    for split_name, numbered in ids.items():
         files = {image_id: folder / "Annotations" / f"{image_id}.xml" for image_id in numbered}
         missing = [file for file in files.values() if not file.is_file()]
-        if missing and len(missing) < len(files):
+        if missing and (split_name != unlabelled or len(missing) < len(files)):
             raise UserError(f"{missing[0]}: no such file, expected the annotation of an id that is listed")
         for image_id, file in files.items():
             if image_id not in annotations:

@@ -1,6 +1,5 @@
 """One VOC annotation file: objects with class, box and flags."""
 
-import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.data.index import DIFFICULT, OCCLUDED, TRUNCATED
+from masksup.data.prepare.splits import MAX_NUMBER
 from masksup.errors import UserError
 
 _FLAGS = {"difficult": DIFFICULT, "truncated": TRUNCATED, "occluded": OCCLUDED}
@@ -79,9 +79,9 @@ def _number(where: str, element: ElementTree.Element, key: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{where}: found <{key}> '{text}', expected a number of px")
+        value = float("nan")
+    if not abs(value) <= MAX_NUMBER:  # refuses nan as well
+        raise UserError(f"{where}: found <{key}> '{text[:60]}', expected a number of px (none beyond {MAX_NUMBER:.0e})")
     return value
 
 
