@@ -7,6 +7,7 @@ METHODS = Registry(
     key="method.name",
     entries={
         "baseline": "masksup.methods.baseline:Baseline",
+        "mcar": "masksup.methods.mcar:MCAR",
         "masksup": "masksup.methods.masksup:MaskSup",
     },
 )

@@ -70,17 +70,9 @@ class Record:
 
     def pr_curve(self, tag: str, step: int, curve: PrCurve, row: int) -> None:
         """The precision-recall curve of one class: `row` of `curve`."""
-        tp, fp, tn, fn, precision, recall = (
-            values_CT[row]
-            for values_CT in (
-                curve.true_positive,
-                curve.false_positive,
-                curve.true_negative,
-                curve.false_negative,
-                curve.precision,
-                curve.recall,
-            )  # fmt: skip
-        )
+        counts = [curve.true_positive, curve.false_positive, curve.true_negative, curve.false_negative]
+        tp, fp, tn, fn = (counts_CT[row] for counts_CT in counts)
+        precision, recall = curve.precision[row], curve.recall[row]
         add = self.tensorboard.add_pr_curve_raw
         self._guard(lambda: add(f"pr/{tag}", tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)))
 
