@@ -43,6 +43,14 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable,
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def _parse(text: str) -> Any:
+    """One YAML document. ValueError, in one line, for anything that is not one."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+
+
 def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict[str, str]]:
     """Read one run's settings.
 
@@ -78,9 +86,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
-        tree = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+        tree = _parse(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise UserError(f"{path}: found {type(tree).__name__}, expected a mapping of sections")
     return tree
@@ -177,8 +185,8 @@ def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None
     if not equals or not dotted:
         raise UserError(f"override '{override}': expected section.key=value")
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = _parse(text)
+    except ValueError:
         raise UserError(f"override '{override}': the value is not valid YAML") from None
     *parents, last = dotted.split(".")
     node = tree

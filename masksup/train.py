@@ -100,6 +100,8 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
     step, epoch = run.at.step, run.plan.epoch_of(run.at.step)
     values = {name: float(value) for name, value in logs.items()}
     values["learning_rate"] = lr
+    for group in run.stepper.optimizer.param_groups:  # the trunk's and the head's differ by their factors
+        values[f"learning_rate_{group['name'].partition(',')[0]}"] = group["lr"]
     values["skipped_steps"] = float(run.stepper.skipped)
     values |= meter.read()
     run.record.scalars("train", step, epoch, values)

@@ -239,6 +239,23 @@ def test_a_damaged_checkpoint_is_set_aside_and_two_good_ones_stay(
     assert (tmp_path / "checkpoints" / f"damaged-{newest.name}").is_dir()
 
 
+def test_broken_images_within_the_budget_are_each_named_once_and_left_out(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from masksup.data.index import write_index
+    from masksup.data.shapes import prepare_shapes
+
+    for content in prepare_shapes(tmp_path / "root", train=30, val=10, test=5, size=48, seed=4):
+        write_index(tmp_path / content.split, content)
+    broken = sorted((tmp_path / "root").rglob("*.jpg"))[2]
+    broken.write_bytes(broken.read_bytes()[:200])
+    places = {"data__train": str(tmp_path / "train"), "data__eval": str(tmp_path / "val")}
+    with pytest.raises(UserError, match=broken.name):
+        train(tiny_config(**places), tmp_path / "strict")
+    assert train(tiny_config(**places, data__broken_budget=0.1, epochs=3), tmp_path / "run") == 0
+    assert capsys.readouterr().out.count(f"{broken.name}: broken image") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_compiled_network_trains_and_resumes_bit_equal(

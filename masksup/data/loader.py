@@ -14,6 +14,7 @@ from masksup.data.dataset import Batch, EvalDataset, TrainDataset, stack
 from masksup.data.index import Index
 from masksup.data.sampler import Plan
 from masksup.errors import UserError
+from masksup.runtime.log import log
 
 
 def train_loader(
@@ -99,7 +100,7 @@ class _Stacked(Dataset[Batch | UserError]):
 
 @dataclass
 class _BrokenSamples:
-    """Counts the samples with broken images, each once, and stops the run above the budget."""
+    """Names and counts the samples with broken images, each once, and stops the run above the budget."""
 
     index: Index
     budget: float
@@ -110,7 +111,9 @@ class _BrokenSamples:
     def count(self, batch: Batch) -> None:
         if not batch["broken"].any():
             return
-        found = batch["sample"][batch["broken"]].tolist()
+        found = [sample for sample in batch["sample"][batch["broken"]].tolist() if sample not in self.seen]
+        for sample in dict.fromkeys(found):
+            log.warning(f"{self.index.path(sample)}: broken image, left out (sample {self.index.id(sample)})")
         self.seen.update(found)
         if len(self.seen) > self.budget * len(self.index):
             raise UserError(

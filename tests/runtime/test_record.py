@@ -45,7 +45,8 @@ def test_points_of_an_attempt_that_was_cut_off_are_replaced(tmp_path: Path) -> N
 
 
 def test_a_run_shows_everything_in_tensorboard(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    assert train(tiny_config(log={"every_steps": 1, "images": 3, "pr_curves": True}), tmp_path) == 0
+    log = {"every_steps": 1, "images": 3, "pr_curves": True}
+    assert train(tiny_config(log=log, optim__head_factor=10), tmp_path) == 0
     events = accumulated(tmp_path)
     tags = events.Tags()
     for name in ("loss", "learning_rate", "gradient_norm", "images_per_second", "data_wait_share", "memory_mib"):
@@ -54,6 +55,8 @@ def test_a_run_shows_everything_in_tensorboard(tiny_config: MakeConfig, tmp_path
     assert len([tag for tag in tags["scalars"] if tag.startswith("AP/")]) == 11  # the twelfth class has no positive
     assert len([tag for tag in tags["tensors"] if tag.startswith("pr/")]) == 11
     assert "predictions" in tags["images"]
+    rates = [events.Scalars(f"train/learning_rate_{part}")[2].value for part in ("backbone", "head")]
+    assert rates[1] == pytest.approx(10 * rates[0])
     plugins = events.summary_metadata
     assert any("hparams" in str(meta.plugin_data.plugin_name) for meta in plugins.values())
     rows = read_rows(tmp_path / "metrics.jsonl")
