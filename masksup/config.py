@@ -93,6 +93,18 @@ class MethodSpec(Component):
     registry: ClassVar[Registry] = METHODS
     name: str = "baseline"
 
+    @model_validator(mode="after")
+    def _check_base(self) -> Self:
+        """A method may look at an image through another one, whose options are checked alike."""
+        base = self.options.get("base")
+        if base is not None:
+            try:
+                MethodSpec.model_validate(base)
+            except ValidationError as error:
+                context = error.errors()[0].get("ctx", {})
+                raise _problem(f"base.{context.get('key')}", str(context.get("message"))) from None
+        return self
+
 
 class Data(Section):
     """What is learnt from and what is scored; each entry is an index folder written by `masksup prepare`."""

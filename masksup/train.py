@@ -76,7 +76,7 @@ def _loop(run: Run, bar: Progress) -> bool:
         waited = time.perf_counter() - began
         lr = config.optim.lr * rate_factor(config.schedule, plan, at.step)
         set_rates(run.stepper.optimizer, lr, onecycle_momentum(config.schedule, plan, at.step))
-        logs = run.stepper.step(micro_batches, at.step)
+        logs = run.stepper.step(micro_batches, at.step, at.step / plan.total_steps)
         if run.ema is not None:
             run.ema.update(run.network, at.step)
         at.step += 1

@@ -123,6 +123,7 @@ def test_method_gives_a_loss_with_gradients_and_predicts(name: str) -> None:
     method.prepare(0)
     images = torch.randint(0, 256, (B, 3, 64, 64), dtype=torch.uint8)
     batch = {"image": images, "target": targets(), "sample": torch.arange(B), "position": torch.arange(B)}
+    batch["progress"] = torch.tensor(0.5)
     loss, logs = method(batch)
     loss.backward()
     assert loss.shape == ()

@@ -87,7 +87,7 @@ def _trainer(config: Config, batch: int) -> Callable[[], None]:
 
     def run() -> None:
         set_rates(optimizer, 1e-4, None)
-        stepper.step([data], next(steps))
+        stepper.step([data], next(steps), 0.0)
 
     return run
 

@@ -71,7 +71,7 @@ def _stepper(args: argparse.Namespace, method: dict[str, str]) -> Callable[[], o
         "target": torch.randint(0, 2, (args.batch, CLASSES), dtype=torch.int8, device=device),
         "sample": torch.arange(args.batch, device=device), "position": torch.arange(args.batch, device=device),
     }  # fmt: skip
-    return lambda: stepper.step([batch], 0)
+    return lambda: stepper.step([batch], 0, 0.0)
 
 
 def _arguments() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from masksup.runtime.checkpoint import State
 
 
 def collect(network: Network, stepper: Stepper, ema: MovingAverage | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors keyed `model/`, `optim/<state>/`, `ema/` + name, and the scalars that belong to them."""
+    """Tensors keyed `model/`, `optim/<state>/`, `ema/`, `method/` + name, and the scalars that belong to them."""
     tensors = {f"model/{name}": value for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in stepper.optimizer.state.get(parameter, {}).items():
@@ -21,6 +21,7 @@ def collect(network: Network, stepper: Stepper, ema: MovingAverage | None) -> tu
                 tensors[f"optim/{key}/{name}"] = value
     if ema is not None:
         tensors |= {f"ema/{name}": value for name, value in ema.average.items()}
+    tensors |= {f"method/{name}": value for name, value in stepper.method.own_state().items()}
     meta = {
         "scaler": stepper.scaler.state_dict(),
         "skipped": int(stepper.skipped.item()),
@@ -44,6 +45,7 @@ def restore(state: State, network: Network, stepper: Stepper, ema: MovingAverage
                 optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value) if same else place
     if ema is not None:
         copy_values({name: value.to(stepper.device) for name, value in state.part("ema").items()}, ema.average)
+    copy_values(state.part("method"), stepper.method.own_state())
     stepper.scaler.load_state_dict(state.meta["scaler"])
     stepper.skipped.fill_(state.meta["skipped"])
     stepper.skipped_in_row.fill_(state.meta["skipped_in_row"])

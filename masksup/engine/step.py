@@ -4,10 +4,11 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from masksup.engine.optim import clip_gradients
 from masksup.engine.precision import autocast
+from masksup.methods.method import Method
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Stepper:
     `skipped` and `skipped_in_row` count, on the device, the steps whose gradient was not finite.
     """
 
-    method: nn.Module
+    method: Method
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -29,24 +30,28 @@ class Stepper:
         self.skipped = torch.zeros((), device=self.device)
         self.skipped_in_row = torch.zeros((), device=self.device)
 
-    def step(self, micro_batches: list[dict[str, Tensor]], step: int) -> dict[str, Tensor]:
+    def step(self, micro_batches: list[dict[str, Tensor]], step: int, progress: float) -> dict[str, Tensor]:
         """Forward and backward over all micro-batches, then one update, skipped if a gradient is not finite.
+
+        `progress` is the share of the training's steps that is done.
 
         A micro-batch's loss counts by its share of the step's samples. Returns scalars on the device (`loss`,
         `gradient_norm`, the method's logs): reading them is the caller's choice.
         """
         samples = sum(len(batch["target"]) for batch in micro_batches)
         logs: dict[str, Tensor] = {}
+        done = torch.full((), progress, device=self.device)
         for index, batch in enumerate(micro_batches):
             share = len(batch["target"]) / samples
             seed_forward(self.seed, step, index)
-            batch = to_device(batch, self.device)
+            batch = {**to_device(batch, self.device), "progress": done}
             with autocast(self.device, self.dtype):
                 loss, extra = self.method(batch)
             self.scaler.scale(loss * share).backward()
             for name, value in {"loss": loss, **extra}.items():
                 logs[name] = logs.get(name, torch.zeros((), device=self.device)) + value.detach() * share
         logs["gradient_norm"] = self._update()
+        self.method.update(step)
         return logs
 
     def _update(self) -> Tensor:

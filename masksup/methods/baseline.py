@@ -12,7 +12,3 @@ class Baseline(Method):
         features = batch.get("features")
         logits_BC = self.network(batch["image"]) if features is None else self.network.head(features)
         return self.loss(logits_BC, batch["target"]), {}
-
-    def predict(self, images_B3SS: Tensor) -> Tensor:
-        logits_BC: Tensor = self.network(images_B3SS)
-        return logits_BC

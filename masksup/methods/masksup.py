@@ -1,6 +1,6 @@
 """MaskSup, also called MSL: masked supervised learning (Zunair and Ben Hamza, WACV 2024, arXiv 2310.18517)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +19,11 @@ from masksup.data.masks import (
     unpack,
 )
 from masksup.errors import UserError
-from masksup.methods.method import Method
+from masksup.methods import METHODS
+from masksup.methods.method import Method, likeliest
 from masksup.models.network import Network
+
+BASES = ("baseline", "mcar")
 
 # Shapes: B images, S x S pixels, C classes, N masks of the bank.
 
@@ -39,7 +42,9 @@ class MaskSup(Method):
     weights: of the three terms, in this order.
     views: "separate" forwards, clean then masked, each with its own batch statistics, as in the original; or
         both as one batch ("concat"), which is the same for networks that normalise within a sample. "auto":
-        separate for batch-norm backbones, concat for layer-norm ones.
+        separate for batch-norm backbones, concat for layer-norm ones. "mixed": a single view, in which half of the
+        images have their hole, and its loss alone: masks as mere augmentation, the control for what the method adds.
+    base: what looks at a view, `{name: baseline}` or `{name: mcar, ...}`; the loss is then the sum over its streams.
     masks: "irregular" strokes and ellipses; "folder": pictures read by the original's rules; "patches".
     level: irregular holes of 0.01-0.1 ("low") or 0.5-0.6 ("high") of the image; first or last files of a folder.
     hole_ratio: another range for irregular masks. folder: where the pictures are.
@@ -55,7 +60,8 @@ class MaskSup(Method):
         loss: nn.Module,
         *,
         weights: tuple[float, float, float] = (0.3, 0.2, 0.5),
-        views: Literal["auto", "separate", "concat"] = "auto",
+        views: Literal["auto", "separate", "concat", "mixed"] = "auto",
+        base: dict[str, str | int | float] | None = None,
         masks: Literal["irregular", "folder", "patches"] = "irregular",
         level: Literal["low", "high"] = "high",
         hole_ratio: tuple[float, float] | None = None,
@@ -67,8 +73,9 @@ class MaskSup(Method):
         super().__init__(network, loss)
         _check(weights, masks, hole_ratio, folder, patch, bank)
         self.weights = weights
-        batch_norm = network.backbone.norm_kind == "batch"
-        self.concat = not batch_norm if views == "auto" else views == "concat"
+        by_norm = "separate" if network.backbone.norm_kind == "batch" else "concat"
+        self.views = by_norm if views == "auto" else views
+        self.base = _base(network, loss, base or {"name": "baseline"})
         self.masks, self.level, self.hole_ratio, self.folder = masks, level, hole_ratio, folder
         self.patch, self.patch_ratio, self.masks_made = patch, patch_ratio, bank
         self.size = network.backbone.size
@@ -89,18 +96,32 @@ class MaskSup(Method):
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images_B3SS, targets_BC = batch["image"], batch["target"]
+        clean_B3SS = images_B3SS.float() / 255
         masked_B3SS = hide(images_B3SS, self.holes(batch["position"]), self.network.mean)
-        if self.concat:
-            both = torch.cat([images_B3SS.float() / 255, masked_B3SS])
-            clean_BC, masked_BC = self.network(both).chunk(2)
+        if self.views == "mixed":
+            hidden_B = choose(batch["position"], self.seed + 1, 2).bool()
+            images = torch.where(hidden_B[:, None, None, None], masked_B3SS, clean_B3SS)
+            return self._loss(self.base.streams(images), targets_BC), {}
+        if self.views == "concat":
+            both = self.base.streams(torch.cat([clean_B3SS, masked_B3SS]))
+            clean, masked = zip(*(stream_BC.chunk(2) for stream_BC in both))
         else:
-            clean_BC = self.network(images_B3SS.float() / 255)
-            masked_BC = self.network(masked_B3SS)
-        clean, masked = self.loss(clean_BC, targets_BC), self.loss(masked_BC, targets_BC)
-        difference = consistency(clean_BC, masked_BC, targets_BC)
+            clean, masked = self.base.streams(clean_B3SS), self.base.streams(masked_B3SS)
         a, b, c = self.weights
-        logs = {"loss_clean": clean, "loss_masked": masked, "loss_consistency": difference}
-        return a * clean + b * masked + c * difference, {name: term.detach() for name, term in logs.items()}
+        logs = {
+            "loss_clean": self._loss(clean, targets_BC),
+            "loss_masked": self._loss(masked, targets_BC),
+            "loss_consistency": consistency(likeliest(clean), likeliest(masked), targets_BC),
+        }
+        loss = a * logs["loss_clean"] + b * logs["loss_masked"] + c * logs["loss_consistency"]
+        return loss, {name: term.detach() for name, term in logs.items()}
+
+    def _loss(self, streams: tuple[Tensor, ...], targets_BC: Tensor) -> Tensor:
+        losses = [self.loss(logits_BC, targets_BC) for logits_BC in streams]
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+    def streams(self, images_B3SS: Tensor) -> tuple[Tensor, ...]:
+        return self.base.streams(images_B3SS)
 
     def holes(self, position_B: Tensor) -> Tensor:
         """The mask of each training position, bool B1SS, True where hidden: a function of (seed, position)."""
@@ -108,9 +129,14 @@ class MaskSup(Method):
         index_B = choose(position_B, self.seed, len(self.bank))
         return unpack(self.bank.index_select(0, index_B), self.size)
 
-    def predict(self, images_B3SS: Tensor) -> Tensor:
-        logits_BC: Tensor = self.network(images_B3SS)
-        return logits_BC
+
+def _base(network: Network, loss: nn.Module, spec: Mapping[str, str | int | float]) -> Method:
+    """The method whose streams are masked. UserError for one that trains by more than the loss of its streams."""
+    name = spec.get("name")
+    if name not in BASES:
+        raise UserError(f"method.base.name: found {name!r}, expected {' or '.join(BASES)}")
+    method: Method = METHODS.resolve(str(name))(network, loss, **{k: v for k, v in spec.items() if k != "name"})
+    return method
 
 
 def _check(

@@ -63,20 +63,21 @@ class MCAR(Method):
         self.compat = compat
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        global_BC, local_BC, _, _ = self._streams(batch["image"])
+        global_BC, local_BC = self.streams(batch["image"])
         # The loss of the largest probability is the loss of the largest logit: sigmoid keeps order.
         whole, regions = self.loss(global_BC, batch["target"]), self.loss(local_BC, batch["target"])
         return whole + regions, {"loss_global": whole.detach(), "loss_local": regions.detach()}
 
-    def predict(self, images_B3SS: Tensor) -> Tensor:
-        return self.predict_regions(images_B3SS).fused_BC
+    def streams(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        global_BC, local_BC, _, _ = self._look_twice(images_B3SS)
+        return global_BC, local_BC
 
     def predict_regions(self, images_B3SS: Tensor) -> Regions:
         """Logits of the whole image, of both streams together, and the regions, of uint8 images."""
-        global_BC, local_BC, boxes_BN4, classes_BN = self._streams(images_B3SS)
+        global_BC, local_BC, boxes_BN4, classes_BN = self._look_twice(images_B3SS)
         return Regions(global_BC, torch.maximum(global_BC, local_BC), boxes_BN4, classes_BN)
 
-    def _streams(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _look_twice(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(global logits BC, local logits BC, boxes BN4, classes BN)."""
         network = self.network
         images_B3SS = network.normalize(images_B3SS)

@@ -53,7 +53,7 @@ def test_sgd_step_equals_the_textbook(tiny_config: MakeConfig) -> None:
     from masksup.engine.step import seed_forward
 
     for step in range(3):
-        ours.step([batch()], step)
+        ours.step([batch()], step, 0.0)
         seed_forward(config.seed, step, 0)
         reference(batch())[0].backward()
         plain.step()
@@ -79,12 +79,12 @@ def test_fp16_scaler_grows_shrinks_and_skips(tiny_config: MakeConfig, monkeypatc
     scale = ours.scaler.get_scale()
     with monkeypatch.context() as patch:
         patch.setattr(BinaryCrossEntropy, "forward", lambda self, x, y: x.float().sum() * float("inf"))
-        ours.step([batch()], 0)
+        ours.step([batch()], 0, 0.0)
     assert ours.scaler.get_scale() == scale / 2
     assert int(ours.skipped) == 1
     for name, value in ours.method.named_parameters():
         assert torch.equal(value, before[name]), name
-    ours.step([batch()], 1)
+    ours.step([batch()], 1, 0.0)
     assert int(ours.skipped_in_row) == 0
     assert any(not torch.equal(value, before[name]) for name, value in ours.method.named_parameters())
 
@@ -94,7 +94,7 @@ def test_mixed_precision_keeps_fp32_weights_and_stays_near(dtype: torch.dtype, t
     config = tiny_config(optim={"name": "sgd", "lr": 0.01}, model__head={"name": "linear"})
     mixed, full = stepper(config, dtype), stepper(config)
     for step in range(5):
-        a, b = mixed.step([batch()], step)["loss"], full.step([batch()], step)["loss"]
+        a, b = mixed.step([batch()], step, 0.0)["loss"], full.step([batch()], step, 0.0)["loss"]
         assert a == pytest.approx(float(b), rel=0.03)
     assert all(value.dtype == torch.float32 for value in mixed.method.parameters())
 
@@ -105,7 +105,7 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(tiny_config: MakeCon
     def loss(step: int, batches: int, waste: int) -> list[float]:
         ours = stepper(config)
         torch.manual_seed(waste)
-        return [float(ours.step([batch()] * batches, step)["loss"])]
+        return [float(ours.step([batch()] * batches, step, 0.0)["loss"])]
 
     assert loss(3, 2, waste=1) == loss(3, 2, waste=2)
     assert loss(3, 1, waste=1) != loss(4, 1, waste=1)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from masksup.cli import main
 from masksup.config import Config
 from masksup.config_file import to_yaml
-from masksup.data.masks import evaluation_masks, unpack
+from masksup.data.masks import choose, evaluation_masks, hide, unpack
 from masksup.engine.build import new_method, new_network
 from masksup.engine.infer import masked_blocks
 from masksup.engine.optim import build_optimizer
@@ -26,6 +26,7 @@ from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.masksup import MaskSup, consistency
+from masksup.methods.mcar import MCAR
 from masksup.models.network import Network, build_network
 from masksup.train import STOPPED, train
 
@@ -130,8 +131,8 @@ def test_concat_equals_separate_where_samples_are_normalised_alone_and_auto_know
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-7)
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
-    assert method(net).concat
-    assert not method(network()).concat
+    assert method(net).views == "concat"
+    assert method(network()).views == "separate"
 
 
 def test_batch_norm_sees_the_clean_view_first_and_then_the_masked_one() -> None:
@@ -217,7 +218,7 @@ def test_a_training_step_asks_the_device_nothing(views: str, tiny_config: MakeCo
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoQuestions():
         torch.ones(()).item()
     with NoQuestions():
-        logs = stepper.step([batch(), batch(start=6)], 0)
+        logs = stepper.step([batch(), batch(start=6)], 0, 0.0)
     assert {"loss", "loss_clean", "loss_masked", "loss_consistency"} <= logs.keys()
 
 
@@ -316,3 +317,46 @@ def test_wrong_input_is_one_line_before_training_starts(
 def test_frozen_backbone_is_refused(tiny_config: MakeConfig) -> None:
     with pytest.raises(UserError, match=r"method\.name: model\.frozen"):
         tiny_config(method={"name": "masksup"}, model__frozen=True)
+
+
+def test_mixed_is_plain_training_with_half_of_the_images_masked() -> None:
+    net, data = network(), batch(n=64)
+    ours = method(copy.deepcopy(net), views="mixed")
+    loss, _ = ours(data)
+    hidden = []
+    masked = hide(data["image"], ours.holes(data["position"]), net.mean)
+    clean_B3SS = data["image"].float() / 255
+    for half in (choose(data["position"], 4, 2).bool(), ~choose(data["position"], 4, 2).bool()):
+        images = torch.where(half[:, None, None, None], masked, clean_B3SS)
+        expected = BinaryCrossEntropy(torch.ones(C), torch.ones(C))(net.train()(images), data["target"])
+        hidden.append(bool(torch.isclose(loss, expected)))
+        assert 20 <= int(half.sum()) <= 44
+    assert hidden == [True, False]
+
+
+@pytest.mark.parametrize("views", ["separate", "concat"])
+def test_masksup_around_mcar_sums_the_streams_and_compares_what_it_would_predict(views: str) -> None:
+    net, data = network("test_vit"), batch()
+    ours = method(copy.deepcopy(net).eval(), views=views, base={"name": "mcar", "top": 2}).eval()
+    loss, logs = ours(data)
+    bce = BinaryCrossEntropy(torch.ones(C), torch.ones(C))
+    mcar = MCAR(net, bce, top=2).eval()
+    clean = mcar.streams(data["image"].float() / 255)
+    masked = mcar.streams(hide(data["image"], ours.holes(data["position"]), net.mean))
+    terms = [
+        sum(bce(stream, data["target"]) for stream in clean),
+        sum(bce(stream, data["target"]) for stream in masked),
+        consistency(torch.maximum(*clean), torch.maximum(*masked), data["target"]),
+    ]
+    torch.testing.assert_close(loss, 0.3 * terms[0] + 0.2 * terms[1] + 0.5 * terms[2])
+    torch.testing.assert_close(logs["loss_consistency"], terms[2].detach())
+    assert torch.equal(ours.predict(data["image"]), mcar.predict(data["image"]))
+    loss.backward()
+    assert all(p.grad is not None for p in ours.network.parameters())
+
+
+def test_a_base_that_does_not_fit_is_refused_by_key(tiny_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match=r"method\.base\.topp: not an option of method 'mcar'"):
+        tiny_config(method={"name": "masksup", "base": {"name": "mcar", "topp": 3}})
+    with pytest.raises(UserError, match=r"method\.base\.name: found 'masksup', expected baseline or mcar"):
+        method(network(), base={"name": "masksup"})

@@ -119,7 +119,7 @@ def test_regions_are_of_different_classes_and_differ():
 
 
 def stream_loss(method, batch, stream):
-    logits = dict(zip(("global", "local"), method._streams(batch["image"])))
+    logits = dict(zip(("global", "local"), method._look_twice(batch["image"])))
     return method.loss(logits[stream], batch["target"])
 
 
@@ -184,7 +184,7 @@ def test_a_step_of_the_trainer_lowers_the_loss(dtype, tiny_config):
     stepper = Stepper(
         method, build_optimizer(config, method.network), torch.amp.GradScaler(enabled=False), device, dtype, 0.0, 0
     )
-    losses = [float(stepper.step([batch], step)["loss"]) for step in range(12)]
+    losses = [float(stepper.step([batch], step, 0.0)["loss"]) for step in range(12)]
     assert losses[-1] < 0.7 * losses[0]
 
 
