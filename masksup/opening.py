@@ -8,8 +8,8 @@ from masksup.data.source import make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network
 from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
-from masksup.engine.optim import build_optimizer
-from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format, set_numerics
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import restore
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
@@ -18,6 +18,7 @@ from masksup.models.weights import load_weights
 from masksup.run import At, Run
 from masksup.runtime.checkpoint import Saver, list_checkpoints, newest_valid
 from masksup.runtime.log import log, start_logging
+from masksup.runtime.place import Place
 from masksup.runtime.record import Record
 from masksup.runtime.run_folder import open_run
 from masksup.trained import is_run, open_trained
@@ -44,10 +45,8 @@ def open_training(config: Config, run_dir: Path) -> Run:
     scored = copy.deepcopy(method).eval()
     if config.precision.compile:
         network.compile()
-    stepper = Stepper(
-        method.train(), build_optimizer(config.optim, network), gradient_scaler(device, dtype), device, dtype,
-        config.optim.clip, config.seed,
-    )  # fmt: skip
+    engine = make_engine(config, method.train(), device, dtype, Place())
+    stepper = Stepper(engine, device, dtype, config.seed)
     ema = MovingAverage(config.ema, network) if config.ema.decay > 0 else None
 
     folder = open_run(run_dir, config)

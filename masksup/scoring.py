@@ -92,7 +92,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "run": run.folder.path.name, "data": run.source.train.title, "note": run.source.train.index.note,
         "seed": run.config.seed, "steps": at.step, "seconds": at.seconds, "images_per_second": images / at.seconds,
         "device": str(run.stepper.device), "attempts": run.folder.attempt,
-        "skipped_steps": int(run.stepper.skipped.item()), "history": at.history,
+        "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
     }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
 def _take_weights(run: Run) -> None:
     """Put the weights that are scored (live, or their moving average) into the copy."""
     copied = run.scored_method.network.state_dict()
-    copy_values(run.network.state_dict(), copied)
+    copy_values(run.stepper.engine.network_state(), copied)
     if run.config.eval_weights == "ema" and run.ema is not None:
         run.ema.copy_to(run.scored_method.network)
 

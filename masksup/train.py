@@ -75,7 +75,7 @@ def _loop(run: Run, bar: Progress) -> bool:
         micro_batches = next(batches)
         waited = time.perf_counter() - began
         lr = config.optim.lr * rate_factor(config.schedule, plan, at.step)
-        set_rates(run.stepper.optimizer, lr, onecycle_momentum(config.schedule, plan, at.step))
+        set_rates(run.stepper.engine.param_groups, lr, onecycle_momentum(config.schedule, plan, at.step))
         logs = run.stepper.step(micro_batches, at.step, at.step / plan.total_steps)
         if run.ema is not None:
             run.ema.update(run.network, at.step)
@@ -100,9 +100,9 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
     step, epoch = run.at.step, run.plan.epoch_of(run.at.step)
     values = {name: float(value) for name, value in logs.items()}
     values["learning_rate"] = lr
-    for group in run.stepper.optimizer.param_groups:  # the trunk's and the head's differ by their factors
+    for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
         values[f"learning_rate_{group['name'].partition(',')[0]}"] = group["lr"]
-    values["skipped_steps"] = float(run.stepper.skipped)
+    values["skipped_steps"] = float(run.stepper.engine.skipped)
     values |= meter.read()
     run.record.scalars("train", step, epoch, values)
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.3g} images/s"
@@ -117,7 +117,7 @@ def _check_gradients(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:
     step, limit = run.at.step, run.config.optim.max_skipped
     if run.stepper.device.type == "cuda" and step % run.config.log.every_steps:
         return
-    if int(run.stepper.skipped_in_row) < limit:
+    if int(run.stepper.engine.skipped_in_row) < limit:
         return
     index = run.source.train.index
     ids = [index.id(int(sample)) for batch in micro_batches for sample in batch["sample"]]
@@ -163,7 +163,7 @@ def _stop(run: Run) -> bool:
 
 def save(run: Run) -> None:
     """Begin to write a checkpoint of the run as it is now. `best` is the one it was improved in last."""
-    tensors, meta = collect(run.network, run.stepper, run.ema)
+    tensors, meta = collect(run.stepper, run.ema)
     at, part = run.at, run.source.train
     name = run.saver.name(at.step)
     state = snapshot(tensors, {

@@ -1,6 +1,7 @@
 """The optimiser: parameter groups with their factors, and a step that skips gradients that are not finite."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,9 @@ def _groups(optim: Optim, network: Network) -> Iterator[dict[str, object]]:
             yield {"name": f"{name}, no decay", "params": flat, "factor": factor, "weight_decay": 0.0}
 
 
-def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+def set_rates(groups: list[dict[str, Any]], lr: float, momentum: float | None) -> None:
     """Give every group its rate for the coming step, and one-cycle's momentum where there is one."""
-    for group in optimizer.param_groups:
+    for group in groups:
         group["lr"] = lr * group["factor"]
         if momentum is not None and "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
