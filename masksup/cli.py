@@ -7,8 +7,9 @@ from pathlib import Path
 
 from masksup import __version__
 from masksup.data.prepare import command as prepare
-from masksup.errors import UserError
+from masksup.errors import JobError, ToldElsewhere, UserError
 from masksup.runtime import signals
+from masksup.runtime.place import Place, find_place
 
 USER_ERROR = 2
 # What a file system says of a place that the user chose; any other error of it is a bug and shows where.
@@ -23,9 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(_parser(), argv)
     try:
         status: int = args.run(args)
-    except UserError as error:
-        print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+    except ToldElsewhere:
         return USER_ERROR
+    except (UserError, JobError) as error:
+        if str(error):
+            print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR if isinstance(error, UserError) else 1
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
         return 141
@@ -97,7 +101,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     from masksup.config_file import describe, load_config
 
-    config, sources = load_config(args.config, args.overrides)
+    place = find_place()
+    try:
+        config, sources = load_config(args.config, args.overrides)
+    except UserError as error:
+        _tell_once(place, error)
+        raise
     if args.print_config:
         from masksup.show import print_config
 
@@ -107,7 +116,15 @@ def _train(args: argparse.Namespace) -> int:
     from masksup.train import train
 
     run_dir = args.run_dir or Path("runs") / args.config.stem
-    return train(config, run_dir)
+    return train(config, run_dir, place)
+
+
+def _tell_once(place: Place, error: UserError) -> None:
+    """A configuration that cannot be read is told by one rank of a job, which has to find the others for that."""
+    if place.world > 1:
+        from masksup.runtime.meeting import meet, my_card
+
+        meet(place, my_card("", str(error)), 600.0)
 
 
 def _eval(args: argparse.Namespace) -> int:

@@ -11,12 +11,14 @@ from masksup.config import Config
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
-from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_model
+from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_part
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 from masksup.metrics.summary import score
 from masksup.metrics.tables import headline, tables
+from masksup.runtime.distributed import Group, joined
 from masksup.runtime.log import console, log, start_logging
+from masksup.runtime.place import Place
 from masksup.runtime.run_folder import refuse_unwritable, write_json
 from masksup.trained import Trained, WhichWeights, open_trained
 
@@ -34,17 +36,20 @@ def evaluate(outputs: Outputs, part: Part, config: Config) -> dict[str, Any]:
     return summary
 
 
-def predict_part(trained: Trained, part: Part, workers: int | None = None, masks: FixedMasks | None = None) -> Outputs:
-    """Outputs for a part under the run's own settings of size, batch and precision. `masks` hide part of each image."""
+def predict_part(
+    trained: Trained, part: Part, group: Group, workers: int | None = None, masks: FixedMasks | None = None
+) -> Outputs | None:
+    """Outputs for a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and precision. `masks` hide part of each image."""
     config = trained.config
     if workers is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
-    blocks = image_blocks(part, config)
+    blocks = image_blocks(part, config, group.place)
     if masks is not None:
-        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu())
-    return run_model(trained.method.predict, blocks, config, device, choose_dtype(config.precision, device))
+        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu(), group.place)
+    dtype = choose_dtype(config.precision, device)
+    return run_part(trained.method.predict, blocks, len(part), config, device, dtype, group)
 
 
 def run_eval(

@@ -10,14 +10,15 @@ from torch import Tensor
 from masksup.data.decode import decode
 from masksup.data.source import Part
 from masksup.engine.ema import copy_values
-from masksup.engine.infer import Outputs, feature_blocks, image_blocks, run_model
-from masksup.engine.state import load_network
+from masksup.engine.infer import Outputs, feature_blocks, image_blocks, run_part
+from masksup.engine.state import load_network, scored_state
 from masksup.evaluate import evaluate
 from masksup.metrics.precision_recall import pr_curve
 from masksup.metrics.tables import headline, tables
 from masksup.pictures import contact_sheet, draw_prediction
 from masksup.run import Run
 from masksup.runtime.checkpoint import SUMS, read_checkpoint
+from masksup.runtime.distributed import SAVE, wish
 from masksup.runtime.log import console, log
 from masksup.runtime.progress import duration
 from masksup.runtime.run_folder import write_json
@@ -30,6 +31,14 @@ def score_epoch(run: Run) -> bool:
     assert part is not None
     _take_weights(run)
     outputs = _outputs(run, "eval", part)
+    improved = _judge(run, outputs, part) if outputs is not None else False
+    improved, at.best, at.history = run.group.broadcast((improved, at.best, at.history))
+    return improved
+
+
+def _judge(run: Run, outputs: Outputs, part: Part) -> bool:
+    """On rank 0: the scores of the epoch, and whether they are the best so far."""
+    at = run.at
     summary = evaluate(outputs, part, run.config)
     epoch = run.plan.epoch_of(at.step)
     mean_ap = summary["mAP"]
@@ -45,7 +54,7 @@ def score_epoch(run: Run) -> bool:
 
 
 def finish(run: Run) -> None:
-    """Score the best and the last weights, write `result.json`, print the final tables."""
+    """Score the best and the last weights, write `result.json`, print the final tables. Collective."""
     at, result = run.at, _facts(run)
     _take_weights(run)
     result["last"] = {
@@ -54,12 +63,14 @@ def finish(run: Run) -> None:
         **_final_scores(run, run.saver.name(at.step)),
     }
     if at.best is not None:
-        if (run.folder.checkpoints / at.best["checkpoint"]).is_dir():
+        if run.group.broadcast((run.folder.checkpoints / at.best["checkpoint"]).is_dir()):
             if at.best["step"] != at.step:
                 _take_checkpoint(run, at.best["checkpoint"])
             result["best"] = {**at.best, **_final_scores(run, at.best["checkpoint"])}
         else:
             log.warning(f"the best checkpoint {at.best['checkpoint']} could not be saved; only the last is scored")
+    if not run.group.first:
+        return
     _print_scores(result)
     if "best" in result:
         run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
@@ -91,7 +102,7 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "run": run.folder.path.name, "data": run.source.train.title, "note": run.source.train.index.note,
         "seed": run.config.seed, "steps": at.step, "seconds": at.seconds, "images_per_second": images / at.seconds,
-        "device": str(run.stepper.device), "attempts": run.folder.attempt,
+        "device": str(run.stepper.device), "ranks": run.group.world, "threads": run.threads, "attempts": run.folder.attempt,
         "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
     }  # fmt: skip
 
@@ -104,21 +115,30 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
         "checkpoint_sha256": sums.read_text(encoding="ascii")[:64] if sums.exists() else None,
     }  # fmt: skip
     for name, part in (("eval", run.source.eval), ("test", run.source.test)):
-        if part is not None:
-            scores[name] = evaluate(_outputs(run, name, part, may_stop=False), part, run.config)
+        outputs = None if part is None else _outputs(run, name, part, may_stop=False)
+        if part is not None and outputs is not None:
+            scores[name] = evaluate(outputs, part, run.config)
             scores[name]["protocol"] |= facts
     return scores
 
 
 def _take_weights(run: Run) -> None:
     """Put the weights that are scored (live, or their moving average) into the copy."""
-    copied = run.scored_method.network.state_dict()
-    copy_values(run.stepper.engine.network_state(), copied)
-    if run.config.eval_weights == "ema" and run.ema is not None:
-        run.ema.copy_to(run.scored_method.network)
+    ema = run.ema if run.config.eval_weights == "ema" else None
+    copy_values(scored_state(run.stepper, ema, run.group), run.scored_method.network.state_dict())
 
 
 def _take_checkpoint(run: Run, name: str) -> None:
+    """The best weights, read by rank 0: other ranks may not see yet what was renamed a moment ago."""
+    network, group = run.scored_method.network, run.group
+    with group.together():
+        if group.first:
+            _read_into(run, name)
+    for value in network.state_dict().values():
+        value.copy_(group.broadcast(value.cpu() if group.first else None))
+
+
+def _read_into(run: Run, name: str) -> None:
     state = read_checkpoint(run.folder.checkpoints / name)
     tensors = state.part("model")
     if run.config.eval_weights == "ema":
@@ -126,12 +146,20 @@ def _take_checkpoint(run: Run, name: str) -> None:
     load_network(run.scored_method.network, tensors, name)
 
 
-def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs:
-    config, method = run.config, run.scored_method
+def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs | None:
+    config, method, place = run.config, run.scored_method, run.group.place
     predict = method.network.head if run.features else method.predict
-    blocks = feature_blocks(run.features[name], part, config.eval.batch) if run.features else image_blocks(part, config)
-    stop = (lambda: stop_requested() is not None) if may_stop else (lambda: False)
-    return run_model(predict, blocks, config, run.stepper.device, run.stepper.dtype, stop)
+    if run.features:
+        blocks = feature_blocks(run.features[name], part, config.eval.batch, place)
+    else:
+        blocks = image_blocks(part, config, place)
+    stop = (lambda: _stop_voted(run)) if may_stop else (lambda: False)
+    stepper = run.stepper
+    return run_part(predict, blocks, len(part), config, stepper.device, stepper.dtype, run.group, stop)
+
+
+def _stop_voted(run: Run) -> bool:
+    return run.vote.cast(wish(stop_requested(), False)) > SAVE
 
 
 def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epoch: float) -> None:

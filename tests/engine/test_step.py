@@ -114,13 +114,13 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(tiny_config: MakeCon
 
 def test_moving_average_is_the_recurrence(tiny_config: MakeConfig) -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    ema = MovingAverage(Ema(decay=0.9, warmup=True), network)
+    ema = MovingAverage(Ema(decay=0.9, warmup=True), network.state_dict())
     expected = {n: v.double().clone() for n, v in network.state_dict().items() if v.is_floating_point()}
     for step in range(200):
         with torch.no_grad():
             for value in network.parameters():
                 value += torch.randn_like(value)
-        ema.update(network, step)
+        ema.update(network.state_dict(), step)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             if value.is_floating_point():
