@@ -15,6 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Level = Annotated[int, Field(ge=0, le=255)]
 Channels = Literal["card"] | tuple[float, float, float]
 
 
@@ -138,14 +139,19 @@ class Data(Section):
 
 
 class Augment(Section):
-    """What happens to a training image before it reaches the model. Evaluation only resizes."""
+    """What happens to a training image before it reaches the model. Evaluation only resizes and crops."""
 
-    crop: Literal["squish", "random_resized"] = "squish"
-    """Resize to the square input, or cut out a random part first."""
+    crop: Literal["squish", "random_resized", "random_placed"] = "squish"
+    """Resize to the square input; cut out a random part first; or, as Puzzle-CAM, resize to a random longer side and
+    place the image, or a part of it, at random on a square of one colour."""
     scale: tuple[Share, Share] = (0.7, 1.0)
     """Area of the random part as a share of the image."""
     ratio: tuple[Positive, Positive] = (0.75, 1.3333)
     """Width over height of the random part."""
+    longer_side: tuple[Positive, Positive] = (0.625, 1.25)
+    """random_placed: the resized longer side over the input's side, least and most. Puzzle-CAM: 320 to 640 of 512."""
+    fill: tuple[Level, Level, Level] = (124, 116, 104)
+    """random_placed and top_left: colour 0-255 where there is no image. The mean of ImageNet: 0 once normalised."""
     flip: Share = 0.5
     """Probability of a horizontal flip."""
     color_jitter: tuple[NotNegative, NotNegative, NotNegative, Annotated[float, Field(ge=0, le=0.5)]] | None = None
@@ -156,8 +162,9 @@ class Augment(Section):
     """Side of one square of random colour as a share of the input's side; 0 is off."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Resampling of every resize (antialiased), in evaluation too."""
-    eval_resize: Literal["squish", "center_crop"] = "squish"
-    """Evaluation: stretch to the square, or resize the shorter side and cut out the centre."""
+    eval_resize: Literal["squish", "center_crop", "top_left"] = "squish"
+    """Evaluation: stretch to the square; resize the shorter side and cut out the centre; or take the top left square
+    of the image as it is, filled up if the image is smaller, as Puzzle-CAM does."""
     crop_share: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Input side over the resized shorter side, with `eval_resize: center_crop`."""
 
@@ -203,8 +210,11 @@ class Optim(Section):
     """Learning rate of the head over `lr`. CSRA: 10."""
     backbone_factor: Positive = 1.0
     """Learning rate of the backbone over `lr`. MCAR: 0.1."""
-    decay_norm_and_bias: bool = True
-    """Apply weight decay to one-dimensional parameters (normalisation, biases) too."""
+    bias_factor: Positive = 1.0
+    """Learning rate of the biases over that of the weights beside them. Puzzle-CAM: 2."""
+    decay: Literal["all", "weights", "matrices"] = "all"
+    """What `weight_decay` acts on: all parameters (CSRA); all but biases (Puzzle-CAM); neither biases nor scales of
+    normalisation, which have one dimension (ASL)."""
     clip: NotNegative = 0.0
     """Largest gradient norm; 0 is off."""
     max_skipped: Count = 10
@@ -371,6 +381,8 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.eval.weights == "ema" and c.ema.decay == 0, "eval.weights: ema, but ema.decay is 0 (off)"),
         (c.augment.scale[0] > c.augment.scale[1], "augment.scale: the first number is above the second"),
         (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),
+        (c.augment.longer_side[0] > c.augment.longer_side[1],
+         "augment.longer_side: the first number is above the second"),
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
         (c.model.frozen and c.data.broken_budget > 0,

@@ -141,7 +141,7 @@ def _hash_of(backbone: nn.Module) -> str:
 def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device: str) -> str:
     """Names what the features depend on, so that a kept file is never used for something else."""
     model = config.model.model_dump(mode="json", include={"backbone", "size", "mean", "std", "backbone_options"})
-    augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share"})
+    augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
     facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return f"{part.index.name}-{part.index.split}-{view}-{digest}"
