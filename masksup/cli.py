@@ -77,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--masked", choices=("low", "high"), help="hide 1-10 %% or 50-60 %% of each image")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
     command.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write every sample's logits there")
+    command.add_argument("--bootstrap", type=int, metavar="N", help="resamples for the intervals; 0: no intervals")
+    command.add_argument(
+        "--write-voc-server", type=Path, metavar="DIR", help="write the result files of the PASCAL VOC server there"
+    )
+    command.add_argument(
+        "--voc-competition", choices=("comp1", "comp2"),
+        help="1: trained on VOC alone, 2: on other data too (default: 1 if it began with random weights, else 2)",
+    )  # fmt: skip
     command.set_defaults(run=_eval)
 
     command = commands.add_parser("predict", help="labels for images, folders or globs")
@@ -111,11 +119,17 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from masksup.evaluate import run_eval
+    from masksup.evaluate import Wanted, run_eval
 
     _check_threshold(args.threshold)
-    rules = {"ap_rule": args.ap_rule, "compat": args.compat, "threshold": args.threshold}
-    return run_eval(args.model, args.data, args.weights, rules, args.json, args.predictions, args.masked)
+    if args.bootstrap is not None and args.bootstrap < 0:
+        raise UserError(f"--bootstrap: found {args.bootstrap}, expected a number of resamples, or 0 for no intervals")
+    if args.voc_competition and not args.write_voc_server:
+        raise UserError("--voc-competition: found without --write-voc-server, whose files it names")
+    names = ("ap_rule", "compat", "threshold", "bootstrap")
+    rules = {name: getattr(args, name) for name in names}
+    wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
+    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked)
 
 
 def _predict(args: argparse.Namespace) -> int:

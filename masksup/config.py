@@ -301,6 +301,12 @@ class Evaluation(Section):
     """Rules of the metrics: the clean ones, or the arithmetic of an original's code, quirks included."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Probability from which a class counts as predicted; None: 0.5, and 0.6 under `compat: mcar`. ASL: 0.8."""
+    masked: tuple[Literal["low", "high"], ...] = ()
+    """Score the final weights also with 1-10 % (low) or 50-60 % (high) of each image hidden, e.g. [low, high]."""
+    size_shares: tuple[Share, Share] = (1 / 300, 0.03)
+    """Area over the image's below which an object is small, from which it is large. COCO: 32 and 96 px of 640 x 480."""
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    """Resamples of the images for the intervals of final scores; 0 is off."""
 
 
 class Checkpoints(Section):
@@ -385,6 +391,8 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
          "augment.longer_side: the first number is above the second"),
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
+        (c.eval.size_shares[0] > c.eval.size_shares[1], "eval.size_shares: the first number is above the second"),
+        (len(set(c.eval.masked)) < len(c.eval.masked), "eval.masked: a level stands twice; expected each once"),
         (c.model.frozen and c.data.broken_budget > 0,
          "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),

@@ -1,6 +1,6 @@
 """Exact scores that name their protocol: during training, and by `masksup eval`."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,23 @@ from masksup.data.source import Part, open_source, refuse_other_classes, whole
 from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
+from masksup.metrics.strata import divisions
+from masksup.metrics.stratified import interval_protocol, stratified_scores
 from masksup.metrics.summary import score
 from masksup.metrics.tables import headline, tables
 from masksup.runtime.log import console, log, start_logging
 from masksup.runtime.run_folder import refuse_unwritable, write_json
 from masksup.trained import Trained, WhichWeights, open_trained
+from masksup.voc_server import server_files, usual_competition, write_server_files
 
 
-def evaluate(outputs: Outputs, part: Part, config: Config) -> dict[str, Any]:
-    """All scores of `part` with their protocol: rules, counts, index. Unreadable images are left out and counted."""
+def evaluate(outputs: Outputs, part: Part, config: Config, *, resamples: int = 0) -> dict[str, Any]:
+    """All scores of `part` with their protocol: rules, counts, index. Unreadable images are left out and counted.
+
+    To what `score` gives it adds `broken_images`, `labelled_pairs` (those not ignored), `mAP_interval` [low, high],
+    `stratified` (`stratified_scores`, or None where the index has no boxes) and `stratified_why`, the reason where it
+    is None. resamples 0: no intervals.
+    """
     rules = config.eval
     labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
     summary = score(
@@ -31,7 +39,34 @@ def evaluate(outputs: Outputs, part: Part, config: Config) -> dict[str, Any]:
     )  # fmt: skip
     summary["protocol"] |= {"data": part.title, "index": part.index.hash, "resolution": config.model.size}
     summary["broken_images"] = int(outputs.broken_N.sum())
-    return summary
+    summary["labelled_pairs"] = int(np.count_nonzero(labels_NC >= 0))
+    return summary | _by_stratum(outputs, part, config, summary["protocol"], resamples)
+
+
+def _by_stratum(
+    outputs: Outputs, part: Part, config: Config, protocol: dict[str, Any], resamples: int
+) -> dict[str, Any]:
+    absent: dict[str, Any] = {"mAP_interval": None, "stratified": None}
+    protocol["intervals"] = None
+    if config.eval.compat != "none":
+        return absent | {"stratified_why": "the code that eval.compat repeats has no such scores"}
+    readable_N = ~outputs.broken_N
+    samples_N = part.samples[readable_N]
+    labels_NC = part.labels_NC[readable_N]
+    if not (labels_NC == 1).any():
+        return absent | {"stratified_why": "no sample has a label that is present"}
+    divided = divisions(part.index, samples_N, config.eval.size_shares)
+    protocol["intervals"] = interval_protocol(resamples)
+    scores = stratified_scores(
+        outputs.probabilities_NC[readable_N], labels_NC, part.index.classes, divided,
+        np.asarray(part.index.sample_image_N)[samples_N],
+        ap_rule=config.eval.ap_rule, threshold=protocol["threshold"], resamples=resamples,
+    )  # fmt: skip
+    interval = {"mAP_interval": scores["all"]["mAP_interval"]}
+    reasons = [division for division in divided.values() if isinstance(division, str)]
+    if len(reasons) == len(divided):
+        return absent | interval | {"stratified_why": reasons[0]}
+    return interval | {"stratified": scores, "stratified_why": None}
 
 
 def predict_part(trained: Trained, part: Part, workers: int | None = None, masks: FixedMasks | None = None) -> Outputs:
@@ -47,9 +82,20 @@ def predict_part(trained: Trained, part: Part, workers: int | None = None, masks
     return run_model(trained.method.predict, blocks, config, device, choose_dtype(config.precision, device))
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What `masksup eval` writes, beside what it prints."""
+
+    json_file: Path | None = None
+    predictions: Path | None = None
+    voc_server: Path | None = None
+    competition: str | None = None
+    """Of the VOC server, comp1 or comp2; None: what the weights allow."""
+
+
 def run_eval(
-    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], json_file: Path | None,
-    predictions: Path | None, masked: Level | None = None,
+    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: Wanted,
+    masked: Level | None = None,
 ) -> int:  # fmt: skip
     """`masksup eval`: score a run or checkpoint on an index and print the tables.
 
@@ -60,28 +106,47 @@ def run_eval(
     rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
     trained = _with(trained, rules)
     part = _part_to_score(trained, data)
-    for file in (json_file, predictions):
+    for file in (wanted.json_file, wanted.predictions):
         if file is not None:
             refuse_unwritable(file.parent)
+    files = None
+    if wanted.voc_server is not None:
+        files = server_files(wanted.voc_server, part.index, wanted.competition or usual_competition(trained.config))
     set_numerics(trained.config.precision)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
-    masks = None
-    if masked is not None:
-        masks = evaluation_masks(masked, trained.config.model.size, [part.index.id(int(n)) for n in part.samples])
+    ids = [part.index.id(int(sample)) for sample in part.samples]
+    masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, ids)
     outputs = predict_part(trained, part, masks=masks)
-    summary = evaluate(outputs, part, trained.config)
+    summary = evaluate(outputs, part, trained.config, resamples=rules.bootstrap)
     summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
-    log.info(headline(summary))
-    for table in tables(summary, console.width):
-        console.print(table)
-    _remarks(summary, trained)
-    if json_file is not None:
-        write_json(json_file, summary)
-        log.info(f"scores with their protocol: {json_file}")
-    if predictions is not None:
-        write_predictions(predictions, outputs.logits_NC, part)
-        log.info(f"scores of every sample: {predictions}")
+    _show(summary, trained)
+    if wanted.json_file is not None:
+        write_json(wanted.json_file, summary)
+        log.info(f"scores with their protocol: {wanted.json_file}")
+    if wanted.predictions is not None:
+        write_predictions(wanted.predictions, outputs.logits_NC, part)
+        log.info(f"scores of every sample: {wanted.predictions}")
+    if files is not None:
+        write_server_files(files, ids, part.index.classes, _confidence(outputs))
+        log.info(f"for the VOC server: {files.folder / files.prefix}<class>.txt, {len(part.index.classes)} files")
     return 0
+
+
+def _show(summary: dict[str, Any], trained: Trained) -> None:
+    if summary["labelled_pairs"] == 0:
+        log.info("nothing to score: no label of these samples is known")
+    else:
+        log.info(headline(summary))
+        for table in tables(summary, console.width):
+            console.print(table)
+    _remarks(summary, trained)
+
+
+def _confidence(outputs: Outputs) -> NDArray[np.float64]:
+    """Probabilities; the server wants a number for each image, so what could not be read shows no class."""
+    if outputs.broken_N.any():
+        log.warning(f"{int(outputs.broken_N.sum())} images could not be read: their confidences are 0")
+    return np.where(outputs.broken_N[:, None], 0.0, outputs.probabilities_NC)
 
 
 def write_predictions(file: Path, logits_NC: NDArray[np.float32], part: Part) -> None:
@@ -116,7 +181,7 @@ def _who(trained: Trained) -> dict[str, Any]:
 
 
 def _remarks(summary: dict[str, Any], trained: Trained) -> None:
-    if summary["unscored"]:
+    if summary["unscored"] and summary["labelled_pairs"]:
         log.info(f"without positives, so not scored: {', '.join(summary['unscored'])}")
     protocol = summary["protocol"]
     masked = protocol["masked"]

@@ -1,5 +1,6 @@
 """The scores of a run: after an epoch, and at its end with the best and the last weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.data.decode import decode
+from masksup.data.masks import Level, evaluation_masks
 from masksup.data.source import Part
 from masksup.engine.ema import copy_values
-from masksup.engine.infer import Outputs, feature_blocks, image_blocks, run_model
+from masksup.engine.infer import Outputs, feature_blocks, image_blocks, masked_blocks, run_model
 from masksup.engine.state import load_network
 from masksup.evaluate import evaluate
 from masksup.metrics.precision_recall import pr_curve
+from masksup.metrics.stratified import STRATUM_SCORES
+from masksup.metrics.summary import THRESHOLD_SCORES
 from masksup.metrics.tables import headline, tables
 from masksup.pictures import contact_sheet, draw_prediction
 from masksup.run import Run
@@ -22,6 +26,8 @@ from masksup.runtime.log import console, log
 from masksup.runtime.progress import duration
 from masksup.runtime.run_folder import write_json
 from masksup.runtime.signals import stop_requested
+
+_CURVES = ("mAP", *THRESHOLD_SCORES)
 
 
 def score_epoch(run: Run) -> bool:
@@ -48,21 +54,23 @@ def finish(run: Run) -> None:
     """Score the best and the last weights, write `result.json`, print the final tables."""
     at, result = run.at, _facts(run)
     _take_weights(run)
-    result["last"] = {
-        "step": at.step,
-        "epoch": run.plan.epoch_of(at.step),
-        **_final_scores(run, run.saver.name(at.step)),
-    }
+    last = _final_scores(run, run.saver.name(at.step))
+    result["last"] = {"step": at.step, "epoch": run.plan.epoch_of(at.step), **last}
     if at.best is not None:
         if (run.folder.checkpoints / at.best["checkpoint"]).is_dir():
             if at.best["step"] != at.step:
                 _take_checkpoint(run, at.best["checkpoint"])
-            result["best"] = {**at.best, **_final_scores(run, at.best["checkpoint"])}
+            same = at.best["checkpoint"] == run.saver.name(at.step)
+            scores = last if same else _final_scores(run, at.best["checkpoint"])
+            result["best"] = {**at.best, **scores}
         else:
             log.warning(f"the best checkpoint {at.best['checkpoint']} could not be saved; only the last is scored")
     _print_scores(result)
     if "best" in result:
         run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
+    final = _final(result)
+    for level, masked in (final or {}).get("masked", {}).items():
+        run.record.scalars(f"masked_{level}", at.step, run.plan.epoch_of(at.step), _known(masked, _CURVES))
     run.record.event(at.step, "finished")
     write_json(run.folder.result, result)
     log.info(
@@ -72,17 +80,28 @@ def finish(run: Run) -> None:
 
 
 def _print_scores(result: dict[str, Any]) -> None:
-    which = "best" if "best" in result else "last"
+    which = _chosen(result)
     both = which == "best" and result["best"]["step"] == result["last"]["step"]
     for name in ("eval", "test"):
         for kind in ("last",) if both or which == "last" else ("best", "last"):
             if name in result[kind]:
                 title = "best and last" if both else kind
                 log.info(f"{name}, {title} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
-    final = result[which].get("test") or result[which].get("eval")
+    final = _final(result)
     if final is not None:
         for table in tables(final, console.width):
             console.print(table)
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    return "best" if "best" in result else "last"
+
+
+def _final(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary that stands for the run: of the best weights, on the test part where there is one."""
+    scores = result[_chosen(result)]
+    summary: dict[str, Any] | None = scores.get("test") or scores.get("eval")
+    return summary
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -103,11 +122,26 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
         "weights": run.config.eval_weights, "checkpoint": f"{run.folder.path.name}/{checkpoint}",
         "checkpoint_sha256": sums.read_text(encoding="ascii")[:64] if sums.exists() else None,
     }  # fmt: skip
+    config = run.config
     for name, part in (("eval", run.source.eval), ("test", run.source.test)):
-        if part is not None:
-            scores[name] = evaluate(_outputs(run, name, part, may_stop=False), part, run.config)
-            scores[name]["protocol"] |= facts
+        if part is None:
+            continue
+        outputs = _outputs(run, name, part, may_stop=False)
+        scores[name] = evaluate(outputs, part, config, resamples=config.eval.bootstrap)
+        scores[name]["protocol"] |= facts
+        scores[name]["masked"] = {level: _masked_scores(run, part, level, facts) for level in config.eval.masked}
     return scores
+
+
+def _masked_scores(run: Run, part: Part, level: Level, facts: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a part with some of each image hidden; always from images, since holes are in no kept feature."""
+    config, method = run.config, run.scored_method
+    masks = evaluation_masks(level, config.model.size, [part.index.id(int(sample)) for sample in part.samples])
+    blocks = masked_blocks(image_blocks(part, config), masks, method.network.mean.cpu())
+    outputs = run_model(method.predict, blocks, config, run.stepper.device, run.stepper.dtype)
+    summary = evaluate(outputs, part, config, resamples=config.eval.bootstrap)
+    summary["protocol"] |= {**facts, "masked": masks.protocol}
+    return summary
 
 
 def _take_weights(run: Run) -> None:
@@ -136,8 +170,10 @@ def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs:
 
 def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epoch: float) -> None:
     step, record = run.at.step, run.record
-    values = {key: summary[key] for key in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1") if summary[key] is not None}
-    record.scalars("eval", step, epoch, values)
+    record.scalars("eval", step, epoch, _known(summary, _CURVES))
+    for division in ("size", "occlusion") if summary["stratified"] else ():
+        for name, row in (summary["stratified"][division]["strata"] or {}).items():
+            record.scalars(f"only_{name.replace(' ', '_')}", step, epoch, _known(row, STRATUM_SCORES))
     record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
     if run.config.log.pr_curves:
         curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
@@ -147,6 +183,10 @@ def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epo
     if run.config.log.images:
         record.image("predictions", step, _sheet(run, outputs, part, summary["protocol"]["threshold"]))
     record.flush()
+
+
+def _known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:
+    return {key: scores[key] for key in keys if scores[key] is not None}
 
 
 def _sheet(run: Run, outputs: Outputs, part: Part, threshold: float) -> NDArray[np.uint8]:

@@ -265,7 +265,7 @@ def test_a_crash_is_a_traceback_and_leaves_a_run_that_resumes(tiny_config: MakeC
     config.write_text(to_yaml(tiny_config(checkpoint={"every_steps": 1})))
     probe = (
         "import sys, masksup.engine.step as s\nfrom masksup.cli import main\nreal = s.Stepper.step\n"
-        "def step(self, b, n):\n    if n == 3: raise RuntimeError('a bug')\n    return real(self, b, n)\n"
+        "def step(self, b, n, *more):\n    if n == 3: raise RuntimeError('a bug')\n    return real(self, b, n, *more)\n"
         f"s.Stepper.step = step\nsys.exit(main(['train', {str(config)!r}, '--run-dir', {str(tmp_path / 'run')!r}]))"
     )
     crashed = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
