@@ -19,8 +19,10 @@ from masksup.cli import main
 from masksup.config import Config
 from masksup.config_file import dump, load_config, read_yaml
 from masksup.data.index import write_index
+from masksup.data.sampler import Plan
 from masksup.data.shapes import prepare_shapes
 from masksup.engine.build import new_method, new_network
+from masksup.engine.schedule import rate_factor
 from masksup.models.backbones import Backbone, build_backbone
 from masksup.runtime.record import read_rows
 from masksup.train import STOPPED, train
@@ -202,3 +204,33 @@ def test_it_trains_resumes_scores_and_predicts(
     capsys.readouterr()
     assert main(["predict", run, *map(str, pictures)]) == 0
     assert capsys.readouterr().out.count(" prediction: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "trunk", "head"),
+    [
+        ("csra/voc2007_resnet101_448_csra", 0, 0, 0),  # the very first step of the original
+        ("csra/voc2007_resnet101_448_csra", 1, 5e-3, 5e-2),
+        ("csra/voc2007_resnet101_448_csra", 3.9, 1e-2, 1e-1),
+        ("csra/voc2007_resnet101_448_csra", 4, 1e-3, 1e-2),
+        ("csra/coco2014_resnet101_448_csra", 4.9, 1e-2, 1e-1),
+        ("csra/wider_vit_b16_224_csra", 5, 1e-3, 1e-2),
+        ("msl/wider_vit_l16_224_msl", 10, 1e-4, 1e-3),
+        ("msl/voc2007_tresnet_m_448_msl", 3, 1e-2, 1e-2),
+        ("csra_paddle/voc2007_resnet101_448_paddle", 5.9, 1e-2, 1e-1),
+        ("csra_paddle/voc2007_resnet101_448_paddle", 6, 1e-3, 1e-2),
+        ("csra_paddle/voc2007_resnet101_448_paddle_poly", 16, 5e-3, 5e-2),
+        ("mcar/voc2007_resnet101_448_mcar", 0, 1e-3, 1e-2),
+        ("mcar/voc2012_resnet50_256_mcar", 30, 1e-4, 1e-3),
+        ("mcar/coco2014_mobilenetv2_256_mcar", 10, 1e-3, 1e-2),
+        ("mcar/coco2014_mobilenetv2_448_mcar", 9.9, 1e-2, 1e-1),
+        ("mcar/coco2014_mobilenetv2_448_mcar", 10, 1e-3, 1e-2),
+    ],
+)
+def test_rates_are_those_of_the_original(name: str, epoch: float, trunk: float, head: float) -> None:
+    """methods.md 1.3, 3 and 4.2."""
+    config = settings(ROOT / "configs" / f"{name}.yaml")
+    plan = Plan(160, 16, 16, config.epochs, "partial", seed=0)  # 10 steps an epoch
+    rate = config.optim.lr * rate_factor(config.schedule, plan, round(10 * epoch))
+    assert rate * config.optim.backbone_factor == pytest.approx(trunk)
+    assert rate * config.optim.head_factor == pytest.approx(head)
