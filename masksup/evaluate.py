@@ -166,11 +166,13 @@ def _part_to_score(trained: Trained, data: Path | None) -> Part:
         part = whole(open_index(data))
         refuse_other_classes("--data", part.index, trained.classes, f"in {trained.checkpoint}")
         return part
-    source = open_source(trained.config.data, trained.config.seed)
-    part_or_none = source.test or source.eval
-    if part_or_none is None:
+    named = trained.config.data
+    if named.test is None and named.eval is None and not named.folds:
         raise UserError("--data: not given, and the run's configuration names no data.eval or data.test")
-    return part_or_none
+    source = open_source(named, trained.config.seed)
+    scored = source.test or source.eval
+    assert scored is not None
+    return scored
 
 
 def _who(trained: Trained) -> dict[str, Any]:
