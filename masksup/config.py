@@ -192,6 +192,9 @@ class Model(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     backbone_options: dict[str, Any] = {}
     """Further keyword arguments of timm's `create_model`, such as drop_path_rate."""
+    last_stage_stride: Literal[1] | None = None
+    """1: the last stage of a ResNet keeps the size of its input, without dilation, so that the feature map has twice
+    the side (Puzzle-CAM, OASS). null: as the backbone is."""
 
 
 class Optim(Section):

@@ -140,7 +140,8 @@ def _hash_of(backbone: nn.Module) -> str:
 
 def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device: str) -> str:
     """Names what the features depend on, so that a kept file is never used for something else."""
-    model = config.model.model_dump(mode="json", include={"backbone", "size", "mean", "std", "backbone_options"})
+    network = {"backbone", "size", "mean", "std", "backbone_options", "last_stage_stride"}
+    model = config.model.model_dump(mode="json", include=network)
     augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
     facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
