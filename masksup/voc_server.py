@@ -56,14 +56,18 @@ def write_server_files(
 ) -> None:
     """Write confidences (any that rise with certainty) in the order of `ids`; a crash leaves no file in part."""
     written: list[tuple[Path, Path]] = []
-    for name, confidence_N in zip(classes, confidence_NC.T):
-        file = files.folder / f"{files.prefix}{name}.txt"
-        partial = file.with_name(f".{file.name}.partial")
-        with partial.open("w", encoding="utf-8") as text:
-            # All digits: a rounded confidence would tie with others, and ties cost precision.
-            text.writelines(f"{image_id} {value!r}\n" for image_id, value in zip(ids, confidence_N.tolist()))
-            text.flush()
-            os.fsync(text.fileno())
-        written.append((partial, file))
-    for partial, file in written:  # only now, so that the files of two models are not mixed
-        partial.replace(file)
+    try:
+        for name, confidence_N in zip(classes, confidence_NC.T):
+            file = files.folder / f"{files.prefix}{name}.txt"
+            partial = file.with_name(f".{file.name}.partial")
+            written.append((partial, file))
+            with partial.open("w", encoding="utf-8") as text:
+                # All digits: a rounded confidence would tie with others, and ties cost precision.
+                text.writelines(f"{image_id} {value!r}\n" for image_id, value in zip(ids, confidence_N.tolist()))
+                text.flush()
+                os.fsync(text.fileno())
+        for partial, file in written:  # only now, so that the files of two models are not mixed
+            partial.replace(file)
+    finally:
+        for partial, _ in written:
+            partial.unlink(missing_ok=True)
