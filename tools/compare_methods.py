@@ -126,8 +126,8 @@ def _masks(view: str, size: int, ids: list[str]) -> FixedMasks | None:
 def _strata(stratified: dict[str, Any] | None) -> dict[str, float]:
     """AP and recall of the classes seen in one way only, with the number of pairs in the name of the row."""
     found = {}
-    for division in ("size", "occlusion") if stratified else ():
-        for name, row in (stratified[division]["strata"] or {}).items():
+    for division in (stratified or {}).values():
+        for name, row in (division.get("strata") or {}).items():
             if row["mAP"] is not None:
                 found[f"{name} ({row['positives']} pairs), mAP"] = row["mAP"]
                 found[f"{name} ({row['positives']} pairs), recall"] = row["OR"]
