@@ -23,6 +23,7 @@ from masksup.data.sampler import Plan
 from masksup.data.shapes import prepare_shapes
 from masksup.engine.build import new_method, new_network
 from masksup.engine.schedule import rate_factor
+from masksup.errors import UserError
 from masksup.models.backbones import Backbone, build_backbone
 from masksup.runtime.record import read_rows
 from masksup.train import STOPPED, train
@@ -154,7 +155,10 @@ def by_behaviour() -> list[Any]:
     seen: set[tuple[Any, ...]] = set()
     marked = []
     for file in RECIPES:
-        kind = behaviour(settings(file))
+        try:
+            kind = behaviour(settings(file))
+        except UserError:  # its own tests report it
+            kind = (file,)
         marked.append(pytest.param(file, id=label(file), marks=[pytest.mark.slow] if kind in seen else []))
         seen.add(kind)
     return marked
@@ -225,10 +229,11 @@ def test_it_trains_resumes_scores_and_predicts(
         ("mcar/coco2014_mobilenetv2_256_mcar", 10, 1e-3, 1e-2),
         ("mcar/coco2014_mobilenetv2_448_mcar", 9.9, 1e-2, 1e-1),
         ("mcar/coco2014_mobilenetv2_448_mcar", 10, 1e-3, 1e-2),
+        ("oass/voc2012_resnet50_512_oass_max", 7.5, 0.1 * 0.5**0.9, 0.5**0.9),
     ],
 )
 def test_rates_are_those_of_the_original(name: str, epoch: float, trunk: float, head: float) -> None:
-    """methods.md 1.3, 3 and 4.2."""
+    """methods.md 1.3, 3, 4.2 and 5.1."""
     config = settings(ROOT / "configs" / f"{name}.yaml")
     plan = Plan(160, 16, 16, config.epochs, "partial", seed=0)  # 10 steps an epoch
     rate = config.optim.lr * rate_factor(config.schedule, plan, round(10 * epoch))
