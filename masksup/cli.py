@@ -3,6 +3,7 @@
 import argparse
 import errno
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from masksup import __version__
@@ -81,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--masked", choices=("low", "high"), help="hide 1-10 %% or 50-60 %% of each image")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
     command.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write every sample's logits there")
+    command.add_argument("--bootstrap", type=int, metavar="N", help="resamples for the intervals; 0: no intervals")
+    command.add_argument(
+        "--write-voc-server", type=Path, metavar="DIR", help="write the result files of the PASCAL VOC server there"
+    )
+    command.add_argument(
+        "--voc-competition", choices=("comp1", "comp2"),
+        help="1: trained on VOC alone, 2: on other data too (default: 1 if it began with random weights, else 2)",
+    )  # fmt: skip
     command.set_defaults(run=_eval)
 
     command = commands.add_parser("predict", help="labels for images, folders or globs")
@@ -102,37 +111,42 @@ def _train(args: argparse.Namespace) -> int:
     from masksup.config_file import describe, load_config
 
     place = find_place()
-    try:
+    if not args.print_config:
+        signals.install()  # before torch is loaded, which takes seconds
+    with _told_once(place):
         config, sources = load_config(args.config, args.overrides)
-    except UserError as error:
-        _tell_once(place, error)
-        raise
     if args.print_config:
         from masksup.show import print_config
 
         print_config(list(describe(config, sources)))
         return 0
-    signals.install()  # before torch is loaded, which takes seconds
     from masksup.train import train
 
     run_dir = args.run_dir or Path("runs") / args.config.stem
     return train(config, run_dir, place)
 
 
-def _tell_once(place: Place, error: UserError) -> None:
-    """A configuration that cannot be read is told by one rank of a job, which has to find the others for that."""
-    if place.world > 1:
-        from masksup.runtime.meeting import meet, my_card
+def _told_once(place: Place) -> AbstractContextManager[None]:
+    """Alone, a configuration is checked without torch."""
+    if place.world == 1:
+        return nullcontext()
+    from masksup.runtime.distributed import told_once
 
-        meet(place, my_card("", str(error)), 600.0)
+    return told_once(place)
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from masksup.evaluate import run_eval
+    from masksup.evaluate import Wanted, run_eval
 
     _check_threshold(args.threshold)
-    rules = {"ap_rule": args.ap_rule, "compat": args.compat, "threshold": args.threshold}
-    return run_eval(args.model, args.data, args.weights, rules, args.json, args.predictions, args.masked)
+    if args.bootstrap is not None and args.bootstrap < 0:
+        raise UserError(f"--bootstrap: found {args.bootstrap}, expected a number of resamples, or 0 for no intervals")
+    if args.voc_competition and not args.write_voc_server:
+        raise UserError("--voc-competition: found without --write-voc-server, whose files it names")
+    names = ("ap_rule", "compat", "threshold", "bootstrap")
+    rules = {name: getattr(args, name) for name in names}
+    wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
+    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, find_place())
 
 
 def _predict(args: argparse.Namespace) -> int:

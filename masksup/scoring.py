@@ -1,5 +1,6 @@
 """The scores of a run: after an epoch, and at its end with the best and the last weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.data.decode import decode
+from masksup.data.masks import Level, evaluation_masks
 from masksup.data.source import Part
 from masksup.engine.ema import copy_values
-from masksup.engine.infer import Outputs, feature_blocks, image_blocks, run_part
+from masksup.engine.infer import Outputs, feature_blocks, image_blocks, masked_blocks, run_part
 from masksup.engine.state import load_network, scored_state
 from masksup.evaluate import evaluate
 from masksup.metrics.precision_recall import pr_curve
+from masksup.metrics.stratified import STRATUM_SCORES
+from masksup.metrics.summary import THRESHOLD_SCORES
 from masksup.metrics.tables import headline, tables
 from masksup.pictures import contact_sheet, draw_prediction
 from masksup.run import Run
@@ -24,6 +28,8 @@ from masksup.runtime.progress import duration
 from masksup.runtime.run_folder import write_json
 from masksup.runtime.signals import stop_requested
 
+_CURVES = ("mAP", *THRESHOLD_SCORES)
+
 
 def score_epoch(run: Run) -> bool:
     """Score the evaluation part, write it down, and say whether it is the best so far. Raises Stopped."""
@@ -31,9 +37,11 @@ def score_epoch(run: Run) -> bool:
     assert part is not None
     _take_weights(run)
     outputs = _outputs(run, "eval", part)
+    run.group.beat_without_limit("computing scores")
     improved = _judge(run, outputs, part) if outputs is not None else False
-    improved, at.best, at.history = run.group.broadcast((improved, at.best, at.history))
-    return improved
+    told: tuple[bool, dict[str, Any] | None, list[dict[str, Any]]] = (improved, at.best, at.history)
+    improved, at.best, at.history = run.group.broadcast(told)
+    return bool(improved)
 
 
 def _judge(run: Run, outputs: Outputs, part: Part) -> bool:
@@ -57,16 +65,15 @@ def finish(run: Run) -> None:
     """Score the best and the last weights, write `result.json`, print the final tables. Collective."""
     at, result = run.at, _facts(run)
     _take_weights(run)
-    result["last"] = {
-        "step": at.step,
-        "epoch": run.plan.epoch_of(at.step),
-        **_final_scores(run, run.saver.name(at.step)),
-    }
+    last = _final_scores(run, run.saver.name(at.step))
+    result["last"] = {"step": at.step, "epoch": run.plan.epoch_of(at.step), **last}
     if at.best is not None:
         if run.group.broadcast((run.folder.checkpoints / at.best["checkpoint"]).is_dir()):
             if at.best["step"] != at.step:
                 _take_checkpoint(run, at.best["checkpoint"])
-            result["best"] = {**at.best, **_final_scores(run, at.best["checkpoint"])}
+            same = at.best["checkpoint"] == run.saver.name(at.step)
+            scores = last if same else _final_scores(run, at.best["checkpoint"])
+            result["best"] = {**at.best, **scores}
         else:
             log.warning(f"the best checkpoint {at.best['checkpoint']} could not be saved; only the last is scored")
     if not run.group.first:
@@ -74,6 +81,9 @@ def finish(run: Run) -> None:
     _print_scores(result)
     if "best" in result:
         run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
+    final = _final(result)
+    for level, masked in (final or {}).get("masked", {}).items():
+        run.record.scalars(f"masked_{level}", at.step, run.plan.epoch_of(at.step), _known(masked, _CURVES))
     run.record.event(at.step, "finished")
     write_json(run.folder.result, result)
     log.info(
@@ -83,17 +93,28 @@ def finish(run: Run) -> None:
 
 
 def _print_scores(result: dict[str, Any]) -> None:
-    which = "best" if "best" in result else "last"
+    which = _chosen(result)
     both = which == "best" and result["best"]["step"] == result["last"]["step"]
     for name in ("eval", "test"):
         for kind in ("last",) if both or which == "last" else ("best", "last"):
             if name in result[kind]:
                 title = "best and last" if both else kind
                 log.info(f"{name}, {title} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
-    final = result[which].get("test") or result[which].get("eval")
+    final = _final(result)
     if final is not None:
         for table in tables(final, console.width):
             console.print(table)
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    return "best" if "best" in result else "last"
+
+
+def _final(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary that stands for the run: of the best weights, on the test part where there is one."""
+    scores = result[_chosen(result)]
+    summary: dict[str, Any] | None = scores.get("test") or scores.get("eval")
+    return summary
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -102,8 +123,8 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "run": run.folder.path.name, "data": run.source.train.title, "note": run.source.train.index.note,
         "seed": run.config.seed, "steps": at.step, "seconds": at.seconds, "images_per_second": images / at.seconds,
-        "device": str(run.stepper.device), "ranks": run.group.world, "threads": run.threads, "attempts": run.folder.attempt,
-        "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
+        "device": str(run.stepper.device), "ranks": run.group.world, "threads": run.threads,
+        "attempts": run.folder.attempt, "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
     }  # fmt: skip
 
 
@@ -114,12 +135,34 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
         "weights": run.config.eval_weights, "checkpoint": f"{run.folder.path.name}/{checkpoint}",
         "checkpoint_sha256": sums.read_text(encoding="ascii")[:64] if sums.exists() else None,
     }  # fmt: skip
+    config = run.config
     for name, part in (("eval", run.source.eval), ("test", run.source.test)):
-        outputs = None if part is None else _outputs(run, name, part, may_stop=False)
-        if part is not None and outputs is not None:
-            scores[name] = evaluate(outputs, part, run.config)
-            scores[name]["protocol"] |= facts
+        if part is None:
+            continue
+        outputs = _outputs(run, name, part, may_stop=False)
+        scores[name] = _scored(run, outputs, part, facts)
+        scores[name]["masked"] = {level: _masked_scores(run, part, level, facts) for level in config.eval.masked}
     return scores
+
+
+def _scored(run: Run, outputs: Outputs | None, part: Part, facts: dict[str, Any]) -> dict[str, Any]:
+    """Scores with their protocol on rank 0, which alone has the outputs; empty elsewhere."""
+    run.group.beat_without_limit("computing scores")
+    if outputs is None:
+        return {}
+    summary = evaluate(outputs, part, run.config, resamples=run.config.eval.bootstrap)
+    summary["protocol"] |= facts
+    return summary
+
+
+def _masked_scores(run: Run, part: Part, level: Level, facts: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a part with some of each image hidden; always from images, since holes are in no kept feature."""
+    config, method = run.config, run.scored_method
+    masks = evaluation_masks(level, config.model.size, [part.index.id(int(sample)) for sample in part.samples])
+    place = run.group.place
+    blocks = masked_blocks(image_blocks(part, config, place), masks, method.network.mean.cpu(), place)
+    outputs = run_part(method.predict, blocks, len(part), config, run.stepper.device, run.stepper.dtype, run.group)
+    return _scored(run, outputs, part, {**facts, "masked": masks.protocol})
 
 
 def _take_weights(run: Run) -> None:
@@ -164,8 +207,10 @@ def _stop_voted(run: Run) -> bool:
 
 def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epoch: float) -> None:
     step, record = run.at.step, run.record
-    values = {key: summary[key] for key in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1") if summary[key] is not None}
-    record.scalars("eval", step, epoch, values)
+    record.scalars("eval", step, epoch, _known(summary, _CURVES))
+    for division in ("size", "occlusion") if summary["stratified"] else ():
+        for name, row in (summary["stratified"][division]["strata"] or {}).items():
+            record.scalars(f"only_{name.replace(' ', '_')}", step, epoch, _known(row, STRATUM_SCORES))
     record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
     if run.config.log.pr_curves:
         curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
@@ -175,6 +220,10 @@ def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epo
     if run.config.log.images:
         record.image("predictions", step, _sheet(run, outputs, part, summary["protocol"]["threshold"]))
     record.flush()
+
+
+def _known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:
+    return {key: scores[key] for key in keys if scores[key] is not None}
 
 
 def _sheet(run: Run, outputs: Outputs, part: Part, threshold: float) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from masksup.run import Run
 from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.distributed import SAVE, Group, joined, signal_of, wish
 from masksup.runtime.log import log, start_logging
-from masksup.runtime.place import Place
+from masksup.runtime.place import ALONE, Place
 from masksup.runtime.progress import Meter, duration, training_bar
 from masksup.runtime.run_folder import finished
 from masksup.runtime.signals import stop_requested
@@ -34,7 +34,7 @@ from masksup.scoring import finish, score_epoch
 STOPPED = 75  # the exit status of a run that was asked to stop and can go on: EX_TEMPFAIL
 
 
-def train(config: Config, run_dir: Path, place: Place = Place()) -> int:
+def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
     """Train, or go on with, the run in `run_dir`. Returns the exit status: 0 finished, 75 stopped on request.
 
     `place`: this process among the ranks of its job, all of which call this.

@@ -17,7 +17,7 @@ from masksup.data.transforms import eval_transform
 from masksup.engine.features import FrozenFeatures
 from masksup.engine.precision import autocast, memory_format
 from masksup.runtime.distributed import Group
-from masksup.runtime.place import Place
+from masksup.runtime.place import ALONE, Place
 
 # inputs (images B3SS, uint8 or float 0..1, or features BDHW); valid_B, False for padding; broken_B, True where the
 # image was unreadable.
@@ -66,7 +66,7 @@ def masked_blocks(blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor, 
         yield hide(images, unpack(packed, images.shape[-1]), mean_311), valid, broken
 
 
-def feature_blocks(features: FrozenFeatures, part: Part, batch: int, place: Place = Place()) -> Iterator[Block]:
+def feature_blocks(features: FrozenFeatures, part: Part, batch: int, place: Place = ALONE) -> Iterator[Block]:
     """The same for features of a frozen backbone."""
     for start in range(place.rank * batch, len(part), place.world * batch):
         numbers = np.minimum(np.arange(start, start + batch), len(part) - 1)
@@ -108,7 +108,8 @@ def run_part(
     if not group.first:
         return None
     found = {number: forward for of_rank in gathered for number, forward in of_rank.items()}
-    assert sum(map(len, gathered)) == total and sorted(found) == list(range(total)), "each block exactly once"
+    assert sum(map(len, gathered)) == total, "a block came twice"
+    assert sorted(found) == list(range(total)), "a block is missing"
     whole = _outputs([found[number] for number in range(total)])
     assert len(whole.logits_NC) == samples, (len(whole.logits_NC), samples)
     return whole

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from masksup.config import Config, Parallel, Precision
 from masksup.config_file import to_yaml
@@ -26,6 +27,8 @@ from masksup.runtime.meeting import joint_mistake, meet, my_card, named
 from masksup.runtime.place import Place
 from masksup.runtime.signals import stop_code, stop_name
 from masksup.runtime.watchdog import Watchdog, quick_to_answer
+
+_TO_TELL = 600.0  # seconds to wait for other ranks where no configuration says how long
 
 
 class Group:
@@ -154,6 +157,17 @@ class Vote:
 
 
 @contextmanager
+def told_once(place: Place) -> Iterator[None]:
+    """Work before the ranks have met, such as reading the input: a UserError there is told by one rank only."""
+    try:
+        yield
+    except UserError as error:
+        if place.world > 1:
+            meet(place, my_card("", str(error)), _TO_TELL)
+        raise
+
+
+@contextmanager
 def joined(place: Place, config: Config) -> Iterator[Group]:
     """Be part of the job as long as the context lasts. A failure inside ends all ranks and names the rank."""
     if place.world == 1:
@@ -176,7 +190,7 @@ def joined(place: Place, config: Config) -> Iterator[Group]:
     dist.destroy_process_group()
 
 
-def _form(place: Place, parallel: Parallel, precision: Precision, store: dist.Store, watchdog: Watchdog) -> Group:
+def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, watchdog: Watchdog) -> Group:
     watchdog.beat("connecting", parallel.start_seconds)
     # The watchdog ends what takes too long; these are for the case that it cannot.
     longest = timedelta(seconds=2 * max(parallel.first_step_seconds, parallel.step_seconds, parallel.start_seconds))
@@ -184,7 +198,7 @@ def _form(place: Place, parallel: Parallel, precision: Precision, store: dist.St
     if on_gpu:
         torch.cuda.set_device(gpu_of(place, torch.cuda.device_count()))
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo", store=dist.PrefixStore("default", store), rank=place.rank,
+        "nccl" if on_gpu else "gloo", store=PrefixStore("default", store), rank=place.rank,
         world_size=place.world, timeout=longest,
     )  # fmt: skip
     control = dist.new_group(backend="gloo", timeout=longest)

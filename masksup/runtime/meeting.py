@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 import masksup
 from masksup.errors import JobError, ToldElsewhere, UserError
@@ -36,7 +37,7 @@ def my_card(config_text: str, mistake: str | None = None) -> Card:
     return Card(platform.node(), os.getpid(), _digest(config_text.encode()), _code_digest(), mistake)
 
 
-def meet(place: Place, card: Card, seconds: float) -> tuple[dist.Store, list[Card]]:
+def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
     """Connect all ranks and call the roll. Returns their common store and everyone's card, by rank.
 
     JobError names ranks that did not show up within `seconds`; UserError the mistake in some rank's input, or the
@@ -64,7 +65,7 @@ def meet(place: Place, card: Card, seconds: float) -> tuple[dist.Store, list[Car
     return store, [Card(**card) for card in verdict["cards"]]
 
 
-def _collect_cards(store: dist.Store, place: Place, deadline: float) -> list[Card]:
+def _collect_cards(store: Store, place: Place, deadline: float) -> list[Card]:
     keys = [f"card/{rank}" for rank in range(place.world)]
     seconds = deadline - time.monotonic()
     if not _wait(lambda: store.check(keys), deadline):
@@ -106,32 +107,32 @@ def joint_mistake(mistakes: list[str | None]) -> str | None:
     return next((f"rank {rank}: {text}" for rank, text in enumerate(mistakes) if text is not None), None)
 
 
-def _connect(place: Place, deadline: float) -> dist.Store:
+def _connect(place: Place, deadline: float) -> Store:
     if place.launcher == "torchrun":
         keeper = place.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         store = _open(place.host, place.ports[0], keeper, deadline)
     elif place.first:
-        store = _listen(place, deadline)
+        store = _listen(place)
     else:
         store = _find(place, deadline)
-    return dist.PrefixStore(f"masksup/{place.job}", store)
+    return PrefixStore(f"masksup/{place.job}", store)
 
 
-def _open(host: str, port: int, keeper: bool, deadline: float) -> dist.TCPStore:
+def _open(host: str, port: int, keeper: bool, deadline: float) -> TCPStore:
     left = timedelta(seconds=max(deadline - time.monotonic(), 1.0))
     try:
-        store = dist.TCPStore(host, port, None, keeper, left, wait_for_workers=False)
+        store = TCPStore(host, port, None, keeper, left, wait_for_workers=False)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         raise JobError(f"no meeting with rank 0 at {host}:{port}: {str(error).splitlines()[0]}") from None
     store.set_timeout(timedelta(seconds=60))
     return store
 
 
-def _listen(place: Place, deadline: float) -> dist.TCPStore:
+def _listen(place: Place) -> TCPStore:
     """Rank 0 keeps the store, on the first of the agreed ports that is free."""
     for port in place.ports:
         try:
-            store = dist.TCPStore("0.0.0.0", port, None, True, timedelta(seconds=60), wait_for_workers=False)  # noqa: S104
+            store = TCPStore("0.0.0.0", port, None, True, timedelta(seconds=60), wait_for_workers=False)
         except (dist.DistNetworkError, dist.DistStoreError):
             continue  # taken by another job, or by anything else
         store.set("job", place.job)
@@ -139,7 +140,7 @@ def _listen(place: Place, deadline: float) -> dist.TCPStore:
     raise JobError(f"rank 0: none of the ports {', '.join(map(str, place.ports))} is free on this host")
 
 
-def _find(place: Place, deadline: float) -> dist.TCPStore:
+def _find(place: Place, deadline: float) -> TCPStore:
     """The port among the agreed ones behind which this very job answers."""
     while time.monotonic() < deadline:
         for port in place.ports:
@@ -151,11 +152,11 @@ def _find(place: Place, deadline: float) -> dist.TCPStore:
     raise JobError(f"rank {place.rank}: rank 0 did not answer on {place.host}, ports {ports}, in time")
 
 
-def _answering(place: Place, port: int) -> dist.TCPStore | None:
+def _answering(place: Place, port: int) -> TCPStore | None:
     try:
         # A probe first: the store itself would wait where nothing listens.
         socket.create_connection((place.host, port), timeout=2).close()
-        store = dist.TCPStore(place.host, port, None, False, timedelta(seconds=3), wait_for_workers=False)
+        store = TCPStore(place.host, port, None, False, timedelta(seconds=3), wait_for_workers=False)
         if store.get("job").decode() != place.job:
             return None
     except (OSError, RuntimeError, UnicodeDecodeError):

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from masksup.runtime.log import log
 from masksup.runtime.meeting import Card, named
@@ -28,7 +28,7 @@ _LOST = 5  # looks in a row at a store that does not answer, after which its kee
 class Watchdog:
     """Watches one rank from inside. `cards` say where the others run."""
 
-    def __init__(self, store: dist.Store, place: Place, cards: list[Card]) -> None:
+    def __init__(self, store: Store, place: Place, cards: list[Card]) -> None:
         self._store, self._place, self._cards = store, place, cards
         self._beats, self._doing, self._since = 0, "starting", time.monotonic()
         self._limit: float | None = None
@@ -154,8 +154,8 @@ class Watchdog:
         os._exit(1)
 
 
-def quick_to_answer(store: dist.Store) -> dist.Store:
+def quick_to_answer(store: Store) -> Store:
     """A connection of its own to the same store, for the watchdog: the trainer's may be waiting."""
-    copy: dist.Store = store.clone()
+    copy: Store = store.clone()
     copy.set_timeout(timedelta(seconds=5))
     return copy
