@@ -22,7 +22,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from masksup.config import Config, Parallel, Precision
 from masksup.config_file import to_yaml
 from masksup.errors import JobError, ToldElsewhere, UserError
-from masksup.runtime.log import log
+from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import joint_mistake, meet, my_card, named
 from masksup.runtime.place import Place
 from masksup.runtime.signals import stop_code, stop_name
@@ -229,7 +229,7 @@ def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
         if isinstance(error, UserError):
             status, told = 2, str(error) if place.first else f"rank {place.rank}: {error}"
         first = watchdog.claim(told) == told
-        log.error(f"ended: {told if first or shown else watchdog.reason()}")
+        log.error(f"ended: {told if first or shown else watchdog.reason()}", extra=FILE_ONLY)
     except RuntimeError:  # the store is gone with its keeper
         first = True
     if shown and not isinstance(error, UserError | JobError):

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from torch._C._distributed_c10d import Store
 
-from masksup.runtime.log import log
+from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import Card, named
 from masksup.runtime.place import Place
 
@@ -146,7 +146,7 @@ class Watchdog:
                     continue  # gone already, or not ours
 
     def _end(self, reason: str, tell: bool) -> None:
-        log.error(f"ended: {reason}")
+        log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
