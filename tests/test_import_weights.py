@@ -250,6 +250,67 @@ def test_paddle(tmp_path: Path, resnet: originals.CSRAResNet, capsys: pytest.Cap
     assert_same_logits(tmp_path / "run", pictures, expected)
 
 
+PUZZLE = ["--classes", "voc", "--size", "96"]
+
+
+@pytest.mark.parametrize("csi", [False, True])
+def test_puzzle_cam_and_oass(tmp_path: Path, csi: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    net = originals.randomise(originals.Puzzle(csi=csi))
+    file = saved(tmp_path / "best.pth", net.state_dict())
+    assert tool([str(file), "--out", str(tmp_path / "run"), *PUZZLE]) == 0
+    printed = capsys.readouterr().out
+    assert "dropped, copy of the trunk (318): stage1.0.weight, " in printed
+    assert "stage5.0.2.bn3.num_batches_tracked" in printed
+    pictures = images(96)
+    with torch.no_grad():
+        expected = net(normalised(pictures, IMAGENET))
+    assert_same_logits(tmp_path / "run", pictures, expected)
+    config = open_trained(tmp_path / "run").config
+    assert (config.model.last_stage_stride, config.augment.eval_resize) == (1, "top_left")
+
+
+def test_puzzle_cam_without_counters_and_with_a_prefix(tmp_path: Path) -> None:
+    state = wrapped(originals.Puzzle(csi=True).state_dict())
+    assert tool([str(saved(tmp_path / "p.pth", state)), "--out", str(tmp_path / "run"), *PUZZLE]) == 0
+
+
+PUZZLE_EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "a copy differs": (
+        lambda state: state.update({"stage3.0.1.conv2.weight": state["stage3.0.1.conv2.weight"] + 1e-6}),
+        "stage3.0.1.conv2.weight differs from model.layer2.1.conv2.weight",
+    ),
+    "a copy missing": (lambda state: state.pop("stage1.1.bias"), "found model.bn1.bias without its copy"),
+    "a copy alone": (lambda state: state.pop("model.bn1.bias"), "found stage1.1.bias without model.bn1.bias"),
+    "a copy of another shape": (
+        lambda state: state.update({"stage1.1.bias": torch.zeros(3)}), "stage1.1.bias differs from model.bn1.bias",
+    ),
+    "twice under one name": (lambda state: state.update({"bn1.bias": torch.zeros(64)}), "found both"),
+    "a class missing": (lambda state: state.pop("BN.7.running_mean"), "found no BN.7.running_mean"),
+    "a score missing": (lambda state: state.pop("stage6.19.weight"), "found no stage6.19.weight"),
+    "a class more": (lambda state: state.update({"BN.20.bias": torch.zeros(2048)}), "1 unexpected, first BN.20.bias"),
+    "another width": (lambda state: state.update({"stage6.3.weight": torch.ones(1, 9, 1, 1)}), "different shapes"),
+    "no classifier": (lambda state: state.pop("classifier.weight"), "found no classifier.weight"),
+    "a ResNeSt": (
+        lambda state: state.update({"model.conv1.0.weight": torch.zeros(32, 3, 3, 3)}), "on a ResNeSt",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def oass_state() -> dict[str, Tensor]:
+    return dict(originals.Puzzle(csi=True).state_dict())
+
+
+@pytest.mark.parametrize("edit", PUZZLE_EDITS)
+def test_an_oass_file_that_is_not_whole(
+    tmp_path: Path, oass_state: dict[str, Tensor], edit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dict(oass_state)
+    PUZZLE_EDITS[edit][0](state)
+    message = refusal(capsys, [str(saved(tmp_path / "o.pth", state)), *PUZZLE], tmp_path / "run")
+    assert PUZZLE_EDITS[edit][1] in message
+
+
 def paddle_arrays(state: dict[str, Tensor]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for key, value in state.items():
@@ -268,6 +329,8 @@ FULL: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "CSRA ViT-B16": (lambda: originals.CSRAViT(768, 12, 224, 14, 1), 151),
     "MCAR R50": (lambda: originals.MCARNet("resnet50", 20), 320),
     "MCAR MobileNetV2": (lambda: originals.MCARNet("mobilenetv2", 20), 314),
+    "Puzzle-CAM R50": (lambda: originals.Puzzle(csi=False), 637),
+    "OASS R50": (lambda: originals.Puzzle(csi=True), 757),
 }
 
 
@@ -285,6 +348,7 @@ def test_the_oracles_have_as_many_tensors_as_the_originals(kind: str) -> None:
         (lambda: originals.CSRAResNet([3, 4, 23, 3], 80, 6), 448, ["--preset", "msl_c_coco"], NONE, (0.4,)),
         (lambda: originals.CSRAViT(768, 12, 224, 14, 1), 224, ["--preset", "csra_wider_vit"], HALF, (0.3,)),
         (lambda: originals.CSRAViT(1024, 24, 224, 80, 8), 224, ["--preset", "msl_v_coco"], NONE, (1.0,)),
+        (lambda: originals.Puzzle(csi=True), 512, ["--preset", "oass_voc12"], IMAGENET, ()),
         (lambda: originals.TResNetM(20), 448, ["--preset", "msl_tresnet_voc"], NONE, ()),
         (lambda: originals.CSRAViT(1024, 24, 448, 80, None), 448,
          ["--preset", "csra_coco_vit_l16_448", "--assume-layout", "--normalization", "half"], HALF, (1.0,)),
