@@ -4,8 +4,11 @@ import importlib.util
 import json
 import os
 import pickle
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ from torch.nn import functional as F
 
 from masksup.cli import main as masksup
 from masksup.data.index import open_index
-from masksup.models.originals.classes import COCO_CLASSES, ORDERS
+from masksup.models.originals.classes import COCO_CLASSES, ORDERS, classes_named
+from masksup.models.originals.settings import PRESETS, preset_named
 from masksup.runtime.checkpoint import read_meta
 from masksup.trained import open_trained
 
@@ -28,17 +32,17 @@ NONE, HALF, IMAGENET = ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.5,) * 3), origi
 R50 = [3, 4, 6, 3]
 
 
-def load_tool() -> Callable[[list[str]], int]:
+def load_tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("import_weights", ROOT / "tools" / "import_weights.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    main: Callable[[list[str]], int] = module.main
-    return main
+    return module
 
 
-tool = load_tool()
+module = load_tool()
+tool: Callable[[list[str]], int] = module.main
 
 
 def images(size: int, count: int = 2) -> Tensor:
@@ -523,10 +527,32 @@ def test_other_networks_are_named(
 
 
 def test_help_and_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no such file" in refusal(capsys, [str(tmp_path / "none.pth")], tmp_path / "run")
+    for missing in (tmp_path / "none.pth", tmp_path):
+        assert "no such file" in refusal(capsys, [str(missing)], tmp_path / "run")
     with pytest.raises(SystemExit) as caught:
         tool(["--help"])
     assert caught.value.code == 0
+
+
+def test_the_commands_of_the_documentation_fit_their_files() -> None:
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python tools/import_weights.py .*$", text, flags=re.MULTILINE)
+    kinds = set()
+    for command in commands:
+        _, _, *arguments = shlex.split(command, comments=True)
+        args = module._parser().parse_args(arguments)
+        given = module._given(args)
+        if args.preset:
+            preset = preset_named(args.preset)
+            kinds |= set(preset.kinds)
+            given = {**preset.settings, **given}
+        assert {"size", "classes"} <= given.keys(), command
+        assert classes_named(given["classes"]), command
+    assert len(commands) >= 10
+    assert kinds == {"csra_resnet", "csra_vit", "csra_vit_448", "csra_paddle", "tresnet", "mcar_resnet",
+                     "mcar_mobilenetv2", "puzzle", "oass"}  # fmt: skip
+    rows = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(PRESETS)
 
 
 @pytest.mark.shared

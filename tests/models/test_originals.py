@@ -2,6 +2,7 @@
 
 import collections
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,22 @@ def test_depths_and_widths_are_read_from_shapes(tmp_path: Path) -> None:
         )
         found = read_original(tmp_path / "w")
         assert (found.backbone, found.classes) == (name, 2)
+
+
+@pytest.mark.parametrize("name", ["tresnet_m", "tresnet_l", "tresnet_xl"])
+def test_sizes_of_tresnet(tmp_path: Path, name: str) -> None:
+    with torch.device("meta"):
+        net = timm.create_model(name, num_classes=2)
+    number = {"conv": "0", "bn": "1"}
+    names = {
+        key: re.sub(r"(conv\d|downsample\.1)\.(conv|bn)\.", lambda found: f"{found[1]}.{number[found[2]]}.", key)
+        for key in net.state_dict()
+    }
+    zero = torch.zeros(())
+    torch.save({names[key]: zero.expand(value.shape) for key, value in net.state_dict().items()}, tmp_path / "w")
+    found = read_original(tmp_path / "w")
+    assert (found.backbone, found.classes) == (name, 2)
+    assert found.trunk.keys() == {key for key in net.state_dict() if not key.startswith("head.")}
 
 
 def test_presets_name_settings_that_exist() -> None:

@@ -30,6 +30,8 @@ def read_original(path: Path, *, assume_layout: bool = False) -> Original:
     Raises UserError, one line, for a file that is none of the known kinds or not a multi-label classifier, one that
     leaves its meaning open (unless `assume_layout`), and one with tensors too few, too many or of a wrong shape.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected a checkpoint of one of the original projects")
     state = read_file(path)
     kind = recognise(state)
     if kind is None:
@@ -39,7 +41,7 @@ def read_original(path: Path, *, assume_layout: bool = False) -> Original:
     if kind == "csra_vit_448" and not assume_layout:
         raise UserError(
             f"{path}: {TITLES[kind]}: the forward it was trained with is not known; --assume-layout imports it as: "
-            f"{'; '.join(ASSUMED_448)}. Its score on COCO val (86.5 or 86.9 mAP) is the test"
+            f"{'; '.join(ASSUMED_448)}"
         )
     parts = split(kind, state, str(path))
     found = Original(kind, path, "", parts.trunk, parts.names, parts.dropped, parts.changed)

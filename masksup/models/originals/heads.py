@@ -20,7 +20,7 @@ ASSUMED_448 = (
     "head1 to head8 are the temperatures 1 to 7 and the maximum, in that order",
     "the bias of each is added before the division by the norm, so it takes part in the attention",
     "head takes no part",
-    "the heads see the patch tokens after the final norm",
+    "the heads see the patch tokens after the final norm; its score on COCO val, 86.5 or 86.9 mAP, is the test",
 )
 
 
