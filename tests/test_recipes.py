@@ -1,7 +1,8 @@
 """Every recipe in configs/: it validates, says where its figure comes from, fits its full-size network, and runs small.
 
-The small run has a stand-in for the backbone, 64 px, narrow heads, few masks and 8 synthetic images a step. Recipes that
-differ only in what the stand-in replaces behave alike: of each such group one runs in `make test`, all in `make nightly`.
+The small run has a stand-in for the backbone, 64 px, narrow heads, few masks and 8 synthetic images a step. Recipes
+that differ only in what the stand-in replaces behave alike: of each such group one runs in `make test`, all in
+`make nightly`.
 """
 
 import json
