@@ -517,6 +517,7 @@ def test_a_truncated_file(tmp_path: Path, share: float, capsys: pytest.CaptureFi
         ({"features.17.conv.0.weight": 1, "conv.0.weight": 1}, "MobileNetV2 of ImageNet"),
         ({"body.conv1.0.weight": 1, "head.fc.weight": 1}, "expected tresnet_m, tresnet_l, tresnet_xl"),
         ({"cls_token": 1, "blocks.0.a": 1, "classifier.multi_head.0.head.weight": 1}, "found no pos_embed"),
+        ({"blocks.0.a": 1, "classifier.multi_head.0.head.weight": 1, "pos_embed": 1}, "found no pos_embed"),
     ],
 )  # fmt: skip
 def test_other_networks_are_named(

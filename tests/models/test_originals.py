@@ -236,6 +236,17 @@ def test_depths_and_widths_are_read_from_shapes(tmp_path: Path) -> None:
         assert (found.backbone, found.classes) == (name, 2)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(2, 3).to_sparse(), torch.zeros(3, dtype=torch.complex64), torch.empty(3, device="meta"),
+     torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)],
+)  # fmt: skip
+def test_only_plain_tensors_are_read(tmp_path: Path, value: Tensor) -> None:
+    torch.save({"body.conv1.0.weight": torch.zeros(64, 48, 3, 3), "body.conv1.1.weight": value}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: .*"):
+        read_original(tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("name", ["tresnet_m", "tresnet_l", "tresnet_xl"])
 def test_sizes_of_tresnet(tmp_path: Path, name: str) -> None:
     with torch.device("meta"):

@@ -106,8 +106,8 @@ def _vit(found: Original) -> str:
     trunk = found.trunk
     depth = 1 + max((int(key.split(".")[1]) for key in trunk if re.match(r"blocks\.\d+\.", key)), default=-1)
     positions = trunk.get("pos_embed")
-    side = 0 if positions is None or positions.ndim != 3 else round((positions.shape[1] - 1) ** 0.5)
-    if positions is None or side**2 + 1 != positions.shape[1]:
+    side = 0 if positions is None or positions.ndim != 3 else round(max(positions.shape[1] - 1, 0) ** 0.5)
+    if positions is None or side == 0 or side**2 + 1 != positions.shape[1]:
         raise UserError(f"{found.path}: found no pos_embed of a square image and a class token, expected [1,1+n*n,D]")
     found.size, width = 16 * side, positions.shape[2]
     name = _VITS.get((width, depth))
