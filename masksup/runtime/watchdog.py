@@ -107,10 +107,9 @@ class Watchdog:
                 reason = self.reason()
                 lost = 0
             except Exception as error:  # the store's errors are of many types
-                lost += 1
+                lost, silent, reason = lost + 1, False, None
                 if lost == _LOST and not self._ended.is_set():
                     self._end(f"the meeting point of the ranks at {self._place.host} is gone: {error}", tell=True)
-                continue
             if reason is not None and not self._ended.wait(_GRACE):
                 self._end(reason, tell=False)
             self._arm()
@@ -151,10 +150,12 @@ class Watchdog:
             if not gone and (silent or self._beats != beats):  # it went on meanwhile
                 return
             first = self.claim(reason)
-        except Exception as error:
-            gone, first, reason = [], True, f"rank 0, which keeps the ranks' meeting point, does not answer: {error}"
+            reason = reason if first else str(self.reason())
+        except Exception:  # the store itself does not answer
+            gone, first = [0], self._place.rank == 1
+            reason = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks, did not answer for {limit:g} s"
         self._kill(gone)
-        self._end(reason if first else str(self.reason()), tell=first)
+        self._end(reason, tell=first)
 
     def _named(self, gone: list[int], limit: float) -> str:
         me = self._place.rank
