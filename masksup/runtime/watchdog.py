@@ -65,13 +65,13 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def claim(self, reason: str) -> bool:
-        """Say why the job ends; False if another rank was first, and its reason holds."""
-        said = json.dumps([self._place.rank, reason])
+        """Say why the job ends; False if another rank or thread was first, and its reason holds."""
+        said = json.dumps([self._place.rank, threading.get_ident(), reason])
         return str(self._store.compare_set("failed", "", said).decode()) == said
 
     def reason(self) -> str | None:
         """Why the job ends, if some rank has said so."""
-        return str(json.loads(self._store.get("failed"))[1]) if self._store.check(["failed"]) else None
+        return str(json.loads(self._store.get("failed"))[-1]) if self._store.check(["failed"]) else None
 
     def part(self) -> None:
         """The last word of a rank. Rank 0, which may keep the store, waits a little until all others have read it."""
