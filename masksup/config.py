@@ -269,10 +269,18 @@ class Precision(Section):
 
 
 class Parallel(Section):
-    """How the ranks of a job share the work. No key but the last two changes what is computed."""
+    """How the ranks of a job share the work. `compress`, `sync_batchnorm` and `deepspeed` alone change the results."""
 
-    engine: Literal["ddp"] = "ddp"
-    """ddp: every rank holds the whole model."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """ddp: every rank holds the whole model; deepspeed: ZeRO spreads its state over the ranks."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """deepspeed spreads 1: optimiser state, 2: gradients too, 3: parameters too. Above 0 ranks must divide a step."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """deepspeed, from stage 1: optimiser state and update in main memory."""
+    offload_param: Literal["none", "cpu"] = "none"
+    """deepspeed, stage 3: parameters wait in main memory."""
+    deepspeed: dict[str, Any] = {}
+    """Further sections of DeepSpeed's own configuration, such as `zero_optimization: {sub_group_size: 100000000}`."""
     bucket_mb: Positive = 25.0
     """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
     start_seconds: Positive = 600.0

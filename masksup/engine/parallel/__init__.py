@@ -22,4 +22,5 @@ An engine holds the method, its optimiser and the rank's part of their state, an
 
 ENGINES = {
     "ddp": "masksup.engine.parallel.ddp:make_ddp",
+    "deepspeed": "masksup.engine.parallel.deepspeed:make_deepspeed",
 }

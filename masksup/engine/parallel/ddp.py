@@ -122,7 +122,7 @@ def make_ddp(config: Config, method: Method, device: torch.device, dtype: torch.
     """The engine `ddp` around `method`. Collective where there are several ranks."""
     parallel = config.parallel
     if parallel.sync_batchnorm:
-        _synchronise_batchnorm(method, device)
+        synchronise_batchnorm(method, device)
     optimizer = build_optimizer(config.optim, method.network)
     wrapped = _wrap(method, parallel, config.precision.compile, device) if place.world > 1 else None
     return Replicas(method, optimizer, gradient_scaler(device, dtype), config.optim.clip, wrapped)
@@ -142,19 +142,19 @@ def _wrap(method: Method, parallel: Parallel, compiled: bool, device: torch.devi
     return wrapped
 
 
-def _sum(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     # DDP's own hook divides by the number of ranks; losses come with their share of the step, so a sum is exact.
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def _sum_in_bf16(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+def _sum_in_bf16(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     whole = bucket.buffer()
     work = dist.all_reduce(whole.to(torch.bfloat16), async_op=True)
     return work.get_future().then(lambda done: whole.copy_(done.value()[0]))
 
 
-def _synchronise_batchnorm(method: Method, device: torch.device) -> None:
+def synchronise_batchnorm(method: Method, device: torch.device) -> None:
     from timm.layers.norm_act import convert_sync_batchnorm  # torch's own loses timm's fused activations
 
     if device.type == "cpu":
