@@ -243,5 +243,4 @@ def _import_deepspeed(device: torch.device) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Its shared-memory sums on CPUs would be compiled at the first start, and gloo's need not be.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_init_required=False) if dist.is_initialized() else None
     return deepspeed

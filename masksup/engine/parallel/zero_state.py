@@ -31,7 +31,7 @@ def export_network(network: nn.Module, parameters: Named, stage: int) -> dict[st
 def import_network(network: nn.Module, parameters: Named, saved: dict[str, Tensor], stage: int) -> None:
     """Put parameters (the working copies) and buffers back. Collective at stage 3."""
     if stage == 3:
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         for name, parameter in parameters:
             with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
