@@ -15,6 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Level = Annotated[int, Field(ge=0, le=255)]
 Channels = Literal["card"] | tuple[float, float, float]
 
 
@@ -138,14 +139,19 @@ class Data(Section):
 
 
 class Augment(Section):
-    """What happens to a training image before it reaches the model. Evaluation only resizes."""
+    """What happens to a training image before it reaches the model. Evaluation only resizes and crops."""
 
-    crop: Literal["squish", "random_resized"] = "squish"
-    """Resize to the square input, or cut out a random part first."""
+    crop: Literal["squish", "random_resized", "random_placed"] = "squish"
+    """Resize to the square input; cut out a random part first; or, as Puzzle-CAM, resize to a random longer side and
+    place the image, or a part of it, at random on a square of one colour."""
     scale: tuple[Share, Share] = (0.7, 1.0)
     """Area of the random part as a share of the image."""
     ratio: tuple[Positive, Positive] = (0.75, 1.3333)
     """Width over height of the random part."""
+    longer_side: tuple[Positive, Positive] = (0.625, 1.25)
+    """random_placed: the resized longer side over the input's side, least and most. Puzzle-CAM: 320 to 640 of 512."""
+    fill: tuple[Level, Level, Level] = (124, 116, 104)
+    """random_placed and top_left: colour 0-255 where there is no image. The mean of ImageNet: 0 once normalised."""
     flip: Share = 0.5
     """Probability of a horizontal flip."""
     color_jitter: tuple[NotNegative, NotNegative, NotNegative, Annotated[float, Field(ge=0, le=0.5)]] | None = None
@@ -156,8 +162,9 @@ class Augment(Section):
     """Side of one square of random colour as a share of the input's side; 0 is off."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Resampling of every resize (antialiased), in evaluation too."""
-    eval_resize: Literal["squish", "center_crop"] = "squish"
-    """Evaluation: stretch to the square, or resize the shorter side and cut out the centre."""
+    eval_resize: Literal["squish", "center_crop", "top_left"] = "squish"
+    """Evaluation: stretch to the square; resize the shorter side and cut out the centre; or take the top left square
+    of the image as it is, filled up if the image is smaller, as Puzzle-CAM does."""
     crop_share: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Input side over the resized shorter side, with `eval_resize: center_crop`."""
 
@@ -185,6 +192,9 @@ class Model(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     backbone_options: dict[str, Any] = {}
     """Further keyword arguments of timm's `create_model`, such as drop_path_rate."""
+    last_stage_stride: Literal[1] | None = None
+    """1: the last stage of a ResNet keeps the size of its input, without dilation, so that the feature map has twice
+    the side (Puzzle-CAM, OASS). null: as the backbone is."""
 
 
 class Optim(Section):
@@ -203,8 +213,11 @@ class Optim(Section):
     """Learning rate of the head over `lr`. CSRA: 10."""
     backbone_factor: Positive = 1.0
     """Learning rate of the backbone over `lr`. MCAR: 0.1."""
-    decay_norm_and_bias: bool = True
-    """Apply weight decay to one-dimensional parameters (normalisation, biases) too."""
+    bias_factor: Positive = 1.0
+    """Learning rate of the biases over that of the weights beside them. Puzzle-CAM: 2."""
+    decay: Literal["all", "weights", "matrices"] = "all"
+    """What `weight_decay` acts on: all parameters (CSRA); all but biases (Puzzle-CAM); neither biases nor scales of
+    normalisation, which have one dimension (ASL)."""
     clip: NotNegative = 0.0
     """Largest gradient norm; 0 is off."""
     max_skipped: Count = 10
@@ -320,6 +333,12 @@ class Evaluation(Section):
     """Rules of the metrics: the clean ones, or the arithmetic of an original's code, quirks included."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Probability from which a class counts as predicted; None: 0.5, and 0.6 under `compat: mcar`. ASL: 0.8."""
+    masked: tuple[Literal["low", "high"], ...] = ()
+    """Score the final weights also with 1-10 % (low) or 50-60 % (high) of each image hidden, e.g. [low, high]."""
+    size_shares: tuple[Share, Share] = (1 / 300, 0.03)
+    """Area over the image's below which an object is small, from which it is large. COCO: 32 and 96 px of 640 x 480."""
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    """Resamples of the images for the intervals of final scores; 0 is off."""
 
 
 class Checkpoints(Section):
@@ -379,12 +398,21 @@ class Config(Section):
         return self.eval.weights
 
 
+# Of DeepSpeed's configuration: what would part it from the other engines.
+_OWN_SECTIONS = {
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+    "optimizer", "scheduler", "fp16", "bf16", "amp", "torch_autocast", "data_types", "managed_gradient_accumulation",
+    "prescale_gradients", "gradient_predivide_factor", "communication_data_type",
+}  # fmt: skip
+
+
 def _conflicts(c: Config) -> list[tuple[bool, str]]:
     """Pairs (does it apply, message) for settings that do not go together."""
     whole, micro = c.batch.global_, c.batch.micro_size
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
     near = min(divisors, key=lambda d: abs(d - micro))
     frozen = "model.frozen uses features computed once"
+    zero, taken = c.parallel.engine == "deepspeed", sorted(c.parallel.deepspeed.keys() & _OWN_SECTIONS)
     return [
         (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
         (c.data.folds == 1, "data.folds: found 1, expected 0 (off) or at least 2"),
@@ -401,8 +429,12 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.eval.weights == "ema" and c.ema.decay == 0, "eval.weights: ema, but ema.decay is 0 (off)"),
         (c.augment.scale[0] > c.augment.scale[1], "augment.scale: the first number is above the second"),
         (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),
+        (c.augment.longer_side[0] > c.augment.longer_side[1],
+         "augment.longer_side: the first number is above the second"),
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
+        (c.eval.size_shares[0] > c.eval.size_shares[1], "eval.size_shares: the first number is above the second"),
+        (len(set(c.eval.masked)) < len(c.eval.masked), "eval.masked: a level stands twice; expected each once"),
         (c.model.frozen and c.data.broken_budget > 0,
          "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
@@ -411,4 +443,13 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.model.frozen and c.augment.randaugment is not None, f"augment.randaugment: {frozen}; set it to null"),
         (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen}; set it to 0"),
         (c.model.frozen and c.method.name != "baseline", f"method.name: {frozen}; only baseline fits"),
+        (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
+        (zero and c.precision.compile,
+         "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),
+        (c.parallel.offload_optimizer == "cpu" and not (zero and c.parallel.zero_stage > 0),
+         "parallel.offload_optimizer: needs parallel.engine deepspeed and parallel.zero_stage 1, 2 or 3"),
+        (c.parallel.offload_param == "cpu" and not (zero and c.parallel.zero_stage == 3),
+         "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
+        (bool(c.parallel.deepspeed) and not zero, "parallel.deepspeed: set, but parallel.engine is not deepspeed"),
+        (bool(taken), f"parallel.deepspeed.{', '.join(taken)}: set by masksup itself; expected other sections"),
     ]  # fmt: skip

@@ -21,8 +21,10 @@ from masksup.data.transforms import eval_transform
 from masksup.engine.infer import run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
+from masksup.methods.mcar import Regions, find_mcar
 from masksup.metrics.summary import decision_threshold
 from masksup.pictures import draw_prediction
+from masksup.region_picture import Region, draw_regions
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.run_folder import refuse_unwritable, write_atomically
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -53,12 +55,12 @@ def run_predict(
     rows: list[tuple[Path, NDArray[np.float64]]] = []
     broken: list[str] = []
     for block in _blocks(files, trained, broken):
-        for file, scores_C in label(block, trained):
+        for file, scores_C, regions in label(block, trained):
             rows.append((file, scores_C))
             names = [name for name, score in zip(trained.classes, scores_C) if score >= limit]
             reader = reader and _printed(f"{file} prediction: {','.join(names)}")
             if pictures is not None:
-                _draw(file, scores_C, trained, limit, pictures / names_of[file])
+                _draw(file, scores_C, regions, trained, limit, pictures / names_of[file])
     if out is not None:
         write_atomically(out, _as_csv(rows, trained) if out.suffix == ".csv" else _as_json(rows, trained, limit))
         log.info(f"all scores: {out}")
@@ -110,20 +112,38 @@ def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[
         yield block
 
 
-def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, NDArray[np.float64]]]:
-    """(file, probabilities of all classes) for a group of model inputs."""
-    config = trained.config
+def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
+    """(file, probabilities of all classes, the regions that MCAR looked at) for a group of model inputs."""
+    config, looks_twice = trained.config, find_mcar(trained.method)
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
     inputs = [image for _, image in block]
     # Padded to the size that the run was scored with, so that an image's scores are those of `masksup eval`.
     padded = torch.stack(inputs + [inputs[-1]] * (config.eval.batch - len(inputs)))
     valid = torch.arange(len(padded)) < len(block)
+    seen: list[Regions] = []
+
+    def predict(images_B3SS: Tensor) -> Tensor:
+        if looks_twice is None:
+            return trained.method.predict(images_B3SS)
+        seen.append(looks_twice.predict_regions(images_B3SS))
+        return seen[-1].fused_BC
+
     outputs = run_model(
-        trained.method.predict, iter([(padded, valid, ~valid)]), config, device, choose_dtype(config.precision, device)
+        predict, iter([(padded, valid, ~valid)]), config, device, choose_dtype(config.precision, device)
     )
-    for (file, _), scores_C in zip(block, outputs.probabilities_NC):
-        yield file, scores_C
+    for row, ((file, _), scores_C) in enumerate(zip(block, outputs.probabilities_NC)):
+        yield file, scores_C, _regions(seen[0], row, trained) if seen else []
+
+
+def _regions(seen: Regions, row: int, trained: Trained) -> list[Region]:
+    size = trained.config.model.size
+    global_C, fused_C = (logits_BC[row].float().sigmoid().tolist() for logits_BC in (seen.global_BC, seen.fused_BC))
+    found = []
+    for (x1, y1, x2, y2), c in zip(seen.boxes_BN4[row].tolist(), seen.classes_BN[row].tolist()):
+        box = (x1 / size, y1 / size, x2 / size, y2 / size)
+        found.append(Region(box, trained.classes[c], global_C[c], fused_C[c]))
+    return found
 
 
 def _printed(line: str) -> bool:
@@ -135,10 +155,18 @@ def _printed(line: str) -> bool:
     return True
 
 
-def _draw(file: Path, scores_C: NDArray[np.float64], trained: Trained, threshold: float, target: Path) -> None:
+def _draw(
+    file: Path, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, threshold: float, target: Path
+) -> None:
     # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
-    picture_3HW = decode(file, exif=True, max_pixels=trained.config.data.max_pixels)
+    config = trained.config
+    picture_3HW = decode(file, exif=True, max_pixels=config.data.max_pixels)
+    if regions and config.augment.eval_resize != "squish":  # what the network saw is then a part of the photograph
+        transform = eval_transform(transform_settings(config.augment), config.model.size)
+        picture_3HW, _ = transform(picture_3HW, draws(0, 0, "transform"))
     image = Image.fromarray(picture_3HW.permute(1, 2, 0).numpy())
+    if regions:
+        image = draw_regions(image, regions)
     scores = scores_C.tolist()
     draw_prediction(image, trained.classes, scores, [s >= threshold for s in scores], threshold=threshold).save(target)
 

@@ -191,8 +191,17 @@ def evaluation_masks(level: Level, size: int, ids: Sequence[str]) -> FixedMasks:
 
     They depend on the level, the size and the id alone, and are none of those that any run trains with.
     """
-    bank = pack(irregular_holes(EVALUATION_MASKS, size, HOLE_RATIOS[level], _EVALUATION_SEED, "evaluation masks"))
+    holes = irregular_holes(EVALUATION_MASKS, size, HOLE_RATIOS[level], _EVALUATION_SEED, "evaluation masks")
+    return _fixed(pack(holes), ids, {"level": level, "hole_ratio": list(HOLE_RATIOS[level])})
+
+
+def evaluation_blocks(patch: int, ratio: float, size: int, ids: Sequence[str]) -> FixedMasks:
+    """Square blocks for scoring, one pattern fixed for each sample id: another kind of hole than irregular masks."""
+    bank = pack(patch_holes(EVALUATION_MASKS, size, patch, ratio, _EVALUATION_SEED))
+    return _fixed(bank, ids, {"level": f"blocks of {patch} px", "hole_ratio": [ratio, ratio]})
+
+
+def _fixed(bank: Tensor, ids: Sequence[str], protocol: dict[str, Any]) -> FixedMasks:
     digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids]
     index_N = np.array([int.from_bytes(digest, "little") % EVALUATION_MASKS for digest in digests], np.int64)
-    sha256 = hashlib.sha256(bank.numpy().tobytes()).hexdigest()
-    return FixedMasks(bank, index_N, {"level": level, "hole_ratio": list(HOLE_RATIOS[level]), "masks_sha256": sha256})
+    return FixedMasks(bank, index_N, {**protocol, "masks_sha256": hashlib.sha256(bank.numpy().tobytes()).hexdigest()})

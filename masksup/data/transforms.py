@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -20,15 +21,17 @@ from masksup.data.augment import Boxes, color_jitter, cutout, randaugment
 class TransformSettings:
     """What `augment` of the configuration says; the meanings are written there."""
 
-    crop: Literal["squish", "random_resized"] = "squish"
+    crop: Literal["squish", "random_resized", "random_placed"] = "squish"
     scale: tuple[float, float] = (0.7, 1.0)
     ratio: tuple[float, float] = (0.75, 1.3333)
+    longer_side: tuple[float, float] = (0.625, 1.25)
+    fill: tuple[int, int, int] = (124, 116, 104)
     flip: float = 0.5
     color_jitter: tuple[float, float, float, float] | None = None
     randaugment: tuple[int, int] | None = None
     cutout: float = 0.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    eval_resize: Literal["squish", "center_crop"] = "squish"
+    eval_resize: Literal["squish", "center_crop", "top_left"] = "squish"
     crop_share: float = 0.875
 
 
@@ -65,9 +68,15 @@ class Transform:
         flipped = rng.random() < settings.flip
         height, width = image.shape[1:]
         frame = (0, 0, width, height)
-        if settings.crop == "random_resized":
-            frame = random_frame(width, height, settings.scale, settings.ratio, rng)
-        image, boxes = self._resized_frame(image, boxes, frame, (self.size, self.size))
+        if settings.crop == "random_placed":
+            shape = random_longer_side(width, height, self.size, settings.longer_side, rng)
+            image, boxes = self._resized_frame(image, boxes, frame, shape)
+            left, top = (int(rng.integers(min(0, self.size - side), max(0, self.size - side) + 1)) for side in shape)
+            image, boxes = self._placed(image, boxes, left, top)
+        else:
+            if settings.crop == "random_resized":
+                frame = random_frame(width, height, settings.scale, settings.ratio, rng)
+            image, boxes = self._resized_frame(image, boxes, frame, (self.size, self.size))
         if flipped:  # after the resize, when fewer pixels are left to move
             image = image.flip(-1)
             boxes = np.stack([self.size - boxes[:, 2], boxes[:, 1], self.size - boxes[:, 0], boxes[:, 3]], axis=1)
@@ -83,12 +92,23 @@ class Transform:
         height, width = image.shape[1:]
         if self.settings.eval_resize == "squish":
             return self._resized_frame(image, boxes, (0, 0, width, height), (self.size, self.size))
+        if self.settings.eval_resize == "top_left":
+            return self._placed(image, boxes, 0, 0)
         short = math.floor(self.size / self.settings.crop_share)
         shape = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
         image, boxes = self._resized_frame(image, boxes, (0, 0, width, height), shape)
         left, top = round((shape[0] - self.size) / 2), round((shape[1] - self.size) / 2)
         image = image[:, top : top + self.size, left : left + self.size]
         return image, boxes - np.array([left, top, left, top], np.float32)
+
+    def _placed(self, image: Tensor, boxes: Boxes, left: int, top: int) -> tuple[Tensor, Boxes]:
+        """The image on a square of `fill`, its top left corner at (left, top) px; what sticks out is cut off."""
+        height, width = image.shape[1:]
+        fill = torch.tensor(self.settings.fill, dtype=torch.uint8)
+        square = fill.repeat(self.size, self.size, 1).permute(2, 0, 1)
+        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, self.size), min(top + height, self.size)
+        square[:, y1:y2, x1:x2] = image[:, y1 - top : y2 - top, x1 - left : x2 - left]
+        return square, boxes + np.array([left, top, left, top], np.float32)
 
     def _resized_frame(
         self, image: Tensor, boxes: Boxes, frame: tuple[int, int, int, int], shape: tuple[int, int]
@@ -133,6 +153,16 @@ def random_frame(
     w, h = min(width, max(1, round(height * aspect))), min(height, max(1, round(width / aspect)))
     x, y = (width - w) // 2, (height - h) // 2
     return x, y, x + w, y + h
+
+
+def random_longer_side(
+    width: int, height: int, size: int, limits: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int]:
+    """(width, height) px of an image whose longer side becomes a whole number of pixels, each as likely, from
+    limits[0] to limits[1] times `size`; methods.md 5.1."""
+    least, most = (max(1, round(limit * size)) for limit in limits)
+    factor = int(rng.integers(least, most + 1)) / max(width, height)
+    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def clip_boxes(boxes: Boxes, size: int) -> tuple[Boxes, Boxes]:

@@ -27,18 +27,25 @@ def build_optimizer(optim: Optim, network: Network) -> torch.optim.Optimizer:
 
 
 def _groups(optim: Optim, network: Network) -> Iterator[dict[str, object]]:
+    """Parameters with the same rate and decay; a name before its comma stands for one rate."""
     parts: list[tuple[str, nn.Module, float]] = [
         ("backbone", network.backbone, optim.backbone_factor),
         ("head", network.head, optim.head_factor),
     ]
-    for name, module, factor in parts:
-        trainable = [p for p in module.parameters() if p.requires_grad]
-        flat = [p for p in trainable if p.ndim <= 1 and not optim.decay_norm_and_bias]
-        matrices = [p for p in trainable if not (p.ndim <= 1 and not optim.decay_norm_and_bias)]
-        if matrices:
-            yield {"name": name, "params": matrices, "factor": factor}
-        if flat:
-            yield {"name": f"{name}, no decay", "params": flat, "factor": factor, "weight_decay": 0.0}
+    for part, module, factor in parts:
+        groups: dict[str, dict[str, Any]] = {}
+        for path, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            bias = path.endswith("bias")  # also `in_proj_bias` of attention
+            faster = bias and optim.bias_factor != 1
+            decayed = optim.decay == "all" or not (bias or (optim.decay == "matrices" and parameter.ndim <= 1))
+            name = part + ("_bias" if faster else "") + ("" if decayed else ", no decay")
+            group = groups.setdefault(name, {"name": name, "params": []})
+            group["params"].append(parameter)
+            group["factor"] = factor * (optim.bias_factor if faster else 1.0)
+            group["weight_decay"] = optim.weight_decay if decayed else 0.0
+        yield from groups.values()
 
 
 def set_rates(groups: list[dict[str, Any]], lr: float, momentum: float | None) -> None:

@@ -1,33 +1,14 @@
 """One optimiser step over its micro-batches."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from masksup.data.sampler import Share, share_of
 from masksup.engine.parallel.engine import Engine
 from masksup.engine.precision import autocast
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a rank does of a step: `indices` of its micro-batches among those of all ranks, and all `samples`.
-
-    A rank that a short step leaves without a micro-batch goes through one of another rank with weight 0, because the
-    sum over ranks needs every rank; `weightless` is then true and its buffers stay as they were.
-    """
-
-    indices: Sequence[int]
-    samples: int
-    weightless: bool = False
-
-
-def share_of(batch_sizes: Sequence[int], rank: int, world: int) -> Share:
-    """Micro-batches of these sizes, dealt in turn to `world` ranks (rule 1)."""
-    mine = list(range(rank, len(batch_sizes), world))
-    return Share(mine or [0], sum(batch_sizes), weightless=not mine)
 
 
 @dataclass
@@ -51,7 +32,8 @@ class Stepper:
         this rank in `loss` and the method's logs, which sum to the step's over the ranks, and `gradient_norm`, which
         is the step's. Reading them is the caller's choice.
         """
-        share = share or share_of([len(batch["target"]) for batch in micro_batches], 0, 1)
+        if share is None:
+            share = share_of(len(micro_batches), sum(len(batch["target"]) for batch in micro_batches), 0, 1)
         logs: dict[str, Tensor] = {}
         kept = self._buffers() if share.weightless else {}
         for index, batch in zip(share.indices, micro_batches, strict=True):

@@ -109,3 +109,8 @@ class MCAR(Method):
         if classifier.bias is not None:
             logits_BNP = logits_BNP + at_least_float32(classifier.bias)[classes_BN][..., None]
         return logits_BNP.sigmoid().reshape(*classes_BN.shape, *x_BDHW.shape[2:])
+
+
+def find_mcar(method: nn.Module) -> MCAR | None:
+    """The MCAR in a method: itself, or what another one looks at its views through."""
+    return next((module for module in method.modules() if isinstance(module, MCAR)), None)

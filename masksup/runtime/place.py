@@ -39,6 +39,9 @@ class Place:
         return self.rank == 0
 
 
+ALONE = Place()
+
+
 def find_place(env: Mapping[str, str] = os.environ) -> Place:
     """The place that the environment describes. UserError naming a variable that is missing or out of range."""
     if "RANK" in env and "WORLD_SIZE" in env:
@@ -46,7 +49,7 @@ def find_place(env: Mapping[str, str] = os.environ) -> Place:
     elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # absent in a batch script itself, which is no rank
         place = _from_srun(env)
     else:
-        return Place()
+        return ALONE
     if not 0 <= place.rank < place.world:
         raise UserError(f"{place.launcher}: found rank {place.rank} of {place.world}, expected 0 to {place.world - 1}")
     return place

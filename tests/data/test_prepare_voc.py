@@ -207,9 +207,19 @@ def test_split_without_any_xml_is_all_ignored(tmp_path: Path) -> None:
     assert train.warnings == ()
     assert (test.labels_NC == -1).all()
     assert test.warnings == ("2 images have no XML file: all their labels are ignored",)
-    (root / "ImageSets/Main/test.txt").write_text("a\nb")
-    with pytest.raises(UserError, match=r"b\.xml: no such file"):
-        prepare_voc2012(root)
+
+
+def test_xml_files_of_other_tasks_do_not_label_the_voc2012_test_split(tmp_path: Path) -> None:
+    annotations = {"a": xml(thing("cat")), "b": xml(thing("person")), "c": None}
+    root = make_voc(tmp_path / "VOC2012", annotations, {"train": ["a"], "test": ["b", "c"]})
+    for splits in (["train", "test"], ["test", "train"]):
+        contents = {content.split: content for content in prepare_voc2012(root, split=splits)}
+        assert (contents["test"].labels_NC == -1).all()
+        assert len(contents["test"].warnings) == 2
+        assert contents["test"].warnings[1].startswith("1 more have one, which is not used")
+        assert contents["train"].labels_NC.max() == 1
+    (root / "ImageSets/Main/test.txt").write_text("b")
+    assert prepare_voc2012(root, split=["test"])[0].labels_NC.max() == 1, "all XML files are there: labels after all"
 
 
 def test_missing_xml_files_are_named_except_for_voc2012_test(tmp_path: Path) -> None:
@@ -219,9 +229,10 @@ def test_missing_xml_files_are_named_except_for_voc2012_test(tmp_path: Path) -> 
         with pytest.raises(UserError, match=r"Annotations/a\.xml: no such file"):
             prepare(root, split=[split])
     (root / "Annotations").rmdir()
-    for prepare in (prepare_voc2007, prepare_voc2012):
+    assert (prepare_voc2012(root, split=["test"])[0].labels_NC == -1).all()
+    for prepare, split in ((prepare_voc2007, "test"), (prepare_voc2012, "train")):
         with pytest.raises(UserError, match="VOC2012/Annotations: no such folder, expected the XML files"):
-            prepare(root, split=["test"])
+            prepare(root, split=[split])
 
 
 def test_own_image_formats_and_class_file(tmp_path: Path) -> None:

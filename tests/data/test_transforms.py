@@ -17,6 +17,7 @@ from masksup.data.transforms import (
     clip_boxes,
     eval_transform,
     random_frame,
+    random_longer_side,
     train_transform,
 )
 
@@ -103,6 +104,7 @@ def found_box(image: torch.Tensor) -> NDArray[np.float64]:
 @pytest.mark.parametrize("settings", [
     TransformSettings(crop="random_resized", scale=(0.4, 1.0)),
     TransformSettings(crop="squish", eval_resize="center_crop"),
+    TransformSettings(crop="random_placed", longer_side=(0.9, 1.9), eval_resize="top_left"),
 ])  # fmt: skip
 def test_boxes_follow_the_pixels(settings: TransformSettings, train: bool) -> None:
     transform = train_transform(settings, 160) if train else eval_transform(settings, 160)
@@ -112,6 +114,71 @@ def test_boxes_follow_the_pixels(settings: TransformSettings, train: bool) -> No
         out, boxes = transform(image, rng(position), np.array([box], np.float32))
         assert boxes is not None
         assert found_box(out) == pytest.approx(boxes[0], abs=1.6)
+
+
+FILL = (200, 10, 60)
+
+
+def filled(image: torch.Tensor) -> NDArray[np.bool_]:
+    return np.asarray((image.permute(1, 2, 0) == torch.tensor(FILL, dtype=torch.uint8)).all(-1).numpy())
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 70), (70, 100), (300, 300)])
+def test_random_placed_is_the_original_rule(width: int, height: int) -> None:
+    """Longer side a whole number drawn from 40..80 of 64; no offset out of reach; the rest in one colour."""
+    settings = TransformSettings(crop="random_placed", flip=0, fill=FILL)
+    image = torch.full((height, width, 3), 90, dtype=torch.uint8).permute(2, 0, 1)
+    sides, corners = set(), []
+    for position in range(600):
+        out, _ = train_transform(settings, 64)(image, rng(position))
+        assert out.shape == (3, 64, 64)
+        inside = ~filled(out)
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        assert inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert (out[:, inside] == 90).all()
+        w, h = len(columns), len(rows)
+        longer = random_longer_side(width, height, 64, settings.longer_side, reseeded(position))
+        assert (w, h) == (min(longer[0], 64), min(longer[1], 64))
+        assert max(longer) / min(longer) == pytest.approx(max(width, height) / min(width, height), rel=0.03)
+        sides.add(max(longer))
+        corners.append((columns[0] / max(64 - w, 1), rows[0] / max(64 - h, 1)))
+    assert sides == set(range(40, 81))
+    reached = np.array(corners)
+    assert reached.min(0).tolist() == [0, 0]
+    assert reached.max(0).tolist() == [1, 1]
+
+
+def reseeded(position: int) -> np.random.Generator:
+    """The generator after the flip, which is drawn first."""
+    generator = rng(position)
+    generator.random()
+    return generator
+
+
+def test_random_placed_cuts_every_part_of_an_image_that_is_larger() -> None:
+    ramp = torch.arange(200, dtype=torch.uint8).repeat(200, 1)
+    image = torch.stack([ramp, ramp.T, ramp]).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    transform = train_transform(TransformSettings(crop="random_placed", flip=0, longer_side=(3.125, 3.125)), 64)
+    corners = np.array([transform(image, rng(position))[0][:2, 0, 0].tolist() for position in range(800)])
+    assert corners.min(0).tolist() == [0, 0]  # the ramp is not resized, so a corner's values are its place
+    assert corners.max(0).tolist() == [136, 136]
+    assert corners.mean(0) == pytest.approx([68, 68], abs=5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 40), (40, 100), (30, 20), (90, 80)])
+def test_top_left_takes_the_pixels_as_they_are(width: int, height: int) -> None:
+    image = picture(width, height)
+    out, _ = eval_transform(TransformSettings(eval_resize="top_left", fill=FILL), 64)(image, rng())
+    w, h = min(width, 64), min(height, 64)
+    assert torch.equal(out[:, :h, :w], image[:, :h, :w])
+    rest = filled(out)
+    assert rest[h:].all()
+    assert rest[:, w:].all()
+
+
+def test_the_fill_is_0_after_imagenets_normalisation() -> None:
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    assert np.abs((np.array(TransformSettings().fill) / 255 - mean) / std).max() < 0.01
 
 
 @pytest.mark.parametrize("name", RANDAUGMENT)

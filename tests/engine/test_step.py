@@ -35,7 +35,7 @@ def stepper(config: Config, dtype: torch.dtype = torch.float32) -> Stepper:
 
 def test_groups_have_their_factor_and_decay(tiny_config: MakeConfig) -> None:
     network = new_network(tiny_config(), 12)
-    optim = Optim(lr=0.01, head_factor=10, backbone_factor=0.5, weight_decay=0.2, decay_norm_and_bias=False)
+    optim = Optim(lr=0.01, head_factor=10, backbone_factor=0.5, weight_decay=0.2, decay="matrices")
     optimizer = build_optimizer(optim, network)
     set_rates(optimizer.param_groups, 0.01, None)
     by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -44,6 +44,28 @@ def test_groups_have_their_factor_and_decay(tiny_config: MakeConfig) -> None:
         group = by_parameter[id(parameter)]
         assert group["lr"] == pytest.approx(0.1 if name.startswith("head.") else 0.005), name
         assert group["weight_decay"] == (0.0 if parameter.ndim == 1 else 0.2), name
+
+
+def test_puzzle_groups_biases_run_ahead_and_do_not_decay(tiny_config: MakeConfig) -> None:
+    """methods.md 5.1: weights of the trunk x1 and of the head x10, biases x2 and x20 without decay."""
+    network = new_network(tiny_config(model__backbone="test_vit"), 12)
+    optim = Optim(lr=0.1, head_factor=10, bias_factor=2, weight_decay=1e-4, decay="weights")
+    optimizer = build_optimizer(optim, network)
+    set_rates(optimizer, 0.1, None)
+    by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(by_parameter) == sum(len(g["params"]) for g in optimizer.param_groups) == len([*network.parameters()])
+    for name, parameter in network.named_parameters():
+        group, bias = by_parameter[id(parameter)], name.endswith(".bias")
+        assert group["lr"] == pytest.approx(0.1 * (10 if name.startswith("head.") else 1) * (2 if bias else 1)), name
+        assert group["weight_decay"] == (0.0 if bias else 1e-4), name
+    rates = {group["name"].partition(",")[0]: group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx({"backbone": 0.1, "backbone_bias": 0.2, "head": 1.0, "head_bias": 2.0})
+
+
+def test_by_default_everything_decays_and_has_one_rate(tiny_config: MakeConfig) -> None:
+    optimizer = build_optimizer(Optim(weight_decay=0.3), new_network(tiny_config(), 12))
+    groups = [(group["name"], group["factor"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert groups == [("backbone", 1.0, 0.3), ("head", 1.0, 0.3)]
 
 
 def test_sgd_step_equals_the_textbook(tiny_config: MakeConfig) -> None:
@@ -114,13 +136,13 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(tiny_config: MakeCon
 
 def test_moving_average_is_the_recurrence(tiny_config: MakeConfig) -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    ema = MovingAverage(Ema(decay=0.9, warmup=True), network)
+    ema = MovingAverage(Ema(decay=0.9, warmup=True), network.state_dict())
     expected = {n: v.double().clone() for n, v in network.state_dict().items() if v.is_floating_point()}
     for step in range(200):
         with torch.no_grad():
             for value in network.parameters():
                 value += torch.randn_like(value)
-        ema.update(network, step)
+        ema.update(network.state_dict(), step)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             if value.is_floating_point():

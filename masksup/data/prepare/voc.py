@@ -45,7 +45,7 @@ def prepare_voc2012(
     root: Path, *, difficult: Literal["ignore", "present", "absent"] = "ignore",
     split: list[str] | None = None, skip_broken: bool = False,
 ) -> list[IndexContent]:  # fmt: skip
-    """VOC2012, as VOC2007. The public test split has no XML: its labels are all ignored."""
+    """VOC2012, as VOC2007. The labels of its test split are not public: without XML files they are all ignored."""
     folder = voc_folder(root, "VOC2012")
     return read_voc(
         folder, "voc2012", VOC_CLASSES, difficult=difficult, split=split, skip_broken=skip_broken, unlabelled="test",
@@ -84,7 +84,7 @@ def read_voc(
 ) -> list[IndexContent]:  # fmt: skip
     """Index content of each wanted split of the VOC folder `folder`; `classes` None takes those found, sorted.
 
-    The split named `unlabelled` may have no XML files at all; anywhere else a missing one is a UserError.
+    The split named `unlabelled` may lack XML files, and then has no labels; anywhere else that is a UserError.
     """
     lists = _id_lists(folder, named_splits(split or []))
     ids = {split_name: _read_ids(file) for split_name, file in lists.items()}
@@ -100,9 +100,7 @@ def read_voc(
         for image_id, line in numbered.items():
             where = f"{lists[split_name]}, line {line}"
             raw.samples.append(_sample(image_id, images.find(image_id), annotations[image_id], known, difficult, where))
-        without = sum(annotations[image_id] is None for image_id in numbered)
-        if without:
-            raw.warnings.append(f"{without} images have no XML file: all their labels are ignored")
+        raw.warnings.extend(_without_labels(folder, [name for name in numbered if annotations[name] is None]))
         raw.warnings.extend(_list_disagreements(folder, raw, annotations, classes))
         splits.append(raw)
     return assemble(folder, name, splits, classes, skip_broken=skip_broken, note=note)
@@ -171,14 +169,19 @@ class _Images:
 
 
 def _annotations(folder: Path, ids: dict[str, dict[str, int]], unlabelled: str | None) -> dict[str, Annotation | None]:
-    """One annotation for each id of any split; None for the split `unlabelled` if it has no XML file at all."""
-    if not (folder / "Annotations").is_dir():
+    """One annotation for each id of any split; None for all of the split `unlabelled` if some have no XML file.
+
+    The public VOC2012 has XML files for those of its test images that other tasks use, with persons alone: read as
+    labels they would say that nothing else is there.
+    """
+    if not (folder / "Annotations").is_dir() and set(ids) != {unlabelled}:
         raise UserError(f"{folder / 'Annotations'}: no such folder, expected the XML files of the listed ids")
     annotations: dict[str, Annotation | None] = {}
-    for split_name, numbered in ids.items():
+    # Last, so that an image of a labelled split keeps its labels there.
+    for split_name, numbered in sorted(ids.items(), key=lambda item: item[0] == unlabelled):
         files = {image_id: folder / "Annotations" / f"{image_id}.xml" for image_id in numbered}
         missing = [file for file in files.values() if not file.is_file()]
-        if missing and (split_name != unlabelled or len(missing) < len(files)):
+        if missing and split_name != unlabelled:
             raise UserError(f"{missing[0]}: no such file, expected the annotation of an id that is listed")
         for image_id, file in files.items():
             if image_id not in annotations:
@@ -200,6 +203,15 @@ def _sample(
         image_id, image, labels_of(len(known), box_class_K, weak_K, difficult), str(annotation.file),
         annotation.boxes_K4, box_class_K, annotation.flags_K, claimed_size=annotation.size,
     )  # fmt: skip
+
+
+def _without_labels(folder: Path, image_ids: list[str]) -> Iterator[str]:
+    if not image_ids:
+        return
+    unused = sum((folder / "Annotations" / f"{image_id}.xml").is_file() for image_id in image_ids)
+    yield f"{len(image_ids) - unused} images have no XML file: all their labels are ignored"
+    if unused:
+        yield f"{unused} more have one, which is not used: the other tasks of VOC2012 have them without the classes"
 
 
 def _list_disagreements(

@@ -1,5 +1,6 @@
 """Every rank holds the whole model; gradients are summed while the backward pass runs. Alone, nothing is wrapped."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from masksup.config import Config, Parallel
@@ -118,6 +120,10 @@ class Replicas:
         self.skipped_in_row.fill_(state.meta["skipped_in_row"])
 
 
+def check(config: Config, method: Method, device: torch.device, place: Place) -> None:
+    """Whatever a configuration can ask for is possible here."""
+
+
 def make_ddp(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Replicas:
     """The engine `ddp` around `method`. Collective where there are several ranks."""
     parallel = config.parallel
@@ -129,26 +135,29 @@ def make_ddp(config: Config, method: Method, device: torch.device, dtype: torch.
 
 
 def _wrap(method: Method, parallel: Parallel, compiled: bool, device: torch.device) -> DistributedDataParallel:
-    wrapped = DistributedDataParallel(
-        method,
-        device_ids=None if device.type == "cpu" else [torch.cuda.current_device()],
-        broadcast_buffers=False,  # batch norm belongs to the micro-batch (rule 1)
-        gradient_as_bucket_view=True,
-        bucket_cap_mb=parallel.bucket_mb,
-        static_graph=parallel.static_graph and not compiled,
-        find_unused_parameters=not parallel.static_graph,
-    )
+    with warnings.catch_warnings():
+        # The name that torch 2.15 prefers for `broadcast_buffers` is unknown to 2.11.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped = DistributedDataParallel(
+            method,
+            device_ids=None if device.type == "cpu" else [torch.cuda.current_device()],
+            broadcast_buffers=False,  # batch norm belongs to the micro-batch (rule 1)
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=parallel.bucket_mb,
+            static_graph=parallel.static_graph and not compiled,
+            find_unused_parameters=not parallel.static_graph,
+        )
     wrapped.register_comm_hook(None, _sum_in_bf16 if parallel.compress == "bf16" else _sum)
     return wrapped
 
 
-def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _sum(_: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     # DDP's own hook divides by the number of ranks; losses come with their share of the step, so a sum is exact.
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def _sum_in_bf16(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _sum_in_bf16(_: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     whole = bucket.buffer()
     work = dist.all_reduce(whole.to(torch.bfloat16), async_op=True)
     return work.get_future().then(lambda done: whole.copy_(done.value()[0]))

@@ -161,8 +161,7 @@ class _Autocast(nn.Module):
 
 
 def make_deepspeed(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Sharded:
-    """The engine `deepspeed` around `method`. Collective. UserError for what it cannot do."""
-    _check(config, method, place)
+    """The engine `deepspeed` around `method`. Collective."""
     deepspeed = _import_deepspeed(device)
     if config.parallel.sync_batchnorm:
         synchronise_batchnorm(method, device)
@@ -209,7 +208,9 @@ def _micro_batches(config: Config) -> int:
     return config.batch.global_ // config.batch.micro_size
 
 
-def _check(config: Config, method: Method, place: Place) -> None:
+def check(config: Config, method: Method, device: torch.device, place: Place) -> None:
+    """UserError where ZeRO cannot do what is asked, or DeepSpeed is not there."""
+    _import_deepspeed(device)
     parallel, count, world = config.parallel, _micro_batches(config), place.world
     if parallel.zero_stage > 0 and count % world:
         fits = [n for n in range(1, count + 1) if count % n == 0]
