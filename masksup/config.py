@@ -292,8 +292,8 @@ class Parallel(Section):
     """deepspeed, from stage 1: optimiser state and update in main memory."""
     offload_param: Literal["none", "cpu"] = "none"
     """deepspeed, stage 3: parameters wait in main memory."""
-    deepspeed: dict[str, Any] = {}
-    """Further sections of DeepSpeed's own configuration, such as `zero_optimization: {sub_group_size: 100000000}`."""
+    zero_options: dict[str, Any] = {}
+    """Further keys of `zero_optimization` in DeepSpeed's own configuration, such as stage3_max_live_parameters."""
     bucket_mb: Positive = 25.0
     """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
     start_seconds: Positive = 600.0
@@ -398,21 +398,13 @@ class Config(Section):
         return self.eval.weights
 
 
-# Of DeepSpeed's configuration: what would part it from the other engines.
-_OWN_SECTIONS = {
-    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-    "optimizer", "scheduler", "fp16", "bf16", "amp", "torch_autocast", "data_types", "managed_gradient_accumulation",
-    "prescale_gradients", "gradient_predivide_factor", "communication_data_type",
-}  # fmt: skip
-
-
 def _conflicts(c: Config) -> list[tuple[bool, str]]:
     """Pairs (does it apply, message) for settings that do not go together."""
     whole, micro = c.batch.global_, c.batch.micro_size
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
     near = min(divisors, key=lambda d: abs(d - micro))
     frozen = "model.frozen uses features computed once"
-    zero, taken = c.parallel.engine == "deepspeed", sorted(c.parallel.deepspeed.keys() & _OWN_SECTIONS)
+    zero = c.parallel.engine == "deepspeed"
     return [
         (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
         (c.data.folds == 1, "data.folds: found 1, expected 0 (off) or at least 2"),
@@ -450,6 +442,5 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
          "parallel.offload_optimizer: needs parallel.engine deepspeed and parallel.zero_stage 1, 2 or 3"),
         (c.parallel.offload_param == "cpu" and not (zero and c.parallel.zero_stage == 3),
          "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
-        (bool(c.parallel.deepspeed) and not zero, "parallel.deepspeed: set, but parallel.engine is not deepspeed"),
-        (bool(taken), f"parallel.deepspeed.{', '.join(taken)}: set by masksup itself; expected other sections"),
+        (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
     ]  # fmt: skip

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 
-from masksup.config import Config, Parallel
+from masksup.config import Config
 from masksup.engine.optim import build_optimizer, clip_gradients
 from masksup.engine.parallel.ddp import synchronise_batchnorm
 from masksup.engine.parallel.zero_state import export_network, export_optimizer, import_network, import_optimizer
@@ -54,7 +56,7 @@ class Sharded:
         loss, logs = self.wrapped(batch)
         return loss, logs
 
-    def backward(self, loss: Tensor, last: bool) -> None:
+    def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002  forward has told DeepSpeed
         # DeepSpeed divides by the number of ranks; losses come with their share of the step, so that is undone.
         loss = loss * self.wrapped.world_size
         if self.stage > 0:
@@ -170,7 +172,7 @@ def make_deepspeed(config: Config, method: Method, device: torch.device, dtype: 
     optimizer = build_optimizer(config.optim, method.network)
     names = [(name, p) for name, p in method.network.named_parameters() if p.requires_grad]
     if not dist.is_initialized():  # alone: DeepSpeed wants a process group all the same
-        dist.init_process_group("gloo" if device.type == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo" if device.type == "cpu" else "nccl", store=HashStore(), rank=0, world_size=1)
     rank = 0 if device.type == "cpu" else torch.cuda.current_device()
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))  # srun sets none, and DeepSpeed insists on it
     wrapped, *_ = deepspeed.initialize(
@@ -181,7 +183,7 @@ def make_deepspeed(config: Config, method: Method, device: torch.device, dtype: 
 
 
 def deepspeed_config(config: Config, device: torch.device, place: Place) -> dict[str, Any]:
-    """DeepSpeed's own settings: ours in its words, with the user's `parallel.deepspeed` on top."""
+    """DeepSpeed's own settings: ours in its words, with the user's `parallel.zero_options` on top."""
     parallel = config.parallel
     elements = max(int(parallel.bucket_mb * 2**20 / 4) // 2 * 2, 2)  # DeepSpeed wants an even number
     zero: dict[str, Any] = {"stage": parallel.zero_stage, "reduce_bucket_size": elements}
@@ -189,18 +191,16 @@ def deepspeed_config(config: Config, device: torch.device, place: Place) -> dict
     for name in ("optimizer", "param"):
         if getattr(parallel, f"offload_{name}") == "cpu":
             zero[f"offload_{name}"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
-    tree = {
+    tree: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch.micro_size,
         "gradient_accumulation_steps": max(_micro_batches(config) // place.world, 1),
         "gradient_clipping": config.optim.clip if parallel.zero_stage > 0 else 0.0,  # stage 0 is clipped here
         "zero_allow_untested_optimizer": True,  # torch's SGD; it is elementwise like the others
         "zero_force_ds_cpu_optimizer": False,  # its own would be compiled at the first start
-        "zero_optimization": zero,
+        "zero_optimization": {**zero, **parallel.zero_options},
     }
     if parallel.compress == "bf16":
         tree["communication_data_type"] = "bfp16"
-    for key, value in parallel.deepspeed.items():
-        tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
     return tree
 
 
@@ -210,25 +210,49 @@ def _micro_batches(config: Config) -> int:
 
 def check(config: Config, method: Method, device: torch.device, place: Place) -> None:
     """UserError where ZeRO cannot do what is asked, or DeepSpeed is not there."""
-    _import_deepspeed(device)
-    parallel, count, world = config.parallel, _micro_batches(config), place.world
-    if parallel.zero_stage > 0 and count % world:
-        fits = [n for n in range(1, count + 1) if count % n == 0]
-        near = min(fits, key=lambda n: abs(n - world))
-        raise UserError(
-            f"parallel.zero_stage: {world} ranks do not divide the {count} micro-batches of a step (batch.global "
-            f"{config.batch.global_}, batch.micro {config.batch.micro_size}), which ZeRO needs; nearest: {near} ranks"
-        )
-    if parallel.zero_stage > 0 and world > 1 and config.data.last_batch == "partial":
-        raise UserError(
-            "data.last_batch: found partial, whose short steps leave ranks without a micro-batch, and ZeRO needs "
-            "every rank in each; expected continue or drop, or parallel.engine ddp"
-        )
+    parallel = config.parallel
+    if parallel.zero_stage > 0:
+        _check_ranks(config, place)
     if parallel.zero_stage == 3 and method.own_state():
         raise UserError(
             f"parallel.zero_stage: found 3, but method {config.method.name} keeps a copy of the weights, which ZeRO 3 "
             "takes apart; expected 0, 1 or 2"
         )
+    _import_deepspeed(device)
+    _check_options(config, device, place)
+
+
+def _check_ranks(config: Config, place: Place) -> None:
+    """ZeRO communicates inside of forward and backward, so every rank has to be in every one of them (rule 1)."""
+    count, world = _micro_batches(config), place.world
+    if count % world:
+        near = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - world))
+        raise UserError(
+            f"parallel.zero_stage: {world} ranks do not divide the {count} micro-batches of a step (batch.global "
+            f"{config.batch.global_}, batch.micro {config.batch.micro_size}), as ZeRO needs; nearest: {near} ranks"
+        )
+    if world > 1 and config.data.last_batch == "partial":
+        raise UserError(
+            "data.last_batch: found partial, whose short steps leave ranks without a micro-batch, as ZeRO cannot; "
+            "expected continue or drop, or parallel.engine ddp"
+        )
+
+
+def _check_options(config: Config, device: torch.device, place: Place) -> None:
+    from deepspeed.runtime.zero.config import get_zero_config
+
+    options = config.parallel.zero_options
+    for key in ("stage", "offload_optimizer", "offload_param"):
+        if key in options:
+            raise UserError(
+                f"parallel.zero_options.{key}: this program sets it; expected parallel.zero_stage or offload_*"
+            )
+    try:
+        get_zero_config(deepspeed_config(config, device, place))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, found = ".".join(str(part) for part in first["loc"]), first["input"]
+        raise UserError(f"parallel.zero_options.{key}: found {found!r}: {first['msg'].lower()}") from None
 
 
 def _import_deepspeed(device: torch.device) -> Any:
