@@ -91,6 +91,13 @@ class Sharded:
         self.wrapped.step()
         return norm
 
+    def gradient_is_finite(self, batch: dict[str, Tensor]) -> bool:
+        # All ranks go through as many micro-batches, so that those of stage 3 meet in gathering the parameters.
+        loss, _ = self.wrapped.module(batch)
+        weights = [parameter for _, parameter in self.named_parameters]
+        gradients = torch.autograd.grad(loss * self.scale.value, weights, allow_unused=True)
+        return all(bool(torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)
+
     def network_state(self) -> dict[str, Tensor]:
         return export_network(self.method.network, self.named_parameters, self.stage)
 
