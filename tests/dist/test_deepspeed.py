@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("deepspeed")
-
-from dist.engine_ranks import CLASSES, MICRO, Job, Result, launch, settings, zero
+from dist.engine_ranks import CLASSES, DEADLINE, MICRO, Job, Result, launch, settings, zero
 
 from masksup.config_file import validate
 from masksup.engine.build import new_method, new_network
@@ -18,7 +15,7 @@ from masksup.engine.parallel.engine import check_engine
 from masksup.errors import UserError
 from masksup.runtime.place import Place
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2 * DEADLINE + 60)
 STAGES = (0, 1, 2, 3)
 CPU = torch.device("cpu")
 VIT = {"backbone": "test_vit", "size": 32, "head": {"name": "csra"}, "grad_checkpointing": True}
@@ -44,12 +41,12 @@ def two(folder: Path) -> dict[str, list[Result]]:
     jobs = [Job("ddp", settings(), 20), Job("ddp begun", settings(), 5), Job("zero3 begun", zero(3), 5)]
     jobs += [Job(f"zero{stage}", zero(stage), 20) for stage in STAGES]
     for stage in (0, 2, 3):
-        jobs += [Job(f"before{stage}", zero(stage), 2), Job(f"poisoned{stage}", zero(stage), 3, poison=2)]
+        jobs += [Job(f"before{stage}", zero(stage), 1), Job(f"poisoned{stage}", zero(stage), 2, poison=1)]
     for name, changes in MIXED.items():
-        jobs += [Job(f"ddp {name}", settings(**changes), 3), Job(f"zero3 {name}", zero(3, **changes), 3)]
+        jobs += [Job(f"ddp {name}", settings(**changes), 2), Job(f"zero3 {name}", zero(3, **changes), 2)]
     jobs += [Job(f"offloaded{stage}", zero(stage, **changes), 3) for stage, changes in OFFLOADED.items()]
     jobs += [Job(f"fp16 zero{stage}", zero(stage, precision__dtype="fp16"), 3, poison=1) for stage in (0, 2)]
-    return launch(2, jobs, folder / "two")
+    return launch(2, jobs, folder / "two", 1.5 * DEADLINE)
 
 
 def largest_difference(a: list[float], b: list[float]) -> float:
@@ -82,8 +79,8 @@ def test_ranks_hold_the_same_weights_and_batch_norm_statistics_of_their_own(
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_infinity_on_one_rank_is_applied_on_none(stage: int, two: dict[str, list[Result]]) -> None:
     for before, after in zip(two[f"before{stage}"], two[f"poisoned{stage}"]):
-        assert after.skipped == [0, 0, 1]
-        assert not torch.isfinite(torch.tensor(after.norms[2]))
+        assert after.skipped == [0, 1]
+        assert not torch.isfinite(torch.tensor(after.norms[1]))
         for name, value in before.tensors.items():
             if "running_" not in name and "num_batches" not in name:
                 assert torch.equal(after.tensors[name], value), name
