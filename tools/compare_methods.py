@@ -3,9 +3,10 @@
     python -m tools.compare_methods BASE --equal epochs|time --out DIR [--only csra masksup] [key=value ...]
 
 BASE is a configuration whose `data.test` is scored with the last weights. `--equal time` first times a training step
-of every contender, one by one in turn, and gives each the number of epochs that costs as much as BASE's `epochs` of
-`masksup`. Every run is a folder DIR/CONTENDER/seed-N: the same command goes on where it stopped.
-DIR/comparison.json keeps all scores. The spread is the sample standard deviation over the seeds.
+of every contender, one by one in turn, and gives each as many epochs, to a quarter of one, as cost what BASE's
+`epochs` cost `linear`. Every run is a folder DIR/CONTENDER-EPOCHS/seed-N: the same command goes on where it stopped,
+and the two kinds of comparison share runs. DIR/equal_epochs.json and DIR/equal_time.json keep all scores.
+The spread is the sample standard deviation over the seeds.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ CONTENDERS = {
     # The control: what masks do as mere augmentation, without two views and without their consistency.
     "csra, half masked": [*_CSRA, "method.name=masksup", "method.views=mixed"],
     "csra + masksup": [*_CSRA, "method.name=masksup"],
-    "mcar": ["method.name=mcar"],
+    "mcar, 2 regions": ["method.name=mcar", "method.top=2"],
     "oass": ["model.head.name=csi", "method.name=oass"],
 }
 VIEWS = ("clean", "low", "high", "blocks")
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"compare_methods: {error}", file=sys.stderr)
         return 2
     summary = {name: {"epochs": epochs[name], **_spread(found)} for name, found in scores.items()}
-    write_json(args.out / "comparison.json", summary)
+    write_json(args.out / f"equal_{args.equal}.json", summary)
     console.print(_table(summary, args.equal))
     return 0
 
@@ -76,7 +78,7 @@ def _epochs(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(file, {"ratio_to_linear": ratios(seconds, to="linear"), "seconds": seconds})
     ratio = json.loads(file.read_text(encoding="utf-8"))["ratio_to_linear"]
-    return {name: round(base * ratio["csra + masksup"] / ratio[name], 2) for name in names}
+    return {name: max(round(4 * base / ratio[name]) / 4, 0.25) for name in names}
 
 
 def _config(args: argparse.Namespace, name: str, seed: int, epochs: float) -> Config:
@@ -85,7 +87,10 @@ def _config(args: argparse.Namespace, name: str, seed: int, epochs: float) -> Co
 
 
 def _run(args: argparse.Namespace, name: str, seed: int, epochs: float) -> dict[str, float]:
-    config, folder = _config(args, name, seed, epochs), args.out / name.replace(" ", "_").replace(",", "")
+    config, folder = (
+        _config(args, name, seed, epochs),
+        args.out / f"{name.replace(', ', '-').replace(' ', '_')}-{epochs:g}",
+    )
     part = open_source(config.data, seed).test
     if part is None:
         raise UserError(f"{args.base}: data.test: not set, expected the index to score")
@@ -105,7 +110,9 @@ def _scores(run: Path, part: Part, config: Config) -> dict[str, float]:
     learnt = dict(zip(part.index.classes, (train_part.labels_NC == 1).sum(0) >= LEARNT))
     found: dict[str, float] = {}
     for view in VIEWS:
-        summary = evaluate(predict_alone(trained, part, masks=_masks(view, config.model.size, ids)), part, config)
+        summary = evaluate(
+            predict_alone(trained, part, masks=_masks(view, config.model.size, tuple(ids))), part, config
+        )
         scored = {name: ap for name, ap in summary["AP"].items() if ap is not None}
         found[f"{view}, learnt classes"] = float(np.mean([ap for name, ap in scored.items() if learnt[name]]))
         found[f"{view}, all classes"] = summary["mAP"]
@@ -114,12 +121,13 @@ def _scores(run: Path, part: Part, config: Config) -> dict[str, float]:
     return found
 
 
-def _masks(view: str, size: int, ids: list[str]) -> FixedMasks | None:
+@cache
+def _masks(view: str, size: int, ids: tuple[str, ...]) -> FixedMasks | None:
     match view:
         case "low" | "high":
-            return evaluation_masks(view, size, ids)
+            return evaluation_masks(view, size, list(ids))
         case "blocks":  # a seventh of the side, as 32 px are of 224
-            return evaluation_blocks(max(size // 7, 1), 0.5, size, ids)
+            return evaluation_blocks(max(size // 7, 1), 0.5, size, list(ids))
     return None
 
 

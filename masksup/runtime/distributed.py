@@ -183,6 +183,8 @@ def joined(place: Place, config: Config) -> Iterator[Group]:
         dist.barrier(group=group.control)
     except ToldElsewhere:
         watchdog.stop()
+        with suppress(RuntimeError):
+            watchdog.part()
         raise
     except BaseException as error:
         _leave(error, place, watchdog)

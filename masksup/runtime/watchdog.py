@@ -1,7 +1,7 @@
-"""A thread that ends a job in which a rank is stuck, dead or failed, and names that rank (R7).
+"""Threads that end a job in which a rank is stuck, dead or failed, and name that rank (R7).
 
-A signal handler cannot run inside a collective that waits for a dead rank; this thread can. Each rank notes what it
-is doing (`beat`); the thread publishes that, and when a rank has done one thing for longer than it may, compares.
+A signal handler cannot run inside a collective that waits for a dead rank; threads can. Each rank notes what
+it is doing (`beat`); a thread publishes that, and when a rank has done one thing for longer than it may, compares.
 """
 
 import faulthandler
@@ -23,6 +23,8 @@ from masksup.runtime.meeting import Card, named
 from masksup.runtime.place import Place
 
 _GRACE = 3.0  # seconds that a rank has to leave by itself once another one failed
+_PAUSE = 0.5  # seconds between two looks
+_MUTE = 2.0  # seconds without an answer, after which a store is not waited for
 _LOST = 5  # looks in a row at a store that does not answer, after which its keeper counts as gone
 
 
@@ -41,8 +43,10 @@ class Watchdog:
         self._last: dict[int, tuple[str, float]] = {}
         self._stacks: TextIO = sys.stderr
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
+        self._answered = time.monotonic()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._watch)]
+        for thread in self._threads:
+            thread.start()
 
     def beat(self, doing: str, limit: float | None) -> None:
         """This rank now does something new, which may take `limit` seconds (None: as long as it takes)."""
@@ -56,7 +60,8 @@ class Watchdog:
     def stop(self) -> None:
         """The rank is about to leave in peace."""
         self._ended.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
         faulthandler.cancel_dump_traceback_later()
 
     def claim(self, reason: str) -> bool:
@@ -98,25 +103,36 @@ class Watchdog:
         keys = [f"beat/{rank}" for rank in range(self._place.world)]
         return [self._store.get(key).decode() if self._store.check([key]) else "" for key in keys]
 
-    def _watch(self) -> None:
+    def _talk(self) -> None:
+        """The thread that asks the store. It hangs where rank 0 is stopped that keeps the store."""
         lost = 0
-        while not self._ended.wait(0.5):
+        while not self._ended.wait(_PAUSE):
             try:
                 self._publish()
-                silent = self._silent()
-                reason = self.reason()
-                lost = 0
+                silent, reason = self._silent(), self.reason()
+                self._answered, lost = time.monotonic(), 0
             except Exception as error:  # the store's errors are of many types
-                lost += 1
+                lost, silent, reason = lost + 1, False, None
                 if lost == _LOST and not self._ended.is_set():
                     self._end(f"the meeting point of the ranks at {self._place.host} is gone: {error}", tell=True)
-                continue
             if reason is not None and not self._ended.wait(_GRACE):
                 self._end(reason, tell=False)
+            if silent or self._too_long():
+                self._time_out(silent)
+
+    def _watch(self) -> None:
+        """The thread that asks nobody, for the case that nobody answers."""
+        while not self._ended.wait(_PAUSE):
             self._arm()
-            limit = self._limit
-            if silent or (limit is not None and time.monotonic() - self._since > limit):
-                self._time_out(self._silence if silent or limit is None else limit, silent)
+            mute = time.monotonic() - self._answered
+            if mute > self._silence or (self._too_long() and mute > _MUTE):
+                self._kill([0])
+                seconds = self._silence if self._limit is None else self._limit
+                where = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks,"
+                self._end(f"{where} did not answer for {seconds:g} s", tell=self._place.rank == 1, part=False)
+
+    def _too_long(self) -> bool:
+        return self._limit is not None and time.monotonic() - self._since > self._limit
 
     def _publish(self) -> None:
         self._looks += 1
@@ -143,18 +159,19 @@ class Watchdog:
         else:
             faulthandler.dump_traceback_later(self._limit + 30, exit=True, file=self._stacks)
 
-    def _time_out(self, limit: float, silent: bool) -> None:
-        beats = self._beats
+    def _time_out(self, silent: bool) -> None:
+        beats, limit = self._beats, self._silence if silent or self._limit is None else self._limit
         try:
             gone = self.gone()
             reason = self._named(gone, limit)
             if not gone and (silent or self._beats != beats):  # it went on meanwhile
                 return
             first = self.claim(reason)
-        except Exception as error:
-            gone, first, reason = [], True, f"rank 0, which keeps the ranks' meeting point, does not answer: {error}"
+            reason = reason if first else str(self.reason())
+        except Exception:  # the store has gone meanwhile, which the next look finds
+            return
         self._kill(gone)
-        self._end(reason if first else str(self.reason()), tell=first)
+        self._end(reason, tell=first)
 
     def _named(self, gone: list[int], limit: float) -> str:
         me = self._place.rank
@@ -179,14 +196,15 @@ class Watchdog:
                 except OSError:
                     continue  # gone already, or not ours
 
-    def _end(self, reason: str, tell: bool) -> None:
+    def _end(self, reason: str, tell: bool, part: bool = True) -> None:
         log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        with suppress(RuntimeError):
-            self.part()
+        if part:
+            with suppress(RuntimeError):
+                self.part()
         os._exit(1)
 
 
