@@ -282,10 +282,18 @@ class Precision(Section):
 
 
 class Parallel(Section):
-    """How the ranks of a job share the work. No key but the last two changes what is computed."""
+    """How the ranks of a job share the work. `compress`, `sync_batchnorm` and `deepspeed` alone change the results."""
 
-    engine: Literal["ddp"] = "ddp"
-    """ddp: every rank holds the whole model."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """ddp: every rank holds the whole model; deepspeed: ZeRO spreads its state over the ranks."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """deepspeed spreads 1: optimiser state, 2: gradients too, 3: parameters too. Above 0 ranks must divide a step."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """deepspeed, from stage 1: optimiser state and update in main memory."""
+    offload_param: Literal["none", "cpu"] = "none"
+    """deepspeed, stage 3: parameters wait in main memory."""
+    zero_options: dict[str, Any] = {}
+    """Further keys of `zero_optimization` in DeepSpeed's own configuration, such as stage3_max_live_parameters."""
     bucket_mb: Positive = 25.0
     """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
     start_seconds: Positive = 600.0
@@ -396,6 +404,7 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
     near = min(divisors, key=lambda d: abs(d - micro))
     frozen = "model.frozen uses features computed once"
+    zero = c.parallel.engine == "deepspeed"
     return [
         (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
         (c.data.folds == 1, "data.folds: found 1, expected 0 (off) or at least 2"),
@@ -426,4 +435,12 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.model.frozen and c.augment.randaugment is not None, f"augment.randaugment: {frozen}; set it to null"),
         (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen}; set it to 0"),
         (c.model.frozen and c.method.name != "baseline", f"method.name: {frozen}; only baseline fits"),
+        (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
+        (zero and c.precision.compile,
+         "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),
+        (c.parallel.offload_optimizer == "cpu" and not (zero and c.parallel.zero_stage > 0),
+         "parallel.offload_optimizer: needs parallel.engine deepspeed and parallel.zero_stage 1, 2 or 3"),
+        (c.parallel.offload_param == "cpu" and not (zero and c.parallel.zero_stage == 3),
+         "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
+        (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
     ]  # fmt: skip

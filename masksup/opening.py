@@ -12,7 +12,7 @@ from masksup.data.source import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network
 from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
-from masksup.engine.parallel.engine import make_engine
+from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore
 from masksup.engine.step import Stepper
@@ -88,6 +88,7 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     if config.model.frozen:
         freeze(network)
     method = new_method(config, network, len(classes), source.train).to(device)
+    check_engine(config, method, device, place)
     scored = copy.deepcopy(method).eval()
     if config.precision.compile:
         network.compile()
@@ -184,7 +185,7 @@ def _newest(folder: RunFolder) -> State:
 
 
 def _introduce(run: Run, weights: str | None) -> None:
-    config, network, group = run.config, run.network, run.group
+    config, network, group = run.config, run.scored_method.network, run.group  # ZeRO 3 empties the trained one
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
     log.info(
