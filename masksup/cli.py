@@ -3,12 +3,14 @@
 import argparse
 import errno
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from masksup import __version__
 from masksup.data.prepare import command as prepare
-from masksup.errors import UserError
+from masksup.errors import JobError, ToldElsewhere, UserError
 from masksup.runtime import signals
+from masksup.runtime.place import Place, find_place
 
 USER_ERROR = 2
 # What a file system says of a place that the user chose; any other error of it is a bug and shows where.
@@ -23,9 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(_parser(), argv)
     try:
         status: int = args.run(args)
-    except UserError as error:
-        print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+    except ToldElsewhere:
         return USER_ERROR
+    except (UserError, JobError) as error:
+        if str(error):
+            print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR if isinstance(error, UserError) else 1
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
         return 141
@@ -105,17 +110,29 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     from masksup.config_file import describe, load_config
 
-    config, sources = load_config(args.config, args.overrides)
+    place = find_place()
+    if not args.print_config:
+        signals.install()  # before torch is loaded, which takes seconds
+    with _told_once(place):
+        config, sources = load_config(args.config, args.overrides)
     if args.print_config:
         from masksup.show import print_config
 
         print_config(list(describe(config, sources)))
         return 0
-    signals.install()  # before torch is loaded, which takes seconds
     from masksup.train import train
 
     run_dir = args.run_dir or Path("runs") / args.config.stem
-    return train(config, run_dir)
+    return train(config, run_dir, place)
+
+
+def _told_once(place: Place) -> AbstractContextManager[None]:
+    """Alone, a configuration is checked without torch."""
+    if place.world == 1:
+        return nullcontext()
+    from masksup.runtime.distributed import told_once
+
+    return told_once(place)
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -129,7 +146,7 @@ def _eval(args: argparse.Namespace) -> int:
     names = ("ap_rule", "compat", "threshold", "bootstrap")
     rules = {name: getattr(args, name) for name in names}
     wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
-    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked)
+    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, find_place())
 
 
 def _predict(args: argparse.Namespace) -> int:

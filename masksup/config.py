@@ -281,6 +281,27 @@ class Precision(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class Parallel(Section):
+    """How the ranks of a job share the work. No key but the last two changes what is computed."""
+
+    engine: Literal["ddp"] = "ddp"
+    """ddp: every rank holds the whole model."""
+    bucket_mb: Positive = 25.0
+    """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
+    start_seconds: Positive = 600.0
+    """How long ranks wait for each other at the start; the missing ones are then named."""
+    first_step_seconds: Positive = 1800.0
+    """Longest time of a first step, which may compile, and of a first evaluation batch."""
+    step_seconds: Positive = 300.0
+    """Longest time of every later step, evaluation batch or save; then the job ends and the stuck rank is named."""
+    static_graph: bool = True
+    """The same parameters take part in every step, which is faster; false: look for the unused ones in each."""
+    compress: Literal["none", "bf16"] = "none"
+    """bf16: gradients cross the network in half the bytes and lose their last bits."""
+    sync_batchnorm: bool = False
+    """Batch norm over the micro-batches of all ranks; the result then depends on the number of ranks. GPUs only."""
+
+
 class Ema(Section):
     """Exponential moving average of the weights, kept in fp32."""
 
@@ -349,6 +370,7 @@ class Config(Section):
     schedule: Schedule = Schedule()
     batch: Batch = Batch()
     precision: Precision = Precision()
+    parallel: Parallel = Parallel()
     ema: Ema = Ema()
     eval: Evaluation = Evaluation()
     checkpoint: Checkpoints = Checkpoints()

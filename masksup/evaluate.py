@@ -11,17 +11,19 @@ from masksup.config import Config
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
-from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_model
+from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_part
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 from masksup.metrics.strata import divisions
 from masksup.metrics.stratified import interval_protocol, stratified_scores
 from masksup.metrics.summary import score
 from masksup.metrics.tables import headline, tables
+from masksup.runtime.distributed import Group, joined, told_once
 from masksup.runtime.log import console, log, start_logging
+from masksup.runtime.place import ALONE, Place
 from masksup.runtime.run_folder import refuse_unwritable, write_json
 from masksup.trained import Trained, WhichWeights, open_trained
-from masksup.voc_server import server_files, usual_competition, write_server_files
+from masksup.voc_server import ServerFiles, server_files, usual_competition, write_server_files
 
 
 def evaluate(outputs: Outputs, part: Part, config: Config, *, resamples: int = 0) -> dict[str, Any]:
@@ -69,17 +71,30 @@ def _by_stratum(
     return interval | {"stratified": scores, "stratified_why": None}
 
 
-def predict_part(trained: Trained, part: Part, workers: int | None = None, masks: FixedMasks | None = None) -> Outputs:
-    """Outputs for a part under the run's own settings of size, batch and precision. `masks` hide part of each image."""
+def predict_part(
+    trained: Trained, part: Part, group: Group, workers: int | None = None, masks: FixedMasks | None = None
+) -> Outputs | None:
+    """Outputs for a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and precision.
+
+    `masks` hide part of each image.
+    """
     config = trained.config
     if workers is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
-    blocks = image_blocks(part, config)
+    blocks = image_blocks(part, config, group.place)
     if masks is not None:
-        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu())
-    return run_model(trained.method.predict, blocks, config, device, choose_dtype(config.precision, device))
+        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu(), group.place)
+    dtype = choose_dtype(config.precision, device)
+    return run_part(trained.method.predict, blocks, len(part), config, device, dtype, group)
+
+
+def predict_alone(trained: Trained, part: Part, masks: FixedMasks | None = None) -> Outputs:
+    """The same in one process."""
+    outputs = predict_part(trained, part, Group(ALONE, trained.config.parallel), masks=masks)
+    assert outputs is not None
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -95,31 +110,56 @@ class Wanted:
 
 def run_eval(
     path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: Wanted,
-    masked: Level | None = None,
+    masked: Level | None = None, place: Place = ALONE,
 ) -> int:  # fmt: skip
     """`masksup eval`: score a run or checkpoint on an index and print the tables.
 
     masked: hide part of every image under masks of this level, fixed for each sample id.
+    place: this process among the ranks of its job, which share the work; rank 0 prints and writes.
     """
-    start_logging()
-    trained = open_trained(path, weights)
-    rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
-    trained = _with(trained, rules)
-    part = _part_to_score(trained, data)
-    for file in (wanted.json_file, wanted.predictions):
-        if file is not None:
-            refuse_unwritable(file.parent)
+    start_logging(rank=place.rank)
+    with told_once(place):
+        trained = open_trained(path, weights)
+        rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+        trained = _with(trained, rules)
+        part = _part_to_score(trained, data)
+    with joined(place, trained.config) as group:
+        return _eval(trained, part, wanted, masked, group)
+
+
+def _eval(trained: Trained, part: Part, wanted: Wanted, masked: Level | None, group: Group) -> int:
     files = None
-    if wanted.voc_server is not None:
-        files = server_files(wanted.voc_server, part.index, wanted.competition or usual_competition(trained.config))
-    set_numerics(trained.config.precision)
+    with group.together():
+        if group.first:
+            files = _files(trained, part, wanted)
+        set_numerics(trained.config.precision, group.place.local_world)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
     ids = [part.index.id(int(sample)) for sample in part.samples]
     masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, ids)
-    outputs = predict_part(trained, part, masks=masks)
-    summary = evaluate(outputs, part, trained.config, resamples=rules.bootstrap)
+    outputs = predict_part(trained, part, group, masks=masks)
+    group.beat_without_limit("computing scores")
+    if outputs is None:
+        return 0
+    summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
     summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
     _show(summary, trained)
+    _write(wanted, files, summary, outputs, part, ids)
+    return 0
+
+
+def _files(trained: Trained, part: Part, wanted: Wanted) -> ServerFiles | None:
+    """Make sure that all that is wanted can be written, before anything is computed."""
+    for file in (wanted.json_file, wanted.predictions):
+        if file is not None:
+            refuse_unwritable(file.parent)
+    if wanted.voc_server is None:
+        return None
+    return server_files(wanted.voc_server, part.index, wanted.competition or usual_competition(trained.config))
+
+
+def _write(
+    wanted: Wanted, files: ServerFiles | None, summary: dict[str, Any], outputs: Outputs, part: Part, ids: list[str]
+) -> None:
     if wanted.json_file is not None:
         write_json(wanted.json_file, summary)
         log.info(f"scores with their protocol: {wanted.json_file}")
@@ -129,7 +169,6 @@ def run_eval(
     if files is not None:
         write_server_files(files, ids, part.index.classes, _confidence(outputs))
         log.info(f"for the VOC server: {files.folder / files.prefix}<class>.txt, {len(part.index.classes)} files")
-    return 0
 
 
 def _show(summary: dict[str, Any], trained: Trained) -> None:

@@ -14,14 +14,14 @@ from compare import assert_same_run
 from watch import no_questions
 
 from masksup.config import Config
-from masksup.engine.optim import build_optimizer
-from masksup.engine.precision import gradient_scaler
+from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.losses import LOSSES
 from masksup.methods import METHODS
 from masksup.models import HEADS
 from masksup.models.network import build_network
 from masksup.registry import Registry
+from masksup.runtime.place import Place
 from masksup.runtime.record import read_rows
 from masksup.train import STOPPED, train
 
@@ -157,8 +157,8 @@ def test_a_training_step_does_not_ask_the_device(registry: Registry, name: str, 
     method = METHODS.resolve(chosen["method"])(network, build_loss(chosen["loss"])).train()
     method.prepare(0)
     cpu = torch.device("cpu")
-    optimizer = build_optimizer(tiny_config().optim, network)
-    stepper = Stepper(method, optimizer, gradient_scaler(cpu, torch.float32), cpu, torch.float32, 1.0, 0)
+    engine = make_engine(tiny_config(optim__clip=1.0), method, cpu, torch.float32, Place())
+    stepper = Stepper(engine, cpu, torch.float32, 0)
     with no_questions():
         logs = stepper.step([batch(), batch()], 0, 0.5)
     assert torch.isfinite(logs["loss"])

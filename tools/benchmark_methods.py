@@ -17,9 +17,11 @@ import torch
 
 from masksup.config_file import validate
 from masksup.engine.build import new_method, new_network
-from masksup.engine.optim import build_optimizer, set_rates
-from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format, set_numerics
+from masksup.engine.optim import set_rates
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
+from masksup.runtime.place import Place
 
 CLASSES = 20
 PLAIN = "plain"
@@ -105,9 +107,9 @@ def _stepper(args: argparse.Namespace, name: str) -> Callable[[], object]:
     built = new_method(config, network, CLASSES, None)
     built.prepare(config.seed)
     built.to(device).train()
-    optimizer = build_optimizer(config.optim, network)
-    set_rates(optimizer, 1e-4, None)
-    stepper = Stepper(built, optimizer, gradient_scaler(device, dtype), device, dtype, config.optim.clip, 0)
+    engine = make_engine(config, built, device, dtype, Place())
+    set_rates(engine.param_groups, 1e-4, None)
+    stepper = Stepper(engine, device, dtype, 0)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8, generator=generator)
     targets = torch.rand(args.batch, CLASSES, generator=generator) < 1.5 / CLASSES  # as many classes as in VOC

@@ -26,7 +26,7 @@ from masksup.data.masks import FixedMasks, evaluation_blocks, evaluation_masks
 from masksup.data.source import Part, open_source
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
-from masksup.evaluate import evaluate, predict_part
+from masksup.evaluate import evaluate, predict_alone
 from masksup.runtime.log import console
 from masksup.runtime.run_folder import write_json
 from masksup.train import train
@@ -109,7 +109,7 @@ def _scores(run: Path, part: Part, config: Config) -> dict[str, float]:
     learnt = dict(zip(part.index.classes, (train_part.labels_NC == 1).sum(0) >= LEARNT))
     found: dict[str, float] = {}
     for view in VIEWS:
-        summary = evaluate(predict_part(trained, part, masks=_masks(view, config.model.size, ids)), part, config)
+        summary = evaluate(predict_alone(trained, part, masks=_masks(view, config.model.size, ids)), part, config)
         scored = {name: ap for name, ap in summary["AP"].items() if ap is not None}
         found[f"{view}, learnt classes"] = float(np.mean([ap for name, ap in scored.items() if learnt[name]]))
         found[f"{view}, all classes"] = summary["mAP"]

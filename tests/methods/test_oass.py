@@ -16,12 +16,13 @@ from watch import no_questions
 
 from masksup.config import Config
 from masksup.config_file import load_config
-from masksup.engine.optim import build_optimizer
+from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.methods.oass import OASS
 from masksup.methods.tiles import ramp
 from masksup.models.network import Network, build_network
+from masksup.runtime.place import Place
 from masksup.train import STOPPED, train
 
 MakeConfig = Callable[..., Config]
@@ -214,9 +215,7 @@ def test_a_step_does_not_ask_the_device(strategy: str, compat: str, patches: str
 @pytest.mark.parametrize("head", ["linear", "csi"])
 def test_a_step_of_the_trainer_lowers_the_loss(head: str, dtype: torch.dtype, tiny_config: MakeConfig) -> None:
     method, batch, device = new_oass(head, strategy="cmax"), batch_of(), torch.device("cpu")
-    optimizer = build_optimizer(tiny_config().optim, method.network)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    stepper = Stepper(method, optimizer, scaler, device, dtype, 0.0, 0)
+    stepper = Stepper(make_engine(tiny_config(), method, device, dtype, Place()), device, dtype, 0)
     losses = [float(stepper.step([batch], step, 0.0)["loss_class"]) for step in range(15)]
     assert losses[-1] < 0.7 * losses[0]
 
