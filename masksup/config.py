@@ -337,6 +337,8 @@ class Evaluation(Section):
     """Score the final weights also with 1-10 % (low) or 50-60 % (high) of each image hidden, e.g. [low, high]."""
     size_shares: tuple[Share, Share] = (1 / 300, 0.03)
     """Area over the image's below which an object is small, from which it is large. COCO: 32 and 96 px of 640 x 480."""
+    exact_pairs: Annotated[int, Field(ge=0)] = 20_000_000
+    """Most pairs of image and class whose scores are kept, 4 bytes each; of more, histograms a class are counted."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of the images for the intervals of final scores; 0 is off."""
 

@@ -201,7 +201,7 @@ def _introduce(run: Run, weights: str | None) -> None:
     )
     if weights is not None:
         log.info(weights)
-    positives_C = (run.source.train.labels_NC == 1).sum(0)
+    positives_C = run.source.train.count(1)
     empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
     if empty:
         log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")

@@ -74,7 +74,7 @@ def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
         return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
     dataset = TrainDataset(
         part.index, train_transform(transform_settings(config.augment), config.model.size), run.plan,
-        config.data.ignored, config.data.max_pixels, config.data.broken_budget, part.samples,
+        config.data.ignored, config.data.max_pixels, config.data.broken_budget, part.chosen,
     )  # fmt: skip
     pin = run.stepper.device.type == "cuda"
     return train_loader(

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
-from masksup.metrics.summary import THRESHOLD_SCORES, TOP
+from masksup.metrics.summary import COUNTED, THRESHOLD_SCORES, TOP
 
 
 def headline(summary: dict[str, Any]) -> str:
@@ -20,6 +20,8 @@ def headline(summary: dict[str, Any]) -> str:
     ]
     if protocol["compat"] != "none":
         parts.append(f"rules of the original {protocol['compat']} code")
+    if protocol["ap_computed"] == COUNTED:
+        parts.append(f"AP {COUNTED}")
     if summary.get("mAP_interval"):
         parts.append(f"{LEVEL} % interval {_range(summary['mAP_interval'])}")
     return f"mAP {_shown(summary['mAP'])} ({', '.join(parts)})"
