@@ -21,6 +21,7 @@ from masksup.engine.state import collect
 from masksup.errors import UserError
 from masksup.opening import open_training
 from masksup.run import Run
+from masksup.runtime import heartbeat
 from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.progress import Meter, duration, training_bar
@@ -45,6 +46,7 @@ def train(config: Config, run_dir: Path) -> int:
         if stopped:
             log.info(f"stopped by {stop_requested()} after step {run.at.step}; the same command goes on from here")
             return STOPPED
+        heartbeat.note(phase="finishing")
         finish(run)
         return 0
     finally:
@@ -68,6 +70,7 @@ def _loop(run: Run, bar: Progress) -> bool:
     """Step until the plan ends. True if a signal asked to stop before that; the state is then saved."""
     config, at, plan = run.config, run.at, run.plan
     batches, meter, saved_at = _batches(run), Meter(), time.monotonic()
+    heartbeat.note(phase="training", last_step=at.step, total_steps=plan.total_steps)
     if not _score_if_due(run, meter):
         return _stop(run)
     while at.step < plan.total_steps:
@@ -80,6 +83,7 @@ def _loop(run: Run, bar: Progress) -> bool:
         if run.ema is not None:
             run.ema.update(run.network, at.step)
         at.step += 1
+        heartbeat.note(last_step=at.step)
         images = sum(len(batch["target"]) for batch in micro_batches)
         meter.add(images, waited)
         if at.step % config.log.every_steps == 0 or at.step == plan.total_steps:
@@ -137,10 +141,12 @@ def _score_if_due(run: Run, meter: Meter) -> bool:
     if epoch // every == before // every and at.step < run.plan.total_steps:
         return True
     began = time.perf_counter()
+    heartbeat.note(phase="evaluating")
     try:
         improved = score_epoch(run)
     except Stopped:
         return False
+    heartbeat.note(phase="training")
     at.scored_step = at.step
     meter.pause(time.perf_counter() - began)
     at.seconds += time.perf_counter() - began

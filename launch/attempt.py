@@ -1,0 +1,154 @@
+"""One start of a run, on the first node of its job: take the folder, start the ranks, judge how they left."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
+from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
+from launch.place import free_port
+from launch.resources import Resources
+from masksup.errors import UserError
+from masksup.runtime.run_folder import write_atomically
+
+PORT_TRIES = 3
+_TAKEN = ("address already in use", "eaddrinuse")
+
+StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
+"""Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: str
+    not_again: str | None
+    """Why the run is not to be started again; None if it is."""
+    bad_nodes: list[str]
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} launcher: {text}", flush=True)
+
+
+def job_resources(folder: Folder) -> Resources:
+    """What the run's job was submitted with."""
+    return Resources.model_validate(read_json(folder.job).get("resources", {}))
+
+
+def run_attempt(
+    folder: Folder,
+    token: Token,
+    nodes: list[str],
+    start_ranks: StartRanks,
+    node_states: Callable[[list[str]], dict[str, str]],
+    began: float,
+) -> Verdict:
+    """Start the ranks of a run once, wait for them, and write down how it went. `began`: start of the job's clock."""
+    resources = job_resources(folder)
+    refusal = _refusal(folder, token)
+    if refusal is not None:
+        say(refusal)
+        return Verdict("superseded", refusal, [])
+    attempt = begin(folder, token, nodes, resources.nodes * resources.gpus_per_node)
+    write_atomically(folder.fence, f"{token}\n")
+    say(f"{folder.run}: attempt {attempt.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
+    history = attempts(folder)[:-1]
+    spent = why_not_again("interrupted", history, resources)
+    if spent is not None or folder.cancelled.exists():
+        why = "cancelled" if folder.cancelled.exists() else str(spent)
+        end(folder, attempt, "cancelled" if folder.cancelled.exists() else "wrong", error=why)
+        return Verdict("wrong", why, [])
+    status = _ranks(folder, token, attempt, resources, start_ranks)
+    return _judge(folder, token, attempt, status, resources, node_states, began)
+
+
+def _refusal(folder: Folder, token: Token) -> str | None:
+    """Why this start must not take the folder: a newer start of the same job has it."""
+    holder = folder.fence.read_text(encoding="utf-8").strip() if folder.fence.exists() else ""
+    job, _, restart = holder.rpartition(".")
+    if job == token.job and int(restart) > token.restart:
+        return f"{folder.run}: restart {restart} of this job holds it; this is restart {token.restart}"
+    return None
+
+
+def _ranks(folder: Folder, token: Token, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
+    exits = folder.exits(attempt.number)
+    for number in range(PORT_TRIES):
+        shutil.rmtree(exits, ignore_errors=True)
+        exits.mkdir(parents=True)
+        port = free_port(f"{token.job}+{number}", token.restart)
+        status = start_ranks(rank_command(folder, resources), variables(token, attempt, port, resources), folder, attempt)
+        errors = " ".join(str(row.get("error")) for row in _exits(exits).values()).lower()
+        if not any(word in errors for word in _TAKEN):
+            break
+        say(f"port {port} was taken in the last moment; another one")
+    return status
+
+
+def rank_command(folder: Folder, resources: Resources) -> list[str]:
+    """What every place runs. Signals are blocked from the first instant; the rank lets them in when it can listen."""
+    container = resources.container.split() if resources.container else []
+    python = resources.python or sys.executable
+    return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", "launch.job", str(folder.run)]
+
+
+def variables(token: Token, attempt: Attempt, port: int, resources: Resources) -> dict[str, str]:
+    """What every rank gets on top of the environment of the job."""
+    return {
+        "OMP_NUM_THREADS": str(resources.cpus_per_rank),
+        "MASTER_ADDR": attempt.nodes[0], "MASTER_PORT": str(port),
+        "MASKSUP_TOKEN": str(token), "MASKSUP_ATTEMPT": str(attempt.number),
+        **resources.environment,
+    }  # fmt: skip
+
+
+def _exits(path: Path) -> dict[int, dict[str, object]]:
+    found = {}
+    for file in path.glob("rank*.json"):
+        row = read_json(file)
+        if {"rank", "status", "host", "time"} <= row.keys():
+            found[int(row["rank"])] = row
+    return found
+
+
+def _judge(
+    folder: Folder,
+    token: Token,
+    attempt: Attempt,
+    status: int,
+    resources: Resources,
+    node_states: Callable[[list[str]], dict[str, str]],
+    began: float,
+) -> Verdict:
+    if _refusal(folder, token) is not None or not folder.fence.read_text().strip() == str(token):
+        say("another start holds this run now; this one writes nothing more")
+        return Verdict("superseded", "superseded", [])
+    exits = _exits(folder.exits(attempt.number))
+    left = Left(
+        resources.world, status, exits, time.time() - began, folder.result.exists(), folder.cancelled.exists()
+    )
+    result = outcome(left, resources)
+    error = None if result in ("done", "preempted", "timeout", "superseded") else first_error(left)
+    bad: list[str] = []
+    if result == "lost":
+        try:
+            bad = bad_nodes(left, attempt.nodes, node_states(attempt.nodes))
+        except UserError as problem:
+            say(f"states of the nodes are not known: {problem}")
+    end(folder, attempt, result, error=error, bad_nodes=bad)
+    reason = why_not_again(result, attempts(folder), resources)
+    say(f"attempt {attempt.number}: {result}" + (f": {error}" if error else ""))
+    return Verdict(result, reason, bad)
+
+
+def leave_word(folder: Folder, attempt: int, rank: int, status: int, error: str | None) -> None:
+    """What a rank says when it leaves; a rank that was killed says nothing, which is telling too."""
+    row = {"rank": rank, "host": os.uname().nodename, "status": status, "error": error, "time": time.time()}
+    try:
+        write_json(folder.exits(attempt) / f"rank{rank:05d}.json", row)
+    except OSError as problem:
+        print(f"masksup: {problem}", file=sys.stderr)

@@ -1,0 +1,92 @@
+"""What the batch script runs, on the first node: an attempt of the run by srun, and the way back into the queue.
+
+    python -P -m launch.batch RUN_FOLDER
+    python -P -m launch.batch --elements FILE     (one run folder a line; SLURM_ARRAY_TASK_ID chooses)
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch import slurm
+from launch.attempt import job_resources, run_attempt, say
+from launch.ledger import Attempt, Folder, Token
+from launch.resources import Resources
+from masksup.errors import UserError
+
+# After the first rank left, the others have this long to save and follow; a rank that hangs is then killed.
+FOLLOW_S = 120
+
+
+def main(arguments: list[str]) -> int:
+    """Run one attempt. The exit status is the batch job's: 0 done, else what SLURM shows as FAILED."""
+    if "SLURM_JOB_ID" not in os.environ:
+        print("launch.batch: not in a SLURM job, expected to be started by sbatch", file=sys.stderr)
+        return 2
+    folder = Folder(chosen(arguments, os.environ))
+    token, nodes = own_token(os.environ), slurm.hosts(os.environ["SLURM_JOB_NODELIST"])
+    began = float(os.environ.get("SLURM_JOB_START_TIME") or time.time())
+    verdict = run_attempt(folder, token, nodes, start_by_srun, slurm.node_states, began)
+    if verdict.not_again is not None:
+        say(f"not started again: {verdict.not_again}")
+        return 0 if verdict.outcome in ("done", "superseded") else 1
+    return _again(token, verdict.bad_nodes, job_resources(folder))
+
+
+def chosen(arguments: list[str], environment: Mapping[str, str]) -> Path:
+    """The run folder: the argument itself, or the line of a list for this element of the array."""
+    if arguments[0] != "--elements":
+        return Path(arguments[0])
+    lines = Path(arguments[1]).read_text(encoding="utf-8").splitlines()
+    return Path(lines[int(environment["SLURM_ARRAY_TASK_ID"])])
+
+
+def own_token(environment: Mapping[str, str]) -> Token:
+    """This start of this job. An element is named 1234_5: its plain number is that of the whole array for one of them."""
+    array, element = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{element}" if array and element else environment["SLURM_JOB_ID"]
+    return Token(job, int(environment.get("SLURM_RESTART_COUNT") or 0))  # unset at first, then 1, 2, ...
+
+
+def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder, attempt: Attempt) -> int:
+    """One task a rank on all nodes of the job. Returns srun's exit status."""
+    return subprocess.run(
+        srun_command(job_resources(folder), folder, attempt) + command,
+        stdin=subprocess.DEVNULL, env={**os.environ, **variables},
+    ).returncode  # fmt: skip
+
+
+def srun_command(resources: Resources, folder: Folder, attempt: Attempt) -> list[str]:
+    return [
+        "srun", "--unbuffered", "--export=ALL", f"--nodes={resources.nodes}", f"--ntasks={resources.world}",
+        f"--ntasks-per-node={resources.ranks_on_a_node}", f"--cpus-per-task={resources.cpus_per_rank}",
+        "--distribution=block", "--kill-on-bad-exit=0", f"--wait={FOLLOW_S}",
+        "--open-mode=append", f"--output={folder.log(attempt.number)}",
+    ]  # fmt: skip
+
+
+def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:
+    """Queue this job, or this element, once more; what follows is SLURM ending this copy of the script."""
+    problem = slurm.requeue(token.job, token.restart)
+    if problem is not None:
+        say(f"not queued again by this script: {problem}")
+        return 1
+    say("queued again" + (f", without {','.join(bad_nodes)}" if bad_nodes else ""))
+    if bad_nodes:
+        _exclude(token.job, sorted({*bad_nodes, *slurm.hosts(resources.exclude or "")}))
+    time.sleep(60)
+    return 0
+
+
+def _exclude(job: str, nodes: list[str]) -> None:
+    try:
+        slurm.call("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
+    except UserError as problem:
+        say(f"could not exclude {','.join(nodes)}: {problem}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
