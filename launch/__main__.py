@@ -46,7 +46,33 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
     _add_resources(command)
+    command = _add(commands, "status", "what runs, what waits, what was lost, best scores", _status)
+    command.add_argument("runs", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again every so often")
+
+    command = _add(commands, "cancel", "ask runs to save and leave, for good", _cancel)
+    _add_runs(command)
+    command.add_argument("--now", action="store_true", help="do not wait until they have saved")
+
+    command = _add(commands, "requeue", "ask runs to save, leave and wait in the queue again", _requeue)
+    _add_runs(command)
+
+    command = _add(commands, "resume", "submit runs again that are neither finished nor active", _resume)
+    _add_runs(command)
+    _add_resources(command, submits=False)
+
+    command = _add(commands, "logs", "what a rank of a run wrote", _logs)
+    command.add_argument("runs", type=Path, metavar="RUN", help="run folder")
+    command.add_argument("--rank", type=int, default=0, metavar="K", help="default: 0")
+    command.add_argument("--start", type=int, metavar="N", help="which start of the run (default: the newest)")
+    command.add_argument("--launcher", action="store_true", help="what the launcher on the first node wrote")
+    command.add_argument("--follow", "-f", action="store_true", help="go on printing until the run is finished")
     return parser
+
+
+def _add_runs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders that hold some")
 
 
 def _add(commands: Any, name: str, meaning: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -55,13 +81,14 @@ def _add(commands: Any, name: str, meaning: str, run: Callable[[argparse.Namespa
     return command
 
 
-def _add_resources(command: argparse.ArgumentParser) -> None:
+def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> None:
     from launch.resources import Resources
 
-    command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: on this machine")
-    command.add_argument("--cluster-config", type=Path, metavar="FILE",
-                         help="defaults of the site (default: ~/.config/masksup/cluster.yaml)")  # fmt: skip
-    command.add_argument("--dry-run", action="store_true", help="show what would be submitted, and submit nothing")
+    if submits:
+        command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: on this machine")
+        command.add_argument("--cluster-config", type=Path, metavar="FILE",
+                             help="defaults of the site (default: ~/.config/masksup/cluster.yaml)")  # fmt: skip
+        command.add_argument("--dry-run", action="store_true", help="show what would be submitted, submit nothing")
     group = command.add_argument_group("resources", "also keys of the site's YAML file, with _ for -")
     for name, field in Resources.model_fields.items():
         option = f"--{name.replace('_', '-')}"
@@ -79,6 +106,11 @@ def resources_of(args: argparse.Namespace) -> Any:
     """The site's file and the options of the command line, as `Resources`."""
     from launch.resources import read_resources
 
+    return read_resources(args.cluster_config, options_of(args))
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The resources that the command line names."""
     options: dict[str, Any] = {}
     for dest, value in vars(args).items():
         if not dest.startswith("resource_") or value is None:
@@ -89,13 +121,43 @@ def resources_of(args: argparse.Namespace) -> Any:
                 raise UserError(f"--{dest.removeprefix('resource_')}: found {value}, expected NAME=VALUE")
             value = {key: text for key, _, text in pairs}
         options[dest.removeprefix("resource_")] = value
-    return read_resources(args.cluster_config, options)
+    return options
 
 
 def _submit(args: argparse.Namespace) -> int:
     from launch.one import submit_one
 
     return submit_one(args.config, args.overrides, args.run_dir, resources_of(args), args.cluster, args.dry_run)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from launch.table import status
+
+    return status(args.runs.absolute(), args.json, args.watch)
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    from launch.control import cancel
+
+    return cancel(args.runs, args.now)
+
+
+def _requeue(args: argparse.Namespace) -> int:
+    from launch.control import requeue
+
+    return requeue(args.runs)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from launch.control import resume
+
+    return resume(args.runs, options_of(args))
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from launch.control import logs
+
+    return logs(args.runs, args.rank, args.start, args.launcher, args.follow)
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ def run_attempt(
     history = attempts(folder)[:-1]
     spent = why_not_again("interrupted", history, resources)
     if spent is not None or folder.cancelled.exists():
-        why = "cancelled" if folder.cancelled.exists() else str(spent)
-        end(folder, attempt, "cancelled" if folder.cancelled.exists() else "wrong", error=why)
-        return Verdict("wrong", why, [])
+        result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
+        end(folder, attempt, result, error=why)
+        return Verdict(result, why, [])
     status = _ranks(folder, token, attempt, resources, start_ranks)
     return _judge(folder, token, attempt, status, resources, node_states, began)
 
@@ -106,6 +106,14 @@ def variables(token: Token, attempt: Attempt, port: int, resources: Resources) -
     }  # fmt: skip
 
 
+def taken_over(folder: Folder, attempt: Attempt) -> bool:
+    """Whether another start holds the run now."""
+    try:
+        return folder.fence.read_text(encoding="utf-8").strip() != str(Token(attempt.job, attempt.restart))
+    except OSError:
+        return False
+
+
 def _exits(path: Path) -> dict[int, dict[str, object]]:
     found = {}
     for file in path.glob("rank*.json"):
@@ -124,7 +132,7 @@ def _judge(
     node_states: Callable[[list[str]], dict[str, str]],
     began: float,
 ) -> Verdict:
-    if _refusal(folder, token) is not None or not folder.fence.read_text().strip() == str(token):
+    if taken_over(folder, attempt):
         say("another start holds this run now; this one writes nothing more")
         return Verdict("superseded", "superseded", [])
     exits = _exits(folder.exits(attempt.number))

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launch import slurm
-from launch.attempt import job_resources, run_attempt, say
+from launch.attempt import job_resources, run_attempt, say, taken_over
 from launch.ledger import Attempt, Folder, Token
 from launch.resources import Resources
-from masksup.errors import UserError
 
 # After the first rank left, the others have this long to save and follow; a rank that hangs is then killed.
 FOLLOW_S = 120
+WATCH_S = 2.0
+ASK_AGAIN_S = 10.0
 
 
 def main(arguments: list[str]) -> int:
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> int:
     verdict = run_attempt(folder, token, nodes, start_by_srun, slurm.node_states, began)
     if verdict.not_again is not None:
         say(f"not started again: {verdict.not_again}")
+        if verdict.outcome == "cancelled":
+            slurm.try_call("scancel", token.job)  # so that SLURM, too, calls it cancelled
         return 0 if verdict.outcome in ("done", "superseded") else 1
     return _again(token, verdict.bad_nodes, job_resources(folder))
 
@@ -53,10 +56,21 @@ def own_token(environment: Mapping[str, str]) -> Token:
 
 def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder, attempt: Attempt) -> int:
     """One task a rank on all nodes of the job. Returns srun's exit status."""
-    return subprocess.run(
+    srun = subprocess.Popen(
         srun_command(job_resources(folder), folder, attempt) + command,
         stdin=subprocess.DEVNULL, env={**os.environ, **variables},
-    ).returncode  # fmt: skip
+    )  # fmt: skip
+    asked = 0.0
+    while True:
+        try:
+            return srun.wait(timeout=WATCH_S)
+        except subprocess.TimeoutExpired:
+            if taken_over(folder, attempt):
+                srun.kill()
+            elif folder.cancelled.exists() and time.monotonic() - asked > ASK_AGAIN_S:
+                # Again and again: a signal to a step that has not started yet is lost.
+                asked = time.monotonic()
+                slurm.try_call("scancel", "--signal=USR2", attempt.job)
 
 
 def srun_command(resources: Resources, folder: Folder, attempt: Attempt) -> list[str]:
@@ -82,9 +96,8 @@ def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:
 
 
 def _exclude(job: str, nodes: list[str]) -> None:
-    try:
-        slurm.call("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
-    except UserError as problem:
+    problem = slurm.try_call("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
+    if problem is not None:
         say(f"could not exclude {','.join(nodes)}: {problem}")
 
 

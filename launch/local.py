@@ -42,6 +42,15 @@ def alive(job: str) -> bool:
     return b"launch.local" in words and state != "Z"
 
 
+def rank_of(beat: dict[str, object], folder: Folder) -> bool:
+    """Whether the process that a heartbeat names is, on this machine, a rank of this run."""
+    try:
+        words = Path(f"/proc/{beat['pid']}/cmdline").read_bytes().split(b"\0")
+    except (OSError, KeyError):
+        return False
+    return b"launch.job" in words and str(folder.run).encode() in words
+
+
 def main(runs: list[str]) -> int:
     """Bring each run to its end. The exit status is 1 where one did not get there."""
     failed = 0

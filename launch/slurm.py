@@ -51,6 +51,15 @@ def call(*command: str, timeout: float = WAIT_S) -> str:
     return done.stdout
 
 
+def try_call(*command: str) -> str | None:
+    """Run a command whose failure stops nothing. Returns why it failed, or None."""
+    try:
+        call(*command)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _environment() -> dict[str, str]:
     # A user's own format or filter would change what the commands print, or which jobs they show.
     own = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_", "SBATCH_")

@@ -70,7 +70,7 @@ def _loop(run: Run, bar: Progress) -> bool:
     """Step until the plan ends. True if a signal asked to stop before that; the state is then saved."""
     config, at, plan = run.config, run.at, run.plan
     batches, meter, saved_at = _batches(run), Meter(), time.monotonic()
-    heartbeat.note(phase="training", last_step=at.step, total_steps=plan.total_steps)
+    heartbeat.note(phase="training", last_step=at.step, total_steps=plan.total_steps, best=_best(run))
     if not _score_if_due(run, meter):
         return _stop(run)
     while at.step < plan.total_steps:
@@ -109,6 +109,7 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
     values["skipped_steps"] = float(run.stepper.skipped)
     values |= meter.read()
     run.record.scalars("train", step, epoch, values)
+    heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.3g} images/s"
     bar.update(bar.task_ids[0], note=note)
     if bar.disable:
@@ -146,13 +147,17 @@ def _score_if_due(run: Run, meter: Meter) -> bool:
         improved = score_epoch(run)
     except Stopped:
         return False
-    heartbeat.note(phase="training")
+    heartbeat.note(phase="training", best=_best(run))
     at.scored_step = at.step
     meter.pause(time.perf_counter() - began)
     at.seconds += time.perf_counter() - began
     if improved:
         save(run)
     return True
+
+
+def _best(run: Run) -> float | None:
+    return run.at.best["mAP"] if run.at.best else None
 
 
 def _save_due(run: Run, saved_at: float) -> bool:
