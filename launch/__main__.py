@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
     _add_resources(command)
+    command = _add(commands, "sweep", "a job array, one element a setting; again: what is missing or failed", _sweep)
+    command.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see configs/sweeps/")
+    command.add_argument("--sweep-dir", type=Path, metavar="DIR", help="folder of its runs (default: runs/NAME)")
+    command.add_argument("--results", action="store_true", help="only show the table of what is finished")
+    _add_resources(command)
+
     command = _add(commands, "status", "what runs, what waits, what was lost, best scores", _status)
     command.add_argument("runs", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
     command.add_argument("--json", action="store_true", help="for programs")
@@ -128,6 +134,16 @@ def _submit(args: argparse.Namespace) -> int:
     from launch.one import submit_one
 
     return submit_one(args.config, args.overrides, args.run_dir, resources_of(args), args.cluster, args.dry_run)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from launch.results import show_results
+    from launch.sweep import sweep
+
+    if args.results:
+        show_results(args.sweep_dir or Path("runs") / args.file.stem)
+        return 0
+    return sweep(args.file, args.sweep_dir, args.cluster_config, options_of(args), args.cluster, args.dry_run)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
 from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
 from launch.place import free_port
 from launch.resources import Resources
+from launch.results import sweep_of, write_results
 from masksup.errors import UserError
 from masksup.runtime.run_folder import write_atomically
 
@@ -63,7 +64,7 @@ def run_attempt(
         end(folder, attempt, result, error=why)
         return Verdict(result, why, [])
     status = _ranks(folder, token, attempt, resources, start_ranks)
-    return _judge(folder, token, attempt, status, resources, node_states, began)
+    return _judge(folder, attempt, status, resources, node_states, began)
 
 
 def _refusal(folder: Folder, token: Token) -> str | None:
@@ -81,7 +82,9 @@ def _ranks(folder: Folder, token: Token, attempt: Attempt, resources: Resources,
         shutil.rmtree(exits, ignore_errors=True)
         exits.mkdir(parents=True)
         port = free_port(f"{token.job}+{number}", token.restart)
-        status = start_ranks(rank_command(folder, resources), variables(token, attempt, port, resources), folder, attempt)
+        status = start_ranks(
+            rank_command(folder, resources), variables(token, attempt, port, resources), folder, attempt
+        )
         errors = " ".join(str(row.get("error")) for row in _exits(exits).values()).lower()
         if not any(word in errors for word in _TAKEN):
             break
@@ -125,7 +128,6 @@ def _exits(path: Path) -> dict[int, dict[str, object]]:
 
 def _judge(
     folder: Folder,
-    token: Token,
     attempt: Attempt,
     status: int,
     resources: Resources,
@@ -136,9 +138,7 @@ def _judge(
         say("another start holds this run now; this one writes nothing more")
         return Verdict("superseded", "superseded", [])
     exits = _exits(folder.exits(attempt.number))
-    left = Left(
-        resources.world, status, exits, time.time() - began, folder.result.exists(), folder.cancelled.exists()
-    )
+    left = Left(resources.world, status, exits, time.time() - began, folder.result.exists(), folder.cancelled.exists())
     result = outcome(left, resources)
     error = None if result in ("done", "preempted", "timeout", "superseded") else first_error(left)
     bad: list[str] = []
@@ -149,6 +149,9 @@ def _judge(
             say(f"states of the nodes are not known: {problem}")
     end(folder, attempt, result, error=error, bad_nodes=bad)
     reason = why_not_again(result, attempts(folder), resources)
+    home = sweep_of(folder.run)
+    if home is not None:
+        write_results(home)
     say(f"attempt {attempt.number}: {result}" + (f": {error}" if error else ""))
     return Verdict(result, reason, bad)
 

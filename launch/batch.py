@@ -1,7 +1,7 @@
 """What the batch script runs, on the first node: an attempt of the run by srun, and the way back into the queue.
 
-    python -P -m launch.batch RUN_FOLDER
-    python -P -m launch.batch --elements FILE     (one run folder a line; SLURM_ARRAY_TASK_ID chooses)
+python -P -m launch.batch RUN_FOLDER
+python -P -m launch.batch --elements FILE     (one run folder a line; SLURM_ARRAY_TASK_ID chooses)
 """
 
 import os
@@ -48,7 +48,7 @@ def chosen(arguments: list[str], environment: Mapping[str, str]) -> Path:
 
 
 def own_token(environment: Mapping[str, str]) -> Token:
-    """This start of this job. An element is named 1234_5: its plain number is that of the whole array for one of them."""
+    """This start of this job. An element is 1234_5: one of them has the whole array's plain number."""
     array, element = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{element}" if array and element else environment["SLURM_JOB_ID"]
     return Token(job, int(environment.get("SLURM_RESTART_COUNT") or 0))  # unset at first, then 1, 2, ...

@@ -99,7 +99,11 @@ def logs(path: Path, rank: int, attempt: int | None, launcher: bool, follow: boo
     if launcher:
         home = Path(read_json(folder.job).get("home", folder.path))
         job = job_of(folder) or ""
-        files = [*home.glob(f"submitit/{job}_*_log.out"), *home.glob(f"submitit/{job}.out"), *home.glob("submitit/local-*.log")]
+        files = [
+            *home.glob(f"submitit/{job}_*_log.out"),
+            *home.glob(f"submitit/{job}.out"),
+            *home.glob("submitit/local-*.log"),
+        ]
         file = max(files, key=lambda file: file.stat().st_mtime, default=None)
     else:
         number = attempt or (history[-1].number if history else 0)

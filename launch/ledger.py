@@ -176,3 +176,13 @@ def job_of(folder: Folder) -> str | None:
     """The job that the run was given to last, such as 1234 or 1234_5."""
     job = read_json(folder.job).get("job")
     return str(job) if job is not None else None
+
+
+def score_of(result: dict[str, Any]) -> float | None:
+    """The score of a finished run that compares with those of the others: mAP of the best epoch on the evaluation."""
+    for kind in ("best", "last"):
+        part = result.get(kind, {})
+        scores = part.get("eval") or part.get("test") or {}
+        if scores.get("mAP") is not None:
+            return float(scores["mAP"])
+    return None

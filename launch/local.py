@@ -14,7 +14,7 @@ _FOLLOW_S = 60
 
 
 def submit(work: Work) -> list[str]:
-    """Start the runs, one after the other if there are several. Returns a job name a run, `local-PID` or `local-PID_K`."""
+    """Start the runs, one after the other. Returns a job name a run, `local-PID` or `local-PID_K`."""
     work.keep.mkdir(parents=True, exist_ok=True)
     work.keep.chmod(0o700)
     log = work.keep / f"local-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
@@ -89,7 +89,8 @@ def start_here(command: list[str], variables: dict[str, str], folder: Folder, at
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    return max(abs(process.returncode) for process in ranks)
+    highest: int = max(abs(process.returncode) for process in ranks)
+    return highest
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def warn(runs: list[Path], config: Config, cluster: str) -> None:
     kind = node_local(runs[0]) if cluster == "slurm" else None
     if kind is not None:
         print(
-            f"masksup-launch: warning: {runs[0]}: lies on {kind}, which other nodes most likely do not see", file=sys.stderr
+            f"masksup-launch: warning: {runs[0]}: lies on {kind}, which other nodes most likely do not see",
+            file=sys.stderr,
         )
 
 

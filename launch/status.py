@@ -10,7 +10,7 @@ from typing import Any
 
 from launch import local, slurm
 from launch.hours import gpu_hours
-from launch.ledger import Attempt, Folder, attempts, job_of, progress, read_json
+from launch.ledger import Attempt, Folder, attempts, job_of, progress, read_json, score_of
 from masksup.errors import UserError
 
 FRESH_S = 20.0
@@ -110,7 +110,7 @@ def _row(
         step=step, total_steps=total, epoch=beat.get("epoch"), score=score_of(result) or beat.get("best"),
         images_per_second=result.get("images_per_second") or beat.get("images_per_second"),
         eta_seconds=_eta(beat) if state == "running" else None, starts=len(history),
-        error=_error(folder, history, state), useful=spent.useful, startup=spent.startup, redone=spent.redone,
+        error=_error(history, state), useful=spent.useful, startup=spent.startup, redone=spent.redone,
         waiting=spent.waiting, note=note,
     )  # fmt: skip
 
@@ -151,16 +151,6 @@ def judge(
     return "waiting", known.reason or None
 
 
-def score_of(result: dict[str, Any]) -> float | None:
-    """The score of a finished run that compares with those of the others: mAP of the best epoch on the evaluation."""
-    for kind in ("best", "last"):
-        part = result.get(kind, {})
-        scores = part.get("eval") or part.get("test") or {}
-        if scores.get("mAP") is not None:
-            return float(scores["mAP"])
-    return None
-
-
 def _with(attempt: Attempt, more: dict[str, Any]) -> Attempt:
     return Attempt(**{**asdict(attempt), **more})
 
@@ -178,7 +168,7 @@ def _eta(beat: dict[str, Any]) -> float | None:
     return float(pace * (beat["total_steps"] - beat["last_step"]))
 
 
-def _error(folder: Folder, history: list[Attempt], state: str) -> str | None:
+def _error(history: list[Attempt], state: str) -> str | None:
     if state == "finished":
         return None
     return next((attempt.error for attempt in reversed(history) if attempt.error), None)

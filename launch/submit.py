@@ -29,7 +29,9 @@ class Submitted:
     run: Path
 
 
-def submit(runs: list[tuple[Path, Config]], resources: Resources, cluster: str, name: str, home: Path) -> list[Submitted]:
+def submit(
+    runs: list[tuple[Path, Config]], resources: Resources, cluster: str, name: str, home: Path
+) -> list[Submitted]:
     """Submit runs that are neither active nor finished: one job, or one array. `home` keeps code and scripts."""
     check_resources(resources, cluster)
     with _alone(home):

@@ -1,5 +1,6 @@
 """The table of `status` as text."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.table import Table
 from launch.status import Row, as_json, find_runs, rows
 from masksup.errors import UserError
 
+_WIDE = 200  # columns, where the output is a file
 _COLOURS = {"running": "green", "finished": "blue", "failed": "red", "silent": "red", "disagree": "red"}
 
 
@@ -17,7 +19,7 @@ def status(folder: Path, as_json_: bool, watch: float | None) -> int:
     """Print the table of all runs below `folder`, again and again every `watch` seconds."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected one that holds runs")
-    console = Console(highlight=False)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
     while True:
         found = find_runs(folder)
         table = rows(found, folder)
@@ -63,7 +65,9 @@ def summary(table: list[Row]) -> str:
     total: Callable[[str], float] = lambda name: sum(getattr(row, name) for row in table)  # noqa: E731
     scored = [row for row in table if row.score is not None]
     best = max(scored, key=lambda row: row.score or 0.0, default=None)
-    line = f"{len(table)} runs: {counts}; GPU-hours useful {total('useful'):.2f}, lost {total('startup'):.2f} starting, "
+    line = (
+        f"{len(table)} runs: {counts}; GPU-hours useful {total('useful'):.2f}, lost {total('startup'):.2f} starting, "
+    )
     line += f"{total('redone'):.2f} redone, {total('waiting'):.2f} waiting"
     return line + (f"; best mAP {best.score:.2f} ({best.run})" if best is not None else "")
 

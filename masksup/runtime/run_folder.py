@@ -15,7 +15,6 @@ from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
 
-
 _LOCK_S = 15
 
 
