@@ -10,14 +10,10 @@ from pathlib import Path
 
 from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
 from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
-from launch.place import free_port
 from launch.resources import Resources
 from launch.results import sweep_of, write_results
 from masksup.errors import UserError
 from masksup.runtime.run_folder import write_atomically
-
-PORT_TRIES = 3
-_TAKEN = ("address already in use", "eaddrinuse")
 
 StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
 """Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
@@ -63,7 +59,7 @@ def run_attempt(
         result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
         end(folder, attempt, result, error=why)
         return Verdict(result, why, [])
-    status = _ranks(folder, token, attempt, resources, start_ranks)
+    status = _ranks(folder, attempt, resources, start_ranks)
     return _judge(folder, attempt, status, resources, node_states, began)
 
 
@@ -76,20 +72,11 @@ def _refusal(folder: Folder, token: Token) -> str | None:
     return None
 
 
-def _ranks(folder: Folder, token: Token, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
+def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
     exits = folder.exits(attempt.number)
-    for number in range(PORT_TRIES):
-        shutil.rmtree(exits, ignore_errors=True)
-        exits.mkdir(parents=True)
-        port = free_port(f"{token.job}+{number}", token.restart)
-        status = start_ranks(
-            rank_command(folder, resources), variables(token, attempt, port, resources), folder, attempt
-        )
-        errors = " ".join(str(row.get("error")) for row in _exits(exits).values()).lower()
-        if not any(word in errors for word in _TAKEN):
-            break
-        say(f"port {port} was taken in the last moment; another one")
-    return status
+    shutil.rmtree(exits, ignore_errors=True)
+    exits.mkdir(parents=True)
+    return start_ranks(rank_command(folder, resources), variables(attempt, resources), folder, attempt)
 
 
 def rank_command(folder: Folder, resources: Resources) -> list[str]:
@@ -99,12 +86,11 @@ def rank_command(folder: Folder, resources: Resources) -> list[str]:
     return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", "launch.job", str(folder.run)]
 
 
-def variables(token: Token, attempt: Attempt, port: int, resources: Resources) -> dict[str, str]:
+def variables(attempt: Attempt, resources: Resources) -> dict[str, str]:
     """What every rank gets on top of the environment of the job."""
     return {
         "OMP_NUM_THREADS": str(resources.cpus_per_rank),
-        "MASTER_ADDR": attempt.nodes[0], "MASTER_PORT": str(port),
-        "MASKSUP_TOKEN": str(token), "MASKSUP_ATTEMPT": str(attempt.number),
+        "MASKSUP_TOKEN": str(Token(attempt.job, attempt.restart)), "MASKSUP_ATTEMPT": str(attempt.number),
         **resources.environment,
     }  # fmt: skip
 

@@ -20,6 +20,7 @@ from launch.resources import Resources
 FOLLOW_S = 120
 WATCH_S = 2.0
 ASK_AGAIN_S = 10.0
+LOOK_AT = (1, 3, 6)
 
 
 def main(arguments: list[str]) -> int:
@@ -60,7 +61,7 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
         srun_command(job_resources(folder), folder, attempt) + command,
         stdin=subprocess.DEVNULL, env={**os.environ, **variables},
     )  # fmt: skip
-    asked = 0.0
+    asked, ticks = 0.0, 0
     while True:
         try:
             return srun.wait(timeout=WATCH_S)
@@ -70,6 +71,10 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
             elif folder.cancelled.exists() and time.monotonic() - asked > ASK_AGAIN_S:
                 # Again and again: a signal to a step that has not started yet is lost.
                 asked = time.monotonic()
+                slurm.try_call("scancel", "--signal=USR2", attempt.job)
+            ticks += 1
+            if ticks in LOOK_AT and slurm.is_preempted(attempt.job):
+                # The signal came before there were ranks, and nobody heard it.
                 slurm.try_call("scancel", "--signal=USR2", attempt.job)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path  # noqa: E402
 
 from launch.attempt import leave_word  # noqa: E402
 from launch.ledger import Folder  # noqa: E402
-from launch.place import Place, slurm_place  # noqa: E402
 from masksup.errors import UserError  # noqa: E402
 from masksup.runtime import fence, heartbeat  # noqa: E402
+from masksup.runtime.place import find_place  # noqa: E402
 
 # A shared file system may show a new file to other nodes this much later.
 SHOWN_S = 20
@@ -23,11 +23,10 @@ SHOWN_S = 20
 def main(run: Path) -> int:
     """Train the run of this folder as one of its ranks. Returns the exit status: 0, 2, 75, or 1 for a bug."""
     folder, attempt = Folder(run), int(os.environ["MASKSUP_ATTEMPT"])
-    rank, error = 0, None
+    rank, error = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), None
+    heartbeat.on_leave(lambda status, said: leave_word(folder, attempt, rank, status, said))
     try:
-        place = own_place()
-        rank = place.rank
-        status = _train(folder, place)
+        status = _train(folder, rank)
     except UserError as problem:
         error = " ".join(str(problem).split())
         print(f"masksup: rank {rank}: {error}", file=sys.stderr, flush=True)
@@ -36,29 +35,20 @@ def main(run: Path) -> int:
         traceback.print_exc()
         error = "".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]
         status = 1
-    leave_word(folder, attempt, rank, status, error)
+    heartbeat.leave(status, error)
     return status
 
 
-def own_place() -> Place:
-    """From srun, or from the variables of torchrun that a local start sets."""
-    if "SLURM_PROCID" in os.environ and os.environ.get("MASKSUP_LOCAL") is None:
-        return slurm_place(os.environ)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return Place(rank, world, rank, world, 0, rank)
-
-
-def _train(folder: Folder, place: Place) -> int:
+def _train(folder: Folder, rank: int) -> int:
     token = os.environ["MASKSUP_TOKEN"]
     wait_for_token(folder, token)
-    os.environ.update(place.environment())
     fence.hold(folder.fence, token)
-    stop = heartbeat.start(folder.heartbeat, token) if place.rank == 0 else None
+    stop = heartbeat.start(folder.heartbeat, token) if rank == 0 else None
     try:
         from masksup.config_file import load_config
         from masksup.train import train
 
-        return train(load_config(folder.config)[0], folder.run)
+        return train(load_config(folder.config)[0], folder.run, find_place())
     finally:
         if stop is not None:
             stop.set()

@@ -1,6 +1,7 @@
 """The same job on this machine, without SLURM: a process of its own that outlives the shell, and comes back alike."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -71,12 +72,22 @@ def _to_the_end(folder: Folder, job: str) -> str:
         restart += 1
 
 
+def free_port() -> int:
+    """A port that nobody listens on, for the ranks to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def start_here(command: list[str], variables: dict[str, str], folder: Folder, attempt: Attempt) -> int:
     """All ranks as processes of this machine. Returns the highest exit status."""
     world = job_resources(folder).world
-    ranks = []
+    ranks, port = [], str(free_port())
     for rank in range(world):
-        env = {**os.environ, **variables, "RANK": str(rank), "WORLD_SIZE": str(world), "MASKSUP_LOCAL": "1"}
+        env = {
+            **os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        }  # fmt: skip
         with folder.log(attempt.number, str(rank)).open("ab") as log:
             ranks.append(subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT))  # fmt: skip

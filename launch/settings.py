@@ -92,9 +92,7 @@ def read_sweep(path: Path) -> SweepFile:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            raise UserError(
-                f"{path}: {key}: unknown key; {nearest(key, _keys())}"
-            ) from None
+            raise UserError(f"{path}: {key}: unknown key; {nearest(key, _keys())}") from None
         if problem["type"] == "missing":
             raise UserError(f"{path}: {key}: not set, and it has no default") from None
         raise UserError(f"{path}: {key}: found {problem['input']!r}; {problem['msg'].lower()}") from None

@@ -111,6 +111,14 @@ def show(job: str) -> Job | None:
     return Job(job, state, fields.get("Reason", ""), fields.get("NodeList", ""), int(fields.get("Restarts", 0)))
 
 
+def is_preempted(job: str) -> bool:
+    """Whether SLURM has told this running job to leave."""
+    try:
+        return re.search(r"PreemptTime=\d", call("scontrol", "-o", "show", "job", job)) is not None
+    except UserError:
+        return False
+
+
 @dataclass(frozen=True)
 class Accounted:
     """One start of a job in SLURM's accounting. Times are seconds since the epoch."""

@@ -3,12 +3,14 @@
 import argparse
 import errno
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from masksup import __version__
 from masksup.data.prepare import command as prepare
-from masksup.errors import UserError
+from masksup.errors import JobError, ToldElsewhere, UserError
 from masksup.runtime import signals
+from masksup.runtime.place import Place, find_place
 
 USER_ERROR = 2
 # What a file system says of a place that the user chose; any other error of it is a bug and shows where.
@@ -23,9 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(_parser(), argv)
     try:
         status: int = args.run(args)
-    except UserError as error:
-        print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+    except ToldElsewhere:
         return USER_ERROR
+    except (UserError, JobError) as error:
+        if str(error):
+            print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR if isinstance(error, UserError) else 1
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
         return 141
@@ -77,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--masked", choices=("low", "high"), help="hide 1-10 %% or 50-60 %% of each image")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
     command.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write every sample's logits there")
+    command.add_argument("--bootstrap", type=int, metavar="N", help="resamples for the intervals; 0: no intervals")
+    command.add_argument(
+        "--write-voc-server", type=Path, metavar="DIR", help="write the result files of the PASCAL VOC server there"
+    )
+    command.add_argument(
+        "--voc-competition", choices=("comp1", "comp2"),
+        help="1: trained on VOC alone, 2: on other data too (default: 1 if it began with random weights, else 2)",
+    )  # fmt: skip
     command.set_defaults(run=_eval)
 
     command = commands.add_parser("predict", help="labels for images, folders or globs")
@@ -97,25 +110,43 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     from masksup.config_file import describe, load_config
 
-    config, sources = load_config(args.config, args.overrides)
+    place = find_place()
+    if not args.print_config:
+        signals.install()  # before torch is loaded, which takes seconds
+    with _told_once(place):
+        config, sources = load_config(args.config, args.overrides)
     if args.print_config:
         from masksup.show import print_config
 
         print_config(list(describe(config, sources)))
         return 0
-    signals.install()  # before torch is loaded, which takes seconds
     from masksup.train import train
 
     run_dir = args.run_dir or Path("runs") / args.config.stem
-    return train(config, run_dir)
+    return train(config, run_dir, place)
+
+
+def _told_once(place: Place) -> AbstractContextManager[None]:
+    """Alone, a configuration is checked without torch."""
+    if place.world == 1:
+        return nullcontext()
+    from masksup.runtime.distributed import told_once
+
+    return told_once(place)
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from masksup.evaluate import run_eval
+    from masksup.evaluate import Wanted, run_eval
 
     _check_threshold(args.threshold)
-    rules = {"ap_rule": args.ap_rule, "compat": args.compat, "threshold": args.threshold}
-    return run_eval(args.model, args.data, args.weights, rules, args.json, args.predictions, args.masked)
+    if args.bootstrap is not None and args.bootstrap < 0:
+        raise UserError(f"--bootstrap: found {args.bootstrap}, expected a number of resamples, or 0 for no intervals")
+    if args.voc_competition and not args.write_voc_server:
+        raise UserError("--voc-competition: found without --write-voc-server, whose files it names")
+    names = ("ap_rule", "compat", "threshold", "bootstrap")
+    rules = {name: getattr(args, name) for name in names}
+    wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
+    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, find_place())
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -192,6 +192,9 @@ class Model(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     backbone_options: dict[str, Any] = {}
     """Further keyword arguments of timm's `create_model`, such as drop_path_rate."""
+    last_stage_stride: Literal[1] | None = None
+    """1: the last stage of a ResNet keeps the size of its input, without dilation, so that the feature map has twice
+    the side (Puzzle-CAM, OASS). null: as the backbone is."""
 
 
 class Optim(Section):
@@ -278,6 +281,27 @@ class Precision(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class Parallel(Section):
+    """How the ranks of a job share the work. No key but the last two changes what is computed."""
+
+    engine: Literal["ddp"] = "ddp"
+    """ddp: every rank holds the whole model."""
+    bucket_mb: Positive = 25.0
+    """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
+    start_seconds: Positive = 600.0
+    """How long ranks wait for each other at the start; the missing ones are then named."""
+    first_step_seconds: Positive = 1800.0
+    """Longest time of a first step, which may compile, and of a first evaluation batch."""
+    step_seconds: Positive = 300.0
+    """Longest time of every later step, evaluation batch or save; then the job ends and the stuck rank is named."""
+    static_graph: bool = True
+    """The same parameters take part in every step, which is faster; false: look for the unused ones in each."""
+    compress: Literal["none", "bf16"] = "none"
+    """bf16: gradients cross the network in half the bytes and lose their last bits."""
+    sync_batchnorm: bool = False
+    """Batch norm over the micro-batches of all ranks; the result then depends on the number of ranks. GPUs only."""
+
+
 class Ema(Section):
     """Exponential moving average of the weights, kept in fp32."""
 
@@ -301,6 +325,12 @@ class Evaluation(Section):
     """Rules of the metrics: the clean ones, or the arithmetic of an original's code, quirks included."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Probability from which a class counts as predicted; None: 0.5, and 0.6 under `compat: mcar`. ASL: 0.8."""
+    masked: tuple[Literal["low", "high"], ...] = ()
+    """Score the final weights also with 1-10 % (low) or 50-60 % (high) of each image hidden, e.g. [low, high]."""
+    size_shares: tuple[Share, Share] = (1 / 300, 0.03)
+    """Area over the image's below which an object is small, from which it is large. COCO: 32 and 96 px of 640 x 480."""
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    """Resamples of the images for the intervals of final scores; 0 is off."""
 
 
 class Checkpoints(Section):
@@ -340,6 +370,7 @@ class Config(Section):
     schedule: Schedule = Schedule()
     batch: Batch = Batch()
     precision: Precision = Precision()
+    parallel: Parallel = Parallel()
     ema: Ema = Ema()
     eval: Evaluation = Evaluation()
     checkpoint: Checkpoints = Checkpoints()
@@ -385,6 +416,8 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
          "augment.longer_side: the first number is above the second"),
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
+        (c.eval.size_shares[0] > c.eval.size_shares[1], "eval.size_shares: the first number is above the second"),
+        (len(set(c.eval.masked)) < len(c.eval.masked), "eval.masked: a level stands twice; expected each once"),
         (c.model.frozen and c.data.broken_budget > 0,
          "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),

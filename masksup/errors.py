@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can make and mend."""
+"""The exceptions that are told to people in one line."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,6 +9,14 @@ class UserError(ValueError):
 
     The text names the file or the key, what was found and what was expected.
     """
+
+
+class ToldElsewhere(UserError):
+    """A mistake of the user that another rank tells; this one only leaves, with 2."""
+
+
+class JobError(RuntimeError):
+    """The job broke, not the input: a rank is missing, dead or stuck. One line, exit status 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

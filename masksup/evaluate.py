@@ -1,6 +1,6 @@
 """Exact scores that name their protocol: during training, and by `masksup eval`."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,28 @@ from masksup.config import Config
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
-from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_model
+from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_part
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
+from masksup.metrics.strata import divisions
+from masksup.metrics.stratified import interval_protocol, stratified_scores
 from masksup.metrics.summary import score
 from masksup.metrics.tables import headline, tables
+from masksup.runtime.distributed import Group, joined, told_once
 from masksup.runtime.log import console, log, start_logging
+from masksup.runtime.place import ALONE, Place
 from masksup.runtime.run_folder import refuse_unwritable, write_json
 from masksup.trained import Trained, WhichWeights, open_trained
+from masksup.voc_server import ServerFiles, server_files, usual_competition, write_server_files
 
 
-def evaluate(outputs: Outputs, part: Part, config: Config) -> dict[str, Any]:
-    """All scores of `part` with their protocol: rules, counts, index. Unreadable images are left out and counted."""
+def evaluate(outputs: Outputs, part: Part, config: Config, *, resamples: int = 0) -> dict[str, Any]:
+    """All scores of `part` with their protocol: rules, counts, index. Unreadable images are left out and counted.
+
+    To what `score` gives it adds `broken_images`, `labelled_pairs` (those not ignored), `mAP_interval` [low, high],
+    `stratified` (`stratified_scores`, or None where the index has no boxes) and `stratified_why`, the reason where it
+    is None. resamples 0: no intervals.
+    """
     rules = config.eval
     labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
     summary = score(
@@ -31,57 +41,151 @@ def evaluate(outputs: Outputs, part: Part, config: Config) -> dict[str, Any]:
     )  # fmt: skip
     summary["protocol"] |= {"data": part.title, "index": part.index.hash, "resolution": config.model.size}
     summary["broken_images"] = int(outputs.broken_N.sum())
-    return summary
+    summary["labelled_pairs"] = int(np.count_nonzero(labels_NC >= 0))
+    return summary | _by_stratum(outputs, part, config, summary["protocol"], resamples)
 
 
-def predict_part(trained: Trained, part: Part, workers: int | None = None, masks: FixedMasks | None = None) -> Outputs:
-    """Outputs for a part under the run's own settings of size, batch and precision. `masks` hide part of each image."""
+def _by_stratum(
+    outputs: Outputs, part: Part, config: Config, protocol: dict[str, Any], resamples: int
+) -> dict[str, Any]:
+    absent: dict[str, Any] = {"mAP_interval": None, "stratified": None}
+    protocol["intervals"] = None
+    if config.eval.compat != "none":
+        return absent | {"stratified_why": "the code that eval.compat repeats has no such scores"}
+    readable_N = ~outputs.broken_N
+    samples_N = part.samples[readable_N]
+    labels_NC = part.labels_NC[readable_N]
+    if not (labels_NC == 1).any():
+        return absent | {"stratified_why": "no sample has a label that is present"}
+    divided = divisions(part.index, samples_N, config.eval.size_shares)
+    protocol["intervals"] = interval_protocol(resamples)
+    scores = stratified_scores(
+        outputs.probabilities_NC[readable_N], labels_NC, part.index.classes, divided,
+        np.asarray(part.index.sample_image_N)[samples_N],
+        ap_rule=config.eval.ap_rule, threshold=protocol["threshold"], resamples=resamples,
+    )  # fmt: skip
+    interval = {"mAP_interval": scores["all"]["mAP_interval"]}
+    reasons = [division for division in divided.values() if isinstance(division, str)]
+    if len(reasons) == len(divided):
+        return absent | interval | {"stratified_why": reasons[0]}
+    return interval | {"stratified": scores, "stratified_why": None}
+
+
+def predict_part(
+    trained: Trained, part: Part, group: Group, workers: int | None = None, masks: FixedMasks | None = None
+) -> Outputs | None:
+    """Outputs for a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and precision.
+
+    `masks` hide part of each image.
+    """
     config = trained.config
     if workers is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
-    blocks = image_blocks(part, config)
+    blocks = image_blocks(part, config, group.place)
     if masks is not None:
-        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu())
-    return run_model(trained.method.predict, blocks, config, device, choose_dtype(config.precision, device))
+        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu(), group.place)
+    dtype = choose_dtype(config.precision, device)
+    return run_part(trained.method.predict, blocks, len(part), config, device, dtype, group)
+
+
+def predict_alone(trained: Trained, part: Part, masks: FixedMasks | None = None) -> Outputs:
+    """The same in one process."""
+    outputs = predict_part(trained, part, Group(ALONE, trained.config.parallel), masks=masks)
+    assert outputs is not None
+    return outputs
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `masksup eval` writes, beside what it prints."""
+
+    json_file: Path | None = None
+    predictions: Path | None = None
+    voc_server: Path | None = None
+    competition: str | None = None
+    """Of the VOC server, comp1 or comp2; None: what the weights allow."""
 
 
 def run_eval(
-    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], json_file: Path | None,
-    predictions: Path | None, masked: Level | None = None,
+    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: Wanted,
+    masked: Level | None = None, place: Place = ALONE,
 ) -> int:  # fmt: skip
     """`masksup eval`: score a run or checkpoint on an index and print the tables.
 
     masked: hide part of every image under masks of this level, fixed for each sample id.
+    place: this process among the ranks of its job, which share the work; rank 0 prints and writes.
     """
-    start_logging()
-    trained = open_trained(path, weights)
-    rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
-    trained = _with(trained, rules)
-    part = _part_to_score(trained, data)
-    for file in (json_file, predictions):
+    start_logging(rank=place.rank)
+    with told_once(place):
+        trained = open_trained(path, weights)
+        rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+        trained = _with(trained, rules)
+        part = _part_to_score(trained, data)
+    with joined(place, trained.config) as group:
+        return _eval(trained, part, wanted, masked, group)
+
+
+def _eval(trained: Trained, part: Part, wanted: Wanted, masked: Level | None, group: Group) -> int:
+    files = None
+    with group.together():
+        if group.first:
+            files = _files(trained, part, wanted)
+        set_numerics(trained.config.precision, group.place.local_world)
+    log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
+    ids = [part.index.id(int(sample)) for sample in part.samples]
+    masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, ids)
+    outputs = predict_part(trained, part, group, masks=masks)
+    group.beat_without_limit("computing scores")
+    if outputs is None:
+        return 0
+    summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
+    summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
+    _show(summary, trained)
+    _write(wanted, files, summary, outputs, part, ids)
+    return 0
+
+
+def _files(trained: Trained, part: Part, wanted: Wanted) -> ServerFiles | None:
+    """Make sure that all that is wanted can be written, before anything is computed."""
+    for file in (wanted.json_file, wanted.predictions):
         if file is not None:
             refuse_unwritable(file.parent)
-    set_numerics(trained.config.precision)
-    log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
-    masks = None
-    if masked is not None:
-        masks = evaluation_masks(masked, trained.config.model.size, [part.index.id(int(n)) for n in part.samples])
-    outputs = predict_part(trained, part, masks=masks)
-    summary = evaluate(outputs, part, trained.config)
-    summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
-    log.info(headline(summary))
-    for table in tables(summary, console.width):
-        console.print(table)
+    if wanted.voc_server is None:
+        return None
+    return server_files(wanted.voc_server, part.index, wanted.competition or usual_competition(trained.config))
+
+
+def _write(
+    wanted: Wanted, files: ServerFiles | None, summary: dict[str, Any], outputs: Outputs, part: Part, ids: list[str]
+) -> None:
+    if wanted.json_file is not None:
+        write_json(wanted.json_file, summary)
+        log.info(f"scores with their protocol: {wanted.json_file}")
+    if wanted.predictions is not None:
+        write_predictions(wanted.predictions, outputs.logits_NC, part)
+        log.info(f"scores of every sample: {wanted.predictions}")
+    if files is not None:
+        write_server_files(files, ids, part.index.classes, _confidence(outputs))
+        log.info(f"for the VOC server: {files.folder / files.prefix}<class>.txt, {len(part.index.classes)} files")
+
+
+def _show(summary: dict[str, Any], trained: Trained) -> None:
+    if summary["labelled_pairs"] == 0:
+        log.info("nothing to score: no label of these samples is known")
+    else:
+        log.info(headline(summary))
+        for table in tables(summary, console.width):
+            console.print(table)
     _remarks(summary, trained)
-    if json_file is not None:
-        write_json(json_file, summary)
-        log.info(f"scores with their protocol: {json_file}")
-    if predictions is not None:
-        write_predictions(predictions, outputs.logits_NC, part)
-        log.info(f"scores of every sample: {predictions}")
-    return 0
+
+
+def _confidence(outputs: Outputs) -> NDArray[np.float64]:
+    """Probabilities; the server wants a number for each image, so what could not be read shows no class."""
+    if outputs.broken_N.any():
+        log.warning(f"{int(outputs.broken_N.sum())} images could not be read: their confidences are 0")
+    return np.where(outputs.broken_N[:, None], 0.0, outputs.probabilities_NC)
 
 
 def write_predictions(file: Path, logits_NC: NDArray[np.float32], part: Part) -> None:
@@ -101,11 +205,13 @@ def _part_to_score(trained: Trained, data: Path | None) -> Part:
         part = whole(open_index(data))
         refuse_other_classes("--data", part.index, trained.classes, f"in {trained.checkpoint}")
         return part
-    source = open_source(trained.config.data, trained.config.seed)
-    part_or_none = source.test or source.eval
-    if part_or_none is None:
+    named = trained.config.data
+    if named.test is None and named.eval is None and not named.folds:
         raise UserError("--data: not given, and the run's configuration names no data.eval or data.test")
-    return part_or_none
+    source = open_source(named, trained.config.seed)
+    scored = source.test or source.eval
+    assert scored is not None
+    return scored
 
 
 def _who(trained: Trained) -> dict[str, Any]:
@@ -116,7 +222,7 @@ def _who(trained: Trained) -> dict[str, Any]:
 
 
 def _remarks(summary: dict[str, Any], trained: Trained) -> None:
-    if summary["unscored"]:
+    if summary["unscored"] and summary["labelled_pairs"]:
         log.info(f"without positives, so not scored: {', '.join(summary['unscored'])}")
     protocol = summary["protocol"]
     masked = protocol["masked"]

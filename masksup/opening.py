@@ -1,41 +1,88 @@
 """Opening a run: everything is checked and built before the run folder is touched, then the state is put back."""
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from masksup.config import Config
-from masksup.data.source import make_plan, open_source
+from masksup.data.sampler import Plan
+from masksup.data.source import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network
 from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
-from masksup.engine.optim import build_optimizer
-from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format, set_numerics
-from masksup.engine.state import restore
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.state import of_this_rank, refuse_other_model, restore
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.methods.method import Method
 from masksup.models.network import Network
 from masksup.models.weights import load_weights
 from masksup.run import At, Run
-from masksup.runtime.checkpoint import Saver, list_checkpoints, newest_valid
+from masksup.runtime.checkpoint import Saver, State, list_checkpoints, newest_valid, read_checkpoint
+from masksup.runtime.distributed import Group, Vote
 from masksup.runtime.log import log, start_logging
+from masksup.runtime.place import Place
 from masksup.runtime.record import Record
-from masksup.runtime.run_folder import open_run
+from masksup.runtime.run_folder import RunFolder, join_run, open_run
 from masksup.trained import is_run, open_trained
 
 
-def open_training(config: Config, run_dir: Path) -> Run:
-    """Build the run that `config` describes and continue it from the newest whole checkpoint in `run_dir`.
+@dataclass
+class _Parts:
+    """What is built before the run folder is touched."""
+
+    source: Source
+    plan: Plan
+    network: Network
+    method: Method
+    scored: Method
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    weights: str | None
+
+
+def open_training(config: Config, run_dir: Path, group: Group) -> Run:
+    """Build the run that `config` describes and continue it from the newest whole checkpoint in `run_dir`. Collective.
 
     UserError leaves `run_dir` as it was, unless what is wrong is in `run_dir` itself.
     """
+    # Of all that ranks see in a folder they share, rank 0 decides: they may not see the same at one moment.
+    resumes = group.broadcast(bool(list_checkpoints(run_dir / "checkpoints")))
+    with group.together():
+        parts = _build(config, resumes, group.place)
+    engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
+    stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
+    ema = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
+    folder = _enter(run_dir, config, group)
+    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep)
+    record = Record(folder.path, writes=group.first)
+    run = Run(
+        config, group, folder, parts.source, parts.plan, parts.network, stepper, ema, {}, parts.scored, record, saver,
+        At(), Vote(group), parts.threads, 0,
+    )  # fmt: skip
+    if resumes:
+        _resume(run)
+    with group.together():
+        run.record.start(run.at.step)
+    _introduce(run, parts.weights)
+    if config.model.frozen:
+        run.features = _frozen_features(run)
+    return run
+
+
+def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     source = open_source(config.data, config.seed)
     classes = source.classes
-    threads = set_numerics(config.precision)
+    threads = set_numerics(config.precision, place.local_world)
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
     plan = make_plan(config, source.train)
+    _refuse_ranks(config, place, device)
     network = new_network(config, len(classes))
-    resumes = bool(list_checkpoints(run_dir / "checkpoints"))
     weights = None if resumes else _first_weights(config, network, classes)
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
@@ -44,23 +91,36 @@ def open_training(config: Config, run_dir: Path) -> Run:
     scored = copy.deepcopy(method).eval()
     if config.precision.compile:
         network.compile()
-    stepper = Stepper(
-        method.train(), build_optimizer(config.optim, network), gradient_scaler(device, dtype), device, dtype,
-        config.optim.clip, config.seed,
-    )  # fmt: skip
-    ema = MovingAverage(config.ema, network) if config.ema.decay > 0 else None
+    return _Parts(source, plan, network, method, scored, device, dtype, threads, weights)
 
-    folder = open_run(run_dir, config)
-    start_logging(folder.path / "logs" / "rank0.log")
-    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep)
-    run = Run(config, folder, source, plan, network, stepper, ema, {}, scored, Record(folder.path), saver, At())
-    if resumes:
-        _resume(run)
-    run.record.start(run.at.step)
-    _introduce(run, threads, weights)
-    if config.model.frozen:
-        run.features = _frozen_features(run)
-    return run
+
+def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
+    """UserError where so many ranks, or ranks of this kind, cannot share the work."""
+    batch, world = config.batch, place.world
+    count = batch.global_ // batch.micro_size
+    if world > count:
+        raise UserError(
+            f"batch.micro: found {count} micro-batch{'es' if count > 1 else ''} of {batch.micro_size} in a batch of "
+            f"{batch.global_}, fewer than the {world} ranks; expected at most {count} ranks, or batch.micro "
+            f"{max(batch.global_ // world, 1)} or less"
+        )
+    if config.parallel.sync_batchnorm and device.type == "cpu":
+        raise UserError("parallel.sync_batchnorm: found true, but the ranks run on CPUs; torch has it for GPUs only")
+
+
+def _enter(run_dir: Path, config: Config, group: Group) -> RunFolder:
+    """The run folder: opened, locked and numbered by rank 0."""
+    opened: RunFolder | None = None
+    with group.together():
+        if group.first:
+            opened = open_run(run_dir, config)
+    attempt = group.broadcast(opened.attempt if opened else None)
+    folder = opened or join_run(run_dir, attempt)
+    with group.together():
+        start_logging(folder.path / "logs" / f"rank{group.place.rank}.log", group.place.rank)
+    if group.watchdog is not None:
+        group.watchdog.dump_to(folder.path / "logs" / f"rank{group.place.rank}.log")
+    return folder
 
 
 def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -> str:
@@ -86,7 +146,31 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
 
 
 def _resume(run: Run) -> None:
-    folder = run.folder
+    """Put the newest whole checkpoint back, which rank 0 finds and every rank then reads and verifies."""
+    group, name = run.group, ""
+    saved: State | None = None
+    with group.together():
+        if group.first:
+            saved = _newest(run.folder)
+            name = str(saved.meta["name"])
+    name = group.broadcast(name)
+    with group.together():
+        saved = saved or read_checkpoint(run.folder.checkpoints / name)
+        if saved.meta["hashes"] != run.source.hashes:
+            raise UserError(f"{run.folder.path}: the indexes changed since this run was started; use another --run-dir")
+        refuse_other_model(run.scored_method.network.state_dict(), saved.part("model"), name)
+    restore(of_this_rank(saved, group.place), run.stepper, run.ema)
+    run.at = At(**saved.meta["at"])
+    run.started_at = run.at.step
+    before = saved.meta.get("ranks", 1), saved.meta.get("threads", run.threads)
+    if before != (group.world, run.threads):
+        log.warning(
+            f"saved by {before[0]} ranks of {before[1]} threads, going on with {group.world} of {run.threads}: the "
+            "same samples and micro-batches, summed in another order"
+        )
+
+
+def _newest(folder: RunFolder) -> State:
     saved, problems = newest_valid(folder.checkpoints)
     for path, problem in problems.items():
         log.warning(f"{problem}; using the one before it")
@@ -96,14 +180,11 @@ def _resume(run: Run) -> None:
         raise UserError(f"{folder.checkpoints}: none of its checkpoints is whole; use another --run-dir to start anew")
     if not {"at", "hashes"} <= saved.meta.keys():
         raise UserError(f"{folder.checkpoints}: its newest checkpoint was not written by a training of this program")
-    if saved.meta["hashes"] != run.source.hashes:
-        raise UserError(f"{folder.path}: the indexes changed since this run was started; use another --run-dir")
-    restore(saved, run.network, run.stepper, run.ema)
-    run.at = At(**saved.meta["at"])
+    return saved
 
 
-def _introduce(run: Run, threads: int, weights: str | None) -> None:
-    config, network = run.config, run.network
+def _introduce(run: Run, weights: str | None) -> None:
+    config, network, group = run.config, run.network, run.group
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
     log.info(
@@ -114,7 +195,8 @@ def _introduce(run: Run, threads: int, weights: str | None) -> None:
             log.info(f"scoring on {scored.title}: {len(scored)} samples")
     log.info(
         f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained:,} parameters "
-        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, {threads} threads"
+        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, "
+        f"{_ranks(group.world)}{run.threads} threads"
     )
     if weights is not None:
         log.info(weights)
@@ -129,7 +211,21 @@ def _introduce(run: Run, threads: int, weights: str | None) -> None:
         run.record.hyperparameters(config)
 
 
+def _ranks(world: int) -> str:
+    return f"{world} ranks of " if world > 1 else ""
+
+
 def _frozen_features(run: Run) -> dict[str, FrozenFeatures]:
+    """Computed by rank 0 where they are not there yet, while the others wait, and read by all."""
+    group = run.group
+    group.beat_without_limit("waiting for the features of the frozen backbone")
+    group.wait_for_first("features", done=False)
+    found = _open_features(run)
+    group.wait_for_first("features", done=True)
+    return found
+
+
+def _open_features(run: Run) -> dict[str, FrozenFeatures]:
     config, stepper = run.config, run.stepper
     folder = Path(config.model.features) if config.model.features else run.folder.path / "features"
     found: dict[str, FrozenFeatures] = {}

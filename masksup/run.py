@@ -12,6 +12,7 @@ from masksup.engine.step import Stepper
 from masksup.methods.method import Method
 from masksup.models.network import Network
 from masksup.runtime.checkpoint import Saver
+from masksup.runtime.distributed import Group, Vote
 from masksup.runtime.record import Record
 from masksup.runtime.run_folder import RunFolder
 
@@ -32,6 +33,7 @@ class Run:
     """The parts of one run, made once and used by the functions below."""
 
     config: Config
+    group: Group
     folder: RunFolder
     source: Source
     plan: Plan
@@ -44,3 +46,7 @@ class Run:
     record: Record
     saver: Saver
     at: At
+    vote: Vote
+    threads: int
+    started_at: int
+    """The step that this start begins with."""

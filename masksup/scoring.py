@@ -1,5 +1,6 @@
 """The scores of a run: after an epoch, and at its end with the best and the last weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,26 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.data.decode import decode
+from masksup.data.masks import Level, evaluation_masks
 from masksup.data.source import Part
 from masksup.engine.ema import copy_values
-from masksup.engine.infer import Outputs, feature_blocks, image_blocks, run_model
-from masksup.engine.state import load_network
+from masksup.engine.infer import Outputs, feature_blocks, image_blocks, masked_blocks, run_part
+from masksup.engine.state import load_network, scored_state
 from masksup.evaluate import evaluate
 from masksup.metrics.precision_recall import pr_curve
+from masksup.metrics.stratified import STRATUM_SCORES
+from masksup.metrics.summary import THRESHOLD_SCORES
 from masksup.metrics.tables import headline, tables
 from masksup.pictures import contact_sheet, draw_prediction
 from masksup.run import Run
 from masksup.runtime.checkpoint import SUMS, read_checkpoint
+from masksup.runtime.distributed import SAVE, wish
 from masksup.runtime.log import console, log
 from masksup.runtime.progress import duration
 from masksup.runtime.run_folder import write_json
 from masksup.runtime.signals import stop_requested
+
+_CURVES = ("mAP", *THRESHOLD_SCORES)
 
 
 def score_epoch(run: Run) -> bool:
@@ -30,6 +37,16 @@ def score_epoch(run: Run) -> bool:
     assert part is not None
     _take_weights(run)
     outputs = _outputs(run, "eval", part)
+    run.group.beat_without_limit("computing scores")
+    improved = _judge(run, outputs, part) if outputs is not None else False
+    told: tuple[bool, dict[str, Any] | None, list[dict[str, Any]]] = (improved, at.best, at.history)
+    improved, at.best, at.history = run.group.broadcast(told)
+    return bool(improved)
+
+
+def _judge(run: Run, outputs: Outputs, part: Part) -> bool:
+    """On rank 0: the scores of the epoch, and whether they are the best so far."""
+    at = run.at
     summary = evaluate(outputs, part, run.config)
     epoch = run.plan.epoch_of(at.step)
     mean_ap = summary["mAP"]
@@ -45,24 +62,28 @@ def score_epoch(run: Run) -> bool:
 
 
 def finish(run: Run) -> None:
-    """Score the best and the last weights, write `result.json`, print the final tables."""
+    """Score the best and the last weights, write `result.json`, print the final tables. Collective."""
     at, result = run.at, _facts(run)
     _take_weights(run)
-    result["last"] = {
-        "step": at.step,
-        "epoch": run.plan.epoch_of(at.step),
-        **_final_scores(run, run.saver.name(at.step)),
-    }
+    last = _final_scores(run, run.saver.name(at.step))
+    result["last"] = {"step": at.step, "epoch": run.plan.epoch_of(at.step), **last}
     if at.best is not None:
-        if (run.folder.checkpoints / at.best["checkpoint"]).is_dir():
+        if run.group.broadcast((run.folder.checkpoints / at.best["checkpoint"]).is_dir()):
             if at.best["step"] != at.step:
                 _take_checkpoint(run, at.best["checkpoint"])
-            result["best"] = {**at.best, **_final_scores(run, at.best["checkpoint"])}
+            same = at.best["checkpoint"] == run.saver.name(at.step)
+            scores = last if same else _final_scores(run, at.best["checkpoint"])
+            result["best"] = {**at.best, **scores}
         else:
             log.warning(f"the best checkpoint {at.best['checkpoint']} could not be saved; only the last is scored")
+    if not run.group.first:
+        return
     _print_scores(result)
     if "best" in result:
         run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
+    final = _final(result)
+    for level, masked in (final or {}).get("masked", {}).items():
+        run.record.scalars(f"masked_{level}", at.step, run.plan.epoch_of(at.step), _known(masked, _CURVES))
     run.record.event(at.step, "finished")
     write_json(run.folder.result, result)
     log.info(
@@ -72,17 +93,28 @@ def finish(run: Run) -> None:
 
 
 def _print_scores(result: dict[str, Any]) -> None:
-    which = "best" if "best" in result else "last"
+    which = _chosen(result)
     both = which == "best" and result["best"]["step"] == result["last"]["step"]
     for name in ("eval", "test"):
         for kind in ("last",) if both or which == "last" else ("best", "last"):
             if name in result[kind]:
                 title = "best and last" if both else kind
                 log.info(f"{name}, {title} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
-    final = result[which].get("test") or result[which].get("eval")
+    final = _final(result)
     if final is not None:
         for table in tables(final, console.width):
             console.print(table)
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    return "best" if "best" in result else "last"
+
+
+def _final(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary that stands for the run: of the best weights, on the test part where there is one."""
+    scores = result[_chosen(result)]
+    summary: dict[str, Any] | None = scores.get("test") or scores.get("eval")
+    return summary
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -91,8 +123,8 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "run": run.folder.path.name, "data": run.source.train.title, "note": run.source.train.index.note,
         "seed": run.config.seed, "steps": at.step, "seconds": at.seconds, "images_per_second": images / at.seconds,
-        "device": str(run.stepper.device), "attempts": run.folder.attempt,
-        "skipped_steps": int(run.stepper.skipped.item()), "history": at.history,
+        "device": str(run.stepper.device), "ranks": run.group.world, "threads": run.threads,
+        "attempts": run.folder.attempt, "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
     }  # fmt: skip
 
 
@@ -103,22 +135,53 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
         "weights": run.config.eval_weights, "checkpoint": f"{run.folder.path.name}/{checkpoint}",
         "checkpoint_sha256": sums.read_text(encoding="ascii")[:64] if sums.exists() else None,
     }  # fmt: skip
+    config = run.config
     for name, part in (("eval", run.source.eval), ("test", run.source.test)):
-        if part is not None:
-            scores[name] = evaluate(_outputs(run, name, part, may_stop=False), part, run.config)
-            scores[name]["protocol"] |= facts
+        if part is None:
+            continue
+        outputs = _outputs(run, name, part, may_stop=False)
+        scores[name] = _scored(run, outputs, part, facts)
+        scores[name]["masked"] = {level: _masked_scores(run, part, level, facts) for level in config.eval.masked}
     return scores
+
+
+def _scored(run: Run, outputs: Outputs | None, part: Part, facts: dict[str, Any]) -> dict[str, Any]:
+    """Scores with their protocol on rank 0, which alone has the outputs; empty elsewhere."""
+    run.group.beat_without_limit("computing scores")
+    if outputs is None:
+        return {}
+    summary = evaluate(outputs, part, run.config, resamples=run.config.eval.bootstrap)
+    summary["protocol"] |= facts
+    return summary
+
+
+def _masked_scores(run: Run, part: Part, level: Level, facts: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a part with some of each image hidden; always from images, since holes are in no kept feature."""
+    config, method = run.config, run.scored_method
+    masks = evaluation_masks(level, config.model.size, [part.index.id(int(sample)) for sample in part.samples])
+    place = run.group.place
+    blocks = masked_blocks(image_blocks(part, config, place), masks, method.network.mean.cpu(), place)
+    outputs = run_part(method.predict, blocks, len(part), config, run.stepper.device, run.stepper.dtype, run.group)
+    return _scored(run, outputs, part, {**facts, "masked": masks.protocol})
 
 
 def _take_weights(run: Run) -> None:
     """Put the weights that are scored (live, or their moving average) into the copy."""
-    copied = run.scored_method.network.state_dict()
-    copy_values(run.network.state_dict(), copied)
-    if run.config.eval_weights == "ema" and run.ema is not None:
-        run.ema.copy_to(run.scored_method.network)
+    ema = run.ema if run.config.eval_weights == "ema" else None
+    copy_values(scored_state(run.stepper, ema, run.group), run.scored_method.network.state_dict())
 
 
 def _take_checkpoint(run: Run, name: str) -> None:
+    """The best weights, read by rank 0: other ranks may not see yet what was renamed a moment ago."""
+    network, group = run.scored_method.network, run.group
+    with group.together():
+        if group.first:
+            _read_into(run, name)
+    for value in network.state_dict().values():
+        value.copy_(group.broadcast(value.cpu() if group.first else None))
+
+
+def _read_into(run: Run, name: str) -> None:
     state = read_checkpoint(run.folder.checkpoints / name)
     tensors = state.part("model")
     if run.config.eval_weights == "ema":
@@ -126,18 +189,28 @@ def _take_checkpoint(run: Run, name: str) -> None:
     load_network(run.scored_method.network, tensors, name)
 
 
-def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs:
-    config, method = run.config, run.scored_method
+def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs | None:
+    config, method, place = run.config, run.scored_method, run.group.place
     predict = method.network.head if run.features else method.predict
-    blocks = feature_blocks(run.features[name], part, config.eval.batch) if run.features else image_blocks(part, config)
-    stop = (lambda: stop_requested() is not None) if may_stop else (lambda: False)
-    return run_model(predict, blocks, config, run.stepper.device, run.stepper.dtype, stop)
+    if run.features:
+        blocks = feature_blocks(run.features[name], part, config.eval.batch, place)
+    else:
+        blocks = image_blocks(part, config, place)
+    stop = (lambda: _stop_voted(run)) if may_stop else (lambda: False)
+    stepper = run.stepper
+    return run_part(predict, blocks, len(part), config, stepper.device, stepper.dtype, run.group, stop)
+
+
+def _stop_voted(run: Run) -> bool:
+    return run.vote.cast(wish(stop_requested(), False)) > SAVE
 
 
 def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epoch: float) -> None:
     step, record = run.at.step, run.record
-    values = {key: summary[key] for key in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1") if summary[key] is not None}
-    record.scalars("eval", step, epoch, values)
+    record.scalars("eval", step, epoch, _known(summary, _CURVES))
+    for division in ("size", "occlusion") if summary["stratified"] else ():
+        for name, row in (summary["stratified"][division]["strata"] or {}).items():
+            record.scalars(f"only_{name.replace(' ', '_')}", step, epoch, _known(row, STRATUM_SCORES))
     record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
     if run.config.log.pr_curves:
         curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
@@ -147,6 +220,10 @@ def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epo
     if run.config.log.images:
         record.image("predictions", step, _sheet(run, outputs, part, summary["protocol"]["threshold"]))
     record.flush()
+
+
+def _known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:
+    return {key: scores[key] for key in keys if scores[key] is not None}
 
 
 def _sheet(run: Run, outputs: Outputs, part: Part, threshold: float) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from rich.progress import Progress
 from torch import Tensor
 
@@ -23,7 +24,9 @@ from masksup.opening import open_training
 from masksup.run import Run
 from masksup.runtime import heartbeat
 from masksup.runtime.checkpoint import snapshot
+from masksup.runtime.distributed import SAVE, Group, joined, signal_of, wish
 from masksup.runtime.log import log, start_logging
+from masksup.runtime.place import ALONE, Place
 from masksup.runtime.progress import Meter, duration, training_bar
 from masksup.runtime.run_folder import finished
 from masksup.runtime.signals import stop_requested
@@ -32,19 +35,31 @@ from masksup.scoring import finish, score_epoch
 STOPPED = 75  # the exit status of a run that was asked to stop and can go on: EX_TEMPFAIL
 
 
-def train(config: Config, run_dir: Path) -> int:
-    """Train, or go on with, the run in `run_dir`. Returns the exit status: 0 finished, 75 stopped on request."""
-    start_logging()
-    if finished(run_dir, config):
+def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
+    """Train, or go on with, the run in `run_dir`. Returns the exit status: 0 finished, 75 stopped on request.
+
+    `place`: this process among the ranks of its job, all of which call this.
+    """
+    start_logging(rank=place.rank)
+    with joined(place, config) as group:
+        return _train(config, run_dir, group)
+
+
+def _train(config: Config, run_dir: Path, group: Group) -> int:
+    done = False
+    with group.together():
+        done = group.first and finished(run_dir, config)
+    if group.broadcast(done):
         log.info(f"{run_dir}: this run is finished; its scores are in {run_dir / 'result.json'}")
         return 0
-    run = open_training(config, run_dir)
+    run = open_training(config, run_dir, group)
     try:
-        with training_bar(run.plan.total_steps, run.at.step) as bar:
+        with training_bar(run.plan.total_steps, run.at.step, shown=group.first) as bar:
             stopped = _loop(run, bar)
+        run.vote.drain()
         _make_sure_it_is_saved(run)
         if stopped:
-            log.info(f"stopped by {stop_requested()} after step {run.at.step}; the same command goes on from here")
+            log.info(f"stopped by {stopped} after step {run.at.step}; the same command goes on from here")
             return STOPPED
         heartbeat.note(phase="finishing")
         finish(run)
@@ -55,58 +70,67 @@ def train(config: Config, run_dir: Path) -> int:
 
 
 def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
-    config, part, start = run.config, run.source.train, run.at.step
+    config, part, start, place = run.config, run.source.train, run.at.step, run.group.place
     if run.features:
-        return feature_batches(run.features["train"], part, run.plan, start, config)
+        return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
     dataset = TrainDataset(
         part.index, train_transform(transform_settings(config.augment), config.model.size), run.plan,
         config.data.ignored, config.data.max_pixels, config.data.broken_budget, part.samples,
     )  # fmt: skip
     pin = run.stepper.device.type == "cuda"
-    return train_loader(dataset, run.plan, start, config.data.workers, prefetch=config.data.prefetch, pin_memory=pin)
+    return train_loader(
+        dataset, run.plan, start, config.data.workers, prefetch=config.data.prefetch, pin_memory=pin,
+        rank=place.rank, world=place.world,
+    )  # fmt: skip
 
 
-def _loop(run: Run, bar: Progress) -> bool:
-    """Step until the plan ends. True if a signal asked to stop before that; the state is then saved."""
-    config, at, plan = run.config, run.at, run.plan
+def _loop(run: Run, bar: Progress) -> str | None:
+    """Step until the plan ends. The signal that asked to stop before that, if any did; the state is then saved."""
+    config, at, plan, group = run.config, run.at, run.plan, run.group
     batches, meter, saved_at = _batches(run), Meter(), time.monotonic()
     heartbeat.note(phase="training", last_step=at.step, total_steps=plan.total_steps, best=_best(run))
     if not _score_if_due(run, meter):
-        return _stop(run)
+        return _stop(run, stop_requested())
     while at.step < plan.total_steps:
         began = time.perf_counter()
+        group.beat("loading step", at.step)
         micro_batches = next(batches)
         waited = time.perf_counter() - began
+        if at.step == run.started_at:
+            group.beat("warming up")
+            run.stepper.warm_up(micro_batches[0], at.step, at.step / plan.total_steps)
+        group.beat("in step", at.step)
+        share = plan.share(at.step, group.place.rank, group.world)
         lr = config.optim.lr * rate_factor(config.schedule, plan, at.step)
-        set_rates(run.stepper.optimizer, lr, onecycle_momentum(config.schedule, plan, at.step))
-        logs = run.stepper.step(micro_batches, at.step, at.step / plan.total_steps)
+        set_rates(run.stepper.engine.param_groups, lr, onecycle_momentum(config.schedule, plan, at.step))
+        logs = run.stepper.step(micro_batches, at.step, at.step / plan.total_steps, share)
         if run.ema is not None:
-            run.ema.update(run.network, at.step)
+            run.ema.update(run.stepper.engine.network_state(), at.step)
         at.step += 1
         heartbeat.note(last_step=at.step)
-        images = sum(len(batch["target"]) for batch in micro_batches)
-        meter.add(images, waited)
+        meter.add(share.samples, waited)
         if at.step % config.log.every_steps == 0 or at.step == plan.total_steps:
             _log_step(run, logs, lr, meter, bar)
         _check_gradients(run, micro_batches)
         at.seconds += time.perf_counter() - began
         bar.update(bar.task_ids[0], completed=at.step)
-        if stop_requested() or not _score_if_due(run, meter):
-            return _stop(run)
-        if _save_due(run, saved_at):
+        outcome = run.vote.cast(wish(stop_requested(), _save_due_by_time(run, saved_at)))
+        if outcome > SAVE or not _score_if_due(run, meter):
+            return _stop(run, signal_of(outcome))
+        if outcome == SAVE or _save_due(run):
             save(run)
             saved_at = time.monotonic()
         _alarm(run)
-    return False
+    return None
 
 
 def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Progress) -> None:
     step, epoch = run.at.step, run.plan.epoch_of(run.at.step)
-    values = {name: float(value) for name, value in logs.items()}
+    values = _over_ranks(run, logs)
     values["learning_rate"] = lr
-    for group in run.stepper.optimizer.param_groups:  # the trunk's and the head's differ by their factors
+    for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
         values[f"learning_rate_{group['name'].partition(',')[0]}"] = group["lr"]
-    values["skipped_steps"] = float(run.stepper.skipped)
+    values["skipped_steps"] = float(run.stepper.engine.skipped)
     values |= meter.read()
     run.record.scalars("train", step, epoch, values)
     heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
@@ -117,12 +141,21 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
         log.info(f"step {step}/{run.plan.total_steps}  {note}  left {duration(left)}")
 
 
+def _over_ranks(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
+    """The step's values from the parts of the ranks. Collective where there are several."""
+    if run.group.world == 1:
+        return {name: float(value) for name, value in logs.items()}
+    norm = float(logs["gradient_norm"])  # of the summed gradient already
+    parts = torch.stack([value.double() for value in logs.values()]).cpu()
+    return dict(zip(logs, run.group.sum(parts).tolist())) | {"gradient_norm": norm}
+
+
 def _check_gradients(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:
     # On a GPU reading the counter would make it wait, so there it is read with the log lines only.
     step, limit = run.at.step, run.config.optim.max_skipped
     if run.stepper.device.type == "cuda" and step % run.config.log.every_steps:
         return
-    if int(run.stepper.skipped_in_row) < limit:
+    if int(run.stepper.engine.skipped_in_row) < limit:
         return
     index = run.source.train.index
     ids = [index.id(int(sample)) for batch in micro_batches for sample in batch["sample"]]
@@ -160,42 +193,52 @@ def _best(run: Run) -> float | None:
     return run.at.best["mAP"] if run.at.best else None
 
 
-def _save_due(run: Run, saved_at: float) -> bool:
-    every, step = run.config.checkpoint, run.at.step
-    by_step = every.every_steps > 0 and step % every.every_steps == 0
-    return by_step or time.monotonic() - saved_at > 60 * every.every_minutes or step == run.plan.total_steps
+def _save_due(run: Run) -> bool:
+    every, step = run.config.checkpoint.every_steps, run.at.step
+    return (every > 0 and step % every == 0) or step == run.plan.total_steps
 
 
-def _stop(run: Run) -> bool:
+def _save_due_by_time(run: Run, saved_at: float) -> bool:
+    """By the clock of rank 0, since clocks differ and a save is collective."""
+    return run.group.first and time.monotonic() - saved_at > 60 * run.config.checkpoint.every_minutes
+
+
+def _stop(run: Run, name: str | None) -> str:
+    """Save because of a signal; where it came to another rank during an evaluation, its name is that rank's."""
+    name = max(run.group.all(name or stop_requested() or ""))
     save(run)
-    run.record.event(run.at.step, f"stopped by {stop_requested()}")
-    return True
+    run.record.event(run.at.step, f"stopped by {name}")
+    return name
 
 
 def save(run: Run) -> None:
-    """Begin to write a checkpoint of the run as it is now. `best` is the one it was improved in last."""
-    tensors, meta = collect(run.network, run.stepper, run.ema)
+    """Begin to write a checkpoint of the run as it is now. `best` is the one it was improved in last. Collective."""
+    run.group.beat("saving step", run.at.step)
+    tensors, meta = collect(run.stepper, run.ema, run.group)
+    if not run.group.first:
+        return
     at, part = run.at, run.source.train
     name = run.saver.name(at.step)
     state = snapshot(tensors, {
         "name": name, "step": at.step, "epoch": run.plan.epoch_of(at.step), "at": vars(at),
         "hashes": run.source.hashes, "classes": run.source.classes, "note": part.index.note,
-        "config": dump(run.config), **meta,
+        "config": dump(run.config), "threads": run.threads, **meta,
     })  # fmt: skip
     run.saver.save(state, name, at.best["checkpoint"] if at.best else None)
 
 
 def _make_sure_it_is_saved(run: Run) -> None:
-    """The last state must be on disk before a run calls itself stopped or finished; try twice."""
+    """The last state must be on disk before a run calls itself stopped or finished; try twice. Collective."""
     run.saver.wait()
     last = run.folder.checkpoints / run.saver.name(run.at.step)
-    if not last.is_dir():
+    if not run.group.broadcast(last.is_dir()):
         _alarm(run)
         save(run)
         run.saver.wait()
-    problem = run.saver.take_problem()
-    if not last.is_dir():
-        raise UserError(f"{last}: could not be saved: {problem}; make room and run the same command again")
+    with run.group.together():
+        problem = run.saver.take_problem()
+        if run.group.first and not last.is_dir():
+            raise UserError(f"{last}: could not be saved: {problem}; make room and run the same command again")
 
 
 def _alarm(run: Run) -> None:

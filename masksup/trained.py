@@ -59,6 +59,8 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
         tree = meta["config"]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / META}: not written by this program: {error!r}") from None
+    if "imported" in meta:  # it may rest on assumptions, which belong to every score
+        log.info(note)
     config = validate(tree, str(folder / META))
     kind = config.eval_weights if weights == "auto" else weights
     if kind == "ema" and config.ema.decay == 0:

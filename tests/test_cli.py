@@ -199,6 +199,10 @@ def test_predict_labels_the_rest_and_names_the_broken(
         (["eval", "{tmp}"], "expected a run folder or a checkpoint"),
         (["eval", "{run}", "--data", "nowhere"], "nowhere"),
         (["eval", "{run}", "--threshold", "1.5"], "--threshold: found 1.5"),
+        (["eval", "{run}", "--bootstrap", "-1"], "--bootstrap: found -1"),
+        (["train", "{config}", "eval.size_shares=[0.5,0.1]"], "eval.size_shares: the first number is above the second"),
+        (["train", "{config}", "eval.masked=[high,high]"], "eval.masked: a level stands twice"),
+        (["train", "{config}", "eval.masked=[middle]"], "eval.masked"),
         (["predict", "{run}", "{tmp}"], "found no image in this folder"),
         (["predict", "{run}", "nothing*.jpg"], "no such image, folder or match"),
         (["predict", "{run}", "{photo}", "--out", "scores.xlsx"], "ends in .csv or .json"),
@@ -265,7 +269,7 @@ def test_a_crash_is_a_traceback_and_leaves_a_run_that_resumes(tiny_config: MakeC
     config.write_text(to_yaml(tiny_config(checkpoint={"every_steps": 1})))
     probe = (
         "import sys, masksup.engine.step as s\nfrom masksup.cli import main\nreal = s.Stepper.step\n"
-        "def step(self, b, n):\n    if n == 3: raise RuntimeError('a bug')\n    return real(self, b, n)\n"
+        "def step(self, b, n, *more):\n    if n == 3: raise RuntimeError('a bug')\n    return real(self, b, n, *more)\n"
         f"s.Stepper.step = step\nsys.exit(main(['train', {str(config)!r}, '--run-dir', {str(tmp_path / 'run')!r}]))"
     )
     crashed = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)

@@ -89,7 +89,7 @@ def test_the_csv_shown_is_one_that_prepare_reads(tmp_path: Path) -> None:
     assert index.classes == ("apple", "pear")
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/reproducibility.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/reproducibility.md", "docs/recipes.md"])
 def test_what_a_document_points_to_is_there(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

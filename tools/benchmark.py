@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from masksup.config import Config
 from masksup.config_file import validate
 from masksup.engine.build import new_method, new_network
-from masksup.engine.optim import build_optimizer, set_rates
-from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format, set_numerics
+from masksup.engine.optim import set_rates
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
+from masksup.runtime.place import Place
 
 CLASSES = 20
 
@@ -81,12 +83,12 @@ def _trainer(config: Config, batch: int) -> Callable[[], None]:
     dtype = choose_dtype(config.precision, device)
     network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, CLASSES, None).to(device).train()
-    optimizer = build_optimizer(config.optim, network)
-    stepper = Stepper(method, optimizer, gradient_scaler(device, dtype), device, dtype, config.optim.clip, 0)
+    engine = make_engine(config, method, device, dtype, Place())
+    stepper = Stepper(engine, device, dtype, 0)
     data, steps = _batch(batch, config.model.size), iter(range(10**9))
 
     def run() -> None:
-        set_rates(optimizer, 1e-4, None)
+        set_rates(engine.param_groups, 1e-4, None)
         stepper.step([data], next(steps), 0.0)
 
     return run

@@ -15,9 +15,11 @@ import torch
 
 from masksup.config_file import validate
 from masksup.engine.build import new_method, new_network
-from masksup.engine.optim import build_optimizer, set_rates
-from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format, set_numerics
+from masksup.engine.optim import set_rates
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
+from masksup.runtime.place import Place
 
 CLASSES = 20
 GOAL, GATE = 2.03, 2.1
@@ -62,9 +64,9 @@ def _stepper(args: argparse.Namespace, method: dict[str, str]) -> Callable[[], o
     built = new_method(config, network, CLASSES, None)
     built.prepare(config.seed)
     built.to(device).train()
-    optimizer = build_optimizer(config.optim, network)
-    set_rates(optimizer, 1e-4, None)
-    stepper = Stepper(built, optimizer, gradient_scaler(device, dtype), device, dtype, config.optim.clip, 0)
+    engine = make_engine(config, built, device, dtype, Place())
+    set_rates(engine.param_groups, 1e-4, None)
+    stepper = Stepper(engine, device, dtype, 0)
     images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8)
     batch = {
         "image": images.to(device, memory_format=torch.channels_last),

@@ -36,7 +36,7 @@ from masksup.engine.features import compute_features
 from masksup.engine.infer import Outputs, feature_blocks, run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
-from masksup.evaluate import predict_part, write_predictions
+from masksup.evaluate import predict_alone, write_predictions
 from masksup.metrics.average_precision import average_precision
 from masksup.runtime.run_folder import write_json
 from masksup.train import train
@@ -146,7 +146,7 @@ def predict_held_out(trained: Trained, part: Part) -> Outputs:
     """Logits of `part`; a frozen backbone's features are read, not computed again."""
     config = trained.config
     if not config.model.frozen:
-        return predict_part(trained, part)
+        return predict_alone(trained, part)
     set_numerics(config.precision)
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)

@@ -8,9 +8,11 @@ import torch
 
 from masksup.config import Config
 from masksup.engine.build import new_method, new_network
-from masksup.engine.optim import build_optimizer, set_rates
-from masksup.engine.precision import choose_device, choose_dtype, gradient_scaler, memory_format
+from masksup.engine.optim import set_rates
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format
 from masksup.engine.step import Stepper
+from masksup.runtime.place import Place
 
 
 def interleaved_seconds(configs: Mapping[str, Config], classes: int, repeats: int) -> dict[str, list[float]]:
@@ -45,9 +47,9 @@ def new_step(config: Config, classes: int) -> Callable[[], object]:
     method = new_method(config, network, classes, None)
     method.prepare(config.seed)
     method.to(device).train()
-    optimizer = build_optimizer(config.optim, network)
-    set_rates(optimizer, 1e-4, None)
-    stepper = Stepper(method, optimizer, gradient_scaler(device, dtype), device, dtype, config.optim.clip, 0)
+    engine = make_engine(config, method, device, dtype, Place())
+    set_rates(engine.param_groups, 1e-4, None)
+    stepper = Stepper(engine, device, dtype, 0)
     count, size = config.batch.micro_size, config.model.size
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
     batch = {

@@ -25,8 +25,10 @@ def train_loader(
     *,
     prefetch: int = 4,
     pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[list[Batch]]:
-    """For each step from `start_step` to the last, its micro-batches.
+    """For each step from `start_step` to the last, the micro-batches that are this rank's share of it.
 
     Args:
         workers: loader processes; 0 loads in this one. The batches are the same for any number.
@@ -34,51 +36,58 @@ def train_loader(
 
     Raises UserError for an unreadable sample, or once more samples are broken than `dataset.broken_budget`.
     """
-    units = _MicroBatches(plan, start_step)
+    units = _MicroBatches(plan, start_step, rank, world)
     batches = _load(dataset, units, workers, prefetch, pin_memory)
     broken = _BrokenSamples(dataset.index, dataset.broken_budget)
     for step in range(start_step, plan.total_steps):
-        step_batches = [next(batches) for _ in range(units.per_step(step))]
+        step_batches = [next(batches) for _ in plan.share(step, rank, world).indices]
         for batch in step_batches:
             broken.count(batch)
         yield step_batches
 
 
 def eval_loader(
-    dataset: EvalDataset, batch: int, workers: int, *, prefetch: int = 4, pin_memory: bool = False
-) -> Iterator[Batch]:
-    """Blocks of `batch` samples in order.
+    dataset: EvalDataset, batch: int, workers: int, *, prefetch: int = 4, pin_memory: bool = False,
+    rank: int = 0, world: int = 1,
+) -> Iterator[Batch]:  # fmt: skip
+    """Blocks of `batch` samples in order; of several ranks, block k is for rank k mod `world` (rule 7).
 
     The last block is padded to full size by repeating the last sample, so that every forward has one shape;
     `valid` (bool B) marks what is not padding.
     """
     broken = _BrokenSamples(dataset.index, dataset.broken_budget)
-    blocks = _Blocks(len(dataset), batch)
-    for k, block in enumerate(_load(dataset, blocks, workers, prefetch, pin_memory)):
+    blocks = _Blocks(len(dataset), batch, rank, world)
+    for start, block in zip(blocks.starts, _load(dataset, blocks, workers, prefetch, pin_memory)):
         broken.count(block)
-        yield {**block, "valid": torch.arange(k * batch, (k + 1) * batch) < len(dataset)}
+        yield {**block, "valid": torch.arange(start, start + batch) < len(dataset)}
 
 
 @dataclass(frozen=True)
 class _MicroBatches(Sampler[NDArray[np.int64]]):
     plan: Plan
     start_step: int
+    rank: int
+    world: int
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         for step in range(self.start_step, self.plan.total_steps):
-            yield from self.plan.micro_batches(step)
-
-    def per_step(self, step: int) -> int:
-        return -(-len(self.plan.positions(step)) // self.plan.micro_batch)
+            whole = self.plan.micro_batches(step)
+            yield from (whole[index] for index in self.plan.share(step, self.rank, self.world).indices)
 
 
 @dataclass(frozen=True)
 class _Blocks(Sampler[NDArray[np.int64]]):
     samples: int
     batch: int
+    rank: int
+    world: int
+
+    @property
+    def starts(self) -> range:
+        return range(self.rank * self.batch, self.samples, self.world * self.batch)
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, self.samples, self.batch):
+        for start in self.starts:
             yield np.minimum(np.arange(start, start + self.batch), self.samples - 1)
 
 

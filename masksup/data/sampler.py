@@ -94,6 +94,11 @@ class Plan:
         positions = self.positions(step)
         return [positions[i : i + self.micro_batch] for i in range(0, len(positions), self.micro_batch)]
 
+    def share(self, step: int, rank: int, world: int) -> "Share":
+        """What a rank does of `step`: its micro-batches are dealt in turn (rule 1)."""
+        samples = len(self.positions(step))
+        return share_of(-(-samples // self.micro_batch), samples, rank, world)
+
     def samples_at(self, positions: npt.ArrayLike) -> Int64s:
         """The sample at each position; int64 in [0, samples).
 
@@ -108,6 +113,25 @@ class Plan:
         target = (order + uniform(positions, self.seed, "balance")) / self.samples * float(self.cumulative[-1])
         found = np.searchsorted(self.cumulative, target, side="right")
         return np.minimum(found, self.samples - 1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rank does of a step: `indices` of its micro-batches among those of all ranks, and all `samples`.
+
+    A rank that a short step leaves without a micro-batch goes through one of another rank with weight 0, because the
+    sum over ranks needs every rank; `weightless` is then true.
+    """
+
+    indices: tuple[int, ...]
+    samples: int
+    weightless: bool = False
+
+
+def share_of(micro_batches: int, samples: int, rank: int, world: int) -> Share:
+    """The share of `rank` in a step of so many micro-batches and samples."""
+    mine = tuple(range(rank, micro_batches, world))
+    return Share(mine or (0,), samples, weightless=not mine)
 
 
 def class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:

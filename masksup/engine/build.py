@@ -17,7 +17,7 @@ def new_network(config: Config, classes: int) -> Network:
     torch.manual_seed(config.seed)
     return build_network(
         model.backbone, model.size, model.head.name, model.head.options, classes, model.mean, model.std,
-        model.grad_checkpointing, model.backbone_options,
+        model.grad_checkpointing, model.backbone_options, model.last_stage_stride,
     )  # fmt: skip
 
 

@@ -61,14 +61,16 @@ def _whole(path: Path, samples: int) -> bool:
 
 
 def feature_batches(
-    features: FrozenFeatures, part: Part, plan: Plan, start_step: int, config: Config
+    features: FrozenFeatures, part: Part, plan: Plan, start_step: int, config: Config, rank: int = 0, world: int = 1
 ) -> Iterator[list[dict[str, Tensor]]]:
-    """For each step its micro-batches, as `train_loader` gives them, with `features` in the place of `image`."""
+    """As `train_loader` gives them, the micro-batches of this rank, with `features` in the place of `image`."""
     labels_NC = np.array(part.index.labels_NC)
     if config.data.ignored != "ignore":
         labels_NC[labels_NC == -1] = int(config.data.ignored == "positive")
     for step in range(start_step, plan.total_steps):
-        yield [_batch(features, labels_NC, part, plan, positions, config) for positions in plan.micro_batches(step)]
+        whole = plan.micro_batches(step)
+        mine = [whole[index] for index in plan.share(step, rank, world).indices]
+        yield [_batch(features, labels_NC, part, plan, positions, config) for positions in mine]
 
 
 def _batch(
@@ -140,7 +142,8 @@ def _hash_of(backbone: nn.Module) -> str:
 
 def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device: str) -> str:
     """Names what the features depend on, so that a kept file is never used for something else."""
-    model = config.model.model_dump(mode="json", include={"backbone", "size", "mean", "std", "backbone_options"})
+    network = {"backbone", "size", "mean", "std", "backbone_options", "last_stage_stride"}
+    model = config.model.model_dump(mode="json", include=network)
     augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
     facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,10 +16,14 @@ from masksup.data.source import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.features import FrozenFeatures
 from masksup.engine.precision import autocast, memory_format
+from masksup.runtime.distributed import Group
+from masksup.runtime.place import ALONE, Place
 
 # inputs (images B3SS, uint8 or float 0..1, or features BDHW); valid_B, False for padding; broken_B, True where the
 # image was unreadable.
 Block = tuple[Tensor, Tensor, Tensor]
+# Of a block without its padding: logits_BC in fp32 on the device, broken_B.
+Forward = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Stopped(Exception):
     """A request to stop arrived between two batches; the evaluation is void."""
 
 
-def image_blocks(part: Part, config: Config) -> Iterator[Block]:
-    """Blocks of `eval.batch` samples; the last is padded to full size."""
+def image_blocks(part: Part, config: Config, place: Place) -> Iterator[Block]:
+    """This rank's blocks of `eval.batch` samples; the last of all is padded to full size."""
     dataset = EvalDataset(
         part.index,
         eval_transform(transform_settings(config.augment), config.model.size),
@@ -48,23 +52,23 @@ def image_blocks(part: Part, config: Config) -> Iterator[Block]:
         config.data.broken_budget,
         part.samples,
     )
-    for block in eval_loader(dataset, config.eval.batch, config.data.workers):
+    batch, workers = config.eval.batch, config.data.workers
+    for block in eval_loader(dataset, batch, workers, rank=place.rank, world=place.world):
         yield block["image"], block["valid"], block["broken"]
 
 
-def masked_blocks(blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor) -> Iterator[Block]:
+def masked_blocks(blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor, place: Place) -> Iterator[Block]:
     """The same images, each under its own mask, as float pixels 0..1 with the mean in the holes."""
-    done = 0
-    for images, valid, broken in blocks:
-        rows = np.minimum(np.arange(done, done + len(images)), len(masks.index_N) - 1)
+    for number, (images, valid, broken) in enumerate(blocks):
+        start = (place.rank + number * place.world) * len(images)
+        rows = np.minimum(np.arange(start, start + len(images)), len(masks.index_N) - 1)
         packed = masks.bank[torch.from_numpy(masks.index_N[rows])]
         yield hide(images, unpack(packed, images.shape[-1]), mean_311), valid, broken
-        done += len(images)
 
 
-def feature_blocks(features: FrozenFeatures, part: Part, batch: int) -> Iterator[Block]:
+def feature_blocks(features: FrozenFeatures, part: Part, batch: int, place: Place = ALONE) -> Iterator[Block]:
     """The same for features of a frozen backbone."""
-    for start in range(0, len(part), batch):
+    for start in range(place.rank * batch, len(part), place.world * batch):
         numbers = np.minimum(np.arange(start, start + batch), len(part) - 1)
         valid = torch.arange(start, start + batch) < len(part)
         yield (
@@ -74,27 +78,55 @@ def feature_blocks(features: FrozenFeatures, part: Part, batch: int) -> Iterator
         )
 
 
-@torch.inference_mode()
 def run_model(
-    predict: Callable[[Tensor], Tensor],
-    blocks: Iterator[Block],
-    config: Config,
-    device: torch.device,
+    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], config: Config, device: torch.device,
     dtype: torch.dtype,
-    stop: Callable[[], bool] = lambda: False,
-) -> Outputs:
-    """Logits in the order of the blocks. Every forward has one shape: logits depend on it in the last bits.
+) -> Outputs:  # fmt: skip
+    """Outputs in the order of the blocks. Every forward has one shape: logits depend on it in the last bits."""
+    return _outputs(list(_forwards(predict, blocks, config, device, dtype)))
 
-    Raises Stopped if `stop()` turns true between two batches.
+
+def run_part(
+    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], samples: int, config: Config, device: torch.device,
+    dtype: torch.dtype, group: Group, stop: Callable[[], bool] = lambda: False,
+) -> Outputs | None:  # fmt: skip
+    """The same for a part of so many samples, whose blocks are dealt to the ranks; on rank 0, None elsewhere.
+
+    Raises Stopped, on all ranks alike, if `stop()`, which may be collective, turns true between two batches.
     """
-    logits: list[Tensor] = []
-    broken: list[Tensor] = []
-    for inputs, valid, unreadable in blocks:
+    total = -(-samples // config.eval.batch)
+    mine: dict[int, Forward] = {}
+    forwards = _forwards(predict, blocks, config, device, dtype)
+    for start in range(0, total, group.world):  # as often on every rank, also where the last round leaves one out
+        group.beat("scoring block", f"{start} of {total}")
         if stop():
             raise Stopped
+        if start + group.place.rank < total:
+            mine[start + group.place.rank] = next(forwards)
+    group.beat("gathering scores")
+    gathered = group.gather({number: (logits_BC.cpu(), broken_B) for number, (logits_BC, broken_B) in mine.items()})
+    if not group.first:
+        return None
+    found = {number: forward for of_rank in gathered for number, forward in of_rank.items()}
+    assert sum(map(len, gathered)) == total, "a block came twice"
+    assert sorted(found) == list(range(total)), "a block is missing"
+    whole = _outputs([found[number] for number in range(total)])
+    assert len(whole.logits_NC) == samples, (len(whole.logits_NC), samples)
+    return whole
+
+
+@torch.inference_mode()
+def _forwards(
+    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], config: Config, device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[Forward]:  # fmt: skip
+    for inputs, valid, unreadable in blocks:
         inputs = inputs.to(device, non_blocking=True).to(memory_format=memory_format(config.precision))
         with autocast(device, dtype):
             logits_BC = predict(inputs)
-        logits.append(logits_BC.float()[valid.to(device)])
-        broken.append(unreadable[valid])
-    return Outputs(torch.cat(logits).cpu().numpy(), torch.cat(broken).numpy())
+        yield logits_BC.float()[valid.to(device)], unreadable[valid]
+
+
+def _outputs(forwards: list[Forward]) -> Outputs:
+    logits_NC = torch.cat([logits_BC for logits_BC, _ in forwards]).cpu().numpy()
+    return Outputs(logits_NC, torch.cat([broken_B for _, broken_B in forwards]).numpy())

@@ -48,9 +48,9 @@ def _groups(optim: Optim, network: Network) -> Iterator[dict[str, object]]:
         yield from groups.values()
 
 
-def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+def set_rates(groups: list[dict[str, Any]], lr: float, momentum: float | None) -> None:
     """Give every group its rate for the coming step, and one-cycle's momentum where there is one."""
-    for group in optimizer.param_groups:
+    for group in groups:
         group["lr"] = lr * group["factor"]
         if momentum is not None and "betas" in group:
             group["betas"] = (momentum, group["betas"][1])

@@ -35,11 +35,18 @@ def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradS
     return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
-def set_numerics(precision: Precision) -> int:
-    """Fix threads and determinism of this process. Returns the number of CPU threads, which is recorded."""
+def set_numerics(precision: Precision, processes: int = 1) -> int:
+    """Fix threads and determinism of this process, one of so many on this machine.
+
+    Returns the number of CPU threads, which is recorded.
+    """
     # Counted over the cores this process may use, which on a shared node are fewer than the machine's.
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    threads = precision.threads or (int(asked) if asked.isdecimal() else 0) or len(os.sched_getaffinity(0))
+    threads = (
+        precision.threads
+        or (int(asked) if asked.isdecimal() else 0)
+        or max(1, len(os.sched_getaffinity(0)) // processes)
+    )
     torch.set_num_threads(threads)
     if precision.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

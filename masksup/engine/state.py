@@ -2,58 +2,80 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from masksup.engine.ema import MovingAverage, copy_values
+from masksup.engine.ranks import apart
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.models.network import Network
 from masksup.runtime.checkpoint import State
+from masksup.runtime.distributed import Group
+from masksup.runtime.place import Place
 
 
-def collect(network: Network, stepper: Stepper, ema: MovingAverage | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors keyed `model/`, `optim/<state>/`, `ema/`, `method/` + name, and the scalars that belong to them."""
-    tensors = {f"model/{name}": value for name, value in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        for key, value in stepper.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"optim/{key}/{name}"] = value
+def collect(stepper: Stepper, ema: MovingAverage | None, group: Group) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors keyed `model/`, `optim/<state>/`, `ema/`, `method/` + name, and the scalars that belong to them.
+
+    What differs between ranks (statistics of batch norm) stands there as its mean, and as it is on rank R below
+    `ranks/R/`. Collective; complete on rank 0.
+    """
+    tensors, meta = stepper.engine.export_state()
     if ema is not None:
         tensors |= {f"ema/{name}": value for name, value in ema.average.items()}
-    tensors |= {f"method/{name}": value for name, value in stepper.method.own_state().items()}
-    meta = {
-        "scaler": stepper.scaler.state_dict(),
-        "skipped": int(stepper.skipped.item()),
-        "skipped_in_row": int(stepper.skipped_in_row.item()),
-    }
-    return tensors, meta
+    tensors |= {f"method/{name}": value for name, value in stepper.engine.method.own_state().items()}
+    mean, of_ranks = apart(_kept_by_each_rank(tensors, stepper), group)
+    tensors |= mean
+    for rank, values in enumerate(of_ranks):
+        tensors |= {f"ranks/{rank}/{name}": value for name, value in values.items()}
+    return tensors, {**meta, "ranks": group.world}
 
 
-def restore(state: State, network: Network, stepper: Stepper, ema: MovingAverage | None) -> None:
-    """Put a checkpoint's state back. UserError if it belongs to another model."""
-    load_network(network, state.part("model"), "this checkpoint")
-    optimizer = stepper.optimizer
-    optimizer.state.clear()
-    saved = state.part("optim")
-    for name, parameter in network.named_parameters():
-        for key in {full.split("/", 1)[0] for full in saved}:
-            value = saved.get(f"{key}/{name}")
-            if value is not None:
-                place = value.to(parameter.device, copy=True)
-                same = value.shape == parameter.shape
-                optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value) if same else place
+def _kept_by_each_rank(tensors: dict[str, Tensor], stepper: Stepper) -> dict[str, Tensor]:
+    """What every rank follows for itself: buffers, their moving average, and what the method keeps."""
+    parameters = {name for name, _ in stepper.engine.method.network.named_parameters()}
+    own = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "method" or (kind in ("model", "ema") and rest not in parameters):
+            own[name] = value
+    return own
+
+
+def scored_state(stepper: Stepper, ema: MovingAverage | None, group: Group) -> dict[str, Tensor]:
+    """The network's state as it is scored: live or averaged weights, the mean of the ranks' buffers. Collective."""
+    state = stepper.engine.network_state()
+    if ema is not None:
+        state = {**state, **ema.average}
+    parameters = {name for name, _ in stepper.engine.method.network.named_parameters()}
+    mean, _ = apart({name: value for name, value in state.items() if name not in parameters}, group)
+    return {**state, **mean}
+
+
+def of_this_rank(state: State, place: Place) -> State:
+    """The state as a rank goes on from it: with its own buffers where as many ranks saved, else with their mean."""
+    shared = {name: value for name, value in state.tensors.items() if not name.startswith("ranks/")}
+    own = state.part(f"ranks/{place.rank}") if state.meta.get("ranks", 1) == place.world else {}
+    return State(shared | own, state.meta)
+
+
+def restore(state: State, stepper: Stepper, ema: MovingAverage | None) -> None:
+    """Put a checkpoint's state, as `of_this_rank` gives it, back. It must be of this model. Collective."""
+    stepper.engine.import_state(state)
     if ema is not None:
         copy_values({name: value.to(stepper.device) for name, value in state.part("ema").items()}, ema.average)
-    copy_values(state.part("method"), stepper.method.own_state())
-    stepper.scaler.load_state_dict(state.meta["scaler"])
-    stepper.skipped.fill_(state.meta["skipped"])
-    stepper.skipped_in_row.fill_(state.meta["skipped_in_row"])
+    copy_values(state.part("method"), stepper.engine.method.own_state())
 
 
 def load_network(network: Network, weights: dict[str, Tensor], origin: str) -> None:
     """Fill all parameters and buffers. UserError naming the first tensors that do not fit."""
     own = network.state_dict()
+    refuse_other_model(own, weights, origin)
+    copy_values({name: weights[name] for name in own}, own)
+
+
+def refuse_other_model(own: dict[str, Tensor], weights: dict[str, Tensor], origin: str) -> None:
+    """UserError naming the first tensors of `weights` that do not fit into a network's `own`."""
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     extra = [name for name in weights if name not in own]
     if wrong or extra:
@@ -62,4 +84,3 @@ def load_network(network: Network, weights: dict[str, Tensor], origin: str) -> N
             f"{origin}: is of another model: {len(wrong)} of {len(own)} tensors are missing or of another shape and "
             f"{len(extra)} are unknown (such as {examples})"
         )
-    copy_values({name: weights[name] for name in own}, own)

@@ -6,68 +6,71 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from masksup.engine.optim import clip_gradients
+from masksup.data.sampler import Share, share_of
+from masksup.engine.parallel.engine import Engine
 from masksup.engine.precision import autocast
-from masksup.methods.method import Method
 
 
 @dataclass
 class Stepper:
-    """What a step needs besides data: the wrapped method, its optimiser and the numbers' types.
+    """What a step needs besides data."""
 
-    `skipped` and `skipped_in_row` count, on the device, the steps whose gradient was not finite.
-    """
-
-    method: Method
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    engine: Engine
     device: torch.device
     dtype: torch.dtype
-    clip: float
     seed: int
 
-    def __post_init__(self) -> None:
-        self.skipped = torch.zeros((), device=self.device)
-        self.skipped_in_row = torch.zeros((), device=self.device)
+    def step(
+        self, micro_batches: list[dict[str, Tensor]], step: int, progress: float, share: Share | None = None
+    ) -> dict[str, Tensor]:
+        """Forward and backward over this rank's micro-batches, then one update, skipped if a gradient is not finite.
 
-    def step(self, micro_batches: list[dict[str, Tensor]], step: int, progress: float) -> dict[str, Tensor]:
-        """Forward and backward over all micro-batches, then one update, skipped if a gradient is not finite.
+        `progress` is the share of the training's steps that is done; `share` says which micro-batches of the step
+        these are, None: all of them.
 
-        `progress` is the share of the training's steps that is done.
-
-        A micro-batch's loss counts by its share of the step's samples. Returns scalars on the device (`loss`,
-        `gradient_norm`, the method's logs): reading them is the caller's choice.
+        A micro-batch's loss counts by its share of the step's samples. Returns scalars on the device: the part of
+        this rank in `loss` and the method's logs, which sum to the step's over the ranks, and `gradient_norm`, which
+        is the step's. Reading them is the caller's choice.
         """
-        samples = sum(len(batch["target"]) for batch in micro_batches)
+        if share is None:
+            share = share_of(len(micro_batches), sum(len(batch["target"]) for batch in micro_batches), 0, 1)
         logs: dict[str, Tensor] = {}
-        done = torch.full((), progress, device=self.device)
-        for index, batch in enumerate(micro_batches):
-            share = len(batch["target"]) / samples
-            seed_forward(self.seed, step, index)
-            batch = {**to_device(batch, self.device), "progress": done}
-            with autocast(self.device, self.dtype):
-                loss, extra = self.method(batch)
-            self.scaler.scale(loss * share).backward()
+        kept = self._buffers() if share.weightless else {}
+        for index, batch in zip(share.indices, micro_batches, strict=True):
+            last = index == share.indices[-1]
+            part = 0.0 if share.weightless else len(batch["target"]) / share.samples
+            loss, extra = self.forward(batch, step, index, progress, last)
+            self.engine.backward(loss * part, last)
             for name, value in {"loss": loss, **extra}.items():
-                logs[name] = logs.get(name, torch.zeros((), device=self.device)) + value.detach() * share
-        logs["gradient_norm"] = self._update()
-        self.method.update(step)
+                logs[name] = logs.get(name, torch.zeros((), device=self.device)) + value.detach() * part
+        for name, value in kept.items():
+            self._buffers_in_place()[name].copy_(value)
+        logs["gradient_norm"] = self.engine.step()
+        self.engine.method.update(step)
         return logs
 
-    def _update(self) -> Tensor:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(parameters, self.clip)
-        bad = (~torch.isfinite(norm)).float()
-        if not self.scaler.is_enabled():  # the scaler tells the optimiser itself
-            self.optimizer.found_inf = bad  # type: ignore[attr-defined]
-            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.skipped += bad
-        self.skipped_in_row = (self.skipped_in_row + bad) * bad
-        return norm
+    def forward(
+        self, batch: dict[str, Tensor], step: int, index: int, progress: float, last: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and logs of the micro-batch `index` of a step."""
+        seed_forward(self.seed, step, index)
+        with autocast(self.device, self.dtype):
+            return self.engine.forward(self._on_device(batch, progress), last)
+
+    def warm_up(self, batch: dict[str, Tensor], step: int, progress: float) -> None:
+        """Let the engine go through a batch without a trace."""
+        seed_forward(self.seed, step, 0)
+        with autocast(self.device, self.dtype):
+            self.engine.warm_up(self._on_device(batch, progress))
+
+    def _on_device(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        return {**to_device(batch, self.device), "progress": torch.full((), progress, device=self.device)}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self._buffers_in_place().items()}
+
+    def _buffers_in_place(self) -> dict[str, Tensor]:
+        return dict(self.engine.method.named_buffers())
 
 
 def seed_forward(seed: int, step: int, index: int) -> None:

@@ -9,5 +9,6 @@ METHODS = Registry(
         "baseline": "masksup.methods.baseline:Baseline",
         "mcar": "masksup.methods.mcar:MCAR",
         "masksup": "masksup.methods.masksup:MaskSup",
+        "oass": "masksup.methods.oass:OASS",
     },
 )

@@ -5,6 +5,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES, TOP
 
 
@@ -19,14 +20,17 @@ def headline(summary: dict[str, Any]) -> str:
     ]
     if protocol["compat"] != "none":
         parts.append(f"rules of the original {protocol['compat']} code")
+    if summary.get("mAP_interval"):
+        parts.append(f"{LEVEL} % interval {_range(summary['mAP_interval'])}")
     return f"mAP {_shown(summary['mAP'])} ({', '.join(parts)})"
 
 
 def tables(summary: dict[str, Any], width: int = 100) -> list[Table]:
-    """Two rich tables of `score`'s result, at most `width` characters wide where a class name allows it.
+    """Rich tables of a summary, at most `width` characters wide where a class name allows it.
 
-    The first holds the threshold scores, the second AP and the number of positives of each class, reading down
-    the columns. Print `headline` above them: it says by which protocol.
+    The threshold scores; the scores under masks beside those without, and the scores by stratum, where the summary
+    has them; AP and the number of positives of each class, reading down the columns. Print `headline` above them:
+    it says by which protocol.
     """
     overall = Table()
     overall.add_column("")
@@ -35,7 +39,65 @@ def tables(summary: dict[str, Any], width: int = 100) -> list[Table]:
     threshold = summary["protocol"]["threshold"]
     overall.add_row(f"score >= {threshold:g}", *(_shown(summary[key]) for key in THRESHOLD_SCORES))
     overall.add_row(f"and in the top {TOP}", *(_shown(summary[f"top{TOP}"][key]) for key in THRESHOLD_SCORES))
-    return [overall, _per_class(summary, width)]
+    shown = [overall]
+    if summary.get("masked"):
+        shown.append(_under_masks(summary))
+    if summary.get("stratified"):
+        shown.append(_by_stratum(summary))
+    return [*shown, _per_class(summary, width)]
+
+
+def _under_masks(summary: dict[str, Any]) -> Table:
+    table = Table(title="The same images with a part of each hidden", title_justify="left")
+    table.add_column("hidden")
+    for key in ("mAP", *THRESHOLD_SCORES):
+        table.add_column(key, justify="right", no_wrap=True)
+    rows = {"nothing": summary}
+    for level, masked in summary["masked"].items():
+        least, most = masked["protocol"]["masked"]["hole_ratio"]
+        rows[f"{100 * least:g}-{100 * most:g} % ({level})"] = masked
+    for name, row in rows.items():
+        table.add_row(name, *(_shown(row[key]) for key in ("mAP", *THRESHOLD_SCORES)))
+    return table
+
+
+def _by_stratum(summary: dict[str, Any]) -> Table:
+    """A row a stratum; the range behind a score is its interval."""
+    scores = summary["stratified"]
+    rows = {"all": scores["all"]}
+    for division in ("size", "occlusion"):
+        rows |= scores[division]["strata"] or {}
+    ranges = summary["protocol"]["intervals"]
+    title = "Classes that an image shows only as ... objects" + (f" (and {LEVEL} % interval)" if ranges else "")
+    table = Table(title=title, title_justify="left")
+    table.add_column("only")
+    for key in STRATUM_SCORES:
+        table.add_column(key, justify="right")
+    table.add_column("pos.", justify="right", style="dim", no_wrap=True)
+    table.add_column("classes", justify="right", style="dim", no_wrap=True)
+    for name, row in rows.items():
+        cells = [
+            f"{_shown(row[key])}{f'  {_range(ends):>11}' if (ends := row[f'{key}_interval']) else ''}"
+            for key in STRATUM_SCORES
+        ]
+        table.add_row(name, *cells, str(row["positives"]), str(row["scored_classes"]))
+    table.caption, table.caption_justify = _outside(scores), "left"
+    return table
+
+
+def _outside(scores: dict[str, Any]) -> str:
+    """What became of the positive pairs that are in no row."""
+    parts = []
+    for division, what in (("size", "of several sizes"), ("occlusion", "occluded and not")):
+        group = scores[division]
+        if group["strata"]:
+            without = f", {group['without_boxes']} without counted boxes" if group["without_boxes"] else ""
+            parts.append(f"{group['mixed']} {what}{without}")
+    return f"in none of them: {'; '.join(parts)}"
+
+
+def _range(ends: list[float]) -> str:
+    return f"{ends[0]:.1f}-{ends[1]:.1f}"
 
 
 def _per_class(summary: dict[str, Any], width: int) -> Table:

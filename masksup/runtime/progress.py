@@ -12,13 +12,13 @@ from masksup.runtime.log import console
 
 
 @contextmanager
-def training_bar(total: int, done: int) -> Iterator[Progress]:
+def training_bar(total: int, done: int, shown: bool = True) -> Iterator[Progress]:
     """A bar over the steps of the run; prints nothing where the output is not a terminal."""
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn(),
         TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True) as bar:
         bar.add_task("training", total=total, completed=done, note="")
         yield bar
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,14 +18,16 @@ from masksup.runtime.run_folder import write_atomically
 
 
 class Record:
-    """Writes points at a step, in the run's own folder."""
+    """Writes points at a step, in the run's own folder; on rank 0 only (`writes`), elsewhere nothing happens."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
         self.path = folder / "metrics.jsonl"
 
     def start(self, step: int) -> None:
         """Open the record to go on after `step`. Points behind it, of an attempt that was cut off, are taken back."""
+        if not self.writes:
+            return
         _truncate(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
         # Whatever an earlier attempt wrote from here on is hidden by what will be written again.
@@ -36,6 +37,8 @@ class Record:
 
     def _guard(self, write: Callable[[], object]) -> None:
         """A disk that refuses the record must not stop the training: say so once."""
+        if not self.writes:
+            return
         try:
             write()
         except OSError as error:
@@ -48,7 +51,7 @@ class Record:
         row = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
         self._guard(lambda: self._line({k: _finite(v) for k, v in row.items()}))
         for name, value in values.items():
-            self._guard(partial(self.tensorboard.add_scalar, f"{kind}/{name}", value, step))
+            self._guard(lambda n=name, v=value: self.tensorboard.add_scalar(f"{kind}/{n}", v, step))  # type: ignore[misc]
 
     def event(self, step: int, text: str) -> None:
         """A remark on the run's history: resumed, preempted, finished."""
@@ -64,27 +67,29 @@ class Record:
         """Declare the settings for TensorBoard's HParams tab, once a run, in the run's own folder."""
         flat = {key: value for key, value in _flatten(dump(config)) if isinstance(value, bool | int | float | str)}
         # SummaryWriter.add_hparams would open a run of its own beside this one.
-        writer: Any = self.tensorboard.file_writer
         for summary in cast(Any, hparams)(flat, {"eval/mAP": 0.0, "best/mAP": 0.0}):
-            self._guard(partial(writer.add_summary, summary))
+            self._guard(lambda s=summary: cast(Any, self.tensorboard.file_writer).add_summary(s))  # type: ignore[misc]
 
     def pr_curve(self, tag: str, step: int, curve: PrCurve, row: int) -> None:
         """The precision-recall curve of one class: `row` of `curve`."""
         counts = [curve.true_positive, curve.false_positive, curve.true_negative, curve.false_negative]
         tp, fp, tn, fn = (counts_CT[row] for counts_CT in counts)
         precision, recall = curve.precision[row], curve.recall[row]
-        add = self.tensorboard.add_pr_curve_raw
-        self._guard(lambda: add(f"pr/{tag}", tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)))
+        self._guard(
+            lambda: self.tensorboard.add_pr_curve_raw(
+                f"pr/{tag}", tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)
+            )
+        )
 
     def image(self, tag: str, step: int, picture: np.ndarray[Any, Any]) -> None:
         self._guard(lambda: self.tensorboard.add_image(tag, picture, step, dataformats="HWC"))
 
     def flush(self) -> None:
-        self._guard(self.tensorboard.flush)
+        self._guard(lambda: self.tensorboard.flush())
 
     def close(self) -> None:
-        self._guard(self._file.close)
-        self._guard(self.tensorboard.close)
+        self._guard(lambda: self._file.close())
+        self._guard(lambda: self.tensorboard.close())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ class RunFolder:
 
     path: Path
     attempt: int
-    lock: IO[str]
+    lock: IO[str] | None
 
     @property
     def checkpoints(self) -> Path:
@@ -33,6 +33,11 @@ class RunFolder:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+
+def join_run(path: Path, attempt: int) -> RunFolder:
+    """The run folder as another rank uses it that rank 0 has opened: it writes nothing but its own log."""
+    return RunFolder(path, attempt, None)
 
 
 def open_run(path: Path, config: Config) -> RunFolder:
@@ -72,7 +77,8 @@ def read_run_config(path: Path) -> Config:
 
 
 def _same_configuration(path: Path, config: Config) -> None:
-    changed = differences(read_run_config(path), config)
+    # How ranks share the work may change from start to start: the run is the same.
+    changed = [line for line in differences(read_run_config(path), config) if not line.startswith("parallel.")]
     if changed:
         shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
         raise UserError(f"{path}: this run folder has another configuration ({shown}); use another --run-dir")

@@ -23,6 +23,16 @@ def _receive(number: int, _: FrameType | None) -> None:
     _received.append(signal.Signals(number).name)
 
 
+def stop_code(name: str | None) -> int:
+    """A request as a number from 1, or 0 for none, so that ranks can agree on the largest."""
+    return 0 if name is None else 1 + [s.name for s in _SIGNALS].index(name)
+
+
+def stop_name(code: int) -> str:
+    """The name of the signal that `stop_code` made `code` of."""
+    return _SIGNALS[code - 1].name
+
+
 def stop_requested() -> str | None:
     """The name of the first signal that asked this process to stop, or None."""
     return _received[0] if _received else None

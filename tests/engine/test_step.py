@@ -11,9 +11,11 @@ from masksup.config import Config, Ema, Optim, Precision
 from masksup.engine.build import new_method, new_network
 from masksup.engine.ema import MovingAverage
 from masksup.engine.optim import build_optimizer, clip_gradients, set_rates
-from masksup.engine.precision import choose_dtype, gradient_scaler
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_dtype
 from masksup.engine.step import Stepper
 from masksup.losses.bce import BinaryCrossEntropy
+from masksup.runtime.place import Place
 
 MakeConfig = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -28,15 +30,14 @@ def batch(n: int = 8, classes: int = 12) -> dict[str, Tensor]:
 
 def stepper(config: Config, dtype: torch.dtype = torch.float32) -> Stepper:
     method = new_method(config, new_network(config, 12), 12, None).train()
-    optimizer = build_optimizer(config.optim, method.network)
-    return Stepper(method, optimizer, gradient_scaler(CPU, dtype), CPU, dtype, config.optim.clip, config.seed)
+    return Stepper(make_engine(config, method, CPU, dtype, Place()), CPU, dtype, config.seed)
 
 
 def test_groups_have_their_factor_and_decay(tiny_config: MakeConfig) -> None:
     network = new_network(tiny_config(), 12)
     optim = Optim(lr=0.01, head_factor=10, backbone_factor=0.5, weight_decay=0.2, decay="matrices")
     optimizer = build_optimizer(optim, network)
-    set_rates(optimizer, 0.01, None)
+    set_rates(optimizer.param_groups, 0.01, None)
     by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert len(by_parameter) == len(list(network.parameters()))
     for name, parameter in network.named_parameters():
@@ -70,7 +71,7 @@ def test_by_default_everything_decays_and_has_one_rate(tiny_config: MakeConfig) 
 def test_sgd_step_equals_the_textbook(tiny_config: MakeConfig) -> None:
     config = tiny_config(optim={"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01})
     ours = stepper(config)
-    reference = copy.deepcopy(ours.method)
+    reference = copy.deepcopy(ours.engine.method)
     plain = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, foreach=False)
     from masksup.engine.step import seed_forward
 
@@ -80,7 +81,7 @@ def test_sgd_step_equals_the_textbook(tiny_config: MakeConfig) -> None:
         reference(batch())[0].backward()
         plain.step()
         plain.zero_grad()
-    for (name, a), (_, b) in zip(ours.method.named_parameters(), reference.named_parameters()):
+    for (name, a), (_, b) in zip(ours.engine.method.named_parameters(), reference.named_parameters()):
         assert torch.allclose(a, b, atol=1e-6), name
 
 
@@ -96,19 +97,19 @@ def test_clipping_bounds_the_norm_and_reports_the_unclipped(tiny_config: MakeCon
 
 def test_fp16_scaler_grows_shrinks_and_skips(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = stepper(tiny_config(), torch.float16)
-    assert ours.scaler.is_enabled()
-    before = copy.deepcopy(ours.method.state_dict())
-    scale = ours.scaler.get_scale()
+    assert ours.engine.scaler.is_enabled()
+    before = copy.deepcopy(ours.engine.method.state_dict())
+    scale = ours.engine.scaler.get_scale()
     with monkeypatch.context() as patch:
         patch.setattr(BinaryCrossEntropy, "forward", lambda self, x, y: x.float().sum() * float("inf"))
         ours.step([batch()], 0, 0.0)
-    assert ours.scaler.get_scale() == scale / 2
-    assert int(ours.skipped) == 1
-    for name, value in ours.method.named_parameters():
+    assert ours.engine.scaler.get_scale() == scale / 2
+    assert int(ours.engine.skipped) == 1
+    for name, value in ours.engine.method.named_parameters():
         assert torch.equal(value, before[name]), name
     ours.step([batch()], 1, 0.0)
-    assert int(ours.skipped_in_row) == 0
-    assert any(not torch.equal(value, before[name]) for name, value in ours.method.named_parameters())
+    assert int(ours.engine.skipped_in_row) == 0
+    assert any(not torch.equal(value, before[name]) for name, value in ours.engine.method.named_parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -118,7 +119,7 @@ def test_mixed_precision_keeps_fp32_weights_and_stays_near(dtype: torch.dtype, t
     for step in range(5):
         a, b = mixed.step([batch()], step, 0.0)["loss"], full.step([batch()], step, 0.0)["loss"]
         assert a == pytest.approx(float(b), rel=0.03)
-    assert all(value.dtype == torch.float32 for value in mixed.method.parameters())
+    assert all(value.dtype == torch.float32 for value in mixed.engine.method.parameters())
 
 
 def test_dropout_is_a_function_of_seed_step_and_micro_batch(tiny_config: MakeConfig) -> None:
@@ -135,13 +136,13 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(tiny_config: MakeCon
 
 def test_moving_average_is_the_recurrence(tiny_config: MakeConfig) -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    ema = MovingAverage(Ema(decay=0.9, warmup=True), network)
+    ema = MovingAverage(Ema(decay=0.9, warmup=True), network.state_dict())
     expected = {n: v.double().clone() for n, v in network.state_dict().items() if v.is_floating_point()}
     for step in range(200):
         with torch.no_grad():
             for value in network.parameters():
                 value += torch.randn_like(value)
-        ema.update(network, step)
+        ema.update(network.state_dict(), step)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             if value.is_floating_point():

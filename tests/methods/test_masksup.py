@@ -20,14 +20,14 @@ from masksup.config_file import to_yaml
 from masksup.data.masks import choose, evaluation_masks, hide, unpack
 from masksup.engine.build import new_method, new_network
 from masksup.engine.infer import masked_blocks
-from masksup.engine.optim import build_optimizer
-from masksup.engine.precision import gradient_scaler
+from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.masksup import MaskSup, consistency
 from masksup.methods.mcar import MCAR
 from masksup.models.network import Network, build_network
+from masksup.runtime.place import Place
 from masksup.train import STOPPED, train
 
 MakeConfig = Callable[..., Config]
@@ -206,15 +206,7 @@ def test_a_training_step_asks_the_device_nothing(views: str, tiny_config: MakeCo
     config = tiny_config(optim={"name": "sgd", "lr": 0.01})
     ours = method(network(), views=views)
     cpu = torch.device("cpu")
-    stepper = Stepper(
-        ours,
-        build_optimizer(config.optim, ours.network),
-        gradient_scaler(cpu, torch.float32),
-        cpu,
-        torch.float32,
-        0.0,
-        0,
-    )
+    stepper = Stepper(make_engine(config, ours, cpu, torch.float32, Place()), cpu, torch.float32, 0)
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoQuestions():
         torch.ones(()).item()
     with NoQuestions():

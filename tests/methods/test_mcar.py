@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from masksup.config_file import load_config
-from masksup.engine.optim import build_optimizer
+from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.localise import locate, normalise
 from masksup.methods.mcar import MCAR
 from masksup.models.network import build_network
+from masksup.runtime.place import Place
 from masksup.train import STOPPED, train
 
 CLASSES, SIZE = 5, 64
@@ -179,11 +180,8 @@ def test_the_watch_sees_a_question(question):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_of_the_trainer_lowers_the_loss(dtype, tiny_config):
     method, batch = new_mcar().train(), new_batch(4)
-    config = tiny_config().optim
-    device = torch.device("cpu")
-    stepper = Stepper(
-        method, build_optimizer(config, method.network), torch.amp.GradScaler(enabled=False), device, dtype, 0.0, 0
-    )
+    cpu = torch.device("cpu")
+    stepper = Stepper(make_engine(tiny_config(), method, cpu, dtype, Place()), cpu, dtype, 0)
     losses = [float(stepper.step([batch], step, 0.0)["loss"]) for step in range(12)]
     assert losses[-1] < 0.7 * losses[0]
 

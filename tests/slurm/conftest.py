@@ -76,7 +76,9 @@ def until_finished(run: Path, patience: float = PATIENCE) -> list[Attempt]:
     """Wait for the result and for the launcher's last word. Returns the starts."""
 
     def told() -> str:
-        logs = [file.read_text(errors="replace")[-3000:] for file in sorted(run.rglob("*.log")) + sorted(run.rglob("*.out"))]
+        logs = [
+            file.read_text(errors="replace")[-3000:] for file in sorted(run.rglob("*.log")) + sorted(run.rglob("*.out"))
+        ]
         return "\n".join([str(run), *map(str, attempts(Folder(run))), *logs])
 
     end = time.monotonic() + patience
@@ -112,7 +114,7 @@ def running() -> Iterator[Cluster]:
             shutil.rmtree(FOLDER, ignore_errors=True)
 
 
-@pytest.fixture()
+@pytest.fixture
 def cluster(running: Cluster) -> Iterator[Cluster]:
     """Whole again, and without jobs, after each test."""
     yield running
@@ -142,7 +144,16 @@ def undisturbed(
     """The same run in one go, without any cluster: (its configuration file, its folder)."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "config.yaml").write_text(to_yaml(config()))
-    command = [sys.executable, "-P", "-m", "masksup", "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "masksup",
+        "train",
+        str(folder / "config.yaml"),
+        "--run-dir",
+        str(folder / "run"),
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -169,6 +180,6 @@ class Submit:
         return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def submit(cluster: Cluster, undisturbed: Callable[[], tuple[Path, Path]], tmp_path: Path) -> Submit:
     return Submit(cluster, undisturbed()[0], tmp_path)

