@@ -15,6 +15,7 @@ from launch import slurm
 from launch.attempt import job_resources, run_attempt, say, taken_over
 from launch.ledger import Attempt, Folder, Token
 from launch.resources import Resources
+from masksup.errors import UserError
 
 # After the first rank left, the others have this long to save and follow; a rank that hangs is then killed.
 FOLLOW_S = 120
@@ -95,12 +96,19 @@ def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:
         return 1
     say("queued again" + (f", without {','.join(bad_nodes)}" if bad_nodes else ""))
     if bad_nodes:
-        _exclude(token.job, sorted({*bad_nodes, *slurm.hosts(resources.exclude or "")}))
+        _exclude(token.job, sorted({*bad_nodes, *slurm.hosts(resources.exclude or "")}), resources.nodes)
     time.sleep(60)
     return 0
 
 
-def _exclude(job: str, nodes: list[str]) -> None:
+def _exclude(job: str, nodes: list[str], needed: int) -> None:
+    partition = os.environ.get("SLURM_JOB_PARTITION", "")
+    try:
+        if slurm.spare_nodes(partition, needed) < len(nodes):
+            say(f"{','.join(nodes)} not excluded: partition {partition} would have too few nodes")
+            return
+    except UserError as error:
+        say(str(error))
     problem = slurm.try_call("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
     if problem is not None:
         say(f"could not exclude {','.join(nodes)}: {problem}")

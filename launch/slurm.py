@@ -187,6 +187,11 @@ def partitions() -> dict[str, int]:
     return found
 
 
+def spare_nodes(partition: str, needed: int) -> int:
+    """How many nodes a partition has beyond those that a job needs."""
+    return len(set(call("sinfo", "-h", "-N", "-p", partition, "-o", "%N").split())) - needed
+
+
 def node_states(nodes: Iterable[str]) -> dict[str, str]:
     """State of each node, such as idle, mixed, down*; a star means that it does not answer."""
     text = call("sinfo", "-h", "-N", "-o", "%N|%T", "-n", ",".join(nodes))

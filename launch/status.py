@@ -97,7 +97,9 @@ def _row(
     known = queue.get(job or "")
     if job and job.startswith("local-"):
         known = slurm.Job(job, "RUNNING" if local.alive(job) else "COMPLETED")
-    state, note = judge(folder, known, newest, age, problem if job and not job.startswith("local-") else None)
+    state, note = judge(
+        folder, known, newest, age, beat.get("phase"), problem if job and not job.startswith("local-") else None
+    )
     if newest is not None and newest.outcome is None and own:
         newest = _with(newest, progress(folder, newest))
         history = [*history[:-1], newest]
@@ -116,7 +118,12 @@ def _row(
 
 
 def judge(
-    folder: Folder, known: slurm.Job | None, newest: Attempt | None, age: float | None, problem: str | None
+    folder: Folder,
+    known: slurm.Job | None,
+    newest: Attempt | None,
+    age: float | None,
+    phase: str | None,
+    problem: str | None,
 ) -> tuple[str, str | None]:
     """A run's state in one word, and what does not fit together.
 
@@ -140,7 +147,7 @@ def judge(
         return "failed", None
     if known.state == "RUNNING":
         if alive:
-            return "running", None
+            return ("starting" if phase == "starting" else "running"), None
         if age is not None and age >= FRESH_S and newest is not None and newest.outcome is None:
             return "silent", f"SLURM says RUNNING, but the last sign of life is {age:.0f} s old"
         return "starting", None

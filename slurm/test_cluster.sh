@@ -10,6 +10,7 @@
 #   node-start N       switch it on again
 #   node-pause N | node-resume N      its daemon stops answering | answers again; its jobs run on meanwhile
 #   node-freeze N | node-thaw N       the whole node stands still, jobs too | goes on, not knowing of the time lost
+#   node-ranks N       process numbers of the ranks that run there, to be killed one by one
 #   controller-restart | controller-kill | controller-start
 #   drain              cancel all jobs and wait for an empty queue
 #   configure          write the configuration anew (after changing a CLUSTER_ variable; then controller-restart)
@@ -308,6 +309,14 @@ node_daemon() {
     fail "node $1 has no slurmd"
 }
 
+node_ranks() { # processes that are themselves the start of a rank, not its loader workers
+    local pid
+    for pid in $(descendants "$(power_switch "$1")"); do
+        tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q -- '-m launch.job' && echo "$pid"
+    done
+    return 0
+}
+
 descendants() { # all processes below pid $1
     local pid
     for pid in $(children "$1"); do echo "$pid"; descendants "$pid"; done
@@ -388,10 +397,11 @@ case ${1:-} in
     node-start) start_node "$node" ;;
     node-pause) kill -STOP "$(node_daemon "$node")" ;;
     node-resume) kill -CONT "$(node_daemon "$node")" ;;
+    node-ranks) node_ranks "$node" ;;
     node-freeze) kill -STOP $(descendants "$(power_switch "$node")") ;;
     node-thaw) kill -CONT $(descendants "$(power_switch "$node")") ;;
     controller-restart) end_daemon slurmctld 30; start_controller ;;
     controller-kill) kill -KILL "$(alive slurmctld)" ;;
     controller-start) start_controller ;;
-    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

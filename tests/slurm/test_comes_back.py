@@ -60,6 +60,36 @@ def test_requeued_by_an_operator_without_any_signal(cluster: Cluster, submit: Su
     assert_same_run(run, undisturbed()[1])
 
 
+def test_power_cut_of_another_node(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    """Who notices first, SLURM or the ranks, is a race; the run comes back either way, without that node."""
+    run = submit(nodes=2, name="two")
+    clean = submit(nodes=2, name="clean")
+    wait(lambda: step(run, 1) > 40, "some steps")
+    node = attempts(Folder(run))[0].nodes[1]
+    cluster("node-kill", node)
+    until_finished(run)
+    first, second = attempts(Folder(run))
+    assert first.outcome in ("lost", "crashed", "interrupted")
+    assert node not in second.nodes
+    cluster("node-start", node)
+    until_finished(clean)
+    assert_same_run(run, clean)
+
+
+def test_killed_rank_costs_its_node_one_start(cluster: Cluster, submit: Submit) -> None:
+    """A node whose rank left no word is not used for the next start, though SLURM thinks well of it."""
+    run = submit(nodes=2)
+    wait(lambda: step(run, 1) > 5, "some steps")
+    node = attempts(Folder(run))[0].nodes[1]
+    for pid in cluster("node-ranks", node).split():
+        subprocess.run(["kill", "-KILL", pid], check=True)
+    until_finished(run)
+    first, second = attempts(Folder(run))
+    assert first.outcome == "lost"
+    assert first.bad_nodes == [node]
+    assert node not in second.nodes
+
+
 def test_power_cut_of_the_first_node(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
     run = submit()
     wait(lambda: step(run, 1) > 70, "some steps")
