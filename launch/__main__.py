@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="for programs")
     command.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again every so often")
 
+    command = _add(commands, "preflight", "is this allocation, or one that is asked for, fit to train on", _preflight)
+    command.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="whose disk is tried (default: .)")
+    command.add_argument("--data", type=Path, nargs="*", default=[], metavar="INDEX", help="data to be readable")
+    _add_resources(command, submits=False)
+    command.add_argument("--cluster-config", type=Path, metavar="FILE", help="defaults of the site")
+
     command = _add(commands, "cancel", "ask runs to save and leave, for good", _cancel)
     _add_runs(command)
     command.add_argument("--now", action="store_true", help="do not wait until they have saved")
@@ -150,6 +156,12 @@ def _status(args: argparse.Namespace) -> int:
     from launch.table import status
 
     return status(args.runs.absolute(), args.json, args.watch)
+
+
+def _preflight(args: argparse.Namespace) -> int:
+    from launch.batch import preflight
+
+    return preflight(args.folder.absolute(), [path.absolute() for path in args.data], resources_of(args))
 
 
 def _cancel(args: argparse.Namespace) -> int:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
 from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
+from launch.preflight import read_bad
 from launch.resources import Resources
 from launch.results import sweep_of, write_results
+from masksup.config_file import load_config
 from masksup.errors import UserError
 from masksup.runtime.run_folder import write_atomically
 
@@ -59,6 +61,11 @@ def run_attempt(
         result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
         end(folder, attempt, result, error=why)
         return Verdict(result, why, [])
+    if resources.preflight and not _fit(folder, attempt, resources, start_ranks):
+        bad, error = read_bad(folder.path)
+        end(folder, attempt, "lost", error=error, bad_nodes=bad)
+        say(f"attempt {attempt.number}: not fit to train on: {error}")
+        return Verdict("lost", why_not_again("lost", attempts(folder), resources), bad)
     status = _ranks(folder, attempt, resources, start_ranks)
     return _judge(folder, attempt, status, resources, node_states, began)
 
@@ -72,18 +79,31 @@ def _refusal(folder: Folder, token: Token) -> str | None:
     return None
 
 
+def _fit(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> bool:
+    (folder.path / "preflight.json").unlink(missing_ok=True)
+    command = rank_command(resources, "launch.preflight", [str(folder.path), *indexes(folder.config)])
+    return start_ranks(command, variables(attempt, resources), folder, attempt) == 0
+
+
+def indexes(config: Path) -> list[str]:
+    data = load_config(config)[0].data
+    return [path for path in (data.train, data.eval, data.test) if path is not None]
+
+
 def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
     exits = folder.exits(attempt.number)
     shutil.rmtree(exits, ignore_errors=True)
     exits.mkdir(parents=True)
-    return start_ranks(rank_command(folder, resources), variables(attempt, resources), folder, attempt)
+    return start_ranks(
+        rank_command(resources, "launch.job", [str(folder.run)]), variables(attempt, resources), folder, attempt
+    )
 
 
-def rank_command(folder: Folder, resources: Resources) -> list[str]:
+def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:
     """What every place runs. Signals are blocked from the first instant; the rank lets them in when it can listen."""
     container = resources.container.split() if resources.container else []
     python = resources.python or sys.executable
-    return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", "launch.job", str(folder.run)]
+    return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", module, *arguments]
 
 
 def variables(attempt: Attempt, resources: Resources) -> dict[str, str]:

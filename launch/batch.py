@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launch import slurm
-from launch.attempt import job_resources, run_attempt, say, taken_over
+from launch.attempt import job_resources, rank_command, run_attempt, say, taken_over
 from launch.ledger import Attempt, Folder, Token
 from launch.resources import Resources
 from masksup.errors import UserError
@@ -86,6 +86,27 @@ def srun_command(resources: Resources, folder: Folder, attempt: Attempt) -> list
         "--distribution=block", "--kill-on-bad-exit=0", f"--wait={FOLLOW_S}",
         "--open-mode=append", f"--output={folder.log(attempt.number)}",
     ]  # fmt: skip
+
+
+def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
+    """masksup-launch preflight: inside an allocation on its nodes, else on nodes that are asked for now."""
+    inside = {"--time": resources.time} if "SLURM_JOB_ID" not in os.environ else {}
+    wanted = {
+        "--partition": resources.partition, "--account": resources.account, "--qos": resources.qos,
+        "--constraint": resources.constraint, "--exclude": resources.exclude, "--mem": resources.mem, **inside,
+        "--gpus-per-node": resources.gpus_per_node or None,
+    }  # fmt: skip
+    command = [
+        "srun", "--export=ALL", f"--nodes={resources.nodes}", f"--ntasks={resources.world}",
+        f"--ntasks-per-node={resources.ranks_on_a_node}", f"--cpus-per-task={resources.cpus_per_rank}",
+        *[f"{name}={value}" for name, value in wanted.items() if value is not None],
+        *rank_command(resources, "launch.preflight", [str(folder), *map(str, indexes)]),
+    ]  # fmt: skip
+    if not slurm.here():
+        raise UserError("found no srun on this machine, expected a node of a SLURM cluster")
+    folder.mkdir(parents=True, exist_ok=True)
+    root = str(Path(__file__).parents[1])
+    return subprocess.run(command, env={**os.environ, **resources.environment, "PYTHONPATH": root}).returncode
 
 
 def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:

@@ -97,6 +97,12 @@ def queue(ids: Iterable[str]) -> dict[str, Job]:
     return {job: jobs[job] for job in wanted if job in jobs}
 
 
+def fields(job: str) -> dict[str, str]:
+    """All that `scontrol show job` says of a job, in its own words."""
+    text = call("scontrol", "-o", "show", "job", job)
+    return dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
+
+
 def show(job: str) -> Job | None:
     """One job with its restart count, or None where SLURM does not know it."""
     try:

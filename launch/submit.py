@@ -42,7 +42,7 @@ def submit(
         if cluster == "slurm":
             try_out(work, resources)
         for run, config in runs:
-            _prepare(Folder(run), config, resources, cluster, code, home)
+            prepare(Folder(run), config, resources, cluster, code, home)
         jobs = script.submit(work, resources) if cluster == "slurm" else local.submit(work)
         for (run, _), job in zip(runs, jobs):
             file = Folder(run).job
@@ -139,7 +139,8 @@ def is_active(folder: Folder, job: str) -> bool:
     return found is not None and found.active
 
 
-def _prepare(folder: Folder, config: Config, resources: Resources, cluster: str, code: Path, home: Path) -> None:
+def prepare(folder: Folder, config: Config, resources: Resources, cluster: str, code: Path, home: Path) -> None:
+    """Make the run folder with its configuration, or enter it, and note what its job asks for."""
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.path.chmod(0o700)
     (folder.run / "logs").mkdir(exist_ok=True)
