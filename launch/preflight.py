@@ -71,6 +71,7 @@ def examine(place: Place, folder: Path, indexes: list[Path]) -> Report | None:
         "nccl" if gpu else "gloo", store=PrefixStore("preflight", store), rank=place.rank, world_size=place.world
     )
     control = dist.new_group(backend="gloo")
+    assert isinstance(control, dist.ProcessGroup)
     card.gib_per_second = _all_reduce(torch.device("cuda" if gpu else "cpu"), place.world)
     dist.barrier(group=control)
     card.clock = time.time()
@@ -112,7 +113,8 @@ def _gpus() -> tuple[str | None, int, float]:
 def _nccl() -> str | None:
     import torch
 
-    return ".".join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else None
+    version: Any = torch.cuda.nccl.version
+    return ".".join(map(str, version())) if torch.cuda.is_available() else None
 
 
 def _disk(folder: Path, rank: int) -> tuple[float | None, str | None]:

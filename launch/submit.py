@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,8 @@ def refuse_full(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
 
 
 def check_resources(resources: Resources, cluster: str) -> None:
