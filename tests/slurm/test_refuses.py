@@ -1,6 +1,7 @@
 """Mistakes are told in one line by the real SLURM's own knowledge, before anything is submitted; and preflight."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_a_folder_that_nodes_do_not_share_is_warned_of_and_found_on_the_nodes(
     """Rank 0's token is looked for by every rank: here it is put away behind their back."""
     run = tmp_path / "run"
     folder = Folder(run)
-    done = cluster.launch("submit", str(submit.file), "--run-dir", str(run), "--hold" if False else "--dry-run")
+    done = cluster.launch("submit", str(submit.file), "--run-dir", str(run), "--dry-run")
     assert "which other nodes most likely do not see" in done.stderr
     folder.path.mkdir(parents=True)
     write_json(folder.job, {"resources": Resources().model_dump()})
@@ -55,7 +56,7 @@ def test_a_folder_that_nodes_do_not_share_is_warned_of_and_found_on_the_nodes(
     )
     left = subprocess.run(
         ["srun", "-n1", sys.executable, "-c", code], capture_output=True, text=True,
-        env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert left.returncode != 0
     assert "must be on a file system that all nodes share" in left.stderr
