@@ -94,9 +94,9 @@ def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: 
     exits = folder.exits(attempt.number)
     shutil.rmtree(exits, ignore_errors=True)
     exits.mkdir(parents=True)
-    return start_ranks(
-        rank_command(resources, "launch.job", [str(folder.run)]), variables(attempt, resources), folder, attempt
-    )
+    before = next((a.outcome for a in reversed(attempts(folder)) if a.number < attempt.number), None)
+    command = rank_command(resources, "launch.job", [str(folder.run)])
+    return start_ranks(command, variables(attempt, resources, before), folder, attempt)
 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:
@@ -106,10 +106,11 @@ def rank_command(resources: Resources, module: str, arguments: list[str]) -> lis
     return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", module, *arguments]
 
 
-def variables(attempt: Attempt, resources: Resources) -> dict[str, str]:
+def variables(attempt: Attempt, resources: Resources, before: str | None = None) -> dict[str, str]:
     """What every rank gets on top of the environment of the job."""
     return {
         "OMP_NUM_THREADS": str(resources.cpus_per_rank),
+        "MASKSUP_RESUMED_AFTER": before or "",
         "MASKSUP_TOKEN": str(Token(attempt.job, attempt.restart)), "MASKSUP_ATTEMPT": str(attempt.number),
         **resources.environment,
     }  # fmt: skip
@@ -146,7 +147,7 @@ def _judge(
     exits = _exits(folder.exits(attempt.number))
     left = Left(resources.world, status, exits, time.time() - began, folder.result.exists(), folder.cancelled.exists())
     result = outcome(left, resources)
-    error = None if result in ("done", "preempted", "timeout", "superseded") else first_error(left)
+    error = first_error(left) if result in ("wrong", "crashed", "lost") else None
     bad: list[str] = []
     if result == "lost":
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launch import slurm
 from launch.attempt import job_resources, rank_command, run_attempt, say, taken_over
+from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
 from launch.resources import Resources
 from masksup.errors import UserError
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
         say(f"not started again: {verdict.not_again}")
         if verdict.outcome == "cancelled":
             slurm.try_call("scancel", token.job)  # so that SLURM, too, calls it cancelled
-        return 0 if verdict.outcome in ("done", "superseded") else 1
+        return 0 if verdict.outcome in ("done", "superseded", "hopeless") else 1
     return _again(token, verdict.bad_nodes, job_resources(folder))
 
 
@@ -62,14 +63,14 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
         srun_command(job_resources(folder), folder, attempt) + command,
         stdin=subprocess.DEVNULL, env={**os.environ, **variables},
     )  # fmt: skip
-    asked, ticks = 0.0, 0
+    asked, ticks, early = 0.0, 0, EarlyStop(folder)
     while True:
         try:
             return srun.wait(timeout=WATCH_S)
         except subprocess.TimeoutExpired:
             if taken_over(folder, attempt):
                 srun.kill()
-            elif folder.cancelled.exists() and time.monotonic() - asked > ASK_AGAIN_S:
+            elif time.monotonic() - asked > ASK_AGAIN_S and _to_leave(folder, early):
                 # Again and again: a signal to a step that has not started yet is lost.
                 asked = time.monotonic()
                 slurm.try_call("scancel", "--signal=USR2", attempt.job)
@@ -77,6 +78,10 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
             if ticks in LOOK_AT and slurm.is_preempted(attempt.job):
                 # The signal came before there were ranks, and nobody heard it.
                 slurm.try_call("scancel", "--signal=USR2", attempt.job)
+
+
+def _to_leave(folder: Folder, early: EarlyStop) -> bool:
+    return folder.cancelled.exists() or folder.stopped_early.exists() or early.due()
 
 
 def srun_command(resources: Resources, folder: Folder, attempt: Attempt) -> list[str]:

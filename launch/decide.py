@@ -27,10 +27,12 @@ class Left:
     finished: bool
     """There is a result."""
     cancelled: bool
+    hopeless: bool = False
+    """Successive halving asked it to leave."""
 
 
 def outcome(left: Left, resources: Resources) -> str:
-    """done, cancelled, superseded, wrong, preempted, timeout, crashed or lost."""
+    """done, cancelled, superseded, hopeless, wrong, preempted, timeout, crashed or lost."""
     statuses = {int(row["status"]) for row in left.exits.values()}
     everybody = len(left.exits) == left.world
     if left.finished and statuses <= {DONE}:
@@ -39,6 +41,8 @@ def outcome(left: Left, resources: Resources) -> str:
         return "superseded"
     if left.cancelled:
         return "cancelled"
+    if left.hopeless and statuses <= {DONE, STOPPED}:
+        return "hopeless"
     if WRONG in statuses:
         return "wrong"
     if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
@@ -70,7 +74,7 @@ def why_not_again(result: str, history: Sequence[Attempt], resources: Resources)
     `history` holds every start, the one that ended just now included. Time limits do not use up the budget of
     preemptions, nor the other way round, and a crash is forgiven once the run got further than ever before.
     """
-    if result in ("done", "wrong", "cancelled", "superseded"):
+    if result in ("done", "wrong", "cancelled", "superseded", "hopeless"):
         return result
     budgets = {"preempted": resources.max_preemptions, "timeout": resources.max_timeouts}
     if result in budgets:

@@ -65,6 +65,11 @@ class Folder:
         """Exists while the run is not to be started again."""
         return self.path / "cancelled"
 
+    @property
+    def stopped_early(self) -> Path:
+        """Why successive halving ended the run, if it did."""
+        return self.path / "stopped_early"
+
     def exits(self, attempt: int) -> Path:
         return self.path / "exits" / f"{attempt:04d}"
 
@@ -84,7 +89,7 @@ class Attempt:
     gpus: int = 0
     ended: float | None = None
     outcome: str | None = None
-    """done, wrong, preempted, timeout, crashed, lost, interrupted, cancelled or superseded; None while it runs."""
+    """done, wrong, preempted, timeout, crashed, lost, interrupted, cancelled, hopeless; None while it runs."""
     error: str | None = None
     first_step: int | None = None
     first_step_at: float | None = None

@@ -1,6 +1,7 @@
 """The same job on this machine, without SLURM: a process of its own that outlives the shell, and comes back alike."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 from launch.attempt import job_resources, run_attempt, say
+from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
 from launch.script import Work
 
@@ -91,8 +93,11 @@ def start_here(command: list[str], variables: dict[str, str], folder: Folder, at
         with folder.log(attempt.number, str(rank)).open("ab") as log:
             ranks.append(subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT))  # fmt: skip
+    early = EarlyStop(folder)
     while all(process.poll() is None for process in ranks):
         time.sleep(0.2)
+        if early.due():
+            ranks[0].send_signal(signal.SIGUSR2)
     follow = time.monotonic() + _FOLLOW_S
     for process in ranks:
         try:

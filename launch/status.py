@@ -24,7 +24,8 @@ class Row:
     run: str
     job: str | None
     state: str
-    """In one word: waiting, starting, running, silent, finished, failed, cancelled, stopped, new, or disagree."""
+    """In one word: waiting, starting, running, silent, finished, failed, cancelled, stopped,
+    stopped early, new, or disagree."""
     slurm: str | None
     """SLURM's word for the job; None where it knows nothing of it."""
     heartbeat_age: float | None
@@ -131,6 +132,8 @@ def judge(
     """
     if folder.result.exists():
         return "finished", None
+    if folder.stopped_early.exists() and (newest is None or newest.outcome == "hopeless"):
+        return "stopped early", folder.stopped_early.read_text(encoding="utf-8").strip()
     alive = age is not None and age < FRESH_S and newest is not None and newest.outcome is None
     if problem is not None:
         return ("running" if alive else "disagree"), problem

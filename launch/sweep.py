@@ -50,7 +50,7 @@ def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Sett
     for setting in found:
         folder = Folder(home / setting.folder)
         job = job_of(folder)
-        if folder.result.exists() or is_stopped_early(folder):
+        if folder.result.exists() or folder.stopped_early.exists():
             done.append(setting)
         elif job is not None and is_active(folder, job):
             active.append(setting)
@@ -58,11 +58,6 @@ def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Sett
             check_run(folder, setting.config)
             todo.append(setting)
     return todo, done, active
-
-
-def is_stopped_early(folder: Folder) -> bool:
-    """Whether successive halving has ended the run; it is not started again."""
-    return (folder.path / "stopped_early").exists()
 
 
 def note(home: Path, file: Path, found: list[Setting]) -> None:

@@ -239,7 +239,8 @@ def test_a_cancelled_job_is_not_queued_again(bin_: Callable[[str, str], None]) -
 
 
 def test_a_controller_that_is_away_is_waited_for(bin_: Callable[[str, str], None], tmp_path: Path) -> None:
-    bin_("scontrol", f'test -e {tmp_path}/back || {{ touch {tmp_path}/back; echo "Unable to contact slurm" >&2; exit 1; }}\n'
+    away = f'{{ touch {tmp_path}/back; echo "Unable to contact slurm" >&2; exit 1; }}'
+    bin_("scontrol", f'test -e {tmp_path}/back || {away}\n'
                      'case "$1" in -o) echo "JobState=RUNNING Restarts=0";; esac')  # fmt: skip
     assert slurm.requeue("7", 0, pause=0.01) is None
 

@@ -1,12 +1,18 @@
 """Sweep files: the same file gives the same settings, and a longer one adds to them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from launch.settings import settings
+from launch.decide import Left, outcome
+from launch.halving import hopeless, score_at
+from launch.ledger import write_json
+from launch.resources import Resources
+from launch.results import as_text, scored
+from launch.settings import Halving, settings
 from masksup.errors import UserError
 
 BASE = {"data": {"train": "x"}, "model": {"backbone": "test_resnet"}, "seed": 4}
@@ -85,3 +91,36 @@ def test_the_sweeps_of_the_project_are_right() -> None:
     assert files
     for file in files:
         assert settings(file)
+
+
+def sweep_of_scores(home: Path, scores: dict[str, list[float]]) -> None:
+    """Runs that were evaluated at epochs 1, 2, ...; the record of the training between is there too."""
+    write_json(home / "launch" / "sweep.json", {"base": "b.yaml", "settings": {
+        name: {"name": name.partition("/")[0], "seed": 0, "overrides": ["x=1"]} for name in scores}})  # fmt: skip
+    for name, values in scores.items():
+        (home / name).mkdir(parents=True)
+        rows = [{"kind": "train", "step": 1, "epoch": 0.5}]
+        rows += [{"kind": "eval", "step": k, "epoch": float(k), "mAP": v} for k, v in enumerate(values, 1)]
+        (home / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_halving_ends_the_worse_half_of_those_that_came_as_far(tmp_path: Path) -> None:
+    sweep_of_scores(tmp_path, {"a": [10, 40], "b": [20, 30], "c": [30, 20], "d": [40]})
+    rule = Halving(epochs=[1, 2], keep=0.5, at_least=3)
+    ended = {name for name in "abcd" if hopeless(tmp_path / name, tmp_path, rule)}
+    assert ended == {"c"}, "at epoch 2 c is the last of three, of which two may go on; d is the best at epoch 1"
+    assert not any(hopeless(tmp_path / name, tmp_path, Halving(epochs=[2], at_least=4)) for name in "abcd")
+    assert score_at(tmp_path / "d", 2) is None
+    assert outcome(Left(1, 75, {0: {"status": 75}}, 1.0, False, False, hopeless=True), Resources()) == "hopeless"
+
+
+def test_the_table_is_sorted_with_mean_and_spread_over_seeds(tmp_path: Path) -> None:
+    rows = {f"{name}/seed{seed}": {"name": name, "seed": seed, "overrides": [f"optim.lr={name}", f"seed={seed}"]}
+            for name in ("low", "high", "none") for seed in (0, 1)}  # fmt: skip
+    write_json(tmp_path / "launch" / "sweep.json", {"base": "b.yaml", "settings": rows})
+    for place, score in {"low/seed0": 10.0, "low/seed1": 14.0, "high/seed0": 50.0}.items():
+        write_json(tmp_path / place / "result.json", {"best": {"eval": {"mAP": score}}})
+    table = scored(tmp_path)
+    assert [(s.name, s.mean, s.missing) for s in table] == [("high", 50.0, 1), ("low", 12.0, 0), ("none", None, 2)]
+    assert table[1].spread == pytest.approx(8**0.5)
+    assert "best: masksup train b.yaml optim.lr=high" in as_text(tmp_path, table)
