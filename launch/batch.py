@@ -69,13 +69,14 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
             return srun.wait(timeout=WATCH_S)
         except subprocess.TimeoutExpired:
             if taken_over(folder, attempt):
-                srun.kill()
-            elif time.monotonic() - asked > ASK_AGAIN_S and _to_leave(folder, early):
+                srun.kill()  # and ask SLURM nothing: by this job's number it would mean the newer start
+                continue
+            ticks += 1
+            if time.monotonic() - asked > ASK_AGAIN_S and _to_leave(folder, early):
                 # Again and again: a signal to a step that has not started yet is lost.
                 asked = time.monotonic()
                 slurm.try_call("scancel", "--signal=USR2", attempt.job)
-            ticks += 1
-            if ticks in LOOK_AT and slurm.is_preempted(attempt.job):
+            elif ticks in LOOK_AT and slurm.is_preempted(attempt.job):
                 # The signal came before there were ranks, and nobody heard it.
                 slurm.try_call("scancel", "--signal=USR2", attempt.job)
 

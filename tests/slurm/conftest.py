@@ -22,7 +22,7 @@ SCRIPT = ROOT / "slurm" / "test_cluster.sh"
 FOLDER = Path(os.environ.get("CLUSTER_DIR", "/tmp/masksup-cluster-of-tests"))
 # A port range of its own: somebody may have a cluster of test_cluster.sh running beside the tests.
 SETTINGS = {"CLUSTER_DIR": str(FOLDER), "CLUSTER_PORT": os.environ.get("CLUSTER_PORT", "17600")}
-PATIENCE = 150.0
+PATIENCE = float(os.environ.get("SLURM_TESTS_PATIENCE", "240"))
 
 
 class Cluster:
