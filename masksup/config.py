@@ -193,8 +193,8 @@ class Model(Section):
     backbone_options: dict[str, Any] = {}
     """Further keyword arguments of timm's `create_model`, such as drop_path_rate."""
     last_stage_stride: Literal[1] | None = None
-    """1: the last stage of a ResNet keeps the size of its input, without dilation, so that the feature map has twice
-    the side (Puzzle-CAM, OASS). null: as the backbone is."""
+    """1: the last stage of a ResNet keeps the size of its input, without dilation (ResNeSt: with it, as published), so
+    that the feature map has twice the side (Puzzle-CAM, OASS). null: as the backbone is."""
 
 
 class Optim(Section):

@@ -13,8 +13,8 @@ from masksup.config_file import dump, to_yaml, validate
 from masksup.engine.build import new_method, new_network
 from masksup.errors import UserError
 from masksup.models.network import Network
-from masksup.models.originals.contents import Original
 from masksup.models.originals.kinds import TITLES
+from masksup.models.originals.original import Original
 from masksup.models.originals.settings import config_tree
 from masksup.models.weights import fit, sha256_of
 from masksup.runtime.checkpoint import checkpoint_name, point, snapshot, write_checkpoint

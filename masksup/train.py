@@ -8,6 +8,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from masksup.bad_gradient import raise_bad_gradient
 from masksup.config import Config
 from masksup.config_file import dump
 from masksup.data.dataset import TrainDataset
@@ -157,13 +158,7 @@ def _check_gradients(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:
         return
     if int(run.stepper.engine.skipped_in_row) < limit:
         return
-    index = run.source.train.index
-    ids = [index.id(int(sample)) for batch in micro_batches for sample in batch["sample"]]
-    shown = ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
-    raise UserError(
-        f"optim.lr: {limit} steps in a row up to step {step} had a gradient that is not finite, on rank 0; "
-        f"last samples: {shown}; none of them was applied"
-    )
+    raise_bad_gradient(run, micro_batches)
 
 
 def _score_if_due(run: Run, meter: Meter) -> bool:

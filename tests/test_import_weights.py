@@ -4,8 +4,11 @@ import importlib.util
 import json
 import os
 import pickle
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ from torch.nn import functional as F
 
 from masksup.cli import main as masksup
 from masksup.data.index import open_index
-from masksup.models.originals.classes import COCO_CLASSES, ORDERS
+from masksup.models.originals.classes import COCO_CLASSES, ORDERS, classes_named
+from masksup.models.originals.settings import PRESETS, preset_named
 from masksup.runtime.checkpoint import read_meta
 from masksup.trained import open_trained
 
@@ -28,17 +32,17 @@ NONE, HALF, IMAGENET = ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.5,) * 3), origi
 R50 = [3, 4, 6, 3]
 
 
-def load_tool() -> Callable[[list[str]], int]:
+def load_tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("import_weights", ROOT / "tools" / "import_weights.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    main: Callable[[list[str]], int] = module.main
-    return main
+    return module
 
 
-tool = load_tool()
+module = load_tool()
+tool: Callable[[list[str]], int] = module.main
 
 
 def images(size: int, count: int = 2) -> Tensor:
@@ -250,6 +254,67 @@ def test_paddle(tmp_path: Path, resnet: originals.CSRAResNet, capsys: pytest.Cap
     assert_same_logits(tmp_path / "run", pictures, expected)
 
 
+PUZZLE = ["--classes", "voc", "--size", "96"]
+
+
+@pytest.mark.parametrize("csi", [False, True])
+def test_puzzle_cam_and_oass(tmp_path: Path, csi: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    net = originals.randomise(originals.Puzzle(csi=csi))
+    file = saved(tmp_path / "best.pth", net.state_dict())
+    assert tool([str(file), "--out", str(tmp_path / "run"), *PUZZLE]) == 0
+    printed = capsys.readouterr().out
+    assert "dropped, copy of the trunk (318): stage1.0.weight, " in printed
+    assert "stage5.0.2.bn3.num_batches_tracked" in printed
+    pictures = images(96)
+    with torch.no_grad():
+        expected = net(normalised(pictures, IMAGENET))
+    assert_same_logits(tmp_path / "run", pictures, expected)
+    config = open_trained(tmp_path / "run").config
+    assert (config.model.last_stage_stride, config.augment.eval_resize) == (1, "top_left")
+
+
+def test_puzzle_cam_without_counters_and_with_a_prefix(tmp_path: Path) -> None:
+    state = wrapped(originals.Puzzle(csi=True).state_dict())
+    assert tool([str(saved(tmp_path / "p.pth", state)), "--out", str(tmp_path / "run"), *PUZZLE]) == 0
+
+
+PUZZLE_EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "a copy differs": (
+        lambda state: state.update({"stage3.0.1.conv2.weight": state["stage3.0.1.conv2.weight"] + 1e-6}),
+        "stage3.0.1.conv2.weight differs from model.layer2.1.conv2.weight",
+    ),
+    "a copy missing": (lambda state: state.pop("stage1.1.bias"), "found model.bn1.bias without its copy"),
+    "a copy alone": (lambda state: state.pop("model.bn1.bias"), "found stage1.1.bias without model.bn1.bias"),
+    "a copy of another shape": (
+        lambda state: state.update({"stage1.1.bias": torch.zeros(3)}), "stage1.1.bias differs from model.bn1.bias",
+    ),
+    "twice under one name": (lambda state: state.update({"bn1.bias": torch.zeros(64)}), "found both"),
+    "a class missing": (lambda state: state.pop("BN.7.running_mean"), "found no BN.7.running_mean"),
+    "a score missing": (lambda state: state.pop("stage6.19.weight"), "found no stage6.19.weight"),
+    "a class more": (lambda state: state.update({"BN.20.bias": torch.zeros(2048)}), "1 unexpected, first BN.20.bias"),
+    "another width": (lambda state: state.update({"stage6.3.weight": torch.ones(1, 9, 1, 1)}), "different shapes"),
+    "no classifier": (lambda state: state.pop("classifier.weight"), "found no classifier.weight"),
+    "a ResNeSt": (
+        lambda state: state.update({"model.conv1.0.weight": torch.zeros(32, 3, 3, 3)}), "on a ResNeSt",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def oass_state() -> dict[str, Tensor]:
+    return dict(originals.Puzzle(csi=True).state_dict())
+
+
+@pytest.mark.parametrize("edit", PUZZLE_EDITS)
+def test_an_oass_file_that_is_not_whole(
+    tmp_path: Path, oass_state: dict[str, Tensor], edit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dict(oass_state)
+    PUZZLE_EDITS[edit][0](state)
+    message = refusal(capsys, [str(saved(tmp_path / "o.pth", state)), *PUZZLE], tmp_path / "run")
+    assert PUZZLE_EDITS[edit][1] in message
+
+
 def paddle_arrays(state: dict[str, Tensor]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for key, value in state.items():
@@ -268,6 +333,8 @@ FULL: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "CSRA ViT-B16": (lambda: originals.CSRAViT(768, 12, 224, 14, 1), 151),
     "MCAR R50": (lambda: originals.MCARNet("resnet50", 20), 320),
     "MCAR MobileNetV2": (lambda: originals.MCARNet("mobilenetv2", 20), 314),
+    "Puzzle-CAM R50": (lambda: originals.Puzzle(csi=False), 637),
+    "OASS R50": (lambda: originals.Puzzle(csi=True), 757),
 }
 
 
@@ -285,6 +352,7 @@ def test_the_oracles_have_as_many_tensors_as_the_originals(kind: str) -> None:
         (lambda: originals.CSRAResNet([3, 4, 23, 3], 80, 6), 448, ["--preset", "msl_c_coco"], NONE, (0.4,)),
         (lambda: originals.CSRAViT(768, 12, 224, 14, 1), 224, ["--preset", "csra_wider_vit"], HALF, (0.3,)),
         (lambda: originals.CSRAViT(1024, 24, 224, 80, 8), 224, ["--preset", "msl_v_coco"], NONE, (1.0,)),
+        (lambda: originals.Puzzle(csi=True), 512, ["--preset", "oass_voc12"], IMAGENET, ()),
         (lambda: originals.TResNetM(20), 448, ["--preset", "msl_tresnet_voc"], NONE, ()),
         (lambda: originals.CSRAViT(1024, 24, 448, 80, None), 448,
          ["--preset", "csra_coco_vit_l16_448", "--assume-layout", "--normalization", "half"], HALF, (1.0,)),
@@ -449,6 +517,7 @@ def test_a_truncated_file(tmp_path: Path, share: float, capsys: pytest.CaptureFi
         ({"features.17.conv.0.weight": 1, "conv.0.weight": 1}, "MobileNetV2 of ImageNet"),
         ({"body.conv1.0.weight": 1, "head.fc.weight": 1}, "expected tresnet_m, tresnet_l, tresnet_xl"),
         ({"cls_token": 1, "blocks.0.a": 1, "classifier.multi_head.0.head.weight": 1}, "found no pos_embed"),
+        ({"blocks.0.a": 1, "classifier.multi_head.0.head.weight": 1, "pos_embed": 1}, "found no pos_embed"),
     ],
 )  # fmt: skip
 def test_other_networks_are_named(
@@ -459,10 +528,32 @@ def test_other_networks_are_named(
 
 
 def test_help_and_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no such file" in refusal(capsys, [str(tmp_path / "none.pth")], tmp_path / "run")
+    for missing in (tmp_path / "none.pth", tmp_path):
+        assert "no such file" in refusal(capsys, [str(missing)], tmp_path / "run")
     with pytest.raises(SystemExit) as caught:
         tool(["--help"])
     assert caught.value.code == 0
+
+
+def test_the_commands_of_the_documentation_fit_their_files() -> None:
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python tools/import_weights.py .*$", text, flags=re.MULTILINE)
+    kinds = set()
+    for command in commands:
+        _, _, *arguments = shlex.split(command, comments=True)
+        args = module._parser().parse_args(arguments)
+        given = module._given(args)
+        if args.preset:
+            preset = preset_named(args.preset)
+            kinds |= set(preset.kinds)
+            given = {**preset.settings, **given}
+        assert {"size", "classes"} <= given.keys(), command
+        assert classes_named(given["classes"]), command
+    assert len(commands) >= 10
+    assert kinds == {"csra_resnet", "csra_vit", "csra_vit_448", "csra_paddle", "tresnet", "mcar_resnet",
+                     "mcar_mobilenetv2", "puzzle", "oass"}  # fmt: skip
+    rows = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(PRESETS)
 
 
 @pytest.mark.shared

@@ -94,3 +94,15 @@ def test_bootstrap_of_eval_is_that_of_the_command_line_and_repeats(run, tiny_dat
     assert found["none"]["mAP_interval"] is found["none"]["protocol"]["intervals"] is None
     assert found["more"]["protocol"]["intervals"]["resamples"] == 80
     assert found["more"]["mAP_interval"] != found["run"]["mAP_interval"]
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # logits beyond 700, of a rate that is too high
+def test_the_best_and_the_last_weights_are_each_scored_as_they_are(tiny_config, tmp_path):
+    config = tiny_config(epochs=4, optim__lr=0.1, ema__decay=0.0, eval={"masked": ["low"], "bootstrap": 0})
+    assert train(config, tmp_path / "run") == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best"]["step"] < result["last"]["step"], "the rate is too high on purpose, so that it gets worse"
+    measured = {point["step"]: point["mAP"] for point in result["history"]}
+    for kind in ("best", "last"):
+        assert result[kind]["eval"]["mAP"] == measured[result[kind]["step"]]
+    assert result["best"]["eval"]["masked"]["low"]["mAP"] != result["last"]["eval"]["masked"]["low"]["mAP"]

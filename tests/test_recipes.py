@@ -1,7 +1,8 @@
 """Every recipe in configs/: it validates, says where its figure comes from, fits its full-size network, and runs small.
 
-The small run has a stand-in for the backbone, 64 px, narrow heads and 8 synthetic images a step. Recipes that differ
-only in what the stand-in replaces behave alike: of each such group one runs in `make test`, all in `make nightly`.
+The small run has a stand-in for the backbone, 64 px, narrow heads, few masks and 8 synthetic images a step. Recipes
+that differ only in what the stand-in replaces behave alike: of each such group one runs in `make test`, all in
+`make nightly`.
 """
 
 import json
@@ -181,8 +182,9 @@ def small(file: Path, data: Path) -> Config:
         "precision.threads": 1, "log.every_steps": 1, "log.images": 0, "log.pr_curves": "false",
         "schedule.warmup_epochs": min(config.schedule.warmup_epochs, 0.5),
     }  # fmt: skip
-    narrow = {"embedding": 32, "feedforward": 64}
-    changes |= {f"model.head.{key}": value for key, value in narrow.items() if key in config.model.head.options}
+    for part, options in (("model.head", config.model.head.options), ("method", config.method.options)):
+        fewer = {"embedding": 32, "feedforward": 64, "bank": 16}
+        changes |= {f"{part}.{key}": value for key, value in fewer.items() if key in options}
     return load_config(file, [f"{key}={value}" for key, value in changes.items()])[0]
 
 

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 from compare import assert_same_run
+from watch import no_questions
 
 from masksup.config import Config
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.step import Stepper
 from masksup.losses import LOSSES
 from masksup.methods import METHODS
 from masksup.models import HEADS
 from masksup.models.network import build_network
 from masksup.registry import Registry
+from masksup.runtime.place import Place
 from masksup.runtime.record import read_rows
 from masksup.train import STOPPED, train
 
@@ -33,6 +37,14 @@ def targets(seed: int = 0) -> torch.Tensor:
     drawn_BC = torch.randint(-1, 2, (B, C), generator=torch.Generator().manual_seed(seed))
     drawn_BC[0, :3] = torch.tensor([1, 0, -1])
     return drawn_BC.to(torch.int8)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    images = torch.randint(0, 256, (B, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(B)
+    return {
+        "image": images, "target": targets(), "sample": numbers, "position": numbers, "progress": torch.tensor(0.5),
+    }  # fmt: skip
 
 
 def build_loss(name: str) -> Any:
@@ -121,10 +133,7 @@ def test_method_gives_a_loss_with_gradients_and_predicts(name: str) -> None:
     torch.manual_seed(0)
     method = METHODS.resolve(name)(build_network("test_resnet", 64, "linear", {}, C), build_loss("bce")).train()
     method.prepare(0)
-    images = torch.randint(0, 256, (B, 3, 64, 64), dtype=torch.uint8)
-    batch = {"image": images, "target": targets(), "sample": torch.arange(B), "position": torch.arange(B)}
-    batch["progress"] = torch.tensor(0.5)
-    loss, logs = method(batch)
+    loss, logs = method(batch())
     loss.backward()
     assert loss.shape == ()
     assert torch.isfinite(loss)
@@ -133,10 +142,35 @@ def test_method_gives_a_loss_with_gradients_and_predicts(name: str) -> None:
     for key, parameter in method.named_parameters():
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
+    images = batch()["image"]
     logits_BC = method.eval().predict(images)
     assert logits_BC.shape == (B, C)
     assert logits_BC.dtype == torch.float32
     assert torch.equal(logits_BC, method.predict(images))
+
+
+@every_part
+def test_a_training_step_does_not_ask_the_device(registry: Registry, name: str, tiny_config: MakeConfig) -> None:
+    torch.manual_seed(0)
+    chosen = {"head": "linear", "loss": "bce", "method": "baseline", registry.kind: name}
+    network = build_network("test_resnet", 64, chosen["head"], {}, C)
+    method = METHODS.resolve(chosen["method"])(network, build_loss(chosen["loss"])).train()
+    method.prepare(0)
+    cpu = torch.device("cpu")
+    engine = make_engine(tiny_config(optim__clip=1.0), method, cpu, torch.float32, Place())
+    stepper = Stepper(engine, cpu, torch.float32, 0)
+    with no_questions():
+        logs = stepper.step([batch(), batch()], 0, 0.5)
+    assert torch.isfinite(logs["loss"])
+
+
+@pytest.mark.parametrize(
+    "question",
+    [torch.Tensor.item, torch.Tensor.nonzero, lambda x: x[x > 0], bool, torch.Tensor.cpu, torch.Tensor.tolist, float],
+)
+def test_the_watch_sees_a_question(question: Callable[[torch.Tensor], object]) -> None:
+    with pytest.raises(AssertionError, match="asks the device"), no_questions():
+        question(torch.ones(1))
 
 
 @every_part

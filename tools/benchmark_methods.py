@@ -1,15 +1,17 @@
-"""A training step of MaskSup beside a plain step with the same network, batch and optimiser, in one run.
+"""A training step of each method beside a plain step with the same network, batch and optimiser, in one run.
 
     python tools/benchmark_methods.py [--backbone tf_efficientnet_lite0 --size 224 --batch 8 --repeats 7]
 
-The steps are interleaved one by one; prints their medians and the median of the ratios pair by pair. Input is
-synthetic and resident: this times the step, not the loader.
+The steps are interleaved one by one; prints their medians, the median of the ratios pair by pair, and the most memory
+that a step takes beside the weights it begins with. Input is synthetic and resident: this times the step, not the
+loader. `--only oass` takes the contenders whose name contains it, beside the plain ones.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,17 +24,28 @@ from masksup.engine.step import Stepper
 from masksup.runtime.place import Place
 
 CLASSES = 20
-GOAL, GATE = 2.03, 2.1
-CONTENDERS = {
-    "plain": {"name": "baseline"},
-    "masksup, separate": {"name": "masksup", "views": "separate"},
-    "masksup, concat": {"name": "masksup", "views": "concat"},
+PLAIN = "plain"
+# name: (head, method, most steps of `plain` that a step may take)
+CONTENDERS: dict[str, tuple[str, dict[str, Any], float | None]] = {
+    PLAIN: ("linear", {"name": "baseline"}, None),
+    "plain, csi head": ("csi", {"name": "baseline"}, None),
+    "masksup, separate": ("linear", {"name": "masksup", "views": "separate"}, 2.1),
+    "masksup, concat": ("linear", {"name": "masksup", "views": "concat"}, 2.1),
+    "mcar, top 4": ("linear", {"name": "mcar", "top": 4}, 5 * 1.15),
+    "puzzle": ("linear", {"name": "puzzle"}, None),
+    "oass, max": ("linear", {"name": "oass", "strategy": "max"}, 2.4),
+    "oass, max, csi head": ("csi", {"name": "oass", "strategy": "max"}, 2.4),
+    "oass, cmax": ("linear", {"name": "oass", "strategy": "cmax"}, None),
+    "oass, ctopk": ("linear", {"name": "oass", "strategy": "ctopk"}, None),
+    "oass, ctopk_w": ("linear", {"name": "oass", "strategy": "ctopk_w"}, None),
 }
+HEAD_MEMORY = 1.3  # a plain step with the csi head over one with the linear head
 
 
 def main() -> None:
     args = _arguments()
-    steps = {name: _stepper(args, method) for name, method in CONTENDERS.items()}
+    chosen = [name for name in CONTENDERS if name.startswith(PLAIN) or args.only in name]
+    steps = {name: _stepper(args, name) for name in chosen}
     for step in steps.values():
         step()  # warm up: allocations, autotuning
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -45,16 +58,46 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - began)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.backbone} @ {args.size}, batch {args.batch}, {args.dtype}, {device}, torch {torch.__version__}")
+    memory = {name: peak_memory(step) for name, step in steps.items()}
     for name, values in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, seconds["plain"]))
-        print(f"  {name:20s} {1000 * statistics.median(values):9.1f} ms a step  {ratio:6.3f} x plain")
-    print(f"  (goal {GOAL} x, gate {GATE} x)")
+        ratio = statistics.median(a / b for a, b in zip(values, seconds[PLAIN]))
+        limit = CONTENDERS[name][2]
+        print(
+            f"  {name:20s} {1000 * statistics.median(values):9.1f} ms a step  {ratio:6.3f} x plain"
+            f"{f' (limit {limit:g})' if limit else '':13s} {memory[name] / 2**20:8.1f} MiB"
+        )
+    share = memory["plain, csi head"] / memory[PLAIN]
+    print(f"  memory of a step, csi head over linear head: {share:.3f} x (limit {HEAD_MEMORY})")
 
 
-def _stepper(args: argparse.Namespace, method: dict[str, str]) -> Callable[[], object]:
+def peak_memory(step: Callable[[], object]) -> int:
+    """The most bytes that one step holds beyond what there was before it: activations, gradients, temporaries."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    assert profile.profiler is not None
+    results = profile.profiler.kineto_results
+    assert results is not None
+    changes = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        held += change
+        most = max(most, held)
+    return most
+
+
+def _stepper(args: argparse.Namespace, name: str) -> Callable[[], object]:
+    head, options, _ = CONTENDERS[name]
+    if options["name"] == "puzzle" and args.size % 64:
+        options = {**options, "tile": args.size // 2}  # tiles keep their size; their maps overlap a little
     tree = {
-        "data": {"train": "-"}, "model": {"backbone": args.backbone, "size": args.size}, "method": method,
-        "batch": {"global": args.batch}, "precision": {"dtype": args.dtype, "threads": args.threads},
+        "data": {"train": "-"}, "model": {"backbone": args.backbone, "size": args.size, "head": {"name": head}},
+        "method": options, "batch": {"global": args.batch},
+        "precision": {"dtype": args.dtype, "threads": args.threads},
     }  # fmt: skip
     config = validate(tree, "benchmark")
     set_numerics(config.precision)
@@ -67,10 +110,12 @@ def _stepper(args: argparse.Namespace, method: dict[str, str]) -> Callable[[], o
     engine = make_engine(config, built, device, dtype, Place())
     set_rates(engine.param_groups, 1e-4, None)
     stepper = Stepper(engine, device, dtype, 0)
-    images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8, generator=generator)
+    targets = torch.rand(args.batch, CLASSES, generator=generator) < 1.5 / CLASSES  # as many classes as in VOC
     batch = {
         "image": images.to(device, memory_format=torch.channels_last),
-        "target": torch.randint(0, 2, (args.batch, CLASSES), dtype=torch.int8, device=device),
+        "target": targets.to(device, torch.int8),
         "sample": torch.arange(args.batch, device=device), "position": torch.arange(args.batch, device=device),
     }  # fmt: skip
     return lambda: stepper.step([batch], 0, 0.0)
@@ -82,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", default="", help="contenders whose name contains this")
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args()

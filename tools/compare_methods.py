@@ -3,9 +3,10 @@
     python -m tools.compare_methods BASE --equal epochs|time --out DIR [--only csra masksup] [key=value ...]
 
 BASE is a configuration whose `data.test` is scored with the last weights. `--equal time` first times a training step
-of every contender, one by one in turn, and gives each the number of epochs that costs as much as BASE's `epochs` of
-`masksup`. Every run is a folder DIR/CONTENDER/seed-N: the same command goes on where it stopped.
-DIR/comparison.json keeps all scores. The spread is the sample standard deviation over the seeds.
+of every contender, one by one in turn, and gives each as many epochs, to a quarter of one, as cost what BASE's
+`epochs` cost `linear`. Every run is a folder DIR/CONTENDER-EPOCHS/seed-N: the same command goes on where it stopped,
+and the two kinds of comparison share runs. DIR/equal_epochs.json and DIR/equal_time.json keep all scores.
+The spread is the sample standard deviation over the seeds.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"compare_methods: {error}", file=sys.stderr)
         return 2
     summary = {name: {"epochs": epochs[name], **_spread(found)} for name, found in scores.items()}
-    write_json(args.out / "comparison.json", summary)
+    write_json(args.out / f"equal_{args.equal}.json", summary)
     console.print(_table(summary, args.equal))
     return 0
 
@@ -76,7 +77,7 @@ def _epochs(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(file, {"ratio_to_linear": ratios(seconds, to="linear"), "seconds": seconds})
     ratio = json.loads(file.read_text(encoding="utf-8"))["ratio_to_linear"]
-    return {name: round(base * ratio["csra + masksup"] / ratio[name], 2) for name in names}
+    return {name: max(round(4 * base / ratio[name]) / 4, 0.25) for name in names}
 
 
 def _config(args: argparse.Namespace, name: str, seed: int, epochs: float) -> Config:
@@ -85,7 +86,10 @@ def _config(args: argparse.Namespace, name: str, seed: int, epochs: float) -> Co
 
 
 def _run(args: argparse.Namespace, name: str, seed: int, epochs: float) -> dict[str, float]:
-    config, folder = _config(args, name, seed, epochs), args.out / name.replace(" ", "_").replace(",", "")
+    config, folder = (
+        _config(args, name, seed, epochs),
+        args.out / f"{name.replace(', ', '-').replace(' ', '_')}-{epochs:g}",
+    )
     part = open_source(config.data, seed).test
     if part is None:
         raise UserError(f"{args.base}: data.test: not set, expected the index to score")

@@ -36,8 +36,9 @@ def run(args: argparse.Namespace) -> None:
     if args.assume_layout and not found.assumed:
         raise UserError(f"--assume-layout: nothing has to be assumed of {args.file} ({found.summary}); leave it out")
     settings = settle(found, _given(args), args.preset)
-    imported = prepare_import(found, settings, args.out)
-    write_import(imported, args.out)
+    out = args.out.resolve()
+    imported = prepare_import(found, settings, out)
+    write_import(imported, out)
     print(f"{args.file}: {found.summary}")
     model = imported.config.model
     print(f"  network: {model.backbone}, {model.size} px, mean {model.mean}, std {model.std}")
@@ -77,7 +78,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="import_weights",
-        description="Turn a checkpoint of the CSRA, MSL or MCAR projects into a run folder. The kind of file, "
+        description="Turn a checkpoint of CSRA, MSL, MCAR, Puzzle-CAM or OASS into a run folder. The kind of file, "
         "backbone, classes and heads are read from its tensors; what it cannot tell has to be given.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help=".pth, .pt, .tar, .safetensors or .pdparams")

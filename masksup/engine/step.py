@@ -63,6 +63,12 @@ class Stepper:
         with autocast(self.device, self.dtype):
             self.engine.warm_up(self._on_device(batch, progress))
 
+    def gradient_is_finite(self, batch: dict[str, Tensor], step: int, index: int, progress: float) -> bool:
+        """Whether the gradient of one micro-batch is finite; nothing is applied. Asks the device."""
+        seed_forward(self.seed, step, index)
+        with autocast(self.device, self.dtype):
+            return self.engine.gradient_is_finite(self._on_device(batch, progress))
+
     def _on_device(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         return {**to_device(batch, self.device), "progress": torch.full((), progress, device=self.device)}
 

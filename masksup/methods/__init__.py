@@ -10,5 +10,6 @@ METHODS = Registry(
         "mcar": "masksup.methods.mcar:MCAR",
         "masksup": "masksup.methods.masksup:MaskSup",
         "oass": "masksup.methods.oass:OASS",
+        "puzzle": "masksup.methods.puzzle:Puzzle",
     },
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from masksup.errors import UserError
 from masksup.methods.key_points import enlarge, place_of, present_pairs, strongest_present
 from masksup.methods.method import Method
-from masksup.methods.tiles import check_head, cut, map_head, merge, tile_grid
+from masksup.methods.tiles import check_head, cut, map_head, merge, ramp, tile_grid
 from masksup.models.heads.maps import cam
 from masksup.models.network import Network
 
@@ -166,11 +166,6 @@ def reconstruction(maps_TCHW: Tensor, merged_TCHW: Tensor, label_TC: Tensor) -> 
     counted_T = (label_TC >= 0).any(1)
     apart_TC = (maps_TCHW - merged_TCHW).abs().mean((2, 3)) * (label_TC == 1)
     return apart_TC.mean(1).sum() / counted_T.sum().clamp(min=1)
-
-
-def ramp(alpha: float, share: float, progress: Tensor) -> Tensor:
-    """alpha(t) = min(alpha t / (T s), alpha), where `progress` is t / T and `share` is s; alpha for s = 0."""
-    return torch.full_like(progress, alpha) if share == 0 else (alpha / share * progress).clamp(max=alpha)
 
 
 def _teacher_of(network: Network) -> Network:

@@ -1,4 +1,4 @@
-"""Images cut into tiles and class maps put together from theirs, for Puzzle-CAM and OASS; methods.md 5.1 and 5.4.
+"""Images cut into tiles, and class maps put together from theirs: what Puzzle-CAM and OASS share; methods.md 5.
 
 Tiles lie in the batch piece by piece: first the top left tile of every image, then the one to its right, and so on.
 A mosaic is an image whose equal parts are such tiles.
@@ -110,6 +110,11 @@ def _samples(step: Tensor, n_in: Tensor, n_out: int | Tensor, resize: Resize) ->
     place = ((step + 0.5) * ratio - 0.5).clamp(min=0)
     before = torch.minimum(place.long(), last)
     return before, torch.minimum(before + 1, last), place - before
+
+
+def ramp(alpha: float, share: float, progress: Tensor) -> Tensor:
+    """alpha(t) = min(alpha t / (T s), alpha), where `progress` is t / T and `share` is s; alpha for s = 0."""
+    return torch.full_like(progress, alpha) if share == 0 else (alpha / share * progress).clamp(max=alpha)
 
 
 def check_head(network: Network, method: str) -> None:

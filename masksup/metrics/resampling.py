@@ -128,7 +128,7 @@ def _weight_above(
     if some.any():
         starts = np.concatenate([[0], ends_K[some][:-1]])
         gathered_MR = weights_NR[order_M[: ends_K[-1]]]
-        weight_KR[some] = np.add.reduceat(gathered_MR, starts, axis=0, dtype=np.int64).cumsum(axis=0)
+        weight_KR[some] = np.add.reduceat(gathered_MR, starts, axis=0, dtype=np.int32).cumsum(axis=0)
     return weight_KR[place_P]
 
 

@@ -7,7 +7,8 @@ another stratum; recall at the threshold can be compared either way.
 Intervals are percentiles of the scores of resampled images, moved by the difference between their mean and the
 score: a positive that is drawn twice ranks beside its copy, which raises AP where a class has few positives, by
 more than the interval is wide where there are many such classes. They tell how far the score of another set of
-images of this size may be, and are None where fewer than LEAST_IMAGES images hold a positive.
+images of this size may be. They are None where fewer than LEAST_IMAGES images hold a positive, and where all
+resamples score alike, as with a recall of 0: that does not make it certain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -106,7 +107,9 @@ def _add_intervals(
             rows[g][f"{key}_interval"] = _interval(rows[g][key], 100 * value_GR[place])
 
 
-def _interval(score: float, drawn_R: NDArray[np.float64]) -> list[float]:
+def _interval(score: float, drawn_R: NDArray[np.float64]) -> list[float] | None:
+    if np.nanmin(drawn_R) == np.nanmax(drawn_R):
+        return None
     outside = (100 - LEVEL) / 2
     ends = np.nanpercentile(drawn_R, [outside, 100 - outside]) - np.nanmean(drawn_R) + score
     return [float(end) for end in ends.clip(0, 100)]

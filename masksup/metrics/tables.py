@@ -93,7 +93,8 @@ def _outside(scores: dict[str, Any]) -> str:
         if group["strata"]:
             without = f", {group['without_boxes']} without counted boxes" if group["without_boxes"] else ""
             parts.append(f"{group['mixed']} {what}{without}")
-    return f"in none of them: {'; '.join(parts)}"
+    note = "; occluded includes truncated" if scores["occlusion"]["strata"] else ""
+    return f"in no row but the first: {'; '.join(parts)}{note}"
 
 
 def _range(ends: list[float]) -> str:

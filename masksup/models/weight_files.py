@@ -33,6 +33,8 @@ def read_file(path: Path) -> State:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             found = f"{type(value).__name__} under '{key}'"
             raise UserError(f"{path}: found {found}, expected a state dict of tensors")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
+            raise UserError(f"{path}: found a tensor of a special kind under '{key}', expected plain numbers")
     wrapped = all(key.startswith("module.") for key in content)
     return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
 

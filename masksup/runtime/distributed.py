@@ -10,7 +10,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -23,7 +23,7 @@ from masksup.config import Config, Parallel, Precision
 from masksup.config_file import to_yaml
 from masksup.errors import JobError, ToldElsewhere, UserError
 from masksup.runtime import heartbeat
-from masksup.runtime.log import log
+from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import joint_mistake, meet, my_card, named
 from masksup.runtime.place import Place
 from masksup.runtime.signals import stop_code, stop_name
@@ -176,7 +176,7 @@ def joined(place: Place, config: Config) -> Iterator[Group]:
         return
     parallel = config.parallel
     store, cards = meet(place, my_card(to_yaml(config)), parallel.start_seconds)
-    watchdog = Watchdog(quick_to_answer(store), place, cards)
+    watchdog = Watchdog(quick_to_answer(store), place, cards, parallel.step_seconds)
     try:
         group = _form(place, parallel, config.precision, store, watchdog)
         yield group
@@ -184,6 +184,8 @@ def joined(place: Place, config: Config) -> Iterator[Group]:
         dist.barrier(group=group.control)
     except ToldElsewhere:
         watchdog.stop()
+        with suppress(RuntimeError):
+            watchdog.part()
         raise
     except BaseException as error:
         _leave(error, place, watchdog)
@@ -221,25 +223,28 @@ def gpu_of(place: Place, visible: int) -> int:
 
 def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
     """End this rank, and with it the job: the others learn why from the store. Never returns to a collective."""
-    status, told, shown = 1, f"rank {place.rank}: {type(error).__name__}: {error}".splitlines()[0], True
+    status = 2 if isinstance(error, UserError) else 1
+    told = f"rank {place.rank}: {type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, UserError | JobError):
+        told = str(error) if place.first else f"rank {place.rank}: {error}"
+    mine, first = True, True
     try:
         if _came_from_another_rank(error):
             reason = _other_reason(watchdog)
-            shown = reason is None
-            told = told if reason is None else reason
-        if isinstance(error, UserError):
-            status, told = 2, str(error) if place.first else f"rank {place.rank}: {error}"
-        first = watchdog.claim(told) == told
-        log.error(f"ended: {told if first or shown else watchdog.reason()}")
-    except RuntimeError:  # the store is gone with its keeper
-        first = True
-    if shown and not isinstance(error, UserError | JobError):
+            mine, told = reason is None, reason or told
+        first = watchdog.claim(told)
+    except RuntimeError:  # the store is gone with its keeper, who has said why
+        mine = first = not _came_from_another_rank(error)
+    log.error(f"ended: {told}", extra=FILE_ONLY)
+    if mine and not isinstance(error, UserError | JobError):
         lines = "".join(traceback.format_exception(error))
         print(textwrap.indent(lines, f"[rank {place.rank}] "), file=sys.stderr, flush=True)
     elif first:
         print(f"masksup: {' '.join(told.split())}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     heartbeat.leave(status, told)
+    with suppress(RuntimeError):
+        watchdog.part()
     os._exit(status)  # an ordinary exit would wait for threads that wait for the other ranks
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True)
 log = logging.getLogger("masksup")
+FILE_ONLY = {"file_only": True}  # `extra` of a line that the terminal gets in another way
 
 
 class _ToConsole(logging.Handler):
@@ -18,6 +19,8 @@ class _ToConsole(logging.Handler):
         self._who = f"[rank {rank}] " if rank else ""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "file_only", False):
+            return
         style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
         console.print(self._who + record.getMessage(), style=style, markup=False)
 

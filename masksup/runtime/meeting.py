@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -153,16 +154,28 @@ def _find(place: Place, deadline: float) -> TCPStore:
 
 
 def _answering(place: Place, port: int) -> TCPStore | None:
+    """The store of this job, if it is what answers behind `port`."""
     try:
         # A probe first: the store itself would wait where nothing listens.
         socket.create_connection((place.host, port), timeout=2).close()
-        store = TCPStore(place.host, port, None, False, timedelta(seconds=3), wait_for_workers=False)
-        if store.get("job").decode() != place.job:
-            return None
-    except (OSError, RuntimeError, UnicodeDecodeError):
+    except OSError:
         return None
-    store.set_timeout(timedelta(seconds=60))
-    return store
+    found: list[TCPStore] = []
+    # In a thread, because the store waits without limit for the answer of something that is none.
+    asking = threading.Thread(target=_ask, args=(place, port, found), daemon=True)
+    asking.start()
+    asking.join(timeout=5)
+    return found[0] if found else None
+
+
+def _ask(place: Place, port: int, found: list[TCPStore]) -> None:
+    try:
+        store = TCPStore(place.host, port, None, False, timedelta(seconds=3), wait_for_workers=False)
+        if store.get("job").decode() == place.job:
+            store.set_timeout(timedelta(seconds=60))
+            found.append(store)
+    except (OSError, RuntimeError, UnicodeDecodeError):
+        return  # something else answers there
 
 
 def _wait(condition: Callable[[], bool], deadline: float) -> bool:

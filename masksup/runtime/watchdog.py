@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
@@ -18,7 +19,7 @@ from typing import TextIO
 from torch._C._distributed_c10d import Store
 
 from masksup.runtime import heartbeat
-from masksup.runtime.log import log
+from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import Card, named
 from masksup.runtime.place import Place
 
@@ -27,15 +28,20 @@ _LOST = 5  # looks in a row at a store that does not answer, after which its kee
 
 
 class Watchdog:
-    """Watches one rank from inside. `cards` say where the others run."""
+    """Watches one rank from inside. `cards` say where the others run.
 
-    def __init__(self, store: Store, place: Place, cards: list[Card]) -> None:
-        self._store, self._place, self._cards = store, place, cards
+    A rank that does something for too long is found by its own thread and by those that wait for it; one whose thread
+    says nothing for `silence` seconds, because it is stopped or gone, is found by rank 0, and rank 0 by rank 1.
+    """
+
+    def __init__(self, store: Store, place: Place, cards: list[Card], silence: float) -> None:
+        self._store, self._place, self._cards, self._silence = store, place, cards, silence
         self._beats, self._doing, self._since = 0, "starting", time.monotonic()
         self._limit: float | None = None
+        self._looks, self._looked = 0, 0.0
+        self._last: dict[int, tuple[str, float]] = {}
         self._stacks: TextIO = sys.stderr
         self._ended = threading.Event()
-        self._claiming = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -54,14 +60,22 @@ class Watchdog:
         self._thread.join(timeout=10)
         faulthandler.cancel_dump_traceback_later()
 
-    def claim(self, reason: str) -> str:
-        """Say why the job ends, unless another rank was first. Returns the reason that holds."""
-        with self._claiming:
-            return str(self._store.compare_set("failed", "", reason).decode())
+    def claim(self, reason: str) -> bool:
+        """Say why the job ends; False if another rank was first, and its reason holds."""
+        said = json.dumps([self._place.rank, reason])
+        return str(self._store.compare_set("failed", "", said).decode()) == said
 
     def reason(self) -> str | None:
         """Why the job ends, if some rank has said so."""
-        return str(self._store.get("failed").decode()) if self._store.check(["failed"]) else None
+        return str(json.loads(self._store.get("failed"))[1]) if self._store.check(["failed"]) else None
+
+    def part(self) -> None:
+        """The last word of a rank. Rank 0, which may keep the store, waits a little until all others have read it."""
+        end = time.monotonic() + _GRACE
+        parted = self._store.add("parted", 1)
+        while self._place.first and parted < self._place.world and time.monotonic() < end:
+            time.sleep(0.1)
+            parted = self._store.add("parted", 0)
 
     def tell(self, key: str) -> None:
         """Let the other ranks know that something is done."""
@@ -74,7 +88,10 @@ class Watchdog:
     def gone(self, wait: float = 2.5) -> list[int]:
         """Ranks whose thread has said nothing for `wait` seconds: killed, stopped, or on a lost node."""
         before = self._heard()
-        time.sleep(wait)
+        end = time.monotonic() + wait
+        while time.monotonic() < end:
+            self._publish()  # others look at this one meanwhile
+            time.sleep(0.25)
         after = self._heard()
         return [rank for rank in range(self._place.world) if rank != self._place.rank and before[rank] == after[rank]]
 
@@ -83,25 +100,41 @@ class Watchdog:
         return [self._store.get(key).decode() if self._store.check([key]) else "" for key in keys]
 
     def _watch(self) -> None:
-        looks, lost = 0, 0
+        lost = 0
         while not self._ended.wait(0.5):
-            looks += 1
             try:
-                said = [looks, self._beats, self._doing, round(time.monotonic() - self._since, 1)]
-                self._store.set(f"beat/{self._place.rank}", json.dumps(said))
+                self._publish()
+                silent = self._silent()
                 reason = self.reason()
                 lost = 0
             except Exception as error:  # the store's errors are of many types
-                lost += 1
+                lost, silent, reason = lost + 1, False, None
                 if lost == _LOST and not self._ended.is_set():
                     self._end(f"the meeting point of the ranks at {self._place.host} is gone: {error}", tell=True)
-                continue
             if reason is not None and not self._ended.wait(_GRACE):
                 self._end(reason, tell=False)
             self._arm()
             limit = self._limit
-            if limit is not None and time.monotonic() - self._since > limit:
-                self._time_out(limit)
+            if silent or (limit is not None and time.monotonic() - self._since > limit):
+                self._time_out(self._silence if silent or limit is None else limit, silent)
+
+    def _publish(self) -> None:
+        self._looks += 1
+        said = [self._looks, self._beats, self._doing, round(time.monotonic() - self._since, 1)]
+        self._store.set(f"beat/{self._place.rank}", json.dumps(said))
+
+    def _silent(self) -> bool:
+        """Whether a rank that this one looks after has said nothing for too long."""
+        now, rank = time.monotonic(), self._place.rank
+        if rank > 1 or now - self._looked < 1:
+            return False
+        self._looked = now
+        after = range(1, self._place.world) if rank == 0 else (0,)
+        heard = self._heard()
+        for other in after:
+            if heard[other] != self._last.get(other, ("", now))[0] or other not in self._last:
+                self._last[other] = (heard[other], now)
+        return any(now - since > self._silence for _, since in self._last.values())
 
     def _arm(self) -> None:
         """Where even this thread cannot run, because a call holds the interpreter, a thread of C ends the rank."""
@@ -110,18 +143,20 @@ class Watchdog:
         else:
             faulthandler.dump_traceback_later(self._limit + 30, exit=True, file=self._stacks)
 
-    def _time_out(self, limit: float) -> None:
+    def _time_out(self, limit: float, silent: bool) -> None:
         beats = self._beats
         try:
             gone = self.gone()
             reason = self._named(gone, limit)
-            if self._beats != beats:  # it went on meanwhile
+            if not gone and (silent or self._beats != beats):  # it went on meanwhile
                 return
-            first = self.claim(reason) == reason
-        except Exception as error:
-            gone, first, reason = [], True, f"rank 0, which keeps the ranks' meeting point, does not answer: {error}"
+            first = self.claim(reason)
+            reason = reason if first else str(self.reason())
+        except Exception:  # the store itself does not answer
+            gone, first = [0], self._place.rank == 1
+            reason = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks, did not answer for {limit:g} s"
         self._kill(gone)
-        self._end(reason if first else str(self.reason()), tell=first)
+        self._end(reason, tell=first)
 
     def _named(self, gone: list[int], limit: float) -> str:
         me = self._place.rank
@@ -147,12 +182,14 @@ class Watchdog:
                     continue  # gone already, or not ours
 
     def _end(self, reason: str, tell: bool) -> None:
-        log.error(f"ended: {reason}")
+        log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         heartbeat.leave(1, reason)
+        with suppress(RuntimeError):
+            self.part()
         os._exit(1)
 
 

@@ -51,7 +51,7 @@ def test_puzzle_groups_biases_run_ahead_and_do_not_decay(tiny_config: MakeConfig
     network = new_network(tiny_config(model__backbone="test_vit"), 12)
     optim = Optim(lr=0.1, head_factor=10, bias_factor=2, weight_decay=1e-4, decay="weights")
     optimizer = build_optimizer(optim, network)
-    set_rates(optimizer, 0.1, None)
+    set_rates(optimizer.param_groups, 0.1, None)
     by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert len(by_parameter) == sum(len(g["params"]) for g in optimizer.param_groups) == len([*network.parameters()])
     for name, parameter in network.named_parameters():

@@ -9,54 +9,36 @@ import oass_literal as literal
 import pytest
 import torch
 from compare import assert_same_run, final_state
+from tiled import BCE, C, new_batch, new_network
 from torch import Tensor, nn
 from torch.nn import functional as F
-from watch import NoQuestions
+from watch import no_questions
 
 from masksup.config import Config
 from masksup.config_file import load_config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
-from masksup.losses.bce import BinaryCrossEntropy
-from masksup.methods.oass import OASS, ramp
+from masksup.methods.oass import OASS
+from masksup.methods.tiles import ramp
 from masksup.models.network import Network, build_network
 from masksup.runtime.place import Place
 from masksup.train import STOPPED, train
 
 MakeConfig = Callable[..., Config]
-C, S = 5, 128
+S = 128
 STRATEGIES = ["max", "cmax", "ctopk", "ctopk_w"]
-BCE = BinaryCrossEntropy(torch.ones(C), torch.ones(C))
 PUBLISHED = {"strategy": "max", "compat": "none", "points": 2, "top": 5, "distance": 3, "radius": 32.0}
 
 
-def new_oass(head: str = "linear", backbone: str = "test_resnet", size: int = S, seed: int = 1, **options: Any) -> OASS:
-    torch.manual_seed(seed)
-    network = build_network(backbone, size, head, {}, C)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "fc.weight" in name or "classifier.weight" in name:
-                parameter.mul_(6)  # some relief
-            elif name.startswith("backbone") and not parameter.any() and parameter.ndim == 1:
-                parameter.fill_(0.5)  # residual branches start at 0 and would let no gradient pass
-    method = OASS(network, BCE, **{"distance": 3 / S, **options}).train()
+def new_oass(head: str = "linear", backbone: str = "test_resnet", size: int = S, **options: Any) -> OASS:
+    method = OASS(new_network(backbone, size, head), BCE, **{"distance": 3 / S, **options}).train()
     method.prepare(0)
     return method
 
 
-def new_batch(images: int = 3, seed: int = 0, size: int = S, progress: float = 0.02) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    blobs = torch.rand(images, 3, 9, 9, generator=generator)
-    targets = torch.randint(-1, 2, (images, C), generator=generator, dtype=torch.int8)
-    targets[:3] = torch.tensor([[1, 1, 0, 1, -1], [0, 1, 0, 0, 1], [0, -1, 1, -1, 0]])[:images]
-    return {
-        "image": (F.interpolate(blobs, (size, size), mode="bicubic").clamp(0, 1) * 255).byte(),
-        "target": targets,
-        "sample": torch.arange(images),
-        "position": torch.arange(images),
-        "progress": torch.tensor(progress),
-    }
+def batch_of(size: int = S) -> dict[str, Tensor]:
+    return new_batch(size, progress=0.02)
 
 
 def literal_losses(
@@ -98,7 +80,7 @@ def literal_losses(
 @pytest.mark.parametrize(("head", "patches"), [("linear", "auto"), ("csi", "student"), ("csi", "teacher")])
 def test_it_is_the_literal_description(strategy: str, compat: str, head: str, patches: str) -> None:
     # As much room as there are crops: what fills spare room takes part in the batch statistics.
-    batch = new_batch()
+    batch = batch_of()
     crops = int((batch["target"] == 1).sum())
     assert crops == 6
     method = new_oass(head, strategy=strategy, compat=compat, patches=patches, top=3, points=2)
@@ -127,7 +109,7 @@ def test_it_is_the_literal_description(strategy: str, compat: str, head: str, pa
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("patches", ["student", "teacher"])
 def test_patch_loss_trains_the_student_only_where_it_looks_at_the_tiles(strategy: str, patches: str) -> None:
-    batch = new_batch()
+    batch = batch_of()
     gradients = []
     for weight in (0.0, 5.0):
         method = new_oass(strategy=strategy, patches=patches, patch_weight=weight)
@@ -174,7 +156,7 @@ def test_teacher_begins_as_the_student_or_with_another_classifier_as_published()
 
 
 def test_the_teacher_leaves_the_statistics_of_the_student_alone() -> None:
-    batch, states = new_batch(), []
+    batch, states = batch_of(), []
     for patches in ("teacher", "student"):
         method = new_oass(strategy="cmax", patches=patches)
         plain = copy.deepcopy(method.network)
@@ -194,7 +176,7 @@ def test_room_that_is_left_over_is_not_counted(patches: str) -> None:
         network = build_network("test_convnext", S, "linear", {}, C)
         method = OASS(network, BCE, strategy="cmax", patches=patches, points=points).train()
         method.prepare(0)
-        loss, logs = method(new_batch())
+        loss, logs = method(batch_of())
         loss.backward()
         results.append([loss.detach(), *logs.values(), *(p.grad for p in network.parameters())])
     for two, four in zip(*results):
@@ -203,7 +185,7 @@ def test_room_that_is_left_over_is_not_counted(patches: str) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_images_without_a_present_class(strategy: str) -> None:
-    batch = new_batch()
+    batch = batch_of()
     method = new_oass(strategy=strategy)
     for targets in (torch.zeros(3, C), torch.full((3, C), -1)):
         loss, logs = method({**batch, "target": targets.to(torch.int8)})
@@ -222,23 +204,17 @@ def test_alpha_rises_and_stays() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("patches", ["student", "teacher"])
 def test_a_step_does_not_ask_the_device(strategy: str, compat: str, patches: str) -> None:
-    method, batch = new_oass("csi", strategy=strategy, compat=compat, patches=patches), new_batch()
-    with NoQuestions():
+    method, batch = new_oass("csi", strategy=strategy, compat=compat, patches=patches), batch_of()
+    with no_questions():
         loss, _ = method(batch)
         loss.backward()
         method.update(0)
 
 
-@pytest.mark.parametrize("question", [lambda x: x.item(), lambda x: x.nonzero(), lambda x: x[x > 0], bool])
-def test_the_watch_sees_a_question(question: Callable[[Tensor], object]) -> None:
-    with pytest.raises(AssertionError, match="asks the device"), NoQuestions():
-        question(torch.ones(1))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head", ["linear", "csi"])
 def test_a_step_of_the_trainer_lowers_the_loss(head: str, dtype: torch.dtype, tiny_config: MakeConfig) -> None:
-    method, batch, device = new_oass(head, strategy="cmax"), new_batch(), torch.device("cpu")
+    method, batch, device = new_oass(head, strategy="cmax"), batch_of(), torch.device("cpu")
     stepper = Stepper(make_engine(tiny_config(), method, device, dtype, Place()), device, dtype, 0)
     losses = [float(stepper.step([batch], step, 0.0)["loss_class"]) for step in range(15)]
     assert losses[-1] < 0.7 * losses[0]
@@ -249,7 +225,7 @@ def test_a_step_of_the_trainer_lowers_the_loss(head: str, dtype: torch.dtype, ti
 )
 def test_any_trunk_fits(backbone: str, size: int, tile: int | None) -> None:
     method = new_oass(backbone=backbone, size=size, tile=tile, patches="student")
-    loss, _ = method(new_batch(size=size))
+    loss, _ = method(batch_of(size))
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in method.network.parameters())
@@ -314,7 +290,7 @@ def test_a_loss_of_another_kind_fits() -> None:
     method = new_oass(strategy="cmax")
     method.loss = nn.Module()
     method.loss.forward = lambda logits, targets: (logits * (targets >= 0)).square().mean()  # type: ignore[method-assign]
-    loss, _ = method(new_batch())
+    loss, _ = method(batch_of())
     assert torch.isfinite(loss)
 
 

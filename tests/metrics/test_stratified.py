@@ -193,6 +193,16 @@ def test_too_few_images_have_no_interval():
     assert (alone["positives"], alone["mAP_interval"], alone["OR_interval"]) == (9, None, None)
 
 
+def test_a_recall_of_nothing_or_all_has_no_interval():
+    labels = (np.random.default_rng(0).random((50, 1)) < 0.5).astype(np.int8)
+    for scores, recall in ((0.4 * np.ones((50, 1)), 0), (0.6 * np.ones((50, 1)), 100)):
+        row = stratified_scores(
+            scores, labels, ["a"], {}, np.arange(50), ap_rule="area", threshold=0.5, resamples=50
+        )["all"]  # fmt: skip
+        assert (row["OR"], row["OR_interval"], row["CR_interval"]) == (recall, None, None)
+        assert row["mAP_interval"] is not None
+
+
 def test_intervals_cover_the_mean_score_of_sets_of_images():
     """Plain percentiles hold it half of the time here, as copies of positives rank side by side."""
     rng, classes, images = np.random.default_rng(1), 100, 300
@@ -235,7 +245,7 @@ def test_what_is_missing_is_none_and_says_why(shapes, tiny_config, tmp_path):
     lines = [f"{index.path(n)},{'x' if n % 2 else ''}" for n in range(30)]
     (tmp_path / "val.csv").write_text("\n".join(["image,labels", *(line.rsplit("/", 1)[1] for line in lines)]))
     table = write_index(tmp_path / "val", prepare_csv(index.path(0).parent, csv=[str(tmp_path / "val.csv")])[0])
-    summary = evaluate(predictions(table), whole(table), make(tiny_config), resamples=20)
+    summary = evaluate(predictions(table, spread=3.0), whole(table), make(tiny_config), resamples=20)
     assert (summary["stratified"], summary["stratified_why"]) == (None, "the index holds no boxes")
     assert summary["mAP_interval"] is not None
     assert "95 % interval" in headline(summary)

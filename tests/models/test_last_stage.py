@@ -49,6 +49,23 @@ def test_it_is_the_last_stage_with_its_own_weights_and_neither_stride_nor_dilati
         assert not torch.allclose(dilated(images), expected, atol=1e-3)
 
 
+def test_a_resnest_is_dilated_from_its_second_block_as_published() -> None:
+    torch.manual_seed(0)
+    wide = build_backbone("resnest26d", 64, grad_checkpointing=False, options={}, last_stage_stride=1).eval()
+    for name, parameter in wide.named_parameters():
+        if name.endswith("bn3.weight"):
+            torch.nn.init.ones_(parameter)
+    # timm dilates the same blocks, but leaves the pooling out and keeps one of 2 x 2 in the shortcut.
+    dilated = timm.create_model("resnest26d", num_classes=0, global_pool="", output_stride=16).eval()
+    dilated.load_state_dict(wide.model.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(wide(images), dilated(images), atol=1e-3)
+        dilated.layer4[0].avd_last = torch.nn.AvgPool2d(3, 1, padding=1)
+        dilated.layer4[0].downsample[0] = torch.nn.Identity()
+        torch.testing.assert_close(wide(images), dilated(images))
+
+
 def test_a_run_takes_it_from_its_configuration(tmp_path: object) -> None:
     tree = {"data": {"train": "-"}, "model": {"backbone": "resnet18", "size": 64, "last_stage_stride": 1}}
     network = new_network(validate(tree, "test"), 3)
@@ -64,7 +81,7 @@ def test_a_run_takes_it_from_its_configuration(tmp_path: object) -> None:
         ("test_vit", {}, r"test_vit has no last residual stage \(layer4\) with a stride, expected a ResNet"),
         ("test_efficientnet", {}, r"has no last residual stage"),
         ("resnet18", {"output_stride": 16}, r"has no last residual stage \(layer4\) with a stride"),
-        ("resnest14d", {}, r"strides by a AvgPool2d \(layer4\.0\.avd_last\)"),
+        ("res2net50_26w_4s", {}, r"strides by a AvgPool2d \(layer4\.0\.pool\)"),
         ("resnetblur50", {}, r"strides by a BlurPool2d \(layer4\.0\.aa\)"),
     ],
 )

@@ -85,6 +85,12 @@ class Replicas:
         self.skipped_in_row = (self.skipped_in_row + bad) * bad
         return norm
 
+    def gradient_is_finite(self, batch: dict[str, Tensor]) -> bool:
+        loss, _ = self.method(batch)  # not the wrapped one, which would wait for the other ranks
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = torch.autograd.grad(self.scaler.scale(loss), weights, allow_unused=True)
+        return all(bool(torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)
+
     def network_state(self) -> dict[str, Tensor]:
         return self.method.network.state_dict()
 

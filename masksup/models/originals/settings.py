@@ -7,8 +7,9 @@ from typing import Any
 
 from masksup.errors import UserError, nearest
 from masksup.models.originals.classes import ORDERS, classes_named
-from masksup.models.originals.contents import IMAGENET, Original
+from masksup.models.originals.heads import IMAGENET
 from masksup.models.originals.kinds import TITLES, Kind
+from masksup.models.originals.original import Original
 
 # Mean and standard deviation of pixels in [0, 1], by name.
 NORMALIZATIONS: dict[str, dict[str, list[float]]] = {
@@ -45,7 +46,7 @@ _VOC: dict[str, Any] = {"lam": 0.1, "size": 448, "normalization": "none", "class
 _COCO: dict[str, Any] = {"size": 448, "normalization": "none", "classes": "coco"}
 _WIDER = Preset(("csra_vit",), {"lam": 0.3, "size": 224, "normalization": "half", "classes": "wider"}, (14, 1))
 
-# checkpoints.md 1 and 3, methods.md 2.3.
+# checkpoints.md 1, 3, 6 and 7, methods.md 2.3.
 PRESETS: dict[str, Preset] = {
     "csra_voc07_resnet101": Preset(_CSRA, _VOC, (20, 1)),
     "csra_coco_resnet101": Preset(_CSRA, {**_COCO, "lam": 0.5}, (80, 4)),
@@ -58,6 +59,8 @@ PRESETS: dict[str, Preset] = {
     "msl_v_voc": Preset(("csra_vit",), {**_VOC, "lam": 0.3, "size": 224}, (20, 1)),
     "msl_v_coco": Preset(("csra_vit",), {**_COCO, "lam": 1.0, "size": 224}, (80, 8)),
     "msl_v_wider": _WIDER,
+    "puzzle_voc12": Preset(("puzzle",), {"size": 512, "classes": "voc"}, (20, 0)),
+    "oass_voc12": Preset(("oass",), {"size": 512, "classes": "voc"}, (20, 0)),
     "msl_tresnet_voc": Preset(("tresnet",), {"size": 448, "normalization": "none", "classes": "voc"}, (20, 0)),
 }
 
@@ -158,6 +161,7 @@ def config_tree(found: Original, settings: Mapping[str, Any], absent_data: str) 
     return {
         "data": {"train": absent_data},
         "model": {"backbone": found.backbone, "size": settings["size"], "head": head, **model},
+        "augment": found.augment,
         "method": method,
         "precision": {"dtype": "fp32"},
         "eval": {"batch": 8},

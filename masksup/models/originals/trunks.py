@@ -158,7 +158,7 @@ def _require_copies(trunk: State, state: State, origin: str) -> None:
 
 
 def _convert_abn(trunk: State) -> tuple[str, ...]:
-    scales = [key for key in trunk if key.endswith(".bn.weight")]
+    scales = [key for key in trunk if key.endswith(".bn.weight") and trunk[key].is_floating_point()]
     for key in scales:
-        trunk[key] = trunk[key].abs() + ABN_EPS
+        trunk[key] = trunk[key].float().abs() + ABN_EPS
     return (f"{len(scales)} InPlace-ABN weights w became |w| + {ABN_EPS:g}",)
