@@ -218,8 +218,10 @@ def requeue(job: str, restart: int, patience: float = 600, pause: float = 5) -> 
                 return "SLURM does not know this job any more"
             if now.restarts != restart:
                 return f"it was queued again already (restart {now.restarts})"
-            if now.state not in ("RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING"):
-                return f"its state is {now.state}"
+            # COMPLETING hides why; a job that somebody cancelled must not come back.
+            overrun = now.state == "COMPLETING" and now.reason == "TimeLimit"
+            if now.state not in ("RUNNING", "SUSPENDED", "SIGNALING") and not overrun:
+                return f"its state is {now.state}, reason {now.reason}"
             call("scontrol", "requeue", job)
             return None
         except UserError as error:

@@ -233,9 +233,15 @@ def test_an_older_copy_of_a_job_does_not_queue_the_newer_one(bin_: Callable[[str
     assert (tmp_path / "requeued").exists()
 
 
-def test_a_cancelled_job_is_not_queued_again(bin_: Callable[[str, str], None]) -> None:
-    bin_("scontrol", 'case "$1" in -o) echo "JobState=CANCELLED Restarts=0";; *) exit 1;; esac')
-    assert "CANCELLED" in str(slurm.requeue("7", 0))
+@pytest.mark.parametrize("state", ["CANCELLED Reason=None", "COMPLETING Reason=None", "FAILED Reason=NodeFail"])
+def test_a_cancelled_job_is_not_queued_again(bin_: Callable[[str, str], None], state: str) -> None:
+    bin_("scontrol", f'case "$1" in -o) echo "JobState={state} Restarts=0";; *) exit 0;; esac')
+    assert state.partition(" ")[0] in str(slurm.requeue("7", 0))
+
+
+def test_a_job_that_overran_its_time_limit_is_queued_again(bin_: Callable[[str, str], None]) -> None:
+    bin_("scontrol", 'case "$1" in -o) echo "JobState=COMPLETING Reason=TimeLimit Restarts=0";; *) exit 0;; esac')
+    assert slurm.requeue("7", 0) is None
 
 
 def test_a_controller_that_is_away_is_waited_for(bin_: Callable[[str, str], None], tmp_path: Path) -> None:

@@ -102,5 +102,7 @@ def test_cancel_saves_first_and_resume_goes_on(cluster: Cluster, submit: Submit)
     wait(lambda: step(run, 2) > 0, "going on")
     assert attempts(Folder(run))[-1].job != job
     assert read_json(Folder(run).heartbeat)["first_step"] == saved
-    cluster.launch("cancel", "--now", str(run))
+    subprocess.run(["scancel", str(job_of(Folder(run)))], check=True)  # somebody who does not know this program
     wait(lambda: state(run).state == "cancelled", "the end")
+    wait(lambda: not subprocess.run(["squeue", "-h"], capture_output=True).stdout, "an empty queue")
+    assert len(attempts(Folder(run))) == 2, "what was cancelled does not come back"
