@@ -75,10 +75,10 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
             if time.monotonic() - asked > ASK_AGAIN_S and _to_leave(folder, early):
                 # Again and again: a signal to a step that has not started yet is lost.
                 asked = time.monotonic()
-                slurm.try_call("scancel", "--signal=USR2", attempt.job)
+                slurm.ask_to_leave(attempt.job)
             elif ticks in LOOK_AT and slurm.is_preempted(attempt.job):
                 # The signal came before there were ranks, and nobody heard it.
-                slurm.try_call("scancel", "--signal=USR2", attempt.job)
+                slurm.ask_to_leave(attempt.job)
 
 
 def _to_leave(folder: Folder, early: EarlyStop) -> bool:

@@ -36,7 +36,7 @@ def cancel(paths: list[Path], now: bool) -> int:
         if job.startswith("local-"):
             ask_local(folder)
         elif not now and _running(job):
-            slurm.call("scancel", "--signal=USR2", job)
+            ask(folder, job)
         else:
             slurm.call("scancel", job)
         print(f"{folder.run}: job {job} " + ("ended" if now else "was asked to save and leave"))
@@ -52,12 +52,19 @@ def requeue(paths: list[Path]) -> int:
         if job.startswith("local-"):
             ask_local(folder)
         elif _running(job):
-            slurm.call("scancel", "--signal=USR2", job)
+            ask(folder, job)
         else:
             print(f"{folder.run}: job {job} waits already")
             continue
         print(f"{folder.run}: job {job} was asked to save and to queue again")
     return 0
+
+
+def ask(folder: Folder, job: str) -> None:
+    """Signal the ranks of a job; its launcher repeats that for one that is cancelled."""
+    problem = slurm.ask_to_leave(job)
+    if problem is not None:
+        print(f"{folder.run}: job {job}: {problem}", file=sys.stderr)
 
 
 def ask_local(folder: Folder) -> None:

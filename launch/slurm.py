@@ -15,6 +15,7 @@ ACTIVE = {
     "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED",
 }  # fmt: skip
 WAIT_S = 60
+_ASK_S = 10
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def call(*command: str, timeout: float = WAIT_S) -> str:
     return done.stdout
 
 
-def try_call(*command: str) -> str | None:
+def try_call(*command: str, timeout: float = WAIT_S) -> str | None:
     """Run a command whose failure stops nothing. Returns why it failed, or None."""
     try:
-        call(*command)
+        call(*command, timeout=timeout)
     except UserError as error:
         return str(error)
     return None
@@ -115,6 +116,14 @@ def show(job: str) -> Job | None:
     fields = dict(re.findall(r"(\w+)=(\S*)", line))
     state = fields.get("JobState", "UNKNOWN")
     return Job(job, state, fields.get("Reason", ""), fields.get("NodeList", ""), int(fields.get("Restarts", 0)))
+
+
+def ask_to_leave(job: str) -> str | None:
+    """Signal the ranks of a running job. Returns why that was not possible, or None.
+
+    scancel tries again for a minute where the job has left meanwhile, and would then signal its next start.
+    """
+    return try_call("scancel", "--signal=USR2", job, timeout=_ASK_S)
 
 
 def is_preempted(job: str) -> bool:

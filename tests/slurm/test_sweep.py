@@ -121,4 +121,4 @@ def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbe
     until_finished(run)
     assert [a.outcome for a in attempts(Folder(run))] == ["preempted", "done"]
     assert read_json(Folder(run).job)["job"] == job
-    assert queue([job])[job].state in ("COMPLETED", "COMPLETING")
+    wait(lambda: queue([job])[job].state == "COMPLETED", "SLURM calls it completed")
