@@ -14,7 +14,7 @@ from launch.resources import Resources
 
 from .conftest import ROOT, Cluster, Submit, state, step, wait
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,6 @@ def test_a_folder_that_nodes_do_not_share_is_warned_of_and_found_on_the_nodes(
     assert "must be on a file system that all nodes share" in left.stderr
 
 
-@pytest.mark.timeout(300)
 def test_preflight_on_two_nodes_names_the_one_whose_disk_refuses(
     cluster: Cluster, tmp_path: Path, undisturbed: object
 ) -> None:
@@ -88,7 +87,6 @@ def test_preflight_on_two_nodes_names_the_one_whose_disk_refuses(
     assert "BAD n1: data:" in done.stdout
 
 
-@pytest.mark.timeout(400)
 def test_cancel_saves_first_and_resume_goes_on(cluster: Cluster, submit: Submit) -> None:
     run = submit("--preflight")
     job = str(job_of(Folder(run)))

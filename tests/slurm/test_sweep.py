@@ -16,7 +16,7 @@ from launch.slurm import accounting, queue
 
 from .conftest import ROOT, Cluster, state, step, until_finished, wait
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 SETTINGS = ["lr=0.001", "lr=0.003", "lr=0.01", "csra", "wide"]
 
 
@@ -34,7 +34,6 @@ def sweep(cluster: Cluster, undisturbed: object, tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.timeout(600)
 def test_five_of_six_finish_and_the_sweep_again_submits_the_sixth(cluster: Cluster, sweep: Path) -> None:
     folder = sweep.parent
     out = cluster.launch("sweep", str(sweep), cwd=folder).stdout
@@ -100,7 +99,6 @@ def same_as_accounts(run: Path) -> None:
     assert gpu_hours(history, None).total * 3600 == pytest.approx(total, rel=0.02, abs=3 * len(rows) + 5)
 
 
-@pytest.mark.timeout(300)
 def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbed: object, tmp_path: Path) -> None:
     config, _ = undisturbed()  # type: ignore[operator]
     env = {**os.environ, "MASKSUP_ROOT": str(ROOT), "MASKSUP_PYTHON": sys.executable}
