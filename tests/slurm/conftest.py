@@ -103,8 +103,8 @@ def running() -> Iterator[Cluster]:
             pytest.fail(text)
         pytest.skip(text)
     cluster = Cluster()
-    accounting = "1" if shutil.which("slurmdbd") and shutil.which("mariadbd") else "0"
-    cluster("start", CLUSTER_ACCOUNTING=accounting)
+    SETTINGS["CLUSTER_ACCOUNTING"] = "1" if shutil.which("slurmdbd") and shutil.which("mariadbd") else "0"
+    cluster("start")
     os.environ["SLURM_CONF"] = str(FOLDER / "etc" / "slurm.conf")
     try:
         yield cluster

@@ -192,7 +192,7 @@ def test_time_limit(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) 
     wait(lambda: step(run, 1) > 5, "some steps")
     ranks = f"{job_of(Folder(run))}.0"
     subprocess.run(["scancel", "--signal=STOP", ranks], check=True)  # so that the run lasts as long as the limit
-    wait(lambda: slurm.show(str(job_of(Folder(run)))) is not None and _age(run) > 70, "a minute")
+    wait(lambda: slurm.show(str(job_of(Folder(run)))) is not None and _age(run) > 80, "a minute")
     subprocess.run(["scancel", "--signal=CONT", ranks], check=True)
     until_finished(run)
     assert outcomes(run) == ["timeout", "done"]
