@@ -39,7 +39,7 @@ class Cluster:
     def launch(self, *words: str, status: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run masksup-launch as a person does."""
         done = subprocess.run(
-            [sys.executable, "-m", "launch", *words], capture_output=True, text=True, timeout=120, cwd=cwd,
+            [sys.executable, "-P", "-m", "launch", *words], capture_output=True, text=True, timeout=120, cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert done.returncode == status, (words, done.stdout, done.stderr)
@@ -173,6 +173,8 @@ class Submit:
 
     def __call__(self, *options: str, name: str = "run", nodes: int = 1) -> Path:
         run = self.tmp_path / name
+        # Others name files so too; the job must not import this one.
+        (self.tmp_path / "launch.py").write_text("raise SystemExit(9)\n")
         small = ["--cpus-per-rank", "1", "--time", "10", "--signal-seconds", "60"]
         self.cluster.launch(
             "submit", str(self.file), "--run-dir", str(run), "--nodes", str(nodes), *small, *options, cwd=self.tmp_path
