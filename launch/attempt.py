@@ -52,7 +52,7 @@ def run_attempt(
     if refusal is not None:
         say(refusal)
         return Verdict("superseded", refusal, [])
-    attempt = begin(folder, token, nodes, resources.nodes * resources.gpus_per_node)
+    attempt = begin(folder, token, nodes, resources.nodes * resources.gpus_per_node, began)
     write_atomically(folder.fence, f"{token}\n")
     say(f"{folder.run}: attempt {attempt.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
     history = attempts(folder)[:-1]

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Folder(chosen(arguments, os.environ))
     token, nodes = own_token(os.environ), slurm.hosts(os.environ["SLURM_JOB_NODELIST"])
-    began = float(os.environ.get("SLURM_JOB_START_TIME") or time.time())
+    began = slurm.started(token.job) or time.time()
     verdict = run_attempt(folder, token, nodes, start_by_srun, slurm.node_states, began)
     if verdict.not_again is not None:
         say(f"not started again: {verdict.not_again}")
@@ -116,7 +116,7 @@ def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
 
 
 def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:
-    """Queue this job, or this element, once more; what follows is SLURM ending this copy of the script."""
+    """Queue this job, or this element, once more. Leaving at once after that frees the GPUs before KillWait is over."""
     problem = slurm.requeue(token.job, token.restart)
     if problem is not None:
         say(f"not queued again by this script: {problem}")
@@ -124,7 +124,6 @@ def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:
     say("queued again" + (f", without {','.join(bad_nodes)}" if bad_nodes else ""))
     if bad_nodes:
         _exclude(token.job, sorted({*bad_nodes, *slurm.hosts(resources.exclude or "")}), resources.nodes)
-    time.sleep(60)
     return 0
 
 

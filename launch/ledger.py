@@ -125,12 +125,12 @@ def attempts(folder: Folder) -> list[Attempt]:
     return [found[number] for number in sorted(found)]
 
 
-def begin(folder: Folder, token: Token, nodes: list[str], gpus: int) -> Attempt:
-    """Note a new start, and close the one before if nobody did."""
+def begin(folder: Folder, token: Token, nodes: list[str], gpus: int, began: float | None = None) -> Attempt:
+    """Note a new start, and close the one before if nobody did. `began`: when its nodes were given to it."""
     before = attempts(folder)
     if before and before[-1].outcome is None:
         end(folder, before[-1], "interrupted", before[-1].last_seen or progress(folder, before[-1]).get("last_seen"))
-    attempt = Attempt(len(before) + 1, token.job, token.restart, time.time(), nodes, gpus)
+    attempt = Attempt(len(before) + 1, token.job, token.restart, began or time.time(), nodes, gpus)
     append(folder.attempts, asdict(attempt))
     return attempt
 

@@ -104,6 +104,14 @@ def fields(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
 
 
+def started(job: str) -> float | None:
+    """When this start of a job began, seconds since the epoch; None where SLURM does not say."""
+    try:
+        return _moment(fields(job).get("StartTime", ""))
+    except UserError:
+        return None
+
+
 def show(job: str) -> Job | None:
     """One job with its restart count, or None where SLURM does not know it."""
     try:
