@@ -1,6 +1,7 @@
 """Opening a run: everything is checked and built before the run folder is touched, then the state is put back."""
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +208,8 @@ def _introduce(run: Run, weights: str | None) -> None:
         log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
     if run.at.step:
         log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
-        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}")
+        after = os.environ.get("MASKSUP_RESUMED_AFTER")  # a launcher knows why: preempted, timeout, lost, ...
+        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}" + (f", {after} before" if after else ""))
     else:
         run.record.hyperparameters(config)
 

@@ -18,6 +18,7 @@ from typing import TextIO
 
 from torch._C._distributed_c10d import Store
 
+from masksup.runtime import heartbeat
 from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import Card, named
 from masksup.runtime.place import Place
@@ -207,6 +208,7 @@ class Watchdog:
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
+        heartbeat.leave(1, reason)
         if part:
             with suppress(RuntimeError):
                 self.part()
