@@ -41,8 +41,9 @@ def evaluate(outputs: Outputs | Counted, part: Part, config: Config, *, resample
     """All scores of `part` with their protocol: rules, counts, index. Unreadable images are left out and counted.
 
     To what `score` gives it adds `broken_images`, `labelled_pairs` (those not ignored), `mAP_interval` [low, high],
-    `stratified` (`stratified_scores`, or None where the index has no boxes) and `stratified_why`, the reason where it
-    is None. resamples 0: no intervals, of which there are none of counts either.
+    `stratified` (`stratified_scores`, by the clean rules whatever `eval.compat` is, or None where the index has no
+    boxes) and `stratified_why`, the reason where it is None. resamples 0: no intervals, of
+    which there are none of counts either.
     """
     if isinstance(outputs, Counted):
         return _evaluate_counts(outputs, part, config)
@@ -76,8 +77,6 @@ def _by_stratum(
 ) -> dict[str, Any]:
     absent: dict[str, Any] = {"mAP_interval": None, "stratified": None}
     protocol["intervals"] = None
-    if config.eval.compat != "none":
-        return absent | {"stratified_why": "the code that eval.compat repeats has no such scores"}
     readable_N = ~outputs.broken_N
     samples_N = part.samples[readable_N]
     labels_NC = part.labels_NC[readable_N]
@@ -90,7 +89,9 @@ def _by_stratum(
         np.asarray(part.index.sample_image_N)[samples_N],
         ap_rule=config.eval.ap_rule, threshold=protocol["threshold"], resamples=resamples,
     )  # fmt: skip
-    interval = {"mAP_interval": scores["all"]["mAP_interval"]}
+    # No released code has such scores: under eval.compat, too, they follow the clean rules, and so does their mAP.
+    clean = config.eval.compat == "none"
+    interval = {"mAP_interval": scores["all"]["mAP_interval"] if clean else None}
     reasons = [division for division in divided.values() if isinstance(division, str)]
     if len(reasons) == len(divided):
         return absent | interval | {"stratified_why": reasons[0]}
@@ -160,6 +161,8 @@ def run_eval(
     """
     start_logging(rank=place.rank)
     with told_once(place):
+        if masked is not None and wanted.voc_server is not None:
+            raise UserError("--write-voc-server: given with --masked, but the server scores whole images; drop one")
         trained = open_trained(path, weights)
         rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
         trained = _with(trained, rules)

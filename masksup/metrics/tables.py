@@ -71,6 +71,7 @@ def _by_stratum(summary: dict[str, Any]) -> Table:
         rows |= scores[division]["strata"] or {}
     ranges = summary["protocol"]["intervals"]
     title = "Classes that an image shows only as ... objects" + (f" (and {LEVEL} % interval)" if ranges else "")
+    title += ", by the clean rules" if summary["protocol"]["compat"] != "none" else ""
     table = Table(title=title, title_justify="left")
     table.add_column("only")
     for key in STRATUM_SCORES:
