@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -111,6 +112,9 @@ def _train(args: argparse.Namespace) -> int:
     from masksup.config_file import describe, load_config
 
     place = find_place()
+    if place.world > 1:
+        # Or every rank shows a page of C++ frames where another one has left.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not args.print_config:
         signals.install()  # before torch is loaded, which takes seconds
     with _told_once(place):

@@ -166,6 +166,12 @@ def test_another_size_of_a_vit_is_said_to_be_another_model(tmp_path: Path, capsy
     assert "pos_embed: 4x4 resampled to 6x6, which makes it another model" in capsys.readouterr().out
 
 
+def test_a_preset_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = saved(tmp_path / "v.pth", originals.CSRAViT(192, 12, 64, 14, 1).state_dict())
+    message = refusal(capsys, [str(file), "--preset", "msl_v_wider"], tmp_path / "run")
+    assert "14 classes, 1 head, 64 px; expected CSRA or MSL on a ViT, 14 classes, 1 heads, 224 px" in message
+
+
 def test_the_layout_at_448_is_refused_or_assumed_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = originals.randomise(originals.CSRAViT(192, 12, 96, 80, None))
     file = saved(tmp_path / "vit_L16_224_coco_head8_86.5.pth", net.state_dict())

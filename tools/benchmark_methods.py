@@ -3,7 +3,8 @@
     python tools/benchmark_methods.py [--backbone tf_efficientnet_lite0 --size 224 --batch 8 --repeats 7]
 
 The steps are interleaved one by one; prints their medians, the median of the ratios pair by pair, and the most memory
-that a step takes beside the weights it begins with. Input is synthetic and resident: this times the step, not the
+that a step takes beside the weights it begins with. Without a GPU the time is the processor time of this process, which
+other work on the machine distorts less than the clock. Input is synthetic and resident: this times the step, not the
 loader. `--only oass` takes the contenders whose name contains it, beside the plain ones.
 """
 
@@ -51,23 +52,31 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(args.repeats):
         for name, step in steps.items():
-            began = time.perf_counter()
+            began = now()
             step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(now() - began)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.backbone} @ {args.size}, batch {args.batch}, {args.dtype}, {device}, torch {torch.__version__}")
-    memory = {name: peak_memory(step) for name, step in steps.items()}
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(values, seconds[PLAIN]))
         limit = CONTENDERS[name][2]
         print(
             f"  {name:20s} {1000 * statistics.median(values):9.1f} ms a step  {ratio:6.3f} x plain"
-            f"{f' (limit {limit:g})' if limit else '':13s} {memory[name] / 2**20:8.1f} MiB"
+            f"{f' (limit {limit:g})' if limit else ''}",
+            flush=True,
         )
-    share = memory["plain, csi head"] / memory[PLAIN]
-    print(f"  memory of a step, csi head over linear head: {share:.3f} x (limit {HEAD_MEMORY})")
+    memory = {name: peak_memory(step) for name, step in steps.items()}
+    for name, held in memory.items():
+        print(f"  {name:20s} {held / 2**20:9.1f} MiB in a step  {held / memory[PLAIN]:6.3f} x plain")
+    print(f"  (limit of the csi head over the linear one, plain steps: {HEAD_MEMORY} x)")
+
+
+def now() -> float:
+    """Seconds: by the clock, after the GPU has finished, or of the processor's time."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def peak_memory(step: Callable[[], object]) -> int:

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ CONTENDERS = {
     # The control: what masks do as mere augmentation, without two views and without their consistency.
     "csra, half masked": [*_CSRA, "method.name=masksup", "method.views=mixed"],
     "csra + masksup": [*_CSRA, "method.name=masksup"],
-    "mcar": ["method.name=mcar"],
+    "mcar, 2 regions": ["method.name=mcar", "method.top=2"],
     "oass": ["model.head.name=csi", "method.name=oass"],
 }
 VIEWS = ("clean", "low", "high", "blocks")
@@ -109,7 +110,9 @@ def _scores(run: Path, part: Part, config: Config) -> dict[str, float]:
     learnt = dict(zip(part.index.classes, (train_part.labels_NC == 1).sum(0) >= LEARNT))
     found: dict[str, float] = {}
     for view in VIEWS:
-        summary = evaluate(predict_alone(trained, part, masks=_masks(view, config.model.size, ids)), part, config)
+        summary = evaluate(
+            predict_alone(trained, part, masks=_masks(view, config.model.size, tuple(ids))), part, config
+        )
         scored = {name: ap for name, ap in summary["AP"].items() if ap is not None}
         found[f"{view}, learnt classes"] = float(np.mean([ap for name, ap in scored.items() if learnt[name]]))
         found[f"{view}, all classes"] = summary["mAP"]
@@ -118,12 +121,13 @@ def _scores(run: Path, part: Part, config: Config) -> dict[str, float]:
     return found
 
 
-def _masks(view: str, size: int, ids: list[str]) -> FixedMasks | None:
+@cache
+def _masks(view: str, size: int, ids: tuple[str, ...]) -> FixedMasks | None:
     match view:
         case "low" | "high":
-            return evaluation_masks(view, size, ids)
+            return evaluation_masks(view, size, list(ids))
         case "blocks":  # a seventh of the side, as 32 px are of 224
-            return evaluation_blocks(max(size // 7, 1), 0.5, size, ids)
+            return evaluation_blocks(max(size // 7, 1), 0.5, size, list(ids))
     return None
 
 

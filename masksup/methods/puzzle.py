@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from masksup.errors import UserError
 from masksup.methods.method import Method
-from masksup.methods.tiles import check_head, join, map_head, ramp, split, tile_grid
+from masksup.methods.tiles import average_to, check_head, join, map_head, ramp, split, tile_grid
 from masksup.models.heads.maps import cam
 from masksup.models.network import Network
 
@@ -100,7 +100,7 @@ class Puzzle(Method):
         tile_maps = head.maps(network.backbone(self._tiles(images_B3SS)))
         merged_BCHW = join(tile_maps, self.side)
         if self.tile is not None:
-            merged_BCHW = F.interpolate(merged_BCHW, maps_BCHW.shape[2:], mode="area")
+            merged_BCHW = average_to(merged_BCHW, network.backbone.grid)
         losses = {
             "loss_class": self.loss(logits_BC, batch["target"]),
             "loss_pieces": self.loss(merged_BCHW.mean((2, 3)), batch["target"]),

@@ -67,6 +67,18 @@ def merge(maps: Tensor, row_T: Tensor, column_T: Tensor, height: int, width: int
     return down_THg[:, None] @ mosaic_TCgg @ across_TWg[:, None].mT
 
 
+def average_to(maps_BCHW: Tensor, side: int) -> Tensor:
+    """Square maps averaged to `side` x `side` positions, each position by the share of it that is covered, so that the
+    mean over positions stays. Two products of matrices: torch's area resizing has no deterministic gradient on a GPU.
+    """
+    before = maps_BCHW.shape[2]
+    edge_s = torch.arange(side, device=maps_BCHW.device)[:, None] * (before / side)
+    place_H = torch.arange(before, device=maps_BCHW.device)
+    covered_sH = (torch.minimum(edge_s + before / side, place_H + 1) - torch.maximum(edge_s, place_H)).clamp(min=0)
+    weight_sH = covered_sH * (side / before)
+    return weight_sH @ maps_BCHW @ weight_sH.mT
+
+
 def _halves(cut_T: Tensor, size: int, tile: int, resize: Resize) -> tuple[Tensor, Tensor, Tensor]:
     """For each of the 2 `tile` samples of a row of a mosaic: the pixel at or before it, the one after it, and how far
     it lies between them. The first half samples [0, cut), the second [cut, size)."""

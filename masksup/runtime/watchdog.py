@@ -1,7 +1,7 @@
-"""A thread that ends a job in which a rank is stuck, dead or failed, and names that rank (R7).
+"""Threads that end a job in which a rank is stuck, dead or failed, and name that rank (R7).
 
-A signal handler cannot run inside a collective that waits for a dead rank; this thread can. Each rank notes what it
-is doing (`beat`); the thread publishes that, and when a rank has done one thing for longer than it may, compares.
+A signal handler cannot run inside a collective that waits for a dead rank; threads can. Each rank notes what
+it is doing (`beat`); a thread publishes that, and when a rank has done one thing for longer than it may, compares.
 """
 
 import faulthandler
@@ -24,6 +24,8 @@ from masksup.runtime.meeting import Card, named
 from masksup.runtime.place import Place
 
 _GRACE = 3.0  # seconds that a rank has to leave by itself once another one failed
+_PAUSE = 0.5  # seconds between two looks
+_MUTE = 4.0  # seconds without an answer, after which a store is not waited for
 _LOST = 5  # looks in a row at a store that does not answer, after which its keeper counts as gone
 
 
@@ -42,8 +44,10 @@ class Watchdog:
         self._last: dict[int, tuple[str, float]] = {}
         self._stacks: TextIO = sys.stderr
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
+        self._answered = time.monotonic()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._watch)]
+        for thread in self._threads:
+            thread.start()
 
     def beat(self, doing: str, limit: float | None) -> None:
         """This rank now does something new, which may take `limit` seconds (None: as long as it takes)."""
@@ -57,17 +61,18 @@ class Watchdog:
     def stop(self) -> None:
         """The rank is about to leave in peace."""
         self._ended.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
         faulthandler.cancel_dump_traceback_later()
 
     def claim(self, reason: str) -> bool:
-        """Say why the job ends; False if another rank was first, and its reason holds."""
-        said = json.dumps([self._place.rank, reason])
+        """Say why the job ends; False if another rank or thread was first, and its reason holds."""
+        said = json.dumps([self._place.rank, threading.get_ident(), reason])
         return str(self._store.compare_set("failed", "", said).decode()) == said
 
     def reason(self) -> str | None:
         """Why the job ends, if some rank has said so."""
-        return str(json.loads(self._store.get("failed"))[1]) if self._store.check(["failed"]) else None
+        return str(json.loads(self._store.get("failed"))[-1]) if self._store.check(["failed"]) else None
 
     def part(self) -> None:
         """The last word of a rank. Rank 0, which may keep the store, waits a little until all others have read it."""
@@ -99,13 +104,13 @@ class Watchdog:
         keys = [f"beat/{rank}" for rank in range(self._place.world)]
         return [self._store.get(key).decode() if self._store.check([key]) else "" for key in keys]
 
-    def _watch(self) -> None:
+    def _talk(self) -> None:
+        """The thread that asks the store. It hangs where rank 0 is stopped that keeps the store."""
         lost = 0
-        while not self._ended.wait(0.5):
+        while not self._ended.wait(_PAUSE):
             try:
                 self._publish()
-                silent = self._silent()
-                reason = self.reason()
+                silent, reason = self._silent(), self.reason()
                 lost = 0
             except Exception as error:  # the store's errors are of many types
                 lost, silent, reason = lost + 1, False, None
@@ -113,15 +118,29 @@ class Watchdog:
                     self._end(f"the meeting point of the ranks at {self._place.host} is gone: {error}", tell=True)
             if reason is not None and not self._ended.wait(_GRACE):
                 self._end(reason, tell=False)
+            if silent or self._too_long():
+                self._time_out(silent)
+
+    def _watch(self) -> None:
+        """The thread that asks nobody, for the case that nobody answers."""
+        patience = 0.0 if self._place.rank == 1 else _GRACE  # so that one rank tells, and the others follow
+        while not self._ended.wait(_PAUSE):
             self._arm()
-            limit = self._limit
-            if silent or (limit is not None and time.monotonic() - self._since > limit):
-                self._time_out(self._silence if silent or limit is None else limit, silent)
+            mute = time.monotonic() - self._answered - patience
+            if mute > self._silence or (self._too_long() and mute > _MUTE):
+                self._kill([0])
+                seconds = self._silence if self._limit is None else self._limit
+                where = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks,"
+                self._end(f"{where} did not answer for {seconds:g} s", tell=True, part=False)
+
+    def _too_long(self) -> bool:
+        return self._limit is not None and time.monotonic() - self._since > self._limit
 
     def _publish(self) -> None:
         self._looks += 1
         said = [self._looks, self._beats, self._doing, round(time.monotonic() - self._since, 1)]
         self._store.set(f"beat/{self._place.rank}", json.dumps(said))
+        self._answered = time.monotonic()
 
     def _silent(self) -> bool:
         """Whether a rank that this one looks after has said nothing for too long."""
@@ -143,18 +162,19 @@ class Watchdog:
         else:
             faulthandler.dump_traceback_later(self._limit + 30, exit=True, file=self._stacks)
 
-    def _time_out(self, limit: float, silent: bool) -> None:
-        beats = self._beats
+    def _time_out(self, silent: bool) -> None:
+        beats, limit = self._beats, self._silence if silent or self._limit is None else self._limit
         try:
             gone = self.gone()
+            if self.reason() is not None:  # the job ends already, and who is silent is leaving
+                return
             reason = self._named(gone, limit)
             if not gone and (silent or self._beats != beats):  # it went on meanwhile
                 return
             first = self.claim(reason)
             reason = reason if first else str(self.reason())
-        except Exception:  # the store itself does not answer
-            gone, first = [0], self._place.rank == 1
-            reason = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks, did not answer for {limit:g} s"
+        except Exception:  # the store has gone meanwhile, which the next look finds
+            return
         self._kill(gone)
         self._end(reason, tell=first)
 
@@ -181,15 +201,17 @@ class Watchdog:
                 except OSError:
                     continue  # gone already, or not ours
 
-    def _end(self, reason: str, tell: bool) -> None:
+    def _end(self, reason: str, tell: bool, part: bool = True) -> None:
+        self._ended.set()  # the other thread has nothing to add
         log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         heartbeat.leave(1, reason)
-        with suppress(RuntimeError):
-            self.part()
+        if part:
+            with suppress(RuntimeError):
+                self.part()
         os._exit(1)
 
 

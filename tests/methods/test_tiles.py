@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from masksup.methods.tiles import cut, join, merge, split
+from masksup.methods.tiles import average_to, cut, join, merge, split
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
@@ -60,6 +60,15 @@ def test_nothing_beyond_the_cut_takes_part_in_a_tile(mode: str) -> None:
     place = torch.tensor([7]), torch.tensor([11])
     tiles = cut(image, torch.tensor([0]), *place, 10, mode)
     assert [set(tile.flatten().tolist()) for tile in tiles] == [{0.0}, {0.0}, {0.0}, {1.0}]
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 4), (9, 3), (8, 7), (14, 7), (3, 5)])
+def test_averaging_keeps_the_mean_and_is_the_mean_of_what_a_position_covers(before: int, after: int) -> None:
+    maps = torch.randn(2, 3, before, before)
+    small = average_to(maps, after)
+    torch.testing.assert_close(small.mean((2, 3)), maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    fine = maps.repeat_interleave(after, 2).repeat_interleave(after, 3)
+    torch.testing.assert_close(small, F.avg_pool2d(fine, before), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_merge_are_those_of_the_resizes() -> None:

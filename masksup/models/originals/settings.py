@@ -122,6 +122,7 @@ def _of_preset(found: Original, name: str | None) -> dict[str, Any]:
         )
         if preset.counts is not None:
             wanted += f", {preset.counts[0]} classes" + (f", {preset.counts[1]} heads" if preset.counts[1] else "")
+        wanted += f", {preset.settings['size']} px" if found.size else ""
         raise UserError(f"--preset {name}: {found.path} is {found.summary}; expected {wanted}")
     return {key: value for key, value in preset.settings.items() if key in found.needs or key == "size"}
 
