@@ -59,6 +59,10 @@ def own_token(environment: Mapping[str, str]) -> Token:
 
 def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder, attempt: Attempt) -> int:
     """One task a rank on all nodes of the job. Returns srun's exit status."""
+    if attempt.restart % 2:
+        # A node that was cut off wakes up: its old srun is ended, and has SLURM end "its" step, by a number that the
+        # new start would use too. Steps of neighbouring starts therefore have different numbers.
+        slurm.try_call("srun", "--nodes=1", "--ntasks=1", "true")
     srun = subprocess.Popen(
         srun_command(job_resources(folder), folder, attempt) + command,
         stdin=subprocess.DEVNULL, env={**os.environ, **variables},

@@ -12,13 +12,13 @@ from launch.ledger import Folder, attempts, job_of, score_of
 from masksup.config import Config
 from masksup.config_file import to_yaml
 
-from .conftest import Cluster, step, until_finished, wait
+from .conftest import PATIENCE, Cluster, step, until_finished, wait
 
 pytestmark = pytest.mark.slurm
 WORDS = ["--cpus-per-rank", "1", "--time", "15", "--signal-seconds", "60"]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_preempted_requeued_and_cut_off_ends_bit_equal(
     cluster: Cluster, config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -29,7 +29,7 @@ def test_preempted_requeued_and_cut_off_ends_bit_equal(
     cluster.launch(
         "submit", str(file), "--run-dir", str(clean), *local, "--ranks-per-node", "4", "--cpus-per-rank", "1"
     )
-    until_finished(clean, 400)
+    until_finished(clean, 4 * PATIENCE)
 
     cluster.launch("submit", str(file), "--run-dir", str(run), "--nodes", "2", "--gpus-per-node", "2", *WORDS)
     wait(lambda: step(run, 1) > 20, "some steps")
@@ -39,7 +39,7 @@ def test_preempted_requeued_and_cut_off_ends_bit_equal(
     wait(lambda: step(run, 3) > 50, "some steps of the third start")
     node = attempts(Folder(run))[2].nodes[1]
     cluster("node-kill", node)
-    until_finished(run, 400)
+    until_finished(run, 4 * PATIENCE)
 
     history = attempts(Folder(run))
     assert history[0].outcome == "preempted"
@@ -51,6 +51,6 @@ def test_preempted_requeued_and_cut_off_ends_bit_equal(
     assert_same_run(run, clean)
 
     cluster.launch("submit", str(file), "--run-dir", str(alone), *local)
-    until_finished(alone, 300)
+    until_finished(alone, 4 * PATIENCE)
     scores = [score_of(json.loads((folder / "result.json").read_text())) for folder in (run, alone)]
     print("mAP of four ranks and of one:", scores)
