@@ -27,7 +27,8 @@ quickstart: install
 	$(BIN)/python tools/quickstart.py
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow and not slurm'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow and not slurm' --ignore tests/dist
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'not slow' --durations=0 tests/dist
 
 # On a real cluster of three nodes that slurm/test_cluster.sh runs on this machine; needs root.
 test-slurm: install
