@@ -24,7 +24,7 @@ from masksup.runtime.place import Place
 
 _GRACE = 3.0  # seconds that a rank has to leave by itself once another one failed
 _PAUSE = 0.5  # seconds between two looks
-_MUTE = 2.0  # seconds without an answer, after which a store is not waited for
+_MUTE = 4.0  # seconds without an answer, after which a store is not waited for
 _LOST = 5  # looks in a row at a store that does not answer, after which its keeper counts as gone
 
 
@@ -65,13 +65,13 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def claim(self, reason: str) -> bool:
-        """Say why the job ends; False if another rank was first, and its reason holds."""
-        said = json.dumps([self._place.rank, reason])
+        """Say why the job ends; False if another rank or thread was first, and its reason holds."""
+        said = json.dumps([self._place.rank, threading.get_ident(), reason])
         return str(self._store.compare_set("failed", "", said).decode()) == said
 
     def reason(self) -> str | None:
         """Why the job ends, if some rank has said so."""
-        return str(json.loads(self._store.get("failed"))[1]) if self._store.check(["failed"]) else None
+        return str(json.loads(self._store.get("failed"))[-1]) if self._store.check(["failed"]) else None
 
     def part(self) -> None:
         """The last word of a rank. Rank 0, which may keep the store, waits a little until all others have read it."""
@@ -110,7 +110,7 @@ class Watchdog:
             try:
                 self._publish()
                 silent, reason = self._silent(), self.reason()
-                self._answered, lost = time.monotonic(), 0
+                lost = 0
             except Exception as error:  # the store's errors are of many types
                 lost, silent, reason = lost + 1, False, None
                 if lost == _LOST and not self._ended.is_set():
@@ -122,14 +122,15 @@ class Watchdog:
 
     def _watch(self) -> None:
         """The thread that asks nobody, for the case that nobody answers."""
+        patience = 0.0 if self._place.rank == 1 else _GRACE  # so that one rank tells, and the others follow
         while not self._ended.wait(_PAUSE):
             self._arm()
-            mute = time.monotonic() - self._answered
+            mute = time.monotonic() - self._answered - patience
             if mute > self._silence or (self._too_long() and mute > _MUTE):
                 self._kill([0])
                 seconds = self._silence if self._limit is None else self._limit
                 where = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks,"
-                self._end(f"{where} did not answer for {seconds:g} s", tell=self._place.rank == 1, part=False)
+                self._end(f"{where} did not answer for {seconds:g} s", tell=True, part=False)
 
     def _too_long(self) -> bool:
         return self._limit is not None and time.monotonic() - self._since > self._limit
@@ -138,6 +139,7 @@ class Watchdog:
         self._looks += 1
         said = [self._looks, self._beats, self._doing, round(time.monotonic() - self._since, 1)]
         self._store.set(f"beat/{self._place.rank}", json.dumps(said))
+        self._answered = time.monotonic()
 
     def _silent(self) -> bool:
         """Whether a rank that this one looks after has said nothing for too long."""
@@ -163,6 +165,8 @@ class Watchdog:
         beats, limit = self._beats, self._silence if silent or self._limit is None else self._limit
         try:
             gone = self.gone()
+            if self.reason() is not None:  # the job ends already, and who is silent is leaving
+                return
             reason = self._named(gone, limit)
             if not gone and (silent or self._beats != beats):  # it went on meanwhile
                 return
@@ -197,6 +201,7 @@ class Watchdog:
                     continue  # gone already, or not ours
 
     def _end(self, reason: str, tell: bool, part: bool = True) -> None:
+        self._ended.set()  # the other thread has nothing to add
         log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
         if tell:
