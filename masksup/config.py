@@ -1,5 +1,6 @@
 """Every setting of a run, typed, with its meaning beside it. The rest of the program reads settings from here."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +22,12 @@ Channels = Literal["card"] | tuple[float, float, float]
 
 def _problem(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
+
+
+def _holds_nan(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_nan, value))
+    return isinstance(value, float) and math.isnan(value)
 
 
 class Section(BaseModel):
@@ -68,6 +75,9 @@ class Component(BaseModel):
             if key not in options.model_fields:
                 hint = nearest(key, ["name", *options.model_fields])
                 raise _problem(str(key), f"not an option of {cls.registry.kind} '{name}'; {hint}")
+        for key, value in given.items():
+            if _holds_nan(value):  # every comparison with it is false, so that no check of a part would refuse it
+                raise _problem(str(key), f"found {value!r}, expected numbers")
         try:
             return {"name": name, **options.model_validate(given).model_dump()}
         except ValidationError as error:
