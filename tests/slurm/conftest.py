@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -103,6 +104,7 @@ def running() -> Iterator[Cluster]:
             pytest.fail(text)
         pytest.skip(text)
     cluster = Cluster()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the cluster is stopped whatever ends the tests
     SETTINGS["CLUSTER_ACCOUNTING"] = "1" if shutil.which("slurmdbd") and shutil.which("mariadbd") else "0"
     cluster("start")
     os.environ["SLURM_CONF"] = str(FOLDER / "etc" / "slurm.conf")
