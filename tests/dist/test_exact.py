@@ -130,8 +130,10 @@ def test_fewer_samples_than_ranks_to_score(job: Launcher, write_config, tiny_dat
 
 @pytest.mark.parametrize("name", METHODS.entries)
 def test_every_method_trains_on_two_ranks_as_on_one(name: str, job: Launcher, write_config, tmp_path: Path) -> None:
-    config = write_config(method={"name": name}, data__eval=None, optim__lr=0.0005, epochs=1)
+    # SGD, because Adam's first steps turn the rounding of a gradient near zero into a step of full length.
+    sgd = {"name": "sgd", "lr": 0.01}
+    config = write_config(method={"name": name}, model__size=64, data__eval=None, optim=sgd, epochs=1)
     for world in (1, 2):
         job.to_the_end(world, config, tmp_path / str(world))
     assert len(losses(tmp_path / "2")) == 4
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), abs=1e-4)
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), abs=1e-5)
