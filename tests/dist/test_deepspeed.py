@@ -156,7 +156,9 @@ def resume_in_fresh_processes(world: int, cases: dict[str, dict[str, Any]], fold
             same_state(resumed, whole)
 
 
+@pytest.mark.slow
 def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
+    """Fails now and then in last bits of the moments of the head's weights, with equal losses: not understood yet."""
     cases = {
         "zero2": zero(2),
         "zero3": zero(3),
