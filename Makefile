@@ -29,7 +29,7 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow'
 
 nightly: install
-	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_MUTATIONS=10000 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_MUTATIONS=10000 $(BIN)/python -m pytest
 	$(BIN)/python tools/benchmark_metrics.py --at-least 4
 
 lint: install

@@ -1,0 +1,187 @@
+"""Kills, signals, stuck ranks, bad gradients: the job ends or goes on as one."""
+
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from compare import assert_same_run
+from ranks import Launcher
+
+from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
+from masksup.runtime.record import read_rows
+
+KILLS = int(os.environ.get("MASKSUP_DIST_KILLS", "10"))
+
+
+def rows(run: Path) -> int:
+    return len(read_rows(run / "metrics.jsonl"))
+
+
+@pytest.mark.timeout(300 + 60 * KILLS)
+def test_r1_ten_kills_of_a_random_rank_end_bit_equal(job: Launcher, write_config, tmp_path: Path) -> None:
+    config = write_config(epochs=8, checkpoint={"every_steps": 2})
+    job.to_the_end(3, config, tmp_path / "clean")
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    draw, run = random.Random(seed), tmp_path / "run"
+    for _ in range(KILLS):
+        before, extra = rows(run), draw.randrange(0, 5)
+        ranks = job.train(3, config, run)
+        ranks.until(lambda b=before, e=extra: rows(run) > b + e)
+        time.sleep(draw.uniform(0, 0.05))
+        victim = draw.randrange(3)
+        ranks.signal(victim, signal.SIGKILL)
+        codes = ranks.wait(60)
+        assert codes[victim] in (-signal.SIGKILL, 0)
+        assert None not in codes
+    job.to_the_end(3, config, run)
+    assert_same_run(run, tmp_path / "clean")
+    assert not list((run / "checkpoints").glob(".partial-*"))
+
+
+@pytest.mark.parametrize("moment", ["starting", "stepping", "scoring", "saving"])
+def test_r5_a_signal_to_any_one_rank_stops_all_at_the_same_step(
+    moment: str, job: Launcher, write_config, tmp_path: Path
+) -> None:
+    slow_score = (
+        "import masksup.engine.infer as m, time\nr = m._forwards\n"
+        "def f(*a):\n    for x in r(*a):\n        time.sleep(0.3)\n        yield x\nm._forwards = f\n"
+    )
+    slow_save = (
+        "import masksup.runtime.checkpoint as m, time\nr = m.save_file\n"
+        "def f(*a):\n    time.sleep(1)\n    r(*a)\nm.save_file = f\n"
+    )
+    probe = {"scoring": slow_score, "saving": slow_save}.get(moment, "")
+    config = write_config(
+        epochs=30, eval={"batch": 2, "every_epochs": 1}, checkpoint={"every_steps": 1 if moment == "saving" else 0}
+    )
+    ranks = job.train(3, config, tmp_path / "run", probe=probe)
+    run = tmp_path / "run"
+    if moment == "starting":
+        ranks.until(lambda: (run / "logs" / "rank0.log").exists())
+    else:
+        # Four steps are an epoch and a quarter: then the scoring of the first epoch is under way.
+        ranks.until(lambda: rows(run) >= (4 if moment == "scoring" else 2))
+        time.sleep(0.5 if moment == "scoring" else 0)
+    ranks.signal(1, signal.SIGUSR2)
+    sent = time.monotonic()
+    assert ranks.wait(60) == [75, 75, 75], ranks.text()
+    assert time.monotonic() - sent < 30
+    assert "stopped by SIGUSR2 after step" in ranks.outs[0].read_text()
+    saved = read_checkpoint(list_checkpoints(run / "checkpoints")[0]).meta["step"]
+    told = {
+        int(re.findall(r"after step (\d+)", (run / "logs" / f"rank{rank}.log").read_text())[-1]) for rank in range(3)
+    }
+    assert told == {saved}
+
+
+@pytest.mark.parametrize("stopped", [1, 0])
+def test_r7_a_stopped_rank_ends_the_job_and_is_named(stopped: int, job: Launcher, write_config, tmp_path: Path) -> None:
+    """Also where it is rank 0, with which the meeting point of the ranks stops."""
+    config = write_config(epochs=100, parallel__step_seconds=3, data__eval=None)
+    ranks = job.train(3, config, tmp_path / "run")
+    ranks.until(lambda: rows(tmp_path / "run") > 4)
+    ranks.signal(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    codes = ranks.wait(60)
+    assert time.monotonic() - began < 3 + 10
+    assert codes == [-signal.SIGKILL if rank == stopped else 1 for rank in range(3)], ranks.text()
+    told = rf"rank {stopped} .*did not answer for 3 s"
+    assert len(re.findall(f"masksup: {told}", ranks.text())) == 1, ranks.text()
+    log = (tmp_path / "run" / "logs" / f"rank{1 - stopped}.log").read_text()
+    assert re.search(told, log)
+    assert "Current thread" in log
+    assert "step.py" in log
+
+
+def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_config, tmp_path: Path) -> None:
+    probe = (
+        "import os, time, masksup.data.dataset as d\nreal = d.TrainDataset.fetch\n"
+        "def fetch(self, positions):\n"
+        "    if os.environ['RANK'] == '2' and positions[0] > 90: time.sleep(1000)\n"
+        "    return real(self, positions)\n"
+        "d.TrainDataset.fetch = fetch\n"
+    )
+    config = write_config(epochs=100, parallel__step_seconds=3)
+    ranks = job.train(3, config, tmp_path / "run", probe=probe)
+    assert ranks.wait(60) == [1, 1, 1], ranks.text()
+    assert len(re.findall(r"masksup: rank 2 stuck for [\d.]+ s loading step 6", ranks.text())) == 1, ranks.text()
+    assert "fetch" in (tmp_path / "run" / "logs" / "rank2.log").read_text()
+
+
+def test_a_slow_rank_holds_nobody_up_for_good(job: Launcher, write_config, tmp_path: Path) -> None:
+    probe = (
+        "import os, time, masksup.data.dataset as d\nreal = d.TrainDataset.fetch\n"
+        "def fetch(self, positions):\n"
+        "    time.sleep(0.2 * (os.environ['RANK'] == '1'))\n"
+        "    return real(self, positions)\n"
+        "d.TrainDataset.fetch = fetch\n"
+    )
+    job.to_the_end(2, write_config(), tmp_path / "slow", probe=probe)
+    job.to_the_end(2, write_config(), tmp_path / "clean")
+    assert_same_run(tmp_path / "slow", tmp_path / "clean")
+
+
+def test_r8_nan_on_one_rank_is_applied_on_none_and_named(job: Launcher, write_config, tmp_path: Path) -> None:
+    probe = (
+        "import os, torch, masksup.losses.bce as b\nreal = b.BinaryCrossEntropy.forward\n"
+        "def forward(self, logits, targets):\n"
+        "    loss = real(self, logits, targets)\n"
+        "    return loss * float('nan') if os.environ['RANK'] == '2' else loss\n"
+        "b.BinaryCrossEntropy.forward = forward\n"
+    )
+    config = write_config(
+        epochs=4, optim={"name": "adamw", "lr": 0.003, "max_skipped": 3}, checkpoint={"every_steps": 1}
+    )
+    ranks = job.train(3, config, tmp_path / "run", probe=probe)
+    assert ranks.wait() == [2, 2, 2], ranks.text()
+    told = [line for line in ranks.text().splitlines() if "masksup:" in line]
+    assert len(told) == 1
+    assert re.search(
+        r"3 steps in a row up to step 3 .* on rank 2; last samples: \S+.* none of them was applied", told[0]
+    )
+    state = read_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
+    assert state.meta["skipped"] == 2
+    assert not any(name.startswith("optim/exp_avg/") and value.any() for name, value in state.tensors.items())
+    from masksup.config_file import load_config
+
+    loaded, _ = load_config(config)
+    ids = set(re.findall(r"last samples: (.*?)(?:, \.\.\.)?;", told[0])[0].split(", "))
+    from masksup.data.source import make_plan, open_source
+
+    source = open_source(loaded.data, loaded.seed)
+    plan = make_plan(loaded, source.train)
+    mine = plan.samples_at(plan.micro_batches(2)[2])  # step 3's micro-batch 2 of 4 is rank 2's only one
+    assert ids == {source.train.index.id(int(sample)) for sample in mine}
+
+
+def test_an_exception_on_one_rank_ends_all_with_its_traceback(job: Launcher, write_config, tmp_path: Path) -> None:
+    probe = (
+        "import os, masksup.engine.step as s\nreal = s.Stepper.step\n"
+        "def step(self, b, n, *more):\n"
+        "    if n == 3 and os.environ['RANK'] == '1': raise KeyError('a bug')\n"
+        "    return real(self, b, n, *more)\n"
+        "s.Stepper.step = step\n"
+    )
+    config = write_config(epochs=4, checkpoint={"every_steps": 1})
+    ranks = job.train(3, config, tmp_path / "run", probe=probe)
+    assert ranks.wait(60) == [1, 1, 1], ranks.text()
+    assert "[rank 1] KeyError: 'a bug'" in ranks.outs[1].read_text()
+    for rank in (0, 2):
+        assert "Traceback" not in ranks.outs[rank].read_text()
+        assert "rank 1: KeyError" in (tmp_path / "run" / "logs" / f"rank{rank}.log").read_text()
+    job.to_the_end(3, config, tmp_path / "run")
+
+
+def test_only_rank_0_writes_shared_files(job: Launcher, write_config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job.to_the_end(3, write_config(), run)
+    assert {path.name for path in (run / "logs").iterdir()} == {f"rank{rank}.log" for rank in range(3)}
+    assert len((run / "starts.jsonl").read_text().splitlines()) == 1
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    steps = [row["step"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"]
+    assert steps == sorted(set(steps))
