@@ -68,7 +68,9 @@ def image_blocks(part: Part, config: Config, place: Place) -> Iterator[Block]:
         yield block["image"], block["valid"], block["broken"]
 
 
-def masked_blocks(blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor, place: Place) -> Iterator[Block]:
+def masked_blocks(
+    blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor, place: Place = ALONE
+) -> Iterator[Block]:
     """The same images, each under its own mask, as float pixels 0..1 with the mean in the holes."""
     for number, (images, valid, broken) in enumerate(blocks):
         start = (place.rank + number * place.world) * len(images)

@@ -1,5 +1,6 @@
 """Kills, signals, stuck ranks, bad gradients: the job ends or goes on as one."""
 
+import os
 import random
 import re
 import signal
@@ -13,14 +14,14 @@ from ranks import Launcher
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 from masksup.runtime.record import read_rows
 
-KILLS = int(__import__("os").environ.get("MASKSUP_DIST_KILLS", "10"))
+KILLS = int(os.environ.get("MASKSUP_DIST_KILLS", "10"))
 
 
 def rows(run: Path) -> int:
     return len(read_rows(run / "metrics.jsonl"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300 + 60 * KILLS)
 def test_r1_ten_kills_of_a_random_rank_end_bit_equal(job: Launcher, write_config, tmp_path: Path) -> None:
     config = write_config(epochs=8, checkpoint={"every_steps": 2})
     job.to_the_end(3, config, tmp_path / "clean")

@@ -132,8 +132,7 @@ def test_a_rank_with_another_configuration_is_named(job: Launcher, write_config,
         ("data.train=nowhere", "nowhere"),
         (
             "batch.micro=8",
-            "found 2 micro-batches of 8 in a batch of 16, fewer than the 3 ranks; expected at most 2 ranks, or "
-            "batch.micro 5",
+            "2 micro-batches of 8 in a batch of 16, fewer than the 3 ranks; expected at most 2 ranks, or batch.micro 5",
         ),
         ("parallel.sync_batchnorm=true", "parallel.sync_batchnorm: found true, but the ranks run on CPUs"),
     ],
@@ -147,8 +146,8 @@ def test_a_mistake_is_told_once(override: str, message: str, job: Launcher, writ
 
 def test_a_mistake_of_one_rank_is_told_by_rank_0(job: Launcher, write_config, tmp_path: Path) -> None:
     probe = (
-        "import os\nif os.environ['RANK'] == '2':\n    import masksup.opening as o\n"
-        "    from masksup.errors import UserError\n"
+        "import os\nif os.environ['RANK'] == '2':\n"
+        "    import masksup.opening as o\n    from masksup.errors import UserError\n"
         "    def missing(*a): raise UserError('/scratch/data: no such index')\n    o.open_source = missing\n"
     )
     ranks = job.train(3, write_config(), tmp_path / "run", probe=probe)
