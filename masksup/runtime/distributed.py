@@ -235,6 +235,7 @@ def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
         first = watchdog.claim(told)
     except RuntimeError:  # the store is gone with its keeper, who has said why
         mine = first = not _came_from_another_rank(error)
+        told = told if mine else "another rank has ended, see its log"
     log.error(f"ended: {told}", extra=FILE_ONLY)
     if mine and not isinstance(error, UserError | JobError):
         lines = "".join(traceback.format_exception(error))

@@ -41,6 +41,7 @@ class Watchdog:
         self._beats, self._doing, self._since = 0, "starting", time.monotonic()
         self._limit: float | None = None
         self._looks, self._looked = 0, 0.0
+        self._reason: str | None = None
         self._last: dict[int, tuple[str, float]] = {}
         self._stacks: TextIO = sys.stderr
         self._ended = threading.Event()
@@ -72,11 +73,13 @@ class Watchdog:
 
     def reason(self) -> str | None:
         """Why the job ends, if some rank has said so."""
-        return str(json.loads(self._store.get("failed"))[-1]) if self._store.check(["failed"]) else None
+        if self._reason is None and self._store.check(["failed"]):
+            self._reason = str(json.loads(self._store.get("failed"))[-1])
+        return self._reason
 
     def part(self) -> None:
         """The last word of a rank. Rank 0, which may keep the store, waits a little until all others have read it."""
-        end = time.monotonic() + _GRACE
+        end = time.monotonic() + 2 * _GRACE + 1  # others wait for one grace before they leave
         parted = self._store.add("parted", 1)
         while self._place.first and parted < self._place.world and time.monotonic() < end:
             time.sleep(0.1)
@@ -128,10 +131,9 @@ class Watchdog:
             self._arm()
             mute = time.monotonic() - self._answered - patience
             if mute > self._silence or (self._too_long() and mute > _MUTE):
-                self._kill([0])
                 seconds = self._silence if self._limit is None else self._limit
                 where = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks,"
-                self._end(f"{where} did not answer for {seconds:g} s", tell=True, part=False)
+                self._end(f"{where} did not answer for {seconds:g} s", tell=True, kill=[0])
 
     def _too_long(self) -> bool:
         return self._limit is not None and time.monotonic() - self._since > self._limit
@@ -175,8 +177,7 @@ class Watchdog:
             reason = reason if first else str(self.reason())
         except Exception:  # the store has gone meanwhile, which the next look finds
             return
-        self._kill(gone)
-        self._end(reason, tell=first)
+        self._end(reason, tell=first, kill=gone)
 
     def _named(self, gone: list[int], limit: float) -> str:
         me = self._place.rank
@@ -201,7 +202,7 @@ class Watchdog:
                 except OSError:
                     continue  # gone already, or not ours
 
-    def _end(self, reason: str, tell: bool, part: bool = True) -> None:
+    def _end(self, reason: str, tell: bool, kill: list[int] | None = None) -> None:
         self._ended.set()  # the other thread has nothing to add
         log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
@@ -209,8 +210,11 @@ class Watchdog:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         heartbeat.leave(1, reason)
-        if part:
+        gone = kill or []
+        self._kill(gone)  # last, because this rank's main thread leaves as soon as a connection breaks
+        if 0 not in gone:
             with suppress(RuntimeError):
+                self._store.add("parted", len(gone))
                 self.part()
         os._exit(1)
 
