@@ -173,7 +173,9 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(job: Launcher, wri
     assert "[rank 1] KeyError: 'a bug'" in ranks.outs[1].read_text()
     for rank in (0, 2):
         assert "Traceback" not in ranks.outs[rank].read_text()
-        assert "rank 1: KeyError" in (tmp_path / "run" / "logs" / f"rank{rank}.log").read_text()
+        told = (tmp_path / "run" / "logs" / f"rank{rank}.log").read_text()
+        # A rank whose connections break before it can ask for the reason points to the one that has it.
+        assert "rank 1: KeyError" in told or "another rank has ended" in told
     job.to_the_end(3, config, tmp_path / "run")
 
 
