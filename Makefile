@@ -7,11 +7,12 @@ INSTALLED := $(VENV)/.installed
 # The tested versions; `make quickstart CONSTRAINTS=` installs the newest instead.
 CONSTRAINTS ?= docker/constraints.txt
 
-.PHONY: help install quickstart test test-slurm nightly lint format constraints clean
+.PHONY: help install quickstart test test-ranks test-slurm nightly lint format constraints clean
 
 help:
 	@echo "make quickstart   train, interrupt, resume, score and predict on a small synthetic set"
 	@echo "make test         all tests;  make nightly  the long ones too"
+	@echo "make test-ranks   runs of several ranks that are killed, stopped or wrong, and DeepSpeed"
 	@echo "make test-slurm   preempt, requeue, kill and cut off runs on a real SLURM of three nodes on this machine"
 	@echo "make lint         formatter, linter, type check;  make format  applies the first two"
 	@echo "make constraints  write the installed versions to docker/constraints.txt"
@@ -28,6 +29,10 @@ quickstart: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow and not slurm' --ignore tests/dist
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'not slow' tests/dist/test_exact.py
+
+# Ranks that are killed, stopped, missing or wrong, and DeepSpeed: with deadlines, so on a machine without other work.
+test-ranks: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'not slow' --durations=0 tests/dist
 
 # On a real cluster of three nodes that slurm/test_cluster.sh runs on this machine; needs root.
