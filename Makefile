@@ -7,11 +7,12 @@ INSTALLED := $(VENV)/.installed
 # The tested versions; `make quickstart CONSTRAINTS=` installs the newest instead.
 CONSTRAINTS ?= docker/constraints.txt
 
-.PHONY: help install quickstart test nightly lint format constraints clean
+.PHONY: help install quickstart test test-slurm nightly lint format constraints clean
 
 help:
 	@echo "make quickstart   train, interrupt, resume, score and predict on a small synthetic set"
 	@echo "make test         all tests;  make nightly  the long ones too"
+	@echo "make test-slurm   preempt, requeue, kill and cut off runs on a real SLURM of three nodes on this machine"
 	@echo "make lint         formatter, linter, type check;  make format  applies the first two"
 	@echo "make constraints  write the installed versions to docker/constraints.txt"
 
@@ -26,7 +27,13 @@ quickstart: install
 	$(BIN)/python tools/quickstart.py
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow and not slurm' --ignore tests/dist
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'not slow' --durations=0 tests/dist
+
+# On a real cluster of three nodes that slurm/test_cluster.sh runs on this machine; needs root.
+test-slurm: install
+	slurm/test_cluster.sh install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'slurm and not slow' --durations=0 tests/slurm
 
 nightly: install
 	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_MUTATIONS=10000 $(BIN)/python -m pytest

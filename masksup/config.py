@@ -1,5 +1,6 @@
 """Every setting of a run, typed, with its meaning beside it. The rest of the program reads settings from here."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +22,12 @@ Channels = Literal["card"] | tuple[float, float, float]
 
 def _problem(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
+
+
+def _holds_nan(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_nan, value))
+    return isinstance(value, float) and math.isnan(value)
 
 
 class Section(BaseModel):
@@ -68,6 +75,9 @@ class Component(BaseModel):
             if key not in options.model_fields:
                 hint = nearest(key, ["name", *options.model_fields])
                 raise _problem(str(key), f"not an option of {cls.registry.kind} '{name}'; {hint}")
+        for key, value in given.items():
+            if _holds_nan(value):  # every comparison with it is false, so that no check of a part would refuse it
+                raise _problem(str(key), f"found {value!r}, expected numbers")
         try:
             return {"name": name, **options.model_validate(given).model_dump()}
         except ValidationError as error:
@@ -282,10 +292,18 @@ class Precision(Section):
 
 
 class Parallel(Section):
-    """How the ranks of a job share the work. No key but the last two changes what is computed."""
+    """How the ranks of a job share the work. `compress`, `sync_batchnorm` and `deepspeed` alone change the results."""
 
-    engine: Literal["ddp"] = "ddp"
-    """ddp: every rank holds the whole model."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """ddp: every rank holds the whole model; deepspeed: ZeRO spreads its state over the ranks."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """deepspeed spreads 1: optimiser state, 2: gradients too, 3: parameters too. Above 0 ranks must divide a step."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """deepspeed, from stage 1: optimiser state and update in main memory."""
+    offload_param: Literal["none", "cpu"] = "none"
+    """deepspeed, stage 3: parameters wait in main memory."""
+    zero_options: dict[str, Any] = {}
+    """Further keys of `zero_optimization` in DeepSpeed's own configuration, such as stage3_max_live_parameters."""
     bucket_mb: Positive = 25.0
     """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
     start_seconds: Positive = 600.0
@@ -329,6 +347,8 @@ class Evaluation(Section):
     """Score the final weights also with 1-10 % (low) or 50-60 % (high) of each image hidden, e.g. [low, high]."""
     size_shares: tuple[Share, Share] = (1 / 300, 0.03)
     """Area over the image's below which an object is small, from which it is large. COCO: 32 and 96 px of 640 x 480."""
+    exact_pairs: Annotated[int, Field(ge=0)] = 20_000_000
+    """Most pairs of image and class whose scores are kept, 4 bytes each; of more, histograms a class are counted."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of the images for the intervals of final scores; 0 is off."""
 
@@ -396,6 +416,7 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
     near = min(divisors, key=lambda d: abs(d - micro))
     frozen = "model.frozen uses features computed once"
+    zero = c.parallel.engine == "deepspeed"
     return [
         (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
         (c.data.folds == 1, "data.folds: found 1, expected 0 (off) or at least 2"),
@@ -426,4 +447,12 @@ def _conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.model.frozen and c.augment.randaugment is not None, f"augment.randaugment: {frozen}; set it to null"),
         (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen}; set it to 0"),
         (c.model.frozen and c.method.name != "baseline", f"method.name: {frozen}; only baseline fits"),
+        (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
+        (zero and c.precision.compile,
+         "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),
+        (c.parallel.offload_optimizer == "cpu" and not (zero and c.parallel.zero_stage > 0),
+         "parallel.offload_optimizer: needs parallel.engine deepspeed and parallel.zero_stage 1, 2 or 3"),
+        (c.parallel.offload_param == "cpu" and not (zero and c.parallel.zero_stage == 3),
+         "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
+        (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
     ]  # fmt: skip

@@ -1,22 +1,33 @@
 """Exact scores that name their protocol: during training, and by `masksup eval`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from masksup.config import Config
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
-from masksup.engine.infer import Outputs, image_blocks, masked_blocks, run_part
+from masksup.engine.infer import (
+    Block,
+    Counted,
+    Outputs,
+    count_part,
+    image_blocks,
+    keeps_pairs,
+    masked_blocks,
+    run_part,
+)
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 from masksup.metrics.strata import divisions
 from masksup.metrics.stratified import interval_protocol, stratified_scores
-from masksup.metrics.summary import score
+from masksup.metrics.summary import score, score_counts
 from masksup.metrics.tables import headline, tables
 from masksup.runtime.distributed import Group, joined, told_once
 from masksup.runtime.log import console, log, start_logging
@@ -26,13 +37,16 @@ from masksup.trained import Trained, WhichWeights, open_trained
 from masksup.voc_server import ServerFiles, server_files, usual_competition, write_server_files
 
 
-def evaluate(outputs: Outputs, part: Part, config: Config, *, resamples: int = 0) -> dict[str, Any]:
+def evaluate(outputs: Outputs | Counted, part: Part, config: Config, *, resamples: int = 0) -> dict[str, Any]:
     """All scores of `part` with their protocol: rules, counts, index. Unreadable images are left out and counted.
 
     To what `score` gives it adds `broken_images`, `labelled_pairs` (those not ignored), `mAP_interval` [low, high],
-    `stratified` (`stratified_scores`, or None where the index has no boxes) and `stratified_why`, the reason where it
-    is None. resamples 0: no intervals.
+    `stratified` (`stratified_scores`, by the clean rules whatever `eval.compat` is, or None where the index has no
+    boxes) and `stratified_why`, the reason where it is None. resamples 0: no intervals, of
+    which there are none of counts either.
     """
+    if isinstance(outputs, Counted):
+        return _evaluate_counts(outputs, part, config)
     rules = config.eval
     labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
     summary = score(
@@ -45,13 +59,24 @@ def evaluate(outputs: Outputs, part: Part, config: Config, *, resamples: int = 0
     return summary | _by_stratum(outputs, part, config, summary["protocol"], resamples)
 
 
+def _evaluate_counts(counted: Counted, part: Part, config: Config) -> dict[str, Any]:
+    counts = counted.counts
+    summary = score_counts(counts, part.index.classes, config.eval.ap_rule)
+    summary["protocol"] |= {"data": part.title, "index": part.index.hash, "resolution": config.model.size}
+    samples, ignored, broken = (int(total) for total in counts.totals)
+    pairs = samples * len(part.index.classes)
+    summary["protocol"]["intervals"] = None
+    return summary | {
+        "broken_images": broken, "labelled_pairs": pairs - ignored, "mAP_interval": None, "stratified": None,
+        "stratified_why": f"strata and intervals take every score, and {pairs} are more than eval.exact_pairs",
+    }  # fmt: skip
+
+
 def _by_stratum(
     outputs: Outputs, part: Part, config: Config, protocol: dict[str, Any], resamples: int
 ) -> dict[str, Any]:
     absent: dict[str, Any] = {"mAP_interval": None, "stratified": None}
     protocol["intervals"] = None
-    if config.eval.compat != "none":
-        return absent | {"stratified_why": "the code that eval.compat repeats has no such scores"}
     readable_N = ~outputs.broken_N
     samples_N = part.samples[readable_N]
     labels_NC = part.labels_NC[readable_N]
@@ -64,30 +89,42 @@ def _by_stratum(
         np.asarray(part.index.sample_image_N)[samples_N],
         ap_rule=config.eval.ap_rule, threshold=protocol["threshold"], resamples=resamples,
     )  # fmt: skip
-    interval = {"mAP_interval": scores["all"]["mAP_interval"]}
+    # No released code has such scores: under eval.compat, too, they follow the clean rules, and so does their mAP.
+    clean = config.eval.compat == "none"
+    interval = {"mAP_interval": scores["all"]["mAP_interval"] if clean else None}
     reasons = [division for division in divided.values() if isinstance(division, str)]
     if len(reasons) == len(divided):
         return absent | interval | {"stratified_why": reasons[0]}
     return interval | {"stratified": scores, "stratified_why": None}
 
 
-def predict_part(
-    trained: Trained, part: Part, group: Group, workers: int | None = None, masks: FixedMasks | None = None
-) -> Outputs | None:
+def predict_part(trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None) -> Outputs | None:
     """Outputs for a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and precision.
 
     `masks` hide part of each image.
     """
+    device, dtype = _ready(trained)
+    blocks = _blocks(trained, part, group.place, masks)
+    return run_part(trained.method.predict, blocks, part, trained.config, device, dtype, group)
+
+
+def count_pairs(trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None) -> Counted | None:
+    """The same counted, for a part of which too many pairs would have to be kept."""
+    device, dtype = _ready(trained)
+    blocks = _blocks(trained, part, group.place, masks)
+    return count_part(trained.method.predict, blocks, part, trained.config, device, dtype, group)
+
+
+def _ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
     config = trained.config
-    if workers is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
-    blocks = image_blocks(part, config, group.place)
-    if masks is not None:
-        blocks = masked_blocks(blocks, masks, trained.network.mean.cpu(), group.place)
-    dtype = choose_dtype(config.precision, device)
-    return run_part(trained.method.predict, blocks, len(part), config, device, dtype, group)
+    return device, choose_dtype(config.precision, device)
+
+
+def _blocks(trained: Trained, part: Part, place: Place, masks: FixedMasks | None) -> Iterator[Block]:
+    blocks = image_blocks(part, trained.config, place)
+    return blocks if masks is None else masked_blocks(blocks, masks, trained.network.mean.cpu(), place)
 
 
 def predict_alone(trained: Trained, part: Part, masks: FixedMasks | None = None) -> Outputs:
@@ -107,6 +144,11 @@ class Wanted:
     competition: str | None = None
     """Of the VOC server, comp1 or comp2; None: what the weights allow."""
 
+    @property
+    def every_score(self) -> bool:
+        """Whether the scores of all pairs are written, and so have to be kept."""
+        return self.predictions is not None or self.voc_server is not None
+
 
 def run_eval(
     path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: Wanted,
@@ -119,6 +161,8 @@ def run_eval(
     """
     start_logging(rank=place.rank)
     with told_once(place):
+        if masked is not None and wanted.voc_server is not None:
+            raise UserError("--write-voc-server: given with --masked, but the server scores whole images; drop one")
         trained = open_trained(path, weights)
         rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
         trained = _with(trained, rules)
@@ -134,17 +178,21 @@ def _eval(trained: Trained, part: Part, wanted: Wanted, masked: Level | None, gr
             files = _files(trained, part, wanted)
         set_numerics(trained.config.precision, group.place.local_world)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
-    ids = [part.index.id(int(sample)) for sample in part.samples]
-    masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, ids)
-    outputs = predict_part(trained, part, group, masks=masks)
+    masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, _ids(part))
+    keep = wanted.every_score or keeps_pairs(part, trained.config)
+    outputs = (predict_part if keep else count_pairs)(trained, part, group, masks)
     group.beat_without_limit("computing scores")
     if outputs is None:
         return 0
     summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
     summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
     _show(summary, trained)
-    _write(wanted, files, summary, outputs, part, ids)
+    _write(wanted, files, summary, outputs, part)
     return 0
+
+
+def _ids(part: Part) -> list[str]:
+    return [part.index.id(int(sample)) for sample in part.samples]
 
 
 def _files(trained: Trained, part: Part, wanted: Wanted) -> ServerFiles | None:
@@ -158,16 +206,18 @@ def _files(trained: Trained, part: Part, wanted: Wanted) -> ServerFiles | None:
 
 
 def _write(
-    wanted: Wanted, files: ServerFiles | None, summary: dict[str, Any], outputs: Outputs, part: Part, ids: list[str]
+    wanted: Wanted, files: ServerFiles | None, summary: dict[str, Any], outputs: Outputs | Counted, part: Part
 ) -> None:
     if wanted.json_file is not None:
         write_json(wanted.json_file, summary)
         log.info(f"scores with their protocol: {wanted.json_file}")
+    if isinstance(outputs, Counted):
+        return
     if wanted.predictions is not None:
         write_predictions(wanted.predictions, outputs.logits_NC, part)
         log.info(f"scores of every sample: {wanted.predictions}")
     if files is not None:
-        write_server_files(files, ids, part.index.classes, _confidence(outputs))
+        write_server_files(files, _ids(part), part.index.classes, _confidence(outputs))
         log.info(f"for the VOC server: {files.folder / files.prefix}<class>.txt, {len(part.index.classes)} files")
 
 
@@ -190,7 +240,7 @@ def _confidence(outputs: Outputs) -> NDArray[np.float64]:
 
 def write_predictions(file: Path, logits_NC: NDArray[np.float32], part: Part) -> None:
     """An .npz with ids N, classes C, logits float32 N x C and labels int8 N x C (1, 0, -1 ignored)."""
-    ids = np.array([part.index.id(int(sample)) for sample in part.samples])
+    ids = np.array(_ids(part))
     partial = file.with_name(f".{file.name}.partial.npz")
     np.savez(partial, ids=ids, classes=np.array(part.index.classes), logits=logits_NC, labels=part.labels_NC)
     partial.replace(file)

@@ -102,4 +102,9 @@ def _complete(tensors: dict[str, Tensor], network: Network, found: Original) -> 
         if tensors[key].shape != value.shape:
             shapes = f"{list(tensors[key].shape)}, expected {list(value.shape)}"
             raise UserError(f"{found.path}: its tensor for {key} has the shape {shapes} ({found.backbone})")
+        if value.is_floating_point() and not (tensors[key].is_floating_point() and tensors[key].isfinite().all()):
+            what = "values that are not finite" if tensors[key].is_floating_point() else str(tensors[key].dtype)
+            raise UserError(
+                f"{found.path}: found {what} in its tensor for {key}, expected finite floating point numbers"
+            )
     return {key: tensors[key].to(value.dtype) for key, value in target.items()}

@@ -1,6 +1,7 @@
 """Opening a run: everything is checked and built before the run folder is touched, then the state is put back."""
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from masksup.data.source import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network
 from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
-from masksup.engine.parallel.engine import make_engine
+from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore
 from masksup.engine.step import Stepper
@@ -88,6 +89,7 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     if config.model.frozen:
         freeze(network)
     method = new_method(config, network, len(classes), source.train).to(device)
+    check_engine(config, method, device, place)
     scored = copy.deepcopy(method).eval()
     if config.precision.compile:
         network.compile()
@@ -184,7 +186,7 @@ def _newest(folder: RunFolder) -> State:
 
 
 def _introduce(run: Run, weights: str | None) -> None:
-    config, network, group = run.config, run.network, run.group
+    config, network, group = run.config, run.scored_method.network, run.group  # ZeRO 3 empties the trained one
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
     log.info(
@@ -200,13 +202,14 @@ def _introduce(run: Run, weights: str | None) -> None:
     )
     if weights is not None:
         log.info(weights)
-    positives_C = (run.source.train.labels_NC == 1).sum(0)
+    positives_C = run.source.train.count(1)
     empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
     if empty:
         log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
     if run.at.step:
         log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
-        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}")
+        after = os.environ.get("MASKSUP_RESUMED_AFTER")  # a launcher knows why: preempted, timeout, lost, ...
+        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}" + (f", {after} before" if after else ""))
     else:
         run.record.hyperparameters(config)
 

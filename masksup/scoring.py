@@ -8,13 +8,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from masksup.data.decode import decode
+from masksup.data.decode import decode_bytes
 from masksup.data.masks import Level, evaluation_masks
 from masksup.data.source import Part
 from masksup.engine.ema import copy_values
-from masksup.engine.infer import Outputs, feature_blocks, image_blocks, masked_blocks, run_part
+from masksup.engine.infer import (
+    Counted,
+    Outputs,
+    count_part,
+    feature_blocks,
+    image_blocks,
+    keeps_pairs,
+    masked_blocks,
+    run_part,
+)
 from masksup.engine.state import load_network, scored_state
 from masksup.evaluate import evaluate
+from masksup.metrics.histogram import pr_curve_of_counts
 from masksup.metrics.precision_recall import pr_curve
 from masksup.metrics.stratified import STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
@@ -44,7 +54,7 @@ def score_epoch(run: Run) -> bool:
     return bool(improved)
 
 
-def _judge(run: Run, outputs: Outputs, part: Part) -> bool:
+def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     """On rank 0: the scores of the epoch, and whether they are the best so far."""
     at = run.at
     summary = evaluate(outputs, part, run.config)
@@ -145,7 +155,7 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
     return scores
 
 
-def _scored(run: Run, outputs: Outputs | None, part: Part, facts: dict[str, Any]) -> dict[str, Any]:
+def _scored(run: Run, outputs: Outputs | Counted | None, part: Part, facts: dict[str, Any]) -> dict[str, Any]:
     """Scores with their protocol on rank 0, which alone has the outputs; empty elsewhere."""
     run.group.beat_without_limit("computing scores")
     if outputs is None:
@@ -161,7 +171,8 @@ def _masked_scores(run: Run, part: Part, level: Level, facts: dict[str, Any]) ->
     masks = evaluation_masks(level, config.model.size, [part.index.id(int(sample)) for sample in part.samples])
     place = run.group.place
     blocks = masked_blocks(image_blocks(part, config, place), masks, method.network.mean.cpu(), place)
-    outputs = run_part(method.predict, blocks, len(part), config, run.stepper.device, run.stepper.dtype, run.group)
+    score = run_part if keeps_pairs(part, config) else count_part
+    outputs = score(method.predict, blocks, part, config, run.stepper.device, run.stepper.dtype, run.group)
     return _scored(run, outputs, part, {**facts, "masked": masks.protocol})
 
 
@@ -189,7 +200,7 @@ def _read_into(run: Run, name: str) -> None:
     load_network(run.scored_method.network, tensors, name)
 
 
-def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs | None:
+def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs | Counted | None:
     config, method, place = run.config, run.scored_method, run.group.place
     predict = method.network.head if run.features else method.predict
     if run.features:
@@ -197,15 +208,15 @@ def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs 
     else:
         blocks = image_blocks(part, config, place)
     stop = (lambda: _stop_voted(run)) if may_stop else (lambda: False)
-    stepper = run.stepper
-    return run_part(predict, blocks, len(part), config, stepper.device, stepper.dtype, run.group, stop)
+    stepper, score = run.stepper, run_part if keeps_pairs(part, config) else count_part
+    return score(predict, blocks, part, config, stepper.device, stepper.dtype, run.group, stop)
 
 
 def _stop_voted(run: Run) -> bool:
     return run.vote.cast(wish(stop_requested(), False)) > SAVE
 
 
-def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epoch: float) -> None:
+def _record(run: Run, summary: dict[str, Any], outputs: Outputs | Counted, part: Part, epoch: float) -> None:
     step, record = run.at.step, run.record
     record.scalars("eval", step, epoch, _known(summary, _CURVES))
     for division in ("size", "occlusion") if summary["stratified"] else ():
@@ -213,12 +224,16 @@ def _record(run: Run, summary: dict[str, Any], outputs: Outputs, part: Part, epo
             record.scalars(f"only_{name.replace(' ', '_')}", step, epoch, _known(row, STRATUM_SCORES))
     record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
     if run.config.log.pr_curves:
-        curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
+        if isinstance(outputs, Counted):
+            curves = pr_curve_of_counts(outputs.counts)
+        else:
+            curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
         for number, name in enumerate(part.index.classes):
             if summary["positives"][name]:
                 record.pr_curve(name, step, curves, number)
     if run.config.log.images:
-        record.image("predictions", step, _sheet(run, outputs, part, summary["protocol"]["threshold"]))
+        shown = outputs.head if isinstance(outputs, Counted) else outputs
+        record.image("predictions", step, _sheet(run, shown, part, summary["protocol"]["threshold"]))
     record.flush()
 
 
@@ -227,14 +242,16 @@ def _known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:
 
 
 def _sheet(run: Run, outputs: Outputs, part: Part, threshold: float) -> NDArray[np.uint8]:
-    classes, pictures = list(part.index.classes), []
-    for row in range(min(run.config.log.images, len(part))):
+    index, pictures = part.index, []
+    for row in range(min(run.config.log.images, len(outputs.broken_N))):
         if outputs.broken_N[row]:
             continue
-        sample = int(part.samples[row])
-        pixels: Tensor = decode(part.index.path(sample), exif=part.index.exif, max_pixels=run.config.data.max_pixels)
+        sample = int(part.numbers(np.array([row]))[0])
+        pixels: Tensor = decode_bytes(
+            index.read(sample), index.where(sample), exif=index.exif, max_pixels=run.config.data.max_pixels
+        )
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        scores, truth = outputs.probabilities_NC[row].tolist(), part.labels_NC[row].tolist()
+        scores, truth = outputs.probabilities_NC[row].tolist(), index.labels_NC[sample].tolist()
         present = [score >= threshold for score in scores]
-        pictures.append(draw_prediction(image, classes, scores, present, truth, threshold=threshold))
+        pictures.append(draw_prediction(image, index.classes, scores, present, truth, threshold=threshold))
     return np.asarray(contact_sheet(pictures, 4))

@@ -23,6 +23,7 @@ from masksup.engine.state import collect
 from masksup.errors import UserError
 from masksup.opening import open_training
 from masksup.run import Run
+from masksup.runtime import heartbeat
 from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.distributed import SAVE, Group, joined, signal_of, wish
 from masksup.runtime.log import log, start_logging
@@ -61,6 +62,7 @@ def _train(config: Config, run_dir: Path, group: Group) -> int:
         if stopped:
             log.info(f"stopped by {stopped} after step {run.at.step}; the same command goes on from here")
             return STOPPED
+        heartbeat.note(phase="finishing")
         finish(run)
         return 0
     finally:
@@ -74,7 +76,7 @@ def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
         return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
     dataset = TrainDataset(
         part.index, train_transform(transform_settings(config.augment), config.model.size), run.plan,
-        config.data.ignored, config.data.max_pixels, config.data.broken_budget, part.samples,
+        config.data.ignored, config.data.max_pixels, config.data.broken_budget, part.chosen,
     )  # fmt: skip
     pin = run.stepper.device.type == "cuda"
     return train_loader(
@@ -87,6 +89,7 @@ def _loop(run: Run, bar: Progress) -> str | None:
     """Step until the plan ends. The signal that asked to stop before that, if any did; the state is then saved."""
     config, at, plan, group = run.config, run.at, run.plan, run.group
     batches, meter, saved_at = _batches(run), Meter(), time.monotonic()
+    heartbeat.note(phase="training", last_step=at.step, total_steps=plan.total_steps, best=_best(run))
     if not _score_if_due(run, meter):
         return _stop(run, stop_requested())
     while at.step < plan.total_steps:
@@ -105,6 +108,7 @@ def _loop(run: Run, bar: Progress) -> str | None:
         if run.ema is not None:
             run.ema.update(run.stepper.engine.network_state(), at.step)
         at.step += 1
+        heartbeat.note(last_step=at.step)
         meter.add(share.samples, waited)
         if at.step % config.log.every_steps == 0 or at.step == plan.total_steps:
             _log_step(run, logs, lr, meter, bar)
@@ -130,6 +134,7 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
     values["skipped_steps"] = float(run.stepper.engine.skipped)
     values |= meter.read()
     run.record.scalars("train", step, epoch, values)
+    heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.3g} images/s"
     bar.update(bar.task_ids[0], note=note)
     if bar.disable:
@@ -165,16 +170,22 @@ def _score_if_due(run: Run, meter: Meter) -> bool:
     if epoch // every == before // every and at.step < run.plan.total_steps:
         return True
     began = time.perf_counter()
+    heartbeat.note(phase="evaluating")
     try:
         improved = score_epoch(run)
     except Stopped:
         return False
+    heartbeat.note(phase="training", best=_best(run))
     at.scored_step = at.step
     meter.pause(time.perf_counter() - began)
     at.seconds += time.perf_counter() - began
     if improved:
         save(run)
     return True
+
+
+def _best(run: Run) -> float | None:
+    return run.at.best["mAP"] if run.at.best else None
 
 
 def _save_due(run: Run) -> bool:

@@ -465,6 +465,13 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "heads of two sizes": (
         lambda state: state.update({"classifier.multi_head.1.head.weight": torch.ones(13, 2048, 1, 1)}), "head 1",
     ),
+    "not a number": (
+        lambda state: state.update({"bn1.running_var": torch.full((64,), torch.nan)}),
+        "found values that are not finite in its tensor for backbone.model.bn1.running_var",
+    ),
+    "whole numbers": (
+        lambda state: state.update({"bn1.weight": torch.ones(64, dtype=torch.int64)}), "found torch.int64",
+    ),
     "a number": (
         lambda state: state.update({"classifier.multi_head.1.head.weight": torch.tensor(1.0)}), "has the shape []",
     ),
@@ -500,6 +507,15 @@ def test_nothing_is_executed(tmp_path: Path, name: str, capsys: pytest.CaptureFi
         message = refusal(capsys, [str(file)], tmp_path / "run")
         assert not trap.exists()
         assert f"{name}: not read" in message
+
+
+def test_a_file_with_changed_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = saved(tmp_path / "w.pth", originals.MCARNet("mobilenetv2", 2).state_dict())
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 1
+    file.write_bytes(bytes(content))
+    assert "w.pth: damaged: the checksum of " in refusal(capsys, [str(file)], tmp_path / "run")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.99])

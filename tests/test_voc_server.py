@@ -113,6 +113,13 @@ def test_an_unreadable_image_has_confidence_0_for_all_classes(prepared, tiny_con
         assert min(value for name, value in rows.items() if name != TEST_IDS[1]) > 0
 
 
+def test_the_server_scores_whole_images(prepared, run, tmp_path, capsys):
+    arguments = ["eval", str(run), "--data", str(prepared / "test"), "--write-voc-server", str(tmp_path / "server")]
+    assert main([*arguments, "--masked", "high"]) == 2
+    assert "--write-voc-server: given with --masked" in capsys.readouterr().err
+    assert not (tmp_path / "server").exists()
+
+
 def test_files_appear_whole_or_not_at_all(prepared, run, tmp_path, monkeypatch):
     arguments = ["eval", str(run), "--data", str(prepared / "test"), "--write-voc-server", str(tmp_path)]
     assert main(arguments) == 0

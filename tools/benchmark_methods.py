@@ -1,6 +1,6 @@
 """A training step of each method beside a plain step with the same network, batch and optimiser, in one run.
 
-    python tools/benchmark_methods.py [--backbone tf_efficientnet_lite0 --size 224 --batch 8 --repeats 7]
+    python -m tools.benchmark_methods [--backbone tf_efficientnet_lite0 --size 224 --batch 8 --repeats 7]
 
 The steps are interleaved one by one; prints their medians, the median of the ratios pair by pair, and the most memory
 that a step takes beside the weights it begins with. Without a GPU the time is the processor time of this process, which
@@ -10,19 +10,15 @@ loader. `--only oass` takes the contenders whose name contains it, beside the pl
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from masksup.config import Config
 from masksup.config_file import validate
-from masksup.engine.build import new_method, new_network
-from masksup.engine.optim import set_rates
-from masksup.engine.parallel.engine import make_engine
-from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
-from masksup.engine.step import Stepper
-from masksup.runtime.place import Place
+from masksup.engine.precision import set_numerics
+from tools.step_time import interleaved_seconds, new_step, ratios
 
 CLASSES = 20
 PLAIN = "plain"
@@ -46,22 +42,17 @@ HEAD_MEMORY = 1.3  # a plain step with the csi head over one with the linear hea
 def main() -> None:
     args = _arguments()
     chosen = [name for name in CONTENDERS if name.startswith(PLAIN) or args.only in name]
-    steps = {name: _stepper(args, name) for name in chosen}
-    for step in steps.values():
-        step()  # warm up: allocations, autotuning
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(args.repeats):
-        for name, step in steps.items():
-            began = now()
-            step()
-            seconds[name].append(now() - began)
+    configs = {name: _config(args, name) for name in chosen}
+    set_numerics(configs[PLAIN].precision)
+    steps = {name: new_step(config, CLASSES) for name, config in configs.items()}
+    seconds = interleaved_seconds(steps, args.repeats)
+    ratio = ratios(seconds, to=PLAIN)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.backbone} @ {args.size}, batch {args.batch}, {args.dtype}, {device}, torch {torch.__version__}")
     for name, values in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, seconds[PLAIN]))
         limit = CONTENDERS[name][2]
         print(
-            f"  {name:20s} {1000 * statistics.median(values):9.1f} ms a step  {ratio:6.3f} x plain"
+            f"  {name:20s} {1000 * statistics.median(values):9.1f} ms a step  {ratio[name]:6.3f} x plain"
             f"{f' (limit {limit:g})' if limit else ''}",
             flush=True,
         )
@@ -69,14 +60,6 @@ def main() -> None:
     for name, held in memory.items():
         print(f"  {name:20s} {held / 2**20:9.1f} MiB in a step  {held / memory[PLAIN]:6.3f} x plain")
     print(f"  (limit of the csi head over the linear one, plain steps: {HEAD_MEMORY} x)")
-
-
-def now() -> float:
-    """Seconds: by the clock, after the GPU has finished, or of the processor's time."""
-    if not torch.cuda.is_available():
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def peak_memory(step: Callable[[], object]) -> int:
@@ -99,7 +82,7 @@ def peak_memory(step: Callable[[], object]) -> int:
     return most
 
 
-def _stepper(args: argparse.Namespace, name: str) -> Callable[[], object]:
+def _config(args: argparse.Namespace, name: str) -> Config:
     head, options, _ = CONTENDERS[name]
     if options["name"] == "puzzle" and args.size % 64:
         options = {**options, "tile": args.size // 2}  # tiles keep their size; their maps overlap a little
@@ -108,26 +91,7 @@ def _stepper(args: argparse.Namespace, name: str) -> Callable[[], object]:
         "method": options, "batch": {"global": args.batch},
         "precision": {"dtype": args.dtype, "threads": args.threads},
     }  # fmt: skip
-    config = validate(tree, "benchmark")
-    set_numerics(config.precision)
-    device = choose_device(config.precision)
-    dtype = choose_dtype(config.precision, device)
-    network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
-    built = new_method(config, network, CLASSES, None)
-    built.prepare(config.seed)
-    built.to(device).train()
-    engine = make_engine(config, built, device, dtype, Place())
-    set_rates(engine.param_groups, 1e-4, None)
-    stepper = Stepper(engine, device, dtype, 0)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8, generator=generator)
-    targets = torch.rand(args.batch, CLASSES, generator=generator) < 1.5 / CLASSES  # as many classes as in VOC
-    batch = {
-        "image": images.to(device, memory_format=torch.channels_last),
-        "target": targets.to(device, torch.int8),
-        "sample": torch.arange(args.batch, device=device), "position": torch.arange(args.batch, device=device),
-    }  # fmt: skip
-    return lambda: stepper.step([batch], 0, 0.0)
+    return validate(tree, "benchmark")
 
 
 def _arguments() -> argparse.Namespace:

@@ -32,7 +32,7 @@ from masksup.runtime.log import console
 from masksup.runtime.run_folder import write_json
 from masksup.train import train
 from masksup.trained import open_trained
-from tools.step_time import interleaved_seconds, ratios
+from tools.step_time import interleaved_seconds, new_step, ratios
 
 _CSRA = ["model.head.name=csra", "model.head.heads=1", "model.head.lam=0.1"]
 CONTENDERS = {
@@ -74,7 +74,8 @@ def _epochs(args: argparse.Namespace, names: list[str]) -> dict[str, float]:
         configs = {name: _config(args, name, args.seeds[0], base) for name in CONTENDERS}
         config = configs["linear"]
         set_numerics(config.precision)
-        seconds = interleaved_seconds(configs, len(open_source(config.data, config.seed).classes), repeats=7)
+        classes = len(open_source(config.data, config.seed).classes)
+        seconds = interleaved_seconds({name: new_step(each, classes) for name, each in configs.items()}, repeats=7)
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(file, {"ratio_to_linear": ratios(seconds, to="linear"), "seconds": seconds})
     ratio = json.loads(file.read_text(encoding="utf-8"))["ratio_to_linear"]

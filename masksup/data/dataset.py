@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from masksup.data.decode import BrokenImage, decode
+from masksup.data.decode import BrokenImage, decode_bytes
 from masksup.data.index import Index
 from masksup.data.random import draws
 from masksup.data.sampler import Plan
@@ -103,7 +103,7 @@ def _image(
 ) -> tuple[Tensor, bool]:
     crop = index.crop_N4[sample].tolist() if len(index.crop_N4) else None
     try:
-        image = decode(index.path(sample), exif=index.exif, max_pixels=max_pixels, crop=crop)
+        image = decode_bytes(index.read(sample), index.where(sample), exif=index.exif, max_pixels=max_pixels, crop=crop)
     except BrokenImage:
         if not tolerate:
             raise

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from masksup.data.store import read_file
 from masksup.errors import UserError
 
 _FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")
@@ -45,7 +46,7 @@ def decode(path: Path, *, exif: bool, max_pixels: int, crop: Sequence[float] | N
     Returns: uint8 3HW, stored as HWC (strides of channels-last), which the resize is fastest on.
     Raises BrokenImage for a file that is damaged, no image, or too large; UserError for one that is missing.
     """
-    return decode_bytes(_read(path), str(path), exif=exif, max_pixels=max_pixels, crop=crop)
+    return decode_bytes(read_file(path), str(path), exif=exif, max_pixels=max_pixels, crop=crop)
 
 
 def decode_bytes(data: bytes, name: str, *, exif: bool, max_pixels: int, crop: Sequence[float] | None = None) -> Tensor:
@@ -61,7 +62,7 @@ def decode_bytes(data: bytes, name: str, *, exif: bool, max_pixels: int, crop: S
 
 def image_size(path: Path, *, exif: bool = False) -> tuple[int, int]:
     """Width and height in px from the head of the file; turned by the EXIF orientation if `exif`."""
-    data = _read(path)
+    data = read_file(path)
     header = _header(data, str(path))
     turned = exif and _pil_header(data, str(path)).getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (header.height, header.width) if turned else (header.width, header.height)
@@ -79,15 +80,6 @@ def crop_box(image_3HW: Tensor, xyxy: Sequence[float]) -> Tensor:
         inside = image_3HW[:, top:bottom, left:right].permute(1, 2, 0)
         out_HWC[top - y1 : bottom - y1, left - x1 : right - x1] = inside
     return out_HWC.permute(2, 0, 1)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: found no such file, expected an image") from None
-    except OSError as error:
-        raise UserError(f"{path}: found it unreadable ({error.strerror}), expected an image") from None
 
 
 def _header(data: bytes, name: str) -> Header:

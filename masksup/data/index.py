@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.data.store import FOLDER, LOCATIONS, Shards, read_file
 from masksup.errors import UserError
 
 FORMAT = "masksup index"
@@ -83,6 +84,7 @@ class Index:
     image_name_start_I1: NDArray[np.int64]
     id_bytes: NDArray[np.uint8]
     id_start_N1: NDArray[np.int64]
+    shards: Shards | None = None  # where the images are, if not in files below `root`
 
     def __len__(self) -> int:
         return len(self.sample_image_N)
@@ -94,19 +96,48 @@ class Index:
         """The unique id of a sample, as in the annotations."""
         return _text(self.id_bytes, self.id_start_N1, sample)
 
-    def image_path(self, image: int) -> Path:
-        """File of image number `image`. UserError when the root is gone."""
-        path = self.root / _text(self.image_name_bytes, self.image_name_start_I1, image)
+    @property
+    def images(self) -> int:
+        """How many images there are; a sample is one of them or lies in one."""
+        return len(self.sizes_I2)
+
+    def image_name(self, image: int) -> str:
+        """Name of image number `image`: its path relative to `root` when the data were prepared."""
+        return _text(self.image_name_bytes, self.image_name_start_I1, image)
+
+    def read_image(self, image: int) -> bytes:
+        """The file of image number `image`, or what a shard holds of it. UserError where it is not to be had."""
+        if self.shards is not None:
+            return self.shards.read(image, self.image_name(image))
+        return read_file(self._file(image))
+
+    def read(self, sample: int) -> bytes:
+        """The same for the image that sample number `sample` lies in."""
+        return self.read_image(int(self.sample_image_N[sample]))
+
+    def where_image(self, image: int) -> str:
+        """For messages: the file of image number `image`, or its shard and its name there."""
+        if self.shards is not None:
+            return f"{self.shards.path(image)}: {self.image_name(image)}"
+        return str(self.root / self.image_name(image))
+
+    def where(self, sample: int) -> str:
+        """The same for the image that sample number `sample` lies in."""
+        return self.where_image(int(self.sample_image_N[sample]))
+
+    def path(self, sample: int) -> Path:
+        """File of the image that a sample lies in, of an index of files. UserError when the root is gone."""
+        assert self.shards is None, f"{self.folder}: its images are in shards"
+        return self._file(int(self.sample_image_N[sample]))
+
+    def _file(self, image: int) -> Path:
+        path = self.root / self.image_name(image)
         if not path.exists() and not self.root.is_dir():
             raise UserError(
                 f"{self.folder}: found no folder '{self.root}', expected the images there (prepare the data "
                 "again with --root where they are now)"
             )
         return path
-
-    def path(self, sample: int) -> Path:
-        """File of the image that sample number `sample` lies in."""
-        return self.image_path(int(self.sample_image_N[sample]))
 
     def boxes(
         self, sample: int
@@ -127,9 +158,19 @@ def open_index(folder: Path) -> Index:
         fields = {key: header[key] for key in ("name", "split", "exif", "hash", "note")}
         classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]
         columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in _COLUMNS.items()}
+        shards = _shards(folder, header)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'index.json'}: damaged header ({error}): prepare the data again") from error
-    return Index(folder=folder, root=root, classes=classes, **fields, **columns)
+    return Index(folder=folder, root=root, classes=classes, shards=shards, **fields, **columns)
+
+
+def _shards(folder: Path, header: dict[str, Any]) -> Shards | None:
+    if "shards" not in header:
+        return None
+    names = tuple(str(shard["name"]) for shard in header["shards"])
+    sizes = tuple(int(shard["bytes"]) for shard in header["shards"])
+    located = {key: _column(folder, key, dtype, header["columns"][key]) for key, dtype in LOCATIONS.items()}
+    return Shards(folder / FOLDER, names, sizes, **located)
 
 
 def write_index(folder: Path, content: IndexContent) -> Index:
@@ -159,7 +200,7 @@ def write_index(folder: Path, content: IndexContent) -> Index:
             json.dump(header, text, indent=1, ensure_ascii=False)
             text.flush()
             _sync(text.fileno())
-        _publish(partial, folder)
+        publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_index(folder)
@@ -171,6 +212,8 @@ def refuse_foreign(folder: Path) -> None:
         raise UserError(f"{folder}: found a file or link, expected a folder to write the index to")
     if folder.is_dir() and any(folder.iterdir()) and not _is_index(folder):
         raise UserError(f"{folder}: found a folder that is no index, expected a new name or an index")
+    if (folder / FOLDER).is_dir():  # hours of work, and perhaps the only copy of the images
+        raise UserError(f"{folder}: found an index with tar shards, expected a new name or an index of files")
 
 
 def _is_index(folder: Path) -> bool:
@@ -181,7 +224,8 @@ def _is_index(folder: Path) -> bool:
     return isinstance(header, dict) and header.get("format") == FORMAT
 
 
-def _publish(partial: Path, folder: Path) -> None:
+def publish(partial: Path, folder: Path) -> None:
+    """Give the written folder `partial` its name, in place of an index that had it."""
     _sync_folder(partial)
     retired = folder.with_name(f".{folder.name}.retired-{os.getpid()}")
     if folder.exists():

@@ -122,11 +122,11 @@ class _BrokenSamples:
             return
         found = [sample for sample in batch["sample"][batch["broken"]].tolist() if sample not in self.seen]
         for sample in dict.fromkeys(found):
-            log.warning(f"{self.index.path(sample)}: broken image, left out (sample {self.index.id(sample)})")
+            log.warning(f"{self.index.where(sample)}: broken image, left out (sample {self.index.id(sample)})")
         self.seen.update(found)
         if len(self.seen) > self.budget * len(self.index):
             raise UserError(
-                f"{self.index.path(found[-1])}: found {len(self.seen)} broken images of {len(self.index)}, "
+                f"{self.index.where(found[-1])}: found {len(self.seen)} broken images of {len(self.index)}, "
                 f"expected a share of at most {self.budget} (data.broken_budget)"
             )
 

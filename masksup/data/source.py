@@ -13,20 +13,40 @@ from masksup.data.splits import folds_of
 from masksup.data.transforms import TransformSettings
 from masksup.errors import UserError
 
+_PIECE = 1 << 16
+
 
 @dataclass(frozen=True)
 class Part:
-    """Some samples of an index, by number."""
+    """Some samples of an index, by number; `chosen` None is all of them, which takes no memory."""
 
     index: Index
-    samples: NDArray[np.int64]
+    chosen: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.index if self.chosen is None else self.chosen)
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """The numbers of all samples, made anew; where a few of them do, `numbers` gives these."""
+        return np.arange(len(self.index), dtype=np.int64) if self.chosen is None else self.chosen
+
+    def numbers(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers in the index of some rows of this part."""
+        return rows if self.chosen is None else self.chosen[rows]
 
     @property
     def labels_NC(self) -> NDArray[np.int8]:
-        return np.asarray(self.index.labels_NC)[self.samples]
+        labels_NC: NDArray[np.int8] = np.asarray(self.index.labels_NC)
+        return labels_NC if self.chosen is None else labels_NC[self.chosen]
+
+    def count(self, label: int) -> NDArray[np.int64]:
+        """How many samples of each class carry `label`: int64 C. A piece at a time, so that memory does not matter."""
+        counts_C = np.zeros(len(self.index.classes), np.int64)
+        for start in range(0, len(self), _PIECE):
+            rows = np.arange(start, min(start + _PIECE, len(self)))
+            counts_C += (self.index.labels_NC[self.numbers(rows)] == label).sum(0)
+        return counts_C
 
     @property
     def title(self) -> str:
@@ -56,7 +76,7 @@ class Source:
 
 
 def whole(index: Index) -> Part:
-    return Part(index, np.arange(len(index), dtype=np.int64))
+    return Part(index)
 
 
 def open_source(data: Data, seed: int) -> Source:
@@ -105,7 +125,7 @@ def _refuse_leak(key: str, scored: Part, train: Part) -> None:
     learnt, seen = _file_hashes(train), _file_hashes(scored)
     leaked = np.flatnonzero(np.isin(seen, learnt))
     if len(leaked):
-        example = scored.index.path(int(scored.samples[leaked[0]]))
+        example = scored.index.where(int(scored.numbers(leaked[:1])[0]))
         raise UserError(
             f"{key}: {len(leaked)} of {len(scored)} samples lie in images that data.train holds too "
             f"(such as {example}), so their score would mean nothing; set data.allow_leak=true to go on"

@@ -23,8 +23,8 @@ def new_network(config: Config, classes: int) -> Network:
 
 def new_method(config: Config, network: Network, classes: int, train: Part | None) -> Method:
     """The method around a network. `train` gives the class counts that some losses weigh by; None: no training."""
-    labels_NC = np.zeros((0, classes), np.int8) if train is None else train.labels_NC
-    present_C, absent_C = (torch.from_numpy((labels_NC == value).sum(0)) for value in (1, 0))
+    counts = [np.zeros(classes, np.int64) if train is None else train.count(label) for label in (1, 0)]
+    present_C, absent_C = map(torch.from_numpy, counts)
     loss = LOSSES.resolve(config.loss.name)(present_C, absent_C, **config.loss.options)
     method: Method = METHODS.resolve(config.method.name)(network, loss, **config.method.options)
     if train is not None:

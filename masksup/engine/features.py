@@ -77,7 +77,7 @@ def _batch(
     features: FrozenFeatures, labels_NC: NDArray[np.int8], part: Part, plan: Plan,
     positions: NDArray[np.int64], config: Config,
 ) -> dict[str, Tensor]:  # fmt: skip
-    samples = part.samples[plan.samples_at(positions)]
+    samples = part.numbers(plan.samples_at(positions))
     turned = np.zeros(len(samples), bool)
     if features.flipped is not None:
         turned = uniform(positions, config.seed, "flip") < config.augment.flip

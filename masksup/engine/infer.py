@@ -16,6 +16,9 @@ from masksup.data.source import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.features import FrozenFeatures
 from masksup.engine.precision import autocast, memory_format
+from masksup.metrics.histogram import PairCounts
+from masksup.metrics.pairs import probabilities
+from masksup.metrics.summary import TOP, decision_threshold
 from masksup.runtime.distributed import Group
 from masksup.runtime.place import ALONE, Place
 
@@ -35,8 +38,16 @@ class Outputs:
 
     @property
     def probabilities_NC(self) -> NDArray[np.float64]:
-        """Sigmoid in float64: in float32 all logits above 17 would tie at 1."""
-        return 1 / (1 + np.exp(-self.logits_NC.astype(np.float64)))
+        """Sigmoid of the logits, float64 N x C."""
+        return probabilities(self.logits_NC)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The same of a part too large to keep it: counts of all pairs, and the outputs of the first `eval.batch` rows."""
+
+    counts: PairCounts
+    head: Outputs
 
 
 class Stopped(Exception):
@@ -50,7 +61,7 @@ def image_blocks(part: Part, config: Config, place: Place) -> Iterator[Block]:
         eval_transform(transform_settings(config.augment), config.model.size),
         config.data.max_pixels,
         config.data.broken_budget,
-        part.samples,
+        part.chosen,
     )
     batch, workers = config.eval.batch, config.data.workers
     for block in eval_loader(dataset, batch, workers, rank=place.rank, world=place.world):
@@ -74,7 +85,7 @@ def feature_blocks(features: FrozenFeatures, part: Part, batch: int, place: Plac
         numbers = np.minimum(np.arange(start, start + batch), len(part) - 1)
         valid = torch.arange(start, start + batch) < len(part)
         yield (
-            torch.from_numpy(np.asarray(features.plain[part.samples[numbers]])),
+            torch.from_numpy(np.asarray(features.plain[part.numbers(numbers)])),
             valid,
             torch.zeros(batch, dtype=torch.bool),
         )
@@ -88,33 +99,82 @@ def run_model(
     return _outputs(list(_forwards(predict, blocks, config, device, dtype)))
 
 
+def keeps_pairs(part: Part, config: Config) -> bool:
+    """Whether all scores of a part are kept, or, where they are too many, only counted.
+
+    What `eval.compat` repeats depends on the order of samples, which counts do not know, so there all are kept.
+    """
+    pairs = len(part) * len(part.index.classes)
+    return config.eval.compat != "none" or pairs <= config.eval.exact_pairs
+
+
 def run_part(
-    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], samples: int, config: Config, device: torch.device,
+    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
     dtype: torch.dtype, group: Group, stop: Callable[[], bool] = lambda: False,
 ) -> Outputs | None:  # fmt: skip
-    """The same for a part of so many samples, whose blocks are dealt to the ranks; on rank 0, None elsewhere.
+    """The same for a part whose blocks are dealt to the ranks; on rank 0, None elsewhere.
 
     Raises Stopped, on all ranks alike, if `stop()`, which may be collective, turns true between two batches.
     """
-    total = -(-samples // config.eval.batch)
-    mine: dict[int, Forward] = {}
+    mine = {
+        number: (logits_BC.cpu(), broken_B)
+        for number, (logits_BC, broken_B) in _dealt(predict, blocks, part, config, device, dtype, group, stop)
+    }
+    gathered = group.gather(mine)
+    if not group.first:
+        return None
+    found = {number: forward for of_rank in gathered for number, forward in of_rank.items()}
+    assert sum(map(len, gathered)) == len(found), "a block came twice"
+    assert sorted(found) == list(range(_count(part, config))), "a block is missing"
+    whole = _outputs([found[number] for number in range(len(found))])
+    assert len(whole.logits_NC) == len(part), (len(whole.logits_NC), len(part))
+    return whole
+
+
+def count_part(
+    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
+    dtype: torch.dtype, group: Group, stop: Callable[[], bool] = lambda: False,
+) -> Counted | None:  # fmt: skip
+    """As `run_part`, in memory that does not grow with the samples: each block is counted and forgotten.
+
+    The counts of the ranks are summed as integers, so that the result is the same for any number of them.
+    """
+    threshold = decision_threshold(config.eval.threshold, config.eval.compat)
+    counts = PairCounts(len(part.index.classes), threshold, TOP)
+    head: Outputs | None = None
+    for number, forward in _dealt(predict, blocks, part, config, device, dtype, group, stop):
+        found = _outputs([forward])
+        samples = part.numbers(number * config.eval.batch + np.arange(len(found.broken_N)))
+        counts.add(found.logits_NC, np.asarray(part.index.labels_NC[samples]), found.broken_N)
+        if number == 0:  # dealt to rank 0
+            head = found
+    for counted in counts.arrays:
+        group.sum(torch.from_numpy(counted))
+    assert counts.totals[0] == len(part), (counts.totals[0], len(part))
+    if not group.first:
+        return None
+    assert head is not None
+    return Counted(counts, head)
+
+
+def _count(part: Part, config: Config) -> int:
+    return -(-len(part) // config.eval.batch)
+
+
+def _dealt(
+    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
+    dtype: torch.dtype, group: Group, stop: Callable[[], bool],
+) -> Iterator[tuple[int, Forward]]:  # fmt: skip
+    """The number and outputs of each block of this rank; collective between them."""
+    total = _count(part, config)
     forwards = _forwards(predict, blocks, config, device, dtype)
     for start in range(0, total, group.world):  # as often on every rank, also where the last round leaves one out
         group.beat("scoring block", f"{start} of {total}")
         if stop():
             raise Stopped
         if start + group.place.rank < total:
-            mine[start + group.place.rank] = next(forwards)
+            yield start + group.place.rank, next(forwards)
     group.beat("gathering scores")
-    gathered = group.gather({number: (logits_BC.cpu(), broken_B) for number, (logits_BC, broken_B) in mine.items()})
-    if not group.first:
-        return None
-    found = {number: forward for of_rank in gathered for number, forward in of_rank.items()}
-    assert sum(map(len, gathered)) == total, "a block came twice"
-    assert sorted(found) == list(range(total)), "a block is missing"
-    whole = _outputs([found[number] for number in range(total)])
-    assert len(whole.logits_NC) == samples, (len(whole.logits_NC), samples)
-    return whole
 
 
 @torch.inference_mode()

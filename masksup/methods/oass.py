@@ -65,7 +65,7 @@ class OASS(Method):
         check_head(network, "oass")
         self.size, self.grid = network.backbone.size, network.backbone.grid
         self.tile = self.size // 2 if tile is None else tile
-        _check(self.size, self.grid, self.tile, points, top)
+        _check(self.size, self.grid, network.backbone.stride, self.tile, points, top)
         _check_shares(alpha, alpha_ramp, patch_weight, decay, distance, radius)
         self.strategy = strategy
         by_strategy = "student" if strategy == "max" else "teacher"
@@ -185,14 +185,14 @@ def _other_classifier(teacher: Network, seed: int) -> None:
         map_head(teacher).reset_classifier()
 
 
-def _check(size: int, grid: int, tile: int, points: int, top: int) -> None:
+def _check(size: int, grid: int, stride: int, tile: int, points: int, top: int) -> None:
     if grid < 2:
         raise UserError(
             f"model.size: found {size}, expected at least {2 * size}: method oass puts four tiles together on the "
             f"feature map, which has {grid} x {grid} positions"
         )
-    if not 1 <= tile <= size:
-        raise UserError(f"method.tile: found {tile}, expected 1 to {size} (model.size)")
+    if not stride <= tile <= size:
+        raise UserError(f"method.tile: found {tile}, expected {stride} (the backbone's stride) to {size} (model.size)")
     for key, value in (("method.points", points), ("method.top", top)):
         if value < 1:
             raise UserError(f"{key}: found {value}, expected at least 1")

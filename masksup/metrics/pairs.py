@@ -15,6 +15,12 @@ Scores = NDArray[np.floating[Any]]
 Labels = NDArray[np.int8]
 
 
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sigmoid in float64: in float32 all logits above 17 would tie at 1."""
+    with np.errstate(over="ignore"):  # below -709, where infinity gives the right answer, 0
+        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
 def check_pairs(scores_NC: Scores, labels_NC: Labels) -> None:
     """Refuse scores that are not finite (UserError: a diverged model) and arrays that do not fit (assert)."""
     assert scores_NC.ndim == 2, f"scores must be samples x classes, got shape {scores_NC.shape}"

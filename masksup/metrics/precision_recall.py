@@ -40,6 +40,19 @@ def precision_recall(
     """
     check_compat(compat)
     check_pairs(scores_NC, labels_NC)
+    predicted_NC = predicted_pairs(scores_NC, labels_NC, threshold, top, compat)
+    true_NC = labels_NC == 1
+    hits_C = np.count_nonzero(predicted_NC & true_NC, axis=0)
+    predictions_C = np.count_nonzero(predicted_NC, axis=0)
+    if compat != "none":
+        predictions_C = np.maximum(predictions_C, 1)
+    return precision_recall_of_counts(hits_C, predictions_C, np.count_nonzero(true_NC, axis=0))
+
+
+def predicted_pairs(
+    scores_NC: Scores, labels_NC: Labels, threshold: float, top: int | None, compat: Compat = "none"
+) -> NDArray[np.bool_]:
+    """Which pairs count as predicted, by the rules of `precision_recall`: a matter of each sample alone."""
     judged_NC = labels_NC >= 0
     predicted_NC = scores_NC >= threshold
     if top is not None:
@@ -49,17 +62,13 @@ def precision_recall(
             predicted_NC &= _first_largest(scores_NC, top)
     if compat not in _IGNORED_IS_NEGATIVE:
         predicted_NC &= judged_NC
-    true_NC = labels_NC == 1
-    hits_C = np.count_nonzero(predicted_NC & true_NC, axis=0)
-    predictions_C = np.count_nonzero(predicted_NC, axis=0)
-    if compat != "none":
-        predictions_C = np.maximum(predictions_C, 1)
-    return _scores(hits_C, predictions_C, np.count_nonzero(true_NC, axis=0))
+    return predicted_NC
 
 
-def _scores(
+def precision_recall_of_counts(
     hits_C: NDArray[np.int64], predictions_C: NDArray[np.int64], positives_C: NDArray[np.int64]
 ) -> dict[str, float]:
+    """The six scores as fractions, from the hits, predictions and positives of each class."""
     scored = positives_C > 0
     if not scored.any():
         return dict.fromkeys(("CP", "CR", "CF1", "OP", "OR", "OF1"), float("nan"))
@@ -108,6 +117,14 @@ class PrCurve:
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
 
+    @classmethod
+    def of(cls, tp_CT: NDArray[np.int64], fp_CT: NDArray[np.int64]) -> "PrCurve":
+        """From the positives and negatives at or above each threshold, of which the first takes all."""
+        tn_CT, fn_CT = fp_CT[:, :1] - fp_CT, tp_CT[:, :1] - tp_CT
+        precision_CT = tp_CT / np.maximum(tp_CT + fp_CT, 1)
+        recall_CT = tp_CT / np.maximum(tp_CT[:, :1], 1)
+        return cls(tp_CT, fp_CT, tn_CT, fn_CT, precision_CT, recall_CT)
+
 
 def pr_curve(scores_NC: Scores, labels_NC: Labels, thresholds: int = 127) -> PrCurve:
     """PR curves of all classes over the judged pairs. Scores are probabilities (assert: within [0, 1]).
@@ -124,8 +141,4 @@ def pr_curve(scores_NC: Scores, labels_NC: Labels, thresholds: int = 127) -> PrC
         counts = np.bincount(cell_NC[chosen_NC], minlength=thresholds * scores_NC.shape[1])
         return counts.reshape(-1, thresholds)[:, ::-1].cumsum(axis=1)[:, ::-1]
 
-    tp_CT, fp_CT = at_or_above(labels_NC == 1), at_or_above(labels_NC == 0)
-    tn_CT, fn_CT = fp_CT[:, :1] - fp_CT, tp_CT[:, :1] - tp_CT
-    precision_CT = tp_CT / np.maximum(tp_CT + fp_CT, 1)
-    recall_CT = tp_CT / np.maximum(tp_CT[:, :1], 1)
-    return PrCurve(tp_CT, fp_CT, tn_CT, fn_CT, precision_CT, recall_CT)
+    return PrCurve.of(at_or_above(labels_NC == 1), at_or_above(labels_NC == 0))

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masksup.errors import UserError
 from masksup.metrics.average_precision import ApRule, average_precision, mean_average_precision
+from masksup.metrics.histogram import PairCounts, average_precision_of_counts
 from masksup.metrics.pairs import Labels, Scores
-from masksup.metrics.precision_recall import Compat, check_compat, precision_recall
+from masksup.metrics.precision_recall import Compat, check_compat, precision_recall, precision_recall_of_counts
 
 TOP = 3
 _THRESHOLD = {"none": 0.5, "csra": 0.5, "csra_wider": 0.5, "mcar": 0.6}
+EXACT, COUNTED = "from every score", "from histograms of the logits in half precision"
 THRESHOLD_SCORES = ("CP", "CR", "CF1", "OP", "OR", "OF1")
 
 
@@ -46,19 +49,42 @@ def score(
     assert not scores_NC.size or (scores_NC.min() >= 0 and scores_NC.max() <= 1), "score() takes probabilities"
     at_threshold = precision_recall(scores_NC, labels_NC, level, compat=compat)
     at_top = precision_recall(scores_NC, labels_NC, level, top=TOP, compat=compat)
+    counted = {"images": len(scores_NC), "ignored_pairs": int(np.count_nonzero(labels_NC == -1))}
     positives_C = np.count_nonzero(labels_NC == 1, axis=0)
+    protocol = _protocol(ap_rule, level, compat, EXACT)
+    return _summary(ap_C, at_threshold, at_top, positives_C, classes, counted, protocol)
+
+
+def score_counts(counts: PairCounts, classes: Sequence[str], ap_rule: ApRule) -> dict[str, Any]:
+    """The same from counts, with AP to the resolution of half precision, which the protocol says."""
+    assert counts.top == TOP, counts.top
+    positives_C = counts.positives_C
+    at_threshold, at_top = (
+        precision_recall_of_counts(hits_C, predictions_C, positives_C)
+        for hits_C, predictions_C in zip(counts.hits_2C, counts.predictions_2C)
+    )
+    counted = {"images": int(counts.totals[0]), "ignored_pairs": int(counts.totals[1])}
+    protocol = _protocol(ap_rule, counts.threshold, "none", COUNTED)
+    ap_C = average_precision_of_counts(counts, ap_rule)
+    return _summary(ap_C, at_threshold, at_top, positives_C, classes, counted, protocol)
+
+
+def _summary(
+    ap_C: NDArray[np.float64], at_threshold: dict[str, float], at_top: dict[str, float],
+    positives_C: NDArray[np.int64], classes: Sequence[str], counted: dict[str, int], protocol: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     return {
         "mAP": _percent(mean_average_precision(ap_C)),
         **{key: _percent(at_threshold[key]) for key in THRESHOLD_SCORES},
         f"top{TOP}": {key: _percent(at_top[key]) for key in THRESHOLD_SCORES},
         "AP": {name: _percent(ap) for name, ap in zip(classes, ap_C)},
         "positives": {name: int(count) for name, count in zip(classes, positives_C)},
-        "images": len(scores_NC),
+        "images": counted["images"],
         "classes": len(classes),
         "scored_classes": int(np.count_nonzero(positives_C)),
         "unscored": [name for name, count in zip(classes, positives_C) if count == 0],
-        "ignored_pairs": int(np.count_nonzero(labels_NC == -1)),
-        "protocol": _protocol(ap_rule, level, compat),
+        "ignored_pairs": counted["ignored_pairs"],
+        "protocol": protocol,
     }
 
 
@@ -71,12 +97,13 @@ def _percent(fraction: float) -> float | None:
     return None if np.isnan(fraction) else 100 * float(fraction)
 
 
-def _protocol(ap_rule: str, threshold: float, compat: str) -> dict[str, Any]:
+def _protocol(ap_rule: str, threshold: float, compat: str, computed: str) -> dict[str, Any]:
     original = compat != "none"
     negative = compat in ("csra_wider", "mcar")
     return {
         "unit": "percent",
         "ap_rule": ap_rule,
+        "ap_computed": computed,
         "compat": compat,
         "ties": "in sample order" if original else "ranked together",
         "threshold": threshold,

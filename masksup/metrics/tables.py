@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
-from masksup.metrics.summary import THRESHOLD_SCORES, TOP
+from masksup.metrics.summary import COUNTED, THRESHOLD_SCORES, TOP
 
 
 def headline(summary: dict[str, Any]) -> str:
@@ -20,6 +20,8 @@ def headline(summary: dict[str, Any]) -> str:
     ]
     if protocol["compat"] != "none":
         parts.append(f"rules of the original {protocol['compat']} code")
+    if protocol["ap_computed"] == COUNTED:
+        parts.append(f"AP {COUNTED}")
     if summary.get("mAP_interval"):
         parts.append(f"{LEVEL} % interval {_range(summary['mAP_interval'])}")
     return f"mAP {_shown(summary['mAP'])} ({', '.join(parts)})"
@@ -69,6 +71,7 @@ def _by_stratum(summary: dict[str, Any]) -> Table:
         rows |= scores[division]["strata"] or {}
     ranges = summary["protocol"]["intervals"]
     title = "Classes that an image shows only as ... objects" + (f" (and {LEVEL} % interval)" if ranges else "")
+    title += ", by the clean rules" if summary["protocol"]["compat"] != "none" else ""
     table = Table(title=title, title_justify="left")
     table.add_column("only")
     for key in STRATUM_SCORES:

@@ -38,7 +38,7 @@ class Backbone(nn.Module):
         self.size = size
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
         self.layout, self.width, self.grid = _read_layout(model, name, shape, self.prefix_tokens)
-        self.stride = round(size / self.grid)
+        self.stride = _stride(size, self.grid)
         card: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         self.mean: tuple[float, ...] = tuple(card["mean"])
         self.std: tuple[float, ...] = tuple(card["std"])
@@ -148,6 +148,12 @@ def _read_layout(model: nn.Module, name: str, shape: tuple[int, ...], prefix_tok
             return ("BHWD" if last else "BDHW"), width, height
     found = f"an output of shape {list(shape)}" if shape else "several outputs"
     raise UserError(f"model.backbone: {name} gives {found}, expected a square feature map or patch tokens")
+
+
+def _stride(size: int, grid: int) -> int:
+    """Input pixels a position. Convolutions halve and round up: 48 px at stride 32 are a map of 2. Patches divide."""
+    halved = (2**power for power in range(size.bit_length() + 1))
+    return next((stride for stride in halved if -(-size // stride) == grid), size // grid)
 
 
 def _norm_kind(model: nn.Module) -> Literal["batch", "layer"]:

@@ -1,5 +1,8 @@
 """The named tensors of a weight file: safetensors, torch or Paddle. Reading executes no code."""
 
+import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -47,8 +50,11 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
+    _refuse_changed(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of foreign pickles; what cannot be read is refused in a line of our own
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise UserError(
             f"{path}: not read, it is broken or holds more than tensors and plain containers; "
@@ -56,6 +62,19 @@ def _read_pickle(path: Path) -> Any:
         ) from error
     except Exception as error:  # the reader of a foreign file may fail in any way; the file is what is wrong
         raise UserError(f"{path}: broken or truncated torch file ({_line(error)})") from error
+
+
+def _refuse_changed(path: Path) -> None:
+    """UserError if the checksums of a zip file do not fit its content, which torch does not compare."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, zlib.error) as error:
+        raise UserError(f"{path}: broken torch file ({_line(error)})") from error
+    if changed is not None:
+        raise UserError(f"{path}: damaged: the checksum of {changed} does not fit, expected the file as it was written")
 
 
 _READERS = {".safetensors": _read_safetensors, ".pdparams": read_paddle}

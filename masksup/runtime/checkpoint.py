@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from masksup.errors import UserError
+from masksup.runtime import fence
 
 TENSORS, META, SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{9,})-a(\d{2,})")
@@ -65,6 +66,7 @@ def write_checkpoint(folder: Path, name: str, state: State) -> Path:
         (partial / SUMS).write_text("\n".join(sums) + "\n", encoding="utf-8")
         _sync(partial / SUMS)
         _sync(partial)
+        fence.check()
         partial.rename(final)
         _sync(folder)
     except BaseException as error:
@@ -171,6 +173,7 @@ class Saver:
         try:
             if not (self.folder / name).is_dir():
                 write_checkpoint(self.folder, name, state)
+            fence.check()
             point(self.folder, "latest", name)
             if best is not None and (self.folder / best).is_dir():
                 point(self.folder, "best", best)

@@ -22,6 +22,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from masksup.config import Config, Parallel, Precision
 from masksup.config_file import to_yaml
 from masksup.errors import JobError, ToldElsewhere, UserError
+from masksup.runtime import heartbeat
 from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import joint_mistake, meet, my_card, named
 from masksup.runtime.place import Place
@@ -242,6 +243,7 @@ def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
     elif first:
         print(f"masksup: {' '.join(told.split())}", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    heartbeat.leave(status, told)
     with suppress(RuntimeError):
         watchdog.part()
     os._exit(status)  # an ordinary exit would wait for threads that wait for the other ranks

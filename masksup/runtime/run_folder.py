@@ -13,6 +13,9 @@ from typing import IO, Any
 from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
+from masksup.runtime import fence
+
+_LOCK_S = 15
 
 
 @dataclass
@@ -83,11 +86,23 @@ def _same_configuration(path: Path, config: Config) -> None:
 
 def _lock(path: Path) -> IO[str]:
     lock = (path / ".lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        raise UserError(f"{path}: another process is training in this run folder ({lock.read().strip()})") from None
+    # Where a launcher fences the folder, who holds the lock has lost it and leaves, or stands still on a machine that
+    # was cut off: then its lock means nothing, and the fence keeps it from writing.
+    patience = time.monotonic() + (_LOCK_S if fence.is_set() else 0)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if time.monotonic() < patience:
+                time.sleep(0.2)
+            elif fence.is_set():
+                break
+            else:
+                lock.seek(0)
+                raise UserError(
+                    f"{path}: another process is training in this run folder ({lock.read().strip()})"
+                ) from None
     lock.truncate(0)
     lock.write(f"pid {os.getpid()} on {platform.node()}")
     lock.flush()

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from torch._C._distributed_c10d import Store
 
+from masksup.runtime import heartbeat
 from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import Card, named
 from masksup.runtime.place import Place
@@ -213,6 +214,7 @@ class Watchdog:
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
+        heartbeat.leave(1, reason)
         gone = kill or []
         self._kill(gone)  # last, because this rank's main thread leaves as soon as a connection breaks
         if 0 not in gone:

@@ -5,35 +5,25 @@ import pickle
 import random
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from loading import SETTINGS, equal, plan, train_set, truncate, write_images
 from PIL import Image
 
-from masksup.data.dataset import Batch, EvalDataset, TrainDataset
+from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index, IndexContent, write_index
 from masksup.data.loader import eval_loader, train_loader
-from masksup.data.sampler import Plan
-from masksup.data.transforms import TransformSettings, eval_transform, train_transform
+from masksup.data.transforms import TransformSettings, eval_transform
 from masksup.errors import UserError
 
 # torch remarks on more workers than cores; torchvision on the future of its decoder.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore::DeprecationWarning")
 
-SETTINGS = TransformSettings(crop="random_resized", randaugment=(1, 9), color_jitter=(0.3, 0.3, 0.3, 0.1), cutout=0.2)
 LABELS = (np.arange(23 * 3).reshape(23, 3) % 3 - 1).astype(np.int8)
-
-
-def write_images(folder: Path, count: int) -> list[str]:
-    names = [f"{i:03d}.jpg" for i in range(count)]
-    for i, name in enumerate(names):
-        noise = np.random.default_rng(i).integers(0, 256, (6, 8, 3), np.uint8)
-        Image.fromarray(noise).resize((64, 48)).save(folder / name)
-    return names
 
 
 def make_index(root: Path, folder: Path, crops: bool = False) -> Index:
@@ -53,23 +43,6 @@ def make_index(root: Path, folder: Path, crops: bool = False) -> Index:
 def index(tmp_path: Path) -> Index:
     (tmp_path / "images").mkdir()
     return make_index(tmp_path / "images", tmp_path / "index")
-
-
-def plan(**changes: Any) -> Plan:
-    whole = Plan(samples=23, global_batch=8, micro_batch=4, epochs=2, last_batch="continue", seed=1)
-    return replace(whole, **changes)
-
-
-def train_set(index: Index, p: Plan, **options: Any) -> TrainDataset:
-    return TrainDataset(index, train_transform(SETTINGS, 32), p, **options)
-
-
-def equal(one: list[list[Batch]], two: list[list[Batch]]) -> bool:
-    flat, other = [b for step in one for b in step], [b for step in two for b in step]
-    same_keys = [a.keys() == b.keys() for a, b in zip(flat, other)]
-    return len(flat) == len(other) and all(same_keys) and all(
-        torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for a, b in zip(flat, other) for key in a
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("last", ["continue", "partial", "drop"])
@@ -158,11 +131,6 @@ def test_person_samples_are_cut_out_first(tmp_path: Path) -> None:
     person = Image.open(index.path(4)).crop((-5, 4, 30, 60)).resize((56, 56), Image.Resampling.BILINEAR)
     difference = dataset[4]["image"].permute(1, 2, 0).numpy().astype(int) - np.asarray(person)
     assert np.abs(difference).max() <= 3
-
-
-def truncate(path: Path) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,6 +1,7 @@
 """The order of a run: every sample once an epoch, the same from any step, balanced when asked."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,3 +126,100 @@ def test_wrong_sizes_are_one_line_errors() -> None:
         plan(3, 4, last="drop")
     with pytest.raises(UserError, match="found 0 samples"):
         plan(0, 4)
+
+
+def balanced(n: int, batch: int, micro: int, seed: int = 0) -> Plan:
+    weights = np.random.default_rng(0).exponential(size=n)
+    return Plan(n, batch, micro, 1, "continue", seed, cumulative=np.cumsum(weights))
+
+
+def dealt_to(p: Plan, step: int, rank: int, world: int, whole: list[np.ndarray]) -> list[int]:
+    """The positions that a rank trains on in a step, whose micro-batches are `whole`."""
+    share = p.share(step, rank, world)
+    return [] if share.weightless else [x for index in share.indices for x in whole[index].tolist()]
+
+
+def dealt(p: Plan, steps: int, world: int) -> list[int]:
+    """Those of all ranks in the first steps, a rank after the other."""
+    cut = [p.micro_batches(step) for step in range(steps)]
+    return [x for rank in range(world) for step in range(steps) for x in dealt_to(p, step, rank, world, cut[step])]
+
+
+@pytest.mark.parametrize("last", ["continue", "partial", "drop"])
+def test_4096_ranks_cover_an_epoch_exactly_once(last: LastBatch) -> None:
+    n, world = 12_301, 4096
+    p = plan(n, 3 * 4096, 3, epochs=1, last=last, seed=4)
+    positions = sorted(dealt(p, p.total_steps, world))
+    consumed = {"continue": 2 * 3 * 4096, "partial": n, "drop": 3 * 4096}[last]
+    assert positions == list(range(consumed))
+    samples = p.samples_at(positions)
+    assert len(set(samples[:n].tolist())) == min(n, consumed)
+
+
+@given(sizes, st.integers(1, 70), st.sampled_from(["continue", "partial"]), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_any_number_of_ranks_consumes_the_same_samples_in_the_same_micro_batches(
+    size: tuple[int, int, int, int], world: int, last: LastBatch, weighted: bool
+) -> None:
+    n, micro, share, epochs = size
+    p = replace(plan(n, micro * share, micro, epochs, last), cumulative=np.arange(1.0, n + 1) if weighted else None)
+    for step in range(p.total_steps):
+        whole = [p.samples_at(m).tolist() for m in p.micro_batches(step)]
+        taken: dict[int, list[int]] = {}
+        for rank in range(world):
+            share_of_rank = p.share(step, rank, world)
+            if not share_of_rank.weightless:
+                for index in share_of_rank.indices:
+                    assert index not in taken, "two ranks have it"
+                    taken[index] = p.samples_at(p.micro_batches(step)[index]).tolist()
+        assert [taken[index] for index in sorted(taken)] == whole
+
+
+def test_of_a_billion_samples_4096_ranks_take_each_position_once() -> None:
+    n, world, micro = 10**9, 4096, 8
+    p = plan(n, 2 * world * micro, micro, epochs=90)
+    for position in np.random.default_rng(0).integers(0, 90 * n, 5).tolist():
+        step, within = divmod(position, p.global_batch)
+        owners = [rank for rank in range(world) if within // micro in p.share(step, rank, world).indices]
+        assert len(owners) == 1
+        assert position in dealt_to(p, step, owners[0], world, p.micro_batches(step))
+
+
+@pytest.mark.parametrize("epoch", [0, 89])
+def test_of_a_billion_samples_none_comes_twice_in_an_epoch(epoch: int) -> None:
+    n = 10**9
+    within = np.unique(np.random.default_rng(epoch).integers(0, n, 200_000))
+    samples = plan(n, 4096, epochs=90).samples_at(epoch * n + within)
+    # Draws with replacement would repeat about 20 of them.
+    assert len(np.unique(samples)) == len(within)
+    assert samples.min() >= 0
+    assert samples.max() < n
+
+
+def test_memory_of_a_rank_does_not_depend_on_the_number_of_samples() -> None:
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        p = plan(n, 4096 * 4, 4, epochs=90, seed=1)
+        for step in np.linspace(0, p.total_steps - 1, 5).astype(int).tolist():
+            p.samples_at(dealt_to(p, step, 4095, 4096, p.micro_batches(step)))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(10**3)  # what is made once
+    assert peak(10**9) < 1.2 * peak(10**4) < 3_000_000
+
+
+def test_4096_ranks_draw_each_stratum_of_a_balanced_epoch_once() -> None:
+    n, world = 4096 * 3, 4096
+    p = balanced(n, 4096, 1)
+    samples = p.samples_at(dealt(p, 3, world))
+    cumulative = p.cumulative
+    assert cumulative is not None
+    # A sample covers the strata that its weight touches: n strata of equal weight, each drawn from once.
+    edges = cumulative / cumulative[-1] * n
+    touched = np.ceil(edges) - np.floor(np.concatenate([[0], edges[:-1]]))
+    drawn = np.bincount(samples, minlength=n)
+    assert len(samples) == n
+    assert (drawn <= touched).all()
+    assert (drawn >= touched - 2).all()

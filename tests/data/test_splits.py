@@ -1,15 +1,17 @@
 """Folds: a partition, the same every time, classes in equal shares, persons of one image together."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from masksup.config import Data
 from masksup.data.index import open_index
-from masksup.data.source import open_source
+from masksup.data.source import Part, open_source, whole
 from masksup.data.splits import folds_of
 
 
@@ -73,3 +75,18 @@ def test_real_photographs_rare_classes_reach_every_fold(tmp_path, shared_data) -
     for part in parts:
         assert part.eval is not None
         assert not set(part.train.samples.tolist()) & set(part.eval.samples.tolist())
+
+
+def test_a_part_numbers_and_counts_what_it_holds_without_listing_it(
+    tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masksup.data.source._PIECE", 7)
+    index = open_index(tiny_data / "train")
+    rows = np.array([3, 0, 41])
+    for part, samples in ((whole(index), np.arange(50)), (Part(index, np.arange(49, 7, -1)), np.arange(49, 7, -1))):
+        assert len(part) == len(samples)
+        assert part.numbers(rows).tolist() == samples[rows].tolist()
+        assert np.array_equal(part.labels_NC, np.asarray(index.labels_NC)[samples])
+        for label in (1, 0, -1):
+            assert part.count(label).tolist() == (part.labels_NC == label).sum(0).tolist()
+    assert whole(index).chosen is None

@@ -252,7 +252,8 @@ def test_stopped_and_resumed_is_bit_equal_with_its_teacher(
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ({"method__tile": 65}, r"method\.tile: found 65, expected 1 to 64 \(model\.size\)"),
+        ({"method__tile": 65}, r"method\.tile: found 65, expected 32 .* to 64 \(model\.size\)"),
+        ({"method__tile": 1}, r"method\.tile: found 1, expected 32 \(the backbone's stride\) to 64"),
         ({"model__size": 32}, r"model\.size: found 32, expected at least 64: .* 1 x 1 positions"),
         ({"method__points": 0}, r"method\.points: found 0, expected at least 1"),
         ({"method__top": 0}, r"method\.top: found 0"),

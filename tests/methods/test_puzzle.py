@@ -141,6 +141,7 @@ def test_any_trunk_fits_with_resized_tiles(backbone: str, size: int, tile: int) 
             {"model__size": 32},
             r"model\.size: found 32, expected at least 64: .* 2 x 2 tiles, each at least the backbone's stride of 32",
         ),
+        ({"model__size": 48}, r"model\.size: found 48, expected at least 64: .* at least the backbone's stride of 32"),
         (
             {"model__size": 96},
             r"method\.pieces: found 4, but model\.size 96 is not a multiple of 2 tiles x .*32; nearest size: 128",

@@ -1,7 +1,5 @@
 """Scores under weights equal those of repeated samples, for every rule; resamples draw whole images."""
 
-import time
-
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -89,12 +87,3 @@ def test_resamples_draw_whole_images_and_are_functions_of_seed_and_number():
         assert many[0][0, r] == pytest.approx(np.nanmean(expected), abs=1e-12)
     other = bootstrap(scores, labels, group, image_N, 0.5, "area", resamples=2, seed=4)
     assert (other[0] != few[0]).all()
-
-
-def test_a_thousand_resamples_of_5000_images_and_80_classes_take_seconds():
-    scores, labels = pairs(8, 5000, 80)
-    kind = np.random.default_rng(9).integers(0, 4, labels.shape)
-    group = np.stack([labels == 1, *((labels == 1) & (kind == k) for k in range(5))])
-    began = time.perf_counter()
-    bootstrap(scores, labels, group, np.arange(5000), 0.5, "area", resamples=1000, seed=0)
-    assert time.perf_counter() - began < 60

@@ -126,11 +126,15 @@ class Replicas:
         self.skipped_in_row.fill_(state.meta["skipped_in_row"])
 
 
+def check(config: Config, method: Method, device: torch.device, place: Place) -> None:
+    """Whatever a configuration can ask for is possible here."""
+
+
 def make_ddp(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Replicas:
     """The engine `ddp` around `method`. Collective where there are several ranks."""
     parallel = config.parallel
     if parallel.sync_batchnorm:
-        _synchronise_batchnorm(method, device)
+        synchronise_batchnorm(method, device)
     optimizer = build_optimizer(config.optim, method.network)
     wrapped = _wrap(method, parallel, config.precision.compile, device) if place.world > 1 else None
     return Replicas(method, optimizer, gradient_scaler(device, dtype), config.optim.clip, wrapped)
@@ -165,7 +169,7 @@ def _sum_in_bf16(_: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     return work.get_future().then(lambda done: whole.copy_(done.value()[0]))
 
 
-def _synchronise_batchnorm(method: Method, device: torch.device) -> None:
+def synchronise_batchnorm(method: Method, device: torch.device) -> None:
     from timm.layers.norm_act import convert_sync_batchnorm  # torch's own loses timm's fused activations
 
     if device.type == "cpu":

@@ -42,6 +42,11 @@ class Engine(Protocol):
     def import_state(self, state: State) -> None: ...
 
 
+def check_engine(config: Config, method: Method, device: torch.device, place: Place) -> None:
+    """UserError where the engine that `parallel.engine` names cannot do what is asked. Not collective."""
+    importlib.import_module(ENGINES[config.parallel.engine].split(":")[0]).check(config, method, device, place)
+
+
 def make_engine(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Engine:
     """The engine that `parallel.engine` names, around `method`, which lies on `device`. Collective."""
     module, function = ENGINES[config.parallel.engine].split(":")

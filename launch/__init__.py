@@ -1,0 +1,1 @@
+"""The cluster side: a configuration becomes SLURM jobs that come back by themselves. Imports no torch."""

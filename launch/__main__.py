@@ -1,0 +1,192 @@
+"""The commands of masksup-launch. Argument parsing only; what they need is imported inside the functions."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from masksup.errors import UserError
+
+USER_ERROR = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, or 2 for a mistake in the input."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides.extend(rest)
+    try:
+        status: int = args.run(args)
+    except UserError as error:
+        print(f"masksup-launch: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    from masksup import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="masksup-launch", description="Runs on a SLURM cluster: submit, sweep, watch, stop, go on."
+    )
+    parser.add_argument("--version", action="version", version=f"masksup {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = _add(commands, "submit", "one run, as a SLURM job that comes back by itself", _submit)
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
+    command.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
+    _add_resources(command)
+    command = _add(commands, "sweep", "a job array, one element a setting; again: what is missing or failed", _sweep)
+    command.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see configs/sweeps/")
+    command.add_argument("--sweep-dir", type=Path, metavar="DIR", help="folder of its runs (default: runs/NAME)")
+    command.add_argument("--results", action="store_true", help="only show the table of what is finished")
+    _add_resources(command)
+
+    command = _add(commands, "status", "what runs, what waits, what was lost, best scores", _status)
+    command.add_argument("runs", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again every so often")
+
+    command = _add(commands, "preflight", "is this allocation, or one that is asked for, fit to train on", _preflight)
+    command.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="whose disk is tried (default: .)")
+    command.add_argument("--data", type=Path, nargs="*", default=[], metavar="INDEX", help="data to be readable")
+    _add_resources(command, submits=False)
+    command.add_argument("--cluster-config", type=Path, metavar="FILE", help="defaults of the site")
+
+    command = _add(commands, "cancel", "ask runs to save and leave, for good", _cancel)
+    _add_runs(command)
+    command.add_argument("--now", action="store_true", help="do not wait until they have saved")
+
+    command = _add(commands, "requeue", "ask runs to save, leave and wait in the queue again", _requeue)
+    _add_runs(command)
+
+    command = _add(commands, "resume", "submit runs again that are neither finished nor active", _resume)
+    _add_runs(command)
+    _add_resources(command, submits=False)
+
+    command = _add(commands, "logs", "what a rank of a run wrote", _logs)
+    command.add_argument("runs", type=Path, metavar="RUN", help="run folder")
+    command.add_argument("--rank", type=int, default=0, metavar="K", help="default: 0")
+    command.add_argument("--start", type=int, metavar="N", help="which start of the run (default: the newest)")
+    command.add_argument("--launcher", action="store_true", help="what the launcher on the first node wrote")
+    command.add_argument("--follow", "-f", action="store_true", help="go on printing until the run is finished")
+    return parser
+
+
+def _add_runs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders that hold some")
+
+
+def _add(commands: Any, name: str, meaning: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=meaning, description=meaning)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> None:
+    from launch.resources import Resources
+
+    if submits:
+        command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: on this machine")
+        command.add_argument("--cluster-config", type=Path, metavar="FILE",
+                             help="defaults of the site (default: ~/.config/masksup/cluster.yaml)")  # fmt: skip
+        command.add_argument("--dry-run", action="store_true", help="show what would be submitted, submit nothing")
+    group = command.add_argument_group("resources", "also keys of the site's YAML file, with _ for -")
+    for name, field in Resources.model_fields.items():
+        option = f"--{name.replace('_', '-')}"
+        meaning = (field.description or "").replace("%", "%%")
+        if name in ("environment", "sbatch"):
+            group.add_argument(option, dest=f"resource_{name}", action="append", metavar="NAME=VALUE", help=meaning)
+        elif field.annotation is bool:
+            group.add_argument(option, dest=f"resource_{name}", action=argparse.BooleanOptionalAction, help=meaning)
+        else:
+            group.add_argument(option, dest=f"resource_{name}", metavar="N" if "int" in str(field.annotation) else "X",
+                               help=f"{meaning} (default: {field.default})")  # fmt: skip
+
+
+def resources_of(args: argparse.Namespace) -> Any:
+    """The site's file and the options of the command line, as `Resources`."""
+    from launch.resources import read_resources
+
+    return read_resources(args.cluster_config, options_of(args))
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The resources that the command line names."""
+    options: dict[str, Any] = {}
+    for dest, value in vars(args).items():
+        if not dest.startswith("resource_") or value is None:
+            continue
+        if isinstance(value, list):
+            pairs = [item.partition("=") for item in value]
+            if not all(equals for _, equals, _ in pairs):
+                raise UserError(f"--{dest.removeprefix('resource_')}: found {value}, expected NAME=VALUE")
+            value = {key: text for key, _, text in pairs}
+        options[dest.removeprefix("resource_")] = value
+    return options
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from launch.one import submit_one
+
+    return submit_one(args.config, args.overrides, args.run_dir, resources_of(args), args.cluster, args.dry_run)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from launch.results import show_results
+    from launch.sweep import sweep
+
+    if args.results:
+        show_results(args.sweep_dir or Path("runs") / args.file.stem)
+        return 0
+    return sweep(args.file, args.sweep_dir, args.cluster_config, options_of(args), args.cluster, args.dry_run)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from launch.table import status
+
+    return status(args.runs.absolute(), args.json, args.watch)
+
+
+def _preflight(args: argparse.Namespace) -> int:
+    from launch.batch import preflight
+
+    return preflight(args.folder.absolute(), [path.absolute() for path in args.data], resources_of(args))
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    from launch.control import cancel
+
+    return cancel(args.runs, args.now)
+
+
+def _requeue(args: argparse.Namespace) -> int:
+    from launch.control import requeue
+
+    return requeue(args.runs)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from launch.control import resume
+
+    return resume(args.runs, options_of(args))
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from launch.control import logs
+
+    return logs(args.runs, args.rank, args.start, args.launcher, args.follow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""One start of a run, on the first node of its job: take the folder, start the ranks, judge how they left."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
+from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
+from launch.preflight import read_bad
+from launch.resources import Resources
+from launch.results import sweep_of, write_results
+from masksup.config_file import load_config
+from masksup.errors import UserError
+from masksup.runtime.run_folder import write_atomically
+
+StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
+"""Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: str
+    not_again: str | None
+    """Why the run is not to be started again; None if it is."""
+    bad_nodes: list[str]
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} launcher: {text}", flush=True)
+
+
+def job_resources(folder: Folder) -> Resources:
+    """What the run's job was submitted with."""
+    return Resources.model_validate(read_json(folder.job).get("resources", {}))
+
+
+def run_attempt(
+    folder: Folder,
+    token: Token,
+    nodes: list[str],
+    start_ranks: StartRanks,
+    node_states: Callable[[list[str]], dict[str, str]],
+    began: float,
+) -> Verdict:
+    """Start the ranks of a run once, wait for them, and write down how it went. `began`: start of the job's clock."""
+    resources = job_resources(folder)
+    refusal = _refusal(folder, token)
+    if refusal is not None:
+        say(refusal)
+        return Verdict("superseded", refusal, [])
+    attempt = begin(folder, token, nodes, resources.nodes * resources.gpus_per_node, began)
+    write_atomically(folder.fence, f"{token}\n")
+    say(f"{folder.run}: attempt {attempt.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
+    history = attempts(folder)[:-1]
+    spent = why_not_again("interrupted", history, resources)
+    if spent is not None or folder.cancelled.exists():
+        result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
+        end(folder, attempt, result, error=why)
+        return Verdict(result, why, [])
+    if resources.preflight and not _fit(folder, attempt, resources, start_ranks):
+        bad, error = read_bad(folder.path)
+        end(folder, attempt, "lost", error=error, bad_nodes=bad)
+        say(f"attempt {attempt.number}: not fit to train on: {error}")
+        return Verdict("lost", why_not_again("lost", attempts(folder), resources), bad)
+    status = _ranks(folder, attempt, resources, start_ranks)
+    return _judge(folder, attempt, status, resources, node_states, began)
+
+
+def _refusal(folder: Folder, token: Token) -> str | None:
+    """Why this start must not take the folder: a newer start of the same job has it."""
+    holder = folder.fence.read_text(encoding="utf-8").strip() if folder.fence.exists() else ""
+    job, _, restart = holder.rpartition(".")
+    if job == token.job and int(restart) > token.restart:
+        return f"{folder.run}: restart {restart} of this job holds it; this is restart {token.restart}"
+    return None
+
+
+def _fit(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> bool:
+    (folder.path / "preflight.json").unlink(missing_ok=True)
+    command = rank_command(resources, "launch.preflight", [str(folder.path), *indexes(folder.config)])
+    return start_ranks(command, variables(attempt, resources), folder, attempt) == 0
+
+
+def indexes(config: Path) -> list[str]:
+    data = load_config(config)[0].data
+    return [path for path in (data.train, data.eval, data.test) if path is not None]
+
+
+def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
+    exits = folder.exits(attempt.number)
+    shutil.rmtree(exits, ignore_errors=True)
+    exits.mkdir(parents=True)
+    before = next((a.outcome for a in reversed(attempts(folder)) if a.number < attempt.number), None)
+    command = rank_command(resources, "launch.job", [str(folder.run)])
+    return start_ranks(command, variables(attempt, resources, before), folder, attempt)
+
+
+def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:
+    """What every place runs. Signals are blocked from the first instant; the rank lets them in when it can listen."""
+    container = resources.container.split() if resources.container else []
+    python = resources.python or sys.executable
+    return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", module, *arguments]
+
+
+def variables(attempt: Attempt, resources: Resources, before: str | None = None) -> dict[str, str]:
+    """What every rank gets on top of the environment of the job."""
+    return {
+        "OMP_NUM_THREADS": str(resources.cpus_per_rank),
+        "MASKSUP_RESUMED_AFTER": before or "",
+        "MASKSUP_TOKEN": str(Token(attempt.job, attempt.restart)), "MASKSUP_ATTEMPT": str(attempt.number),
+        **resources.environment,
+    }  # fmt: skip
+
+
+def taken_over(folder: Folder, attempt: Attempt) -> bool:
+    """Whether another start holds the run now."""
+    try:
+        return folder.fence.read_text(encoding="utf-8").strip() != str(Token(attempt.job, attempt.restart))
+    except OSError:
+        return False
+
+
+def _exits(path: Path) -> dict[int, dict[str, object]]:
+    found = {}
+    for file in path.glob("rank*.json"):
+        row = read_json(file)
+        if {"rank", "status", "host", "time"} <= row.keys():
+            found[int(row["rank"])] = row
+    return found
+
+
+def _judge(
+    folder: Folder,
+    attempt: Attempt,
+    status: int,
+    resources: Resources,
+    node_states: Callable[[list[str]], dict[str, str]],
+    began: float,
+) -> Verdict:
+    if taken_over(folder, attempt):
+        say("another start holds this run now; this one writes nothing more")
+        return Verdict("superseded", "superseded", [])
+    exits = _exits(folder.exits(attempt.number))
+    left = Left(resources.world, status, exits, time.time() - began, folder.result.exists(), folder.cancelled.exists())
+    result = outcome(left, resources)
+    error = first_error(left) if result in ("wrong", "crashed", "lost") else None
+    bad: list[str] = []
+    if result == "lost":
+        try:
+            bad = bad_nodes(left, attempt.nodes, node_states(attempt.nodes))
+        except UserError as problem:
+            say(f"states of the nodes are not known: {problem}")
+    end(folder, attempt, result, error=error, bad_nodes=bad)
+    reason = why_not_again(result, attempts(folder), resources)
+    home = sweep_of(folder.run)
+    if home is not None:
+        write_results(home)
+    say(f"attempt {attempt.number}: {result}" + (f": {error}" if error else ""))
+    return Verdict(result, reason, bad)
+
+
+def leave_word(folder: Folder, attempt: int, rank: int, status: int, error: str | None) -> None:
+    """What a rank says when it leaves; a rank that was killed says nothing, which is telling too."""
+    row = {"rank": rank, "host": os.uname().nodename, "status": status, "error": error, "time": time.time()}
+    try:
+        write_json(folder.exits(attempt) / f"rank{rank:05d}.json", row)
+    except OSError as problem:
+        print(f"masksup: {problem}", file=sys.stderr)

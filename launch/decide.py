@@ -1,0 +1,109 @@
+"""What becomes of a run whose ranks have left: pure logic, no SLURM."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch.ledger import Attempt
+from launch.resources import Resources
+from masksup.runtime.fence import SUPERSEDED
+
+DONE, WRONG, STOPPED = 0, 2, 75
+# SLURM asks up to a minute earlier than it was told to.
+_COARSE_S = 60
+
+
+@dataclass(frozen=True)
+class Left:
+    """How the ranks of one start left."""
+
+    world: int
+    status: int
+    """Of srun."""
+    exits: Mapping[int, Mapping[str, Any]]
+    """By rank: status, host, error. A rank that was killed, or whose node is gone, left no record."""
+    seconds: float
+    """Since the start of the job."""
+    finished: bool
+    """There is a result."""
+    cancelled: bool
+    hopeless: bool = False
+    """Successive halving asked it to leave."""
+
+
+def outcome(left: Left, resources: Resources) -> str:
+    """done, cancelled, superseded, hopeless, wrong, preempted, timeout, crashed or lost."""
+    statuses = {int(row["status"]) for row in left.exits.values()}
+    everybody = len(left.exits) == left.world
+    if left.finished and statuses <= {DONE}:
+        return "done"
+    if SUPERSEDED in statuses:
+        return "superseded"
+    if left.cancelled:
+        return "cancelled"
+    if left.hopeless and statuses <= {DONE, STOPPED}:
+        return "hopeless"
+    if WRONG in statuses:
+        return "wrong"
+    if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
+        near = left.seconds >= resources.limit_seconds - resources.signal_seconds - _COARSE_S
+        return "timeout" if near and left.seconds >= resources.limit_seconds / 2 else "preempted"
+    if everybody:
+        return "crashed"
+    return "lost"
+
+
+def first_error(left: Left) -> str | None:
+    """The most telling line of the ranks: a mistake in the input, else the first that is not about a peer."""
+    rows = [(rank, row) for rank, row in sorted(left.exits.items()) if row.get("error")]
+    if rows:
+        rows.sort(key=lambda item: (item[1]["status"] != WRONG, _about_a_peer(item[1]["error"]), item[1]["time"]))
+        rank, row = rows[0]
+        return f"rank {rank} on {row['host']}: {row['error']}"
+    missing = sorted(set(range(left.world)) - set(left.exits))
+    return f"rank {missing[0]} left no word (killed, or its node is gone); srun: {left.status}" if missing else None
+
+
+def _about_a_peer(error: str) -> bool:
+    return any(word in error.lower() for word in ("gloo", "nccl", "connection", "socket", "peer", "broken pipe"))
+
+
+def why_not_again(result: str, history: Sequence[Attempt], resources: Resources) -> str | None:
+    """None if the run is to be started again after it ended as `result`; else the reason, for people.
+
+    `history` holds every start, the one that ended just now included. Time limits do not use up the budget of
+    preemptions, nor the other way round, and a crash is forgiven once the run got further than ever before.
+    """
+    if result in ("done", "wrong", "cancelled", "superseded", "hopeless"):
+        return result
+    budgets = {"preempted": resources.max_preemptions, "timeout": resources.max_timeouts}
+    if result in budgets:
+        used = sum(1 for attempt in history if attempt.outcome == result)
+        return None if used <= budgets[result] else f"{used} times {result}; the limit is {budgets[result]}"
+    losses = [attempt for attempt in history if attempt.outcome in ("crashed", "lost", "interrupted")]
+    if len(losses) > resources.max_losses:
+        return f"{len(losses)} crashes and losses; max_losses is {resources.max_losses}"
+    in_vain = crashes_in_vain(history)
+    if in_vain > resources.max_failures:
+        return f"{in_vain} crashes without progress; max_failures is {resources.max_failures}"
+    return None
+
+
+def crashes_in_vain(history: Sequence[Attempt]) -> int:
+    """Crashes and losses since the run last got further than ever before."""
+    furthest, count = -1, 0
+    for attempt in history:
+        reached = -1 if attempt.last_step is None else attempt.last_step
+        if reached > furthest and attempt.first_step is not None and reached > attempt.first_step:
+            furthest, count = reached, 0
+        if attempt.outcome in ("crashed", "lost"):
+            count += 1
+    return count
+
+
+def bad_nodes(left: Left, nodes: Sequence[str], states: Mapping[str, str]) -> list[str]:
+    """Nodes to stay away from: those that do not answer, or none of whose ranks left a word though others did."""
+    heard = {str(row["host"]).split(".")[0] for row in left.exits.values()}
+    silent = [node for node in nodes if node.split(".")[0] not in heard] if heard else []
+    down = [node for node in nodes if any(word in states.get(node, "") for word in ("down", "*", "fail", "drain"))]
+    return sorted(set(down) | set(silent))

@@ -1,0 +1,76 @@
+"""What runs on a rank: python -P -m launch.job RUN_FOLDER, with signals blocked until the handlers stand."""
+
+from masksup.runtime import signals
+
+signals.install()  # before anything that takes time to import
+
+import os  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+import traceback  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from launch.attempt import leave_word  # noqa: E402
+from launch.ledger import Folder  # noqa: E402
+from masksup.errors import UserError  # noqa: E402
+from masksup.runtime import fence, heartbeat  # noqa: E402
+from masksup.runtime.place import find_place  # noqa: E402
+
+# A shared file system may show a new file to other nodes this much later.
+SHOWN_S = 20
+
+
+def main(run: Path) -> int:
+    """Train the run of this folder as one of its ranks. Returns the exit status: 0, 2, 75, or 1 for a bug."""
+    folder, attempt = Folder(run), int(os.environ["MASKSUP_ATTEMPT"])
+    rank, error = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), None
+    heartbeat.on_leave(lambda status, said: leave_word(folder, attempt, rank, status, said))
+    try:
+        status = _train(folder, rank)
+    except UserError as problem:
+        error = " ".join(str(problem).split())
+        print(f"masksup: rank {rank}: {error}", file=sys.stderr, flush=True)
+        status = 2
+    except BaseException as problem:
+        traceback.print_exc()
+        error = "".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]
+        status = 1
+    heartbeat.leave(status, error)
+    return status
+
+
+def _train(folder: Folder, rank: int) -> int:
+    token = os.environ["MASKSUP_TOKEN"]
+    wait_for_token(folder, token)
+    fence.hold(folder.fence, token)
+    stop = heartbeat.start(folder.heartbeat, token) if rank == 0 else None
+    try:
+        from masksup.config_file import load_config
+        from masksup.train import train
+
+        return train(load_config(folder.config)[0], folder.run, find_place())
+    finally:
+        if stop is not None:
+            stop.set()
+
+
+def wait_for_token(folder: Folder, token: str, patience: float = SHOWN_S) -> None:
+    """UserError where this node does not see what the first node wrote into the run folder."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            found = folder.fence.read_text(encoding="utf-8").strip()
+        except OSError:
+            found = ""
+        if found == token:
+            return
+        if time.monotonic() > end:
+            raise UserError(
+                f"{folder.run}: node {os.uname().nodename} does not see the first node's token there (found "
+                f"'{found}', expected '{token}'); the run folder must be on a file system that all nodes share"
+            )
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

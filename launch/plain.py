@@ -1,0 +1,115 @@
+"""The same without submitit: what slurm/train.sbatch and slurm/sweep.sbatch run on the first node of their job.
+
+python -P -m launch.plain train CONFIG [key=value ...]
+python -P -m launch.plain sweep SWEEP.yaml
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch import batch, slurm
+from launch.ledger import Folder, read_json, write_json
+from launch.resources import Resources
+from launch.settings import read_sweep, settings
+from launch.snapshot import snapshot
+from launch.submit import prepare, refuse_full
+from launch.sweep import note, sort_out
+from masksup.config_file import load_config
+from masksup.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status of the batch job."""
+    try:
+        kind, file, *more = arguments
+        if "SLURM_JOB_ID" not in os.environ or kind not in ("train", "sweep"):
+            raise UserError("launch.plain: expected to be run by slurm/train.sbatch or slurm/sweep.sbatch")
+        return _train(Path(file), more) if kind == "train" else _sweep(Path(file))
+    except UserError as error:
+        print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _train(file: Path, overrides: list[str]) -> int:
+    run = Path(os.environ.get("MASKSUP_RUN_DIR") or Path("runs") / file.stem).absolute()
+    folder = Folder(run)
+    job = str(batch.own_token(os.environ).job)
+    if read_json(folder.job).get("job") != job:  # the first start: later ones use what it wrote
+        config, _ = load_config(file, overrides)
+        refuse_full(folder.path)
+        prepare(folder, config, of_this_job(os.environ), "slurm", snapshot(folder.path), folder.path)
+        write_json(folder.job, read_json(folder.job) | {"job": job})
+    return _with_its_code(folder, run)
+
+
+def _sweep(file: Path) -> int:
+    home = (Path("runs") / file.stem).absolute()
+    if "SLURM_ARRAY_TASK_ID" not in os.environ:
+        return _spread(file, home)
+    elements = Path(os.environ["MASKSUP_ELEMENTS"])
+    run = batch.chosen(["--elements", str(elements)], os.environ)
+    folder = Folder(run)
+    job = batch.own_token(os.environ).job
+    if read_json(folder.job).get("job") != job:
+        setting = next(s for s in settings(file) if home / s.folder == run)
+        prepare(folder, setting.config, of_this_job(os.environ), "slurm", snapshot(home / "launch"), home / "launch")
+        write_json(folder.job, read_json(folder.job) | {"job": job})
+    return _with_its_code(folder, run)
+
+
+def _spread(file: Path, home: Path) -> int:
+    """The job that was submitted by hand becomes an array over the settings that are missing, and ends."""
+    found = settings(file)
+    todo, done, active = sort_out(home, found)
+    print(f"{len(found)} settings: {len(todo)} to run, {len(active)} active, {len(done)} finished", flush=True)
+    if not todo:
+        return 0
+    note(home, file, found)
+    elements = home / "launch" / f"elements-{os.environ['SLURM_JOB_ID']}"
+    elements.write_text("".join(f"{home / setting.folder}\n" for setting in todo), encoding="utf-8")
+    at_once = read_sweep(file).parallel or Resources().array_parallel
+    script = slurm.call("scontrol", "write", "batch_script", os.environ["SLURM_JOB_ID"], "-")
+    copy = home / "launch" / "sweep.sbatch"
+    copy.write_text(script, encoding="utf-8")
+    job = slurm.call(
+        "sbatch", "--parsable", f"--array=0-{len(todo) - 1}%{at_once}", f"--output={home}/launch/%A_%a.out",
+        *_same_as_this_job(os.environ), f"--export=ALL,MASKSUP_ELEMENTS={elements}", str(copy), str(file),
+    )  # fmt: skip
+    print(f"array {job.strip()} of {len(todo)}: masksup-launch status {home}")
+    return 0
+
+
+def _same_as_this_job(environment: Mapping[str, str]) -> list[str]:
+    # Options given to sbatch on its command line are not in the script.
+    fields = slurm.fields(environment["SLURM_JOB_ID"])
+    given = [f"--partition={fields['Partition']}", f"--time={fields['TimeLimit']}"]
+    return given + [f"--account={fields['Account']}"] * (fields.get("Account", "(null)") != "(null)")
+
+
+def _with_its_code(folder: Folder, run: Path) -> int:
+    """Go on in the snapshot, by a new program: modules that are loaded already are those of the checkout."""
+    code = read_json(folder.job)["code"]
+    os.environ["PYTHONPATH"] = str(code)
+    os.execv(sys.executable, [sys.executable, "-P", "-u", "-m", "launch.batch", str(run)])
+
+
+def of_this_job(environment: Mapping[str, str]) -> Resources:
+    """What the job was given, as the launcher would have asked for it."""
+    fields = slurm.fields(environment["SLURM_JOB_ID"])
+    nodes = int(environment.get("SLURM_JOB_NUM_NODES", "1"))
+    tasks = int(re.split(r"[(,]", environment.get("SLURM_TASKS_PER_NODE", "1"))[0])
+    gpus = len([device for device in environment.get("SLURM_JOB_GPUS", "").split(",") if device])
+    if gpus not in (0, tasks):
+        raise UserError(f"--ntasks-per-node: found {tasks} for {gpus} GPUs on a node, expected one task a GPU")
+    return Resources(
+        nodes=nodes, gpus_per_node=gpus, ranks_per_node=tasks,
+        cpus_per_rank=int(environment.get("SLURM_CPUS_PER_TASK", "1")), time=fields["TimeLimit"],
+        partition=fields["Partition"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""Is this allocation fit to train on? Every rank looks at its node, all talk to each other, rank 0 names the bad node.
+
+    python -P -m launch.preflight FOLDER [INDEX ...]      as a task of srun, one a GPU, or under torchrun, or alone
+
+Seconds, not minutes: it may run at the start of every job.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.fitness import Card, problems
+from launch.ledger import write_json
+from masksup.errors import JobError, UserError
+from masksup.runtime.place import Place, find_place
+
+_DISK_MIB, _NETWORK_MIB, _ROUNDS = 32, 16, 5
+_MEET_S = 90.0
+
+
+@dataclass
+class Report:
+    """What rank 0 found; `bad` names nodes."""
+
+    cards: list[Card]
+    bad: dict[str, list[str]] = field(default_factory=dict)
+
+
+def main(folder: Path, indexes: list[Path]) -> int:
+    """Exit status 0 if all is well, 1 with the bad nodes named, 2 for a mistake in the input."""
+    place = find_place()
+    try:
+        report = examine(place, folder, indexes)
+    except JobError as error:
+        if place.first:
+            print(f"masksup-launch: preflight: {error}", file=sys.stderr)
+            write_json(folder / "preflight.json", {"error": str(error), "bad": {}})
+        return 1
+    except UserError as error:
+        print(f"masksup-launch: preflight: {error}", file=sys.stderr)
+        return 2
+    if report is None:
+        return 0
+    show(report)
+    write_json(folder / "preflight.json", {"bad": report.bad, "cards": [asdict(card) for card in report.cards]})
+    return 1 if report.bad else 0
+
+
+def examine(place: Place, folder: Path, indexes: list[Path]) -> Report | None:
+    """All ranks call this; rank 0 gets the report."""
+    card = look_around(place, folder, indexes)
+    if place.world == 1:
+        return Report([card], problems([card]))
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import PrefixStore
+
+    from masksup.runtime.meeting import meet, my_card
+
+    store, _ = meet(place, my_card("preflight"), _MEET_S)
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+    dist.init_process_group(
+        "nccl" if gpu else "gloo", store=PrefixStore("preflight", store), rank=place.rank, world_size=place.world
+    )
+    control = dist.new_group(backend="gloo")
+    assert isinstance(control, dist.ProcessGroup)
+    card.gib_per_second = _all_reduce(torch.device("cuda" if gpu else "cpu"), place.world)
+    dist.barrier(group=control)
+    card.clock = time.time()
+    cards: list[Any] = [None] * place.world
+    dist.all_gather_object(cards, card, group=control)
+    dist.destroy_process_group()
+    return Report(cards, problems(cards)) if place.first else None
+
+
+def look_around(place: Place, folder: Path, indexes: list[Path]) -> Card:
+    """What one rank sees of its node. The disk is measured by one rank a node."""
+    card = Card(place.rank, os.uname().nodename, time.time())
+    card.asked_gpus = len([x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()])
+    card.driver, card.gpus, card.busy_mib = _gpus()
+    card.nccl = _nccl()
+    if place.local_rank == 0:
+        card.disk_mib_per_second, card.disk_problem = _disk(folder, place.rank)
+        card.free_gib = shutil.disk_usage(folder).free / 2**30 if folder.is_dir() else None
+        card.data_problem = _data(indexes)
+    return card
+
+
+def _gpus() -> tuple[str | None, int, float]:
+    """Driver, number of GPUs, and memory in use on the fullest of them."""
+    if shutil.which("nvidia-smi") is None:
+        return None, 0, 0.0
+    query = ["nvidia-smi", "--query-gpu=driver_version,memory.used", "--format=csv,noheader,nounits"]
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        text = subprocess.run(
+            [*query, *([f"--id={devices}"] if devices else [])], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "does not answer", 0, 0.0
+    rows = [line.split(",") for line in text.splitlines() if "," in line]
+    return (rows[0][0].strip(), len(rows), max(float(row[1]) for row in rows)) if rows else (None, 0, 0.0)
+
+
+def _nccl() -> str | None:
+    import torch
+
+    version: Any = torch.cuda.nccl.version
+    return ".".join(map(str, version())) if torch.cuda.is_available() else None
+
+
+def _disk(folder: Path, rank: int) -> tuple[float | None, str | None]:
+    probe = folder / f".preflight-{os.getpid()}-{rank}"
+    try:
+        began = time.perf_counter()
+        with probe.open("wb") as file:
+            file.write(os.urandom(1 << 20) * _DISK_MIB)
+            file.flush()
+            os.fsync(file.fileno())
+        return _DISK_MIB / (time.perf_counter() - began), None
+    except OSError as error:
+        return None, f"{folder}: {error.strerror}"
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _data(indexes: list[Path]) -> str | None:
+    from masksup.data.index import open_index
+
+    for path in indexes:
+        try:
+            index = open_index(path)
+            index.path(0).open("rb").close()
+        except (UserError, OSError) as error:
+            return " ".join(str(error).split())
+    return None
+
+
+def _all_reduce(device: Any, world: int) -> float:
+    """GiB/s that each rank sends in a ring all-reduce of 16 MiB; the first round, which connects, is not counted."""
+    import torch
+    import torch.distributed as dist
+
+    values = torch.ones(_NETWORK_MIB << 18, device=device)
+    began = 0.0
+    for number in range(_ROUNDS + 1):
+        if number == 1:
+            began = time.perf_counter()
+        dist.all_reduce(values)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 2 * (world - 1) / world * _ROUNDS * _NETWORK_MIB / 1024 / (time.perf_counter() - began)
+
+
+def show(report: Report) -> None:
+    print("node        rank  gpus  driver      nccl     all-reduce  disk        free")
+    for card in report.cards:
+        disk = "" if card.disk_mib_per_second is None else f"{card.disk_mib_per_second:.0f} MiB/s"
+        free = "" if card.free_gib is None else f"{card.free_gib:.1f} GiB"
+        network = "" if card.gib_per_second is None else f"{card.gib_per_second:.2f} GiB/s"
+        print(f"{card.host:10}  {card.rank:4d}  {card.gpus:4d}  {card.driver or '-':10}  {card.nccl or '-':7}  "
+              f"{network:10}  {disk:10}  {free}")  # fmt: skip
+    for node, found in sorted(report.bad.items()):
+        for text in found:
+            print(f"BAD {node}: {text}")
+    print(f"preflight: {'not fit: ' + ', '.join(sorted(report.bad)) if report.bad else 'fit'}", flush=True)
+
+
+def read_bad(folder: Path) -> tuple[list[str], str]:
+    """The bad nodes of the report in `folder`, and a line that says what is wrong."""
+    try:
+        report = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [], "preflight left no report"
+    lines = [f"{node}: {'; '.join(found)}" for node, found in sorted(report["bad"].items())]
+    return sorted(report["bad"]), "preflight: " + (" | ".join(lines) or str(report.get("error")))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), [Path(path) for path in sys.argv[2:]]))

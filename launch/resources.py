@@ -1,0 +1,127 @@
+"""What a job asks of a cluster: defaults of the site from one YAML file, options of the command line on top."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from masksup.config_file import read_yaml
+from masksup.errors import UserError, nearest
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+class Resources(BaseModel):
+    """Each field is an option of `masksup-launch submit` and a key of the site's YAML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    nodes: Count = 1
+    """Nodes of a run."""
+    gpus_per_node: NotNegative = 1
+    """GPUs on each node; one rank runs on each. 0: ranks on the CPU, `ranks_per_node` of them."""
+    ranks_per_node: Count = 1
+    """Ranks on each node where `gpus_per_node` is 0."""
+    cpus_per_rank: Count = 4
+    """CPU cores of a rank: loader workers and the training thread."""
+    mem: str | None = None
+    """Memory of a node, as SLURM writes it (64G); none: the partition's default."""
+    time: str = "24:00:00"
+    """Time limit of an attempt: minutes, H:MM:SS or D-HH:MM:SS. A run that reaches it saves and goes on in the next."""
+    partition: str | None = None
+    """Partition; none: the cluster's default."""
+    account: str | None = None
+    """Account to charge."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    exclude: str | None = None
+    """Nodes not to use."""
+    comment: str | None = None
+    """Free text that squeue and sacct show."""
+    signal_seconds: Count = 90
+    """How long before the time limit SLURM asks the job to save and leave. Its clock is coarse: at least 60."""
+    array_parallel: Count = 8
+    """Elements of a sweep that run at once."""
+    container: str | None = None
+    """Command that runs a rank in a container, such as `apptainer exec --nv masksup.sif`."""
+    python: str | None = None
+    """Python of the ranks; none: the one that submits. Set it with `container`."""
+    environment: dict[str, str] = {}
+    """Variables that the ranks get."""
+    sbatch: dict[str, str] = {}
+    """Further options of sbatch by name, such as {reservation: maintenance}."""
+    preflight: bool = False
+    """Check GPUs, network, disk and clocks when the job starts, before it trains."""
+    max_failures: NotNegative = 3
+    """Crashes and lost nodes without any progress since the one before, after which a run is not started again."""
+    max_losses: NotNegative = 20
+    """Crashes and lost nodes in all."""
+    max_preemptions: NotNegative = 1000
+    """Preemptions after which a run is not started again."""
+    max_timeouts: NotNegative = 1000
+    """Time limits reached after which a run is not started again."""
+
+    @property
+    def ranks_on_a_node(self) -> int:
+        return self.gpus_per_node or self.ranks_per_node
+
+    @property
+    def world(self) -> int:
+        """Ranks of a run."""
+        return self.nodes * self.ranks_on_a_node
+
+    @property
+    def limit_seconds(self) -> int:
+        return seconds(self.time)
+
+
+def site_file() -> Path:
+    """Where a site is described once for a user."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "masksup" / "cluster.yaml"
+
+
+def read_resources(file: Path | None, options: dict[str, Any]) -> Resources:
+    """`options` over the site's `file` (None: the user's own, if there is one) over the defaults.
+
+    UserError naming the file and key.
+    """
+    path = file or site_file()
+    tree = read_yaml(path) if file is not None or path.is_file() else {}
+    for origin, part in ((str(path), tree), ("command line", options)):
+        _check(part, origin)
+    resources = _check({**tree, **options}, f"{path} and command line")
+    seconds(resources.time)
+    return resources
+
+
+def _check(tree: dict[str, Any], origin: str) -> Resources:
+    try:
+        return Resources.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            raise UserError(f"{origin}: {key}: unknown key; {nearest(key, Resources.model_fields)}") from None
+        raise UserError(f"{origin}: {key}: found {problem['input']!r}; {problem['msg'].lower()}") from None
+
+
+def seconds(time: str) -> int:
+    """A time limit in seconds. SLURM's own forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
+    days, dash, rest = time.rpartition("-")
+    parts = rest.split(":")
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", time):
+        raise UserError(f"time: found {time!r}, expected minutes, H:MM:SS or D-HH:MM:SS")
+    numbers = [int(part) for part in parts]
+    if dash:
+        hours, minutes, secs = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:
+        hours, minutes, secs = numbers
+    else:
+        hours, (minutes, secs) = 0, [*numbers, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs

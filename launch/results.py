@@ -1,0 +1,90 @@
+"""What a sweep ends in: its settings sorted by score, with mean and spread over seeds."""
+
+import csv
+import io
+import shlex
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.ledger import Folder, attempts, read_json, score_of
+from masksup.runtime.run_folder import write_atomically
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One setting over its seeds. Scores are the best epoch's mAP on the evaluation part, in percent."""
+
+    name: str
+    overrides: tuple[str, ...]
+    scores: tuple[float, ...]
+    missing: int
+    """Seeds without a result."""
+    error: str | None
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores) if self.scores else None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds (n-1); None for less than two."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+
+def scored(home: Path) -> list[Scored]:
+    """The settings of a sweep, best first; those without a score last."""
+    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for place, row in read_json(home / "launch" / "sweep.json").get("settings", {}).items():
+        groups.setdefault(row["name"], []).append((place, row))
+    found = []
+    for name, members in groups.items():
+        scores = [score_of(read_json(home / place / "result.json")) for place, _ in members]
+        errors = [attempt.error for place, _ in members for attempt in attempts(Folder(home / place)) if attempt.error]
+        overrides = tuple(text for text in members[0][1]["overrides"] if not text.startswith("seed="))
+        have = tuple(score for score in scores if score is not None)
+        found.append(Scored(name, overrides, have, len(scores) - len(have), errors[-1] if errors else None))
+    return sorted(found, key=lambda setting: (setting.mean is None, -(setting.mean or 0.0), setting.name))
+
+
+def as_csv(table: list[Scored]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["setting", "mAP_mean", "mAP_spread", "seeds", "missing", "overrides", "error"])
+    for row in table:
+        numbers = ["" if value is None else f"{value:.4f}" for value in (row.mean, row.spread)]
+        error = row.error if row.missing else None
+        writer.writerow([row.name, *numbers, len(row.scores), row.missing, " ".join(row.overrides), error or ""])
+    return text.getvalue()
+
+
+def as_text(home: Path, table: list[Scored]) -> str:
+    width = max([len(row.name) for row in table], default=7)
+    lines = [f"{'setting':{width}}  {'mAP':>6}  {'spread':>6}  seeds"]
+    for row in table:
+        mean = "     -" if row.mean is None else f"{row.mean:6.2f}"
+        spread = "     -" if row.spread is None else f"{row.spread:6.2f}"
+        lacking = f"  ({row.missing} without a result{': ' + row.error if row.error else ''})" if row.missing else ""
+        lines.append(f"{row.name:{width}}  {mean}  {spread}  {len(row.scores):5d}{lacking}")
+    if table and table[0].scores:
+        base = read_json(home / "launch" / "sweep.json").get("base", "")
+        lines += ["", "best: masksup train " + shlex.join([base, *table[0].overrides])]
+    return "\n".join(lines) + "\n"
+
+
+def write_results(home: Path) -> None:
+    """`results.csv` and `results.txt` of a sweep, as far as it has come."""
+    table = scored(home)
+    write_atomically(home / "results.csv", as_csv(table))
+    write_atomically(home / "results.txt", as_text(home, table))
+
+
+def show_results(home: Path) -> None:
+    print("\n" + as_text(home, scored(home)), end="")
+
+
+def sweep_of(run: Path) -> Path | None:
+    """The sweep that a run belongs to: SWEEP/SETTING/seedN."""
+    home = run.parent.parent
+    return home if (home / "launch" / "sweep.json").is_file() else None

@@ -1,0 +1,216 @@
+"""A sweep file: which settings it asks for, each with a name that stays the same when the file grows."""
+
+import hashlib
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from masksup.config import Config
+from masksup.config_file import load_config, read_yaml, yaml_inline
+from masksup.errors import UserError, nearest
+
+_LONGEST_NAME = 80
+Count = Annotated[int, Field(ge=1)]
+
+
+class Draws(BaseModel):
+    """`random`: how many settings to draw, and from what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    count: Count
+    """Settings to draw. A larger number adds to those drawn before."""
+    seed: int = 0
+    keys: dict[str, dict[str, list[float | int | str | bool | None]]]
+    """Key -> one of {uniform: [low, high]}, {log: [low, high]}, {integer: [low, high]}, {choice: [...]}."""
+
+
+class Halving(BaseModel):
+    """`halving`: stop hopeless settings early, by the evaluation's mAP (asynchronous successive halving)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    epochs: list[float]
+    """At these epochs settings are compared, in rising order."""
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of those that came to such an epoch that may go on."""
+    at_least: Count = 3
+    """So many must have come there before any is stopped."""
+
+
+class SweepFile(BaseModel):
+    """configs/sweeps/*.yaml. The settings are the product of `grid`, those of `list`, and those drawn by `random`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    base: str
+    """Configuration that the settings change, relative to this file."""
+    set: dict[str, Any] = {}
+    """Keys that all settings change alike."""
+    grid: dict[str, list[Any]] = {}
+    """Key -> values: every combination is a setting."""
+    listed: list[dict[str, Any]] = Field(default=[], alias="list")
+    """Settings written out: keys and values, and `name`."""
+    random: Draws | None = None
+    repeat: Count | list[int] = 1
+    """Seeds of each setting: so many from that of `base` on, or these."""
+    parallel: Count | None = None
+    """How many run at once; none: the site's `array_parallel`."""
+    resources: dict[str, Any] = {}
+    """What a run asks of the cluster, over the site's file."""
+    halving: Halving | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run of a sweep."""
+
+    name: str
+    """Of the setting, without the seed."""
+    seed: int
+    overrides: tuple[str, ...]
+    config: Config
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}/seed{self.seed}"
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """The file, checked. UserError naming the key."""
+    tree = read_yaml(path)
+    try:
+        return SweepFile.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+            raise UserError(f"{path}: {key}: unknown key; {nearest(key, _keys())}") from None
+        if problem["type"] == "missing":
+            raise UserError(f"{path}: {key}: not set, and it has no default") from None
+        raise UserError(f"{path}: {key}: found {problem['input']!r}; {problem['msg'].lower()}") from None
+
+
+def _keys() -> list[str]:
+    return [field.alias or name for name, field in SweepFile.model_fields.items()]
+
+
+def settings(path: Path) -> list[Setting]:
+    """All runs of a sweep file, checked one by one; their order and names do not depend on what was run before."""
+    sweep = read_sweep(path)
+    base = path.parent / sweep.base
+    short = _short_keys(sweep)
+    named: list[tuple[str, dict[str, Any]]] = []
+    for values in itertools.product(*_columns(path, sweep)) if sweep.grid else ():
+        keys = dict(zip(sweep.grid, values))
+        named.append((_name(keys, short), keys))
+    for number, entry in enumerate(sweep.listed):
+        keys = {key: value for key, value in entry.items() if key != "name"}
+        name = str(entry.get("name") or _name(keys, short))
+        if not re.fullmatch(r"[\w.=,+-]{1,80}", name):
+            raise UserError(f"{path}: list.{number}.name: found {name!r}, expected letters, digits and _.=,+-")
+        named.append((name, keys))
+    named += _drawn(path, sweep)
+    if not named:
+        named = [("base", {})]
+    _refuse_twice(path, [name for name, _ in named])
+    return [setting for name, keys in named for setting in _repeated(path, sweep, base, name, keys)]
+
+
+def _columns(path: Path, sweep: SweepFile) -> list[list[Any]]:
+    for key, values in sweep.grid.items():
+        if not values:
+            raise UserError(f"{path}: grid.{key}: found no value, expected a list of some")
+    return list(sweep.grid.values())
+
+
+def _repeated(path: Path, sweep: SweepFile, base: Path, name: str, keys: dict[str, Any]) -> list[Setting]:
+    overrides = tuple(f"{key}={yaml_inline(value)}" for key, value in {**sweep.set, **keys}.items())
+    try:
+        first = load_config(base, overrides)[0]
+        seeds = _seeds(sweep.repeat, first.seed)
+        return [
+            Setting(name, seed, (*overrides, f"seed={seed}"), load_config(base, (*overrides, f"seed={seed}"))[0])
+            for seed in seeds
+        ]
+    except UserError as error:
+        raise UserError(f"{path}: setting '{name}': {error}") from None
+
+
+def _seeds(repeat: int | list[int], first: int) -> list[int]:
+    return list(range(first, first + repeat)) if isinstance(repeat, int) else repeat
+
+
+def _drawn(path: Path, sweep: SweepFile) -> list[tuple[str, dict[str, Any]]]:
+    if sweep.random is None:
+        return []
+    found = []
+    for number in range(sweep.random.count):
+        keys = {}
+        for key, rule in sweep.random.keys.items():
+            # A function of seed, number and key: more draws, or another key, change none that were drawn before.
+            rng = Random(f"{sweep.random.seed}/{number}/{key}")
+            keys[key] = _draw(f"{path}: random.keys.{key}", rule, rng)
+        found.append((f"random{number:03d}", keys))
+    return found
+
+
+def _draw(where: str, rule: dict[str, list[Any]], rng: Random) -> Any:
+    if len(rule) != 1:
+        raise UserError(f"{where}: found {sorted(rule)}, expected one of uniform, log, integer, choice")
+    ((kind, values),) = rule.items()
+    if kind == "choice" and values:
+        return rng.choice(values)
+    if kind not in ("uniform", "log", "integer"):
+        raise UserError(f"{where}: {kind}: unknown; {nearest(kind, ('uniform', 'log', 'integer', 'choice'))}")
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(values) != 2 or len(numbers) != 2 or not numbers[0] <= numbers[1] or (kind == "log" and numbers[0] <= 0):
+        raise UserError(f"{where}: {kind}: found {values}, expected a low and a high number")
+    low, high = numbers
+    if kind == "integer":
+        return rng.randint(int(low), int(high))
+    if kind == "uniform":
+        return float(f"{rng.uniform(low, high):.6g}")
+    return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.6g}")
+
+
+def _short_keys(sweep: SweepFile) -> dict[str, str]:
+    """The last part of a dotted key where that is enough to tell it from the others."""
+    keys = [*sweep.grid, *[key for entry in sweep.listed for key in entry if key != "name"]]
+    short = {}
+    for key in keys:
+        last = _last(key)
+        short[key] = last if len({k for k in keys if _last(k) == last}) == 1 else key
+    return short
+
+
+def _last(key: str) -> str:
+    # model.head.name chooses a head: `head=csra` says more than `name=csra`
+    return key.removesuffix(".name").rpartition(".")[2]
+
+
+def _name(keys: dict[str, Any], short: dict[str, str]) -> str:
+    parts = [f"{short.get(key, key)}={_value(value)}" for key, value in keys.items()]
+    name = ",".join(parts) or "base"
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(yaml.safe_dump(keys, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - 9]}-{digest}"
+
+
+def _value(value: Any) -> str:
+    text = yaml_inline(value)
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-") or "none"
+
+
+def _refuse_twice(path: Path, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: the setting '{twice[0]}' stands twice; drop one, or give it a `name` of its own")

@@ -1,0 +1,94 @@
+"""masksup-launch sweep: one job array, one element a setting; again, only what is missing or failed."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from launch import script
+from launch.ledger import Folder, job_of, read_json, write_json
+from launch.one import warn
+from launch.resources import Resources, read_resources
+from launch.results import show_results, write_results
+from launch.settings import Setting, read_sweep, settings
+from launch.snapshot import place_of
+from launch.submit import check_resources, check_run, is_active, submit
+from masksup.errors import UserError
+
+
+def sweep(
+    file: Path, folder: Path | None, cluster_config: Path | None, options: dict[str, Any], cluster: str, dry_run: bool
+) -> int:
+    """Submit the settings of a file that have no result and no job."""
+    asked, found = read_sweep(file), settings(file)
+    limit = {"array_parallel": asked.parallel} if asked.parallel else {}
+    resources = read_resources(cluster_config, {**asked.resources, **limit, **options})
+    home = (folder or Path("runs") / file.stem).absolute()
+    todo, done, active = sort_out(home, found)
+    if dry_run:
+        return _show(home, todo, done, active, resources, cluster)
+    if todo:
+        note(home, file, found)
+        warn([home], todo[0].config, cluster)
+        submitted = submit(
+            [(home / s.folder, s.config) for s in todo], resources, cluster, f"masksup-{home.name}", home / "launch"
+        )
+        print(f"job         {submitted[0].job.partition('_')[0]}, an array of {len(submitted)}")
+    print(f"settings    {len(found)}: {len(todo)} submitted, {len(active)} active, {len(done)} finished")
+    print(f"sweep       {home}")
+    print(f"state       masksup-launch status {home}")
+    print(f"curves      tensorboard --logdir {home}")
+    if not todo and not active:
+        write_results(home)
+        show_results(home)
+    return 0
+
+
+def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Setting], list[Setting]]:
+    """Settings to submit, finished, and active; UserError where a folder holds another configuration."""
+    todo, done, active = [], [], []
+    for setting in found:
+        folder = Folder(home / setting.folder)
+        job = job_of(folder)
+        if folder.result.exists() or folder.stopped_early.exists():
+            done.append(setting)
+        elif job is not None and is_active(folder, job):
+            active.append(setting)
+        else:
+            check_run(folder, setting.config)
+            todo.append(setting)
+    return todo, done, active
+
+
+def note(home: Path, file: Path, found: list[Setting]) -> None:
+    """Keep what the sweep consists of, for its table, whatever becomes of the file."""
+    asked = read_sweep(file)
+    old = read_json(home / "launch" / "sweep.json").get("settings", {})
+    new = {
+        setting.folder: {"name": setting.name, "seed": setting.seed, "overrides": list(setting.overrides)}
+        for setting in found
+    }
+    write_json(home / "launch" / "sweep.json", {
+        "file": str(file.absolute()), "base": str((file.parent / asked.base).absolute()), "time": time.time(),
+        "halving": asked.halving.model_dump() if asked.halving else None, "settings": {**old, **new},
+    })  # fmt: skip
+
+
+def _show(
+    home: Path, todo: list[Setting], done: list[Setting], active: list[Setting], resources: Resources, cluster: str
+) -> int:
+    for word, group in (("finished", done), ("active", active), ("to submit", todo)):
+        for setting in group:
+            print(f"{word:9}  {setting.folder}  {' '.join(setting.overrides)}")
+    if todo and cluster == "slurm":
+        try:
+            check_resources(resources, cluster)
+            work = script.Work(
+                f"masksup-{home.name}", tuple(home / s.folder for s in todo), place_of(home / "launch"),
+                home / "launch" / "submitit",
+            )  # fmt: skip
+            print(script.text(work, resources))
+        except UserError as error:
+            print(f"masksup-launch: {error}", file=sys.stderr)
+            return 2
+    return 0

@@ -1,0 +1,64 @@
+"""A sign of life for who watches from outside: where the run is, in a small file that a thread keeps fresh.
+
+Off unless a launcher starts it. Imports nothing heavy.
+"""
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from masksup.runtime import fence
+
+_last_words: list[Callable[[int, str | None], None]] = []
+_place: dict[str, Any] = {"phase": "starting"}
+
+
+def note(**values: Any) -> None:
+    """Say where the run is: phase, last_step, total_steps. Costs no more than the assignment."""
+    if "last_step" in values:
+        now = time.time()
+        if "first_step" not in _place:
+            _place.update(first_step=values["last_step"], first_step_at=now)
+        _place["last_step_at"] = now
+    _place.update(values)
+
+
+def on_leave(write: Callable[[int, str | None], None]) -> None:
+    """Have `write` called with exit status and error, whoever it is that ends this process."""
+    _last_words.append(write)
+
+
+def leave(status: int, error: str | None) -> None:
+    """This process ends now; only the first word counts."""
+    if _last_words:
+        _last_words.pop()(status, error)
+
+
+def start(path: Path, token: str, every_seconds: float = 2.0) -> threading.Event:
+    """Keep `path` fresh until the event that is returned is set, or the process ends."""
+    stop = threading.Event()
+    _write(path, token)
+    threading.Thread(target=_beat, args=(path, token, every_seconds, stop), name="heartbeat", daemon=True).start()
+    return stop
+
+
+def _beat(path: Path, token: str, every_seconds: float, stop: threading.Event) -> None:
+    while not stop.wait(every_seconds):
+        fence.check()
+        _write(path, token)
+    _write(path, token)
+
+
+def _write(path: Path, token: str) -> None:
+    row = {"token": token, "time": time.time(), "host": platform.node(), "pid": os.getpid(), **_place}
+    partial = path.with_name(f".{path.name}.{token}")
+    try:
+        partial.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError:  # a full disk stops neither the training nor this thread
+        return

@@ -1,0 +1,302 @@
+"""Tar shards in the place of files: the same bytes, batches and runs, and never the bytes of something else."""
+
+import importlib.util
+import json
+import os
+import pickle
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compare import assert_same_run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from loading import SETTINGS, equal, plan, train_set, truncate, write_images
+
+from masksup.config import Config
+from masksup.data import store
+from masksup.data.dataset import EvalDataset
+from masksup.data.index import Index, IndexContent, open_index, write_index
+from masksup.data.loader import eval_loader, train_loader
+from masksup.data.pack import check_shards, pack_index
+from masksup.data.prepare.images import check_images
+from masksup.data.source import open_source
+from masksup.data.transforms import eval_transform
+from masksup.errors import UserError
+from masksup.train import train
+
+MakeConfig = Callable[..., Config]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore::DeprecationWarning")
+
+TOOL = Path(__file__).parents[2] / "tools" / "pack_shards.py"
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def index_of(root: Path, folder: Path, names: list[str]) -> Index:
+    """An index of files that exist, with their true hashes."""
+    facts = check_images(root, names, exif=False)
+    n = len(names)
+    content = IndexContent(
+        root=root, name="test", split="train", classes=("a", "b", "c"), exif=False, note="", image_names=names,
+        ids=[f"id{i}" for i in range(n)], sizes_I2=np.tile(np.array([[64, 48]], np.int32), (n, 1)),
+        file_hash_I16=np.frombuffer(b"".join(facts[name].digest for name in names), np.uint8).reshape(n, 16),
+        sample_image_N=np.arange(n, dtype=np.int32), crop_N4=np.zeros((0, 4), np.float32),
+        labels_NC=(np.arange(n * 3).reshape(n, 3) % 3 - 1).astype(np.int8), box_start_N1=np.zeros(n + 1, np.int64),
+        boxes_M4=np.zeros((0, 4), np.float32), box_class_M=np.zeros(0, np.int16),
+        box_share_M=np.zeros(0, np.float32), box_flags_M=np.zeros(0, np.uint8),
+    )  # fmt: skip
+    return write_index(folder, content)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Index:
+    (tmp_path / "images").mkdir()
+    return index_of(tmp_path / "images", tmp_path / "files", write_images(tmp_path / "images", 23))
+
+
+@pytest.fixture
+def packed(files: Index, tmp_path: Path) -> Index:
+    """About four images a shard, and the files gone."""
+    index = pack_index(files, tmp_path / "packed", 12_000, silent)
+    for sample in range(len(files)):
+        files.path(sample).unlink()
+    return index
+
+
+def shards_of(index: Index) -> list[Path]:
+    return sorted((index.folder / "shards").iterdir())
+
+
+def test_an_index_in_shards_is_the_same_index(files: Index, tmp_path: Path) -> None:
+    packed = pack_index(files, tmp_path / "packed", 12_000, silent)
+    assert packed.hash == files.hash
+    assert 4 <= len(shards_of(packed)) <= 12
+    assert all(shard.stat().st_size <= 12_000 for shard in shards_of(packed))
+    for sample in range(len(files)):
+        assert packed.read(sample) == files.read(sample)
+        assert packed.id(sample) == files.id(sample)
+    for column in (file.name for file in files.folder.glob("*.npy")):
+        assert (packed.folder / column).read_bytes() == (files.folder / column).read_bytes()
+    again = pack_index(packed, tmp_path / "again", 2**30, silent)
+    assert [again.read(n) for n in range(23)] == [files.read(n) for n in range(23)]
+    assert len(shards_of(again)) == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_shards_are_tar_files_that_any_tar_reads(files: Index, tmp_path: Path) -> None:
+    packed = pack_index(files, tmp_path / "packed", 12_000, silent)
+    found = {}
+    for shard in shards_of(packed):
+        with tarfile.open(shard) as tar:
+            found |= {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert found == {files.image_name(n): files.read(n) for n in range(23)}
+
+
+def test_the_folder_may_be_moved_and_the_index_sent_to_another_process(packed: Index, tmp_path: Path) -> None:
+    first = packed.read(0)
+    packed.folder.rename(tmp_path / "moved")
+    moved = open_index(tmp_path / "moved")
+    assert moved.read(0) == first
+    assert pickle.loads(pickle.dumps(moved)).read(0) == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_files(files: Index, tmp_path: Path, workers: int) -> None:
+    packed = pack_index(files, tmp_path / "packed", 12_000, silent)
+    p = plan()
+    packed.read(0)  # descriptors that workers inherit
+    batches = [list(train_loader(train_set(index, p), p, 0, workers)) for index in (files, packed)]
+    assert equal(*batches)
+    blocks = [list(eval_loader(EvalDataset(i, eval_transform(SETTINGS, 32)), 5, workers)) for i in (files, packed)]
+    assert equal([blocks[0]], [blocks[1]])
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=40)
+
+
+@given(
+    members=st.lists(st.tuples(names, st.integers(0, 3000)), min_size=1, max_size=8, unique_by=lambda m: m[0]),
+    depth=st.integers(0, 4), shard=st.integers(1, 9000),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_names_and_lengths_are_found_again(
+    members: list[tuple[str, int]], depth: int, shard: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    where = "long folder names/" * 2 * depth  # beyond the 100 bytes of the header, too
+    contents = {where + name: os.urandom(length) for name, length in members}
+    shards, at, members_at = [], 0, []
+    with (folder / "0.tar").open("wb") as file:
+        for name, data in contents.items():
+            file.write(store.tar_header(name, len(data)))
+            members_at.append((0, file.tell(), len(data)))
+            file.write(data + bytes(-len(data) % store.BLOCK))
+        at = file.tell()
+    shards.append(at)
+    columns = [np.array(column) for column in zip(*members_at)]
+    found = store.Shards(folder, ("0.tar",), tuple(shards), *columns)
+    assert [found.read(i, name) for i, name in enumerate(contents)] == list(contents.values())
+    with pytest.raises(UserError, match="found something else than"):
+        found.read(0, "another name")
+
+
+def test_a_missing_shard_is_one_line(packed: Index) -> None:
+    shards_of(packed)[0].unlink()
+    with pytest.raises(UserError, match=r"00000-[0-9a-f]+\.tar: found no such file, expected the shard") as raised:
+        packed.read(0)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_shard_is_one_line_from_any_process_and_never_tolerated(packed: Index, workers: int) -> None:
+    truncate(shards_of(packed)[1])
+    p = plan()
+    with pytest.raises(UserError, match=r"00001-[0-9a-f]+\.tar: found \d+ bytes, expected \d+ \(pack") as raised:
+        list(train_loader(train_set(packed, p, broken_budget=0.9), p, 0, workers))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_shard_that_is_cut_off_while_it_is_read_is_one_line(packed: Index) -> None:
+    packed.read(0)
+    truncate(shards_of(packed)[0])
+    last = int(np.flatnonzero(packed.shards.shard_I == 0)[-1])  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=rf"found its end within '{packed.image_name(last)}'"):
+        packed.read(last)
+
+
+def test_a_member_that_is_not_where_the_index_says_is_one_line(packed: Index) -> None:
+    offsets = np.load(packed.folder / "offset_I.npy")
+    for wrong in (offsets + 512, np.roll(offsets, 1)):
+        np.save(packed.folder / "offset_I.npy", wrong)
+        with pytest.raises(UserError, match=r"found something else than '001\.jpg' \(\d+ bytes\) at byte \d+"):
+            open_index(packed.folder).read(1)
+
+
+def test_a_broken_image_in_a_shard_is_named_and_may_be_within_the_budget(files: Index, tmp_path: Path) -> None:
+    broken = tmp_path / "images" / "009.jpg"
+    data = broken.read_bytes()
+    broken.write_bytes(data[:200])
+    with pytest.raises(UserError, match=r"009\.jpg: found other bytes than when the index"):
+        pack_index(files, tmp_path / "packed", 12_000, silent)
+    assert not (tmp_path / "packed").exists()
+    assert not list(tmp_path.glob(".packed*"))
+    broken.write_bytes(data)
+    packed = pack_index(files, tmp_path / "packed", 12_000, silent)
+    shard = packed.shards
+    assert shard is not None
+    with shard.path(9).open("r+b") as file:
+        file.seek(int(shard.offset_I[9]) + 300)
+        file.write(bytes(int(shard.length_I[9]) - 300))
+    with pytest.raises(UserError, match=r"tar: 009\.jpg: found a damaged image"):
+        list(eval_loader(EvalDataset(packed, eval_transform(SETTINGS, 32)), 5, 0))
+    blocks = list(eval_loader(EvalDataset(packed, eval_transform(SETTINGS, 32), broken_budget=0.1), 5, 0))
+    assert torch.cat([block["broken"] for block in blocks]).nonzero().tolist() == [[9]]
+    with pytest.raises(UserError, match=r"tar: 009\.jpg: found other bytes"):
+        check_shards(packed)
+
+
+def test_few_descriptors_stay_open_and_none_after_the_index(packed: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "OPEN_SHARDS", 2)
+    index = open_index(packed.folder)
+
+    def held() -> int:
+        found = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return sum(link.is_symlink() and ".tar" in str(link.readlink()) for link in found)
+
+    before = held()
+    assert [len(index.read(n)) for n in range(23)] == [len(index.read(n)) for n in range(23)]
+    assert held() - before == 2
+    del index
+    assert held() == before
+
+
+def test_a_forked_process_reads_beside_its_parent(packed: Index) -> None:
+    """Each reads all images, through the same descriptors, many times at once."""
+    expected = [packed.read(n) for n in range(23)]
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            ok = all([packed.read(n) for n in range(23)] == expected for _ in range(30))
+            os._exit(0 if ok else 1)
+        children.append(child)
+    assert all([packed.read(n) for n in range(23)] == expected for _ in range(30))
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+
+
+def test_what_is_there_is_not_replaced(files: Index, packed: Index, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--out .*packed: found it there already, expected a new folder"):
+        pack_index(files, tmp_path / "packed", 12_000, silent)
+    (tmp_path / "new").mkdir()
+    names = write_images(tmp_path / "new", 2)
+    with pytest.raises(UserError, match="packed: found an index with tar shards"):
+        index_of(tmp_path / "new", tmp_path / "packed", names)
+    assert len(packed.read(3)) > 100
+
+
+def tool() -> Any:
+    spec = importlib.util.spec_from_file_location("pack_shards", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack_shards"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command(files: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = tool().main
+    out = tmp_path / "deep" / "out"
+    assert main([str(files.folder), "--out", str(out), "--shard-size", "12K"]) == 0
+    assert f"{out}: 23 images in" in capsys.readouterr().out
+    assert main([str(out), "--check"]) == 0
+    assert "23 images are as they were" in capsys.readouterr().out
+    files.path(5).unlink()
+    for argv, line in (
+        ([str(files.folder), "--out", str(out)], "found it there already"),
+        ([str(files.folder), "--out", str(tmp_path / "other")], "005.jpg: found no such file"),
+        ([str(tmp_path), "--out", str(tmp_path / "other")], "expected one"),
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert line in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_from_shards_is_bit_equal_to_one_from_files(
+    tiny_data: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    """With evaluation, the test part, pictures in TensorBoard, and the check for leaks."""
+    for split in ("train", "val", "test"):
+        packed = pack_index(open_index(tiny_data / split), tmp_path / "packed" / split, 20_000, silent)
+        assert len(shards_of(packed)) > 1
+    common = {"data__workers": 1, "log__images": 3, "epochs": 1}
+    for name, folder in (("files", tiny_data), ("packed", tmp_path / "packed")):
+        data = {"data__train": "train", "data__eval": "val", "data__test": "test"}
+        parts = {key: str(folder / split) for key, split in data.items()}
+        assert train(tiny_config(**common, **parts), tmp_path / "runs" / name) == 0
+    assert_same_run(tmp_path / "runs" / "files", tmp_path / "runs" / "packed")
+    results = [json.loads((tmp_path / "runs" / name / "result.json").read_text()) for name in ("files", "packed")]
+    for key in ("eval", "test"):
+        one, other = (result["best"][key] for result in results)
+        changing = {"checkpoint", "checkpoint_sha256"}
+        assert {k: v for k, v in one["protocol"].items() if k not in changing} == {
+            k: v for k, v in other["protocol"].items() if k not in changing
+        }
+        assert one["mAP"] == other["mAP"]
+
+
+def test_a_leak_from_files_into_shards_is_seen(tiny_data: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    pack_index(open_index(tiny_data / "train"), tmp_path / "packed", 20_000, silent)
+    config = tiny_config(data__eval=str(tmp_path / "packed"))
+    with pytest.raises(UserError, match=r"data\.eval: 50 of 50 samples .*\.tar: "):
+        open_source(config.data, 0)

@@ -1,0 +1,206 @@
+"""Engines on real gloo ranks, as processes: what they compute, and how they go on from each other's state.
+
+A `Job` trains a small network on made-up batches, which are functions of (step, micro-batch); every rank of a launch
+does the same jobs one after the other. The results of a job come back per rank.
+"""
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import masksup
+
+DEADLINE = 600  # seconds; a launch takes a tenth of it where nothing else runs
+CLASSES = 12
+MICRO = 4
+
+
+@dataclass
+class Job:
+    """`tree`: settings; `steps`: how many from `first` on; `origin`: the job whose state is gone on from, if any.
+
+    `origin` is a path such as `folder/job`. `poison`: the step in which the last rank sees infinity.
+    """
+
+    name: str
+    tree: dict[str, Any]
+    steps: int
+    first: int = 0
+    origin: str | None = None
+    poison: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one rank: loss (the sum over ranks), norm and number of skipped steps after each step, and its state."""
+
+    losses: list[float]
+    norms: list[float]
+    skipped: list[int]
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    finite: list[bool]
+    """After the steps of a poisoned job: whether each of its micro-batches has a finite gradient."""
+
+
+def settings(**overrides: Any) -> dict[str, Any]:
+    """Batch norm, dropout, several parameter groups and several buckets; `a__b=c` overrides a.b."""
+    tree: dict[str, Any] = {
+        "seed": 5,
+        "data": {"train": "-"},
+        "model": {"backbone": "test_resnet", "size": 32, "head": {"name": "linear", "dropout": 0.2}},
+        "optim": {"name": "adamw", "lr": 0.0003, "clip": 1.0, "head_factor": 3.0, "decay": "matrices"},
+        "batch": {"global": 6 * MICRO, "micro": MICRO},
+        "precision": {"threads": 1, "dtype": "fp32"},
+        "parallel": {"bucket_mb": 0.05},
+    }
+    for key, value in overrides.items():
+        node = tree
+        *parents, last = key.split("__")
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
+def zero(stage: int, **overrides: Any) -> dict[str, Any]:
+    """The same by DeepSpeed; at stage 3 every parameter is taken apart, however small."""
+    apart = {"stage3_param_persistence_threshold": 0}
+    more = {"parallel__engine": "deepspeed", "parallel__zero_stage": stage, "parallel__zero_options": apart}
+    return settings(**{**more, **overrides})
+
+
+def launch(world: int, jobs: list[Job], folder: Path, deadline: float = DEADLINE) -> dict[str, list[Result]]:
+    """Run `jobs` on `world` fresh processes; results by job, a list over ranks. Leaves no process behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps([asdict(job) for job in jobs]))
+    (folder / "store").unlink(missing_ok=True)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(masksup.__file__).parents[1])}
+    ends = time.monotonic() + deadline
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__)), str(folder), str(rank), str(world)], env=env,
+            stdout=(folder / f"rank{rank}.out").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    try:
+        codes = [process.wait(max(ends - time.monotonic(), 1)) for process in ranks]
+    finally:
+        for process in ranks:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    texts = [(folder / f"rank{rank}.out").read_text() for rank in range(world)]
+    assert not any(codes), "\n".join(f"rank {rank}:\n{text[-3000:]}" for rank, text in enumerate(texts))
+    return {job.name: [read(folder, job.name, rank) for rank in range(world)] for job in jobs}
+
+
+def read(folder: Path, name: str, rank: int) -> Result:
+    return Result(**torch.load(folder / f"{name}.{rank}.pt", weights_only=True))
+
+
+def batch(step: int, index: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(1000 * step + index)
+    images = torch.randint(0, 256, (MICRO, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    targets = torch.randint(-1, 2, (MICRO, CLASSES), dtype=torch.int8, generator=draw)
+    position = torch.arange(MICRO) + MICRO * (step * 100 + index)
+    return {"image": images, "target": targets, "sample": position, "position": position}
+
+
+def _state(origin: Path, rank: int, world: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What this rank goes on from: its own buffers where the number of ranks is the same, their mean elsewhere."""
+    files = sorted(origin.parent.glob(f"{origin.name}.*.pt"))
+    saved = [torch.load(file, weights_only=True) for file in files]
+    if len(saved) == world:
+        return saved[rank]["tensors"], saved[rank]["meta"]
+    tensors = dict(saved[0]["tensors"])
+    for name in tensors:
+        if "running_" in name:
+            tensors[name] = torch.stack([one["tensors"][name] for one in saved]).mean(0)
+    return tensors, saved[0]["meta"]
+
+
+def _run(job: Job, folder: Path, rank: int, world: int) -> None:
+    import torch.distributed as dist
+
+    from masksup.config_file import validate
+    from masksup.data.sampler import share_of
+    from masksup.engine.build import new_method, new_network
+    from masksup.engine.optim import set_rates
+    from masksup.engine.parallel.engine import make_engine
+    from masksup.engine.precision import choose_dtype, memory_format
+    from masksup.engine.step import Stepper
+    from masksup.runtime.checkpoint import State
+    from masksup.runtime.place import Place
+
+    config, cpu = validate(job.tree, "test"), torch.device("cpu")
+    dtype = choose_dtype(config.precision, cpu)
+    network = new_network(config, CLASSES).to(memory_format=memory_format(config.precision))
+    method = new_method(config, network, CLASSES, None)
+    method.prepare(config.seed)
+    method.train()
+    place = Place(rank, world, rank, world, "torchrun")
+    stepper = Stepper(make_engine(config, method, cpu, dtype, place), cpu, dtype, config.seed)
+    if job.origin is not None:
+        stepper.engine.import_state(State(*_state(Path(job.origin), rank, world)))
+    share = share_of(config.batch.global_ // MICRO, config.batch.global_, rank, world)
+    stepper.warm_up(batch(job.first, rank), job.first, 0.0)
+    result: dict[str, Any] = {"losses": [], "norms": [], "skipped": []}
+    for step in range(job.first, job.first + job.steps):
+        set_rates(stepper.engine.param_groups, config.optim.lr / (1 + 0.1 * step), None)
+        mine = [batch(step, index) for index in share.indices]
+        poisoned = step == job.poison and rank == world - 1
+        with _infinite(method) if poisoned else nullcontext():
+            logs = stepper.step(mine, step, step / 100, share)
+        loss = logs["loss"].double()
+        dist.all_reduce(loss)
+        result["losses"].append(float(loss))
+        result["norms"].append(float(logs["gradient_norm"]))
+        result["skipped"].append(int(stepper.engine.skipped))
+    tensors, result["meta"] = stepper.engine.export_state()
+    result["tensors"] = {name: value.detach().clone() for name, value in tensors.items()}
+    with _infinite(method) if job.poison is not None and rank == world - 1 else nullcontext():
+        result["finite"] = [
+            stepper.gradient_is_finite(batch(job.first, index), job.first, index, 0.0)
+            for index in (share.indices if job.poison is not None else ())
+        ]
+    torch.save(result, folder / f"{job.name}.{rank}.pt")
+
+
+@contextmanager
+def _infinite(method: nn.Module) -> Iterator[None]:
+    """An image that overflows somewhere in the network."""
+    hook = method.loss.register_forward_hook(lambda module, given, loss: loss * float("inf"))
+    yield
+    hook.remove()
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the test, however that ends
+    faulthandler.dump_traceback_later(1.5 * DEADLINE - 20, exit=True)  # a hang then says where
+    folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world)
+    for spec in json.loads((folder / "jobs.json").read_text()):
+        _run(Job(**spec), folder, rank, world)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""DeepSpeed on real gloo ranks: it computes what `ddp` computes, and either goes on from the other's state."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dist.engine_ranks import CLASSES, DEADLINE, MICRO, Job, Result, launch, settings, zero
+
+from masksup.config_file import validate
+from masksup.engine.build import new_method, new_network
+from masksup.engine.parallel.deepspeed import LossScale
+from masksup.engine.parallel.engine import check_engine
+from masksup.errors import UserError
+from masksup.runtime.place import Place
+
+pytestmark = pytest.mark.timeout(2 * DEADLINE + 60)
+STAGES = (0, 1, 2, 3)
+CPU = torch.device("cpu")
+VIT = {"backbone": "test_vit", "size": 32, "head": {"name": "csra"}, "grad_checkpointing": True}
+MIXED = {  # what an engine wraps: several forwards, weights read from outside, recomputed activations
+    "masksup": {"method": {"name": "masksup", "bank": 8}},
+    "mcar": {"method": {"name": "mcar", "top": 2}},
+    "vit": {"model": VIT},
+}
+OFFLOADED = {
+    2: {"parallel__offload_optimizer": "cpu"},
+    3: {"parallel__offload_optimizer": "cpu", "parallel__offload_param": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("deepspeed")
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> dict[str, list[Result]]:
+    """Two ranks, from the start."""
+    jobs = [Job("ddp", settings(), 20), Job("ddp begun", settings(), 5), Job("zero3 begun", zero(3), 5)]
+    jobs += [Job(f"zero{stage}", zero(stage), 20) for stage in STAGES]
+    for stage in (0, 2, 3):
+        jobs += [Job(f"before{stage}", zero(stage), 1), Job(f"poisoned{stage}", zero(stage), 2, poison=1)]
+    for name, changes in MIXED.items():
+        jobs += [Job(f"ddp {name}", settings(**changes), 2), Job(f"zero3 {name}", zero(3, **changes), 2)]
+    jobs += [Job(f"offloaded{stage}", zero(stage, **changes), 3) for stage, changes in OFFLOADED.items()]
+    jobs += [Job(f"fp16 zero{stage}", zero(stage, precision__dtype="fp16"), 3, poison=1) for stage in (0, 2)]
+    return launch(2, jobs, folder / "two", 1.5 * DEADLINE)
+
+
+def largest_difference(a: list[float], b: list[float]) -> float:
+    assert len(a) == len(b)
+    return max(abs(x - y) / abs(y) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_are_those_of_ddp_within_1e4_over_20_steps(stage: int, two: dict[str, list[Result]]) -> None:
+    ours, ddp = two[f"zero{stage}"][0], two["ddp"][0]
+    assert largest_difference(ours.losses, ddp.losses) < 1e-4
+    assert largest_difference(ours.norms, ddp.norms) < 1e-2
+    assert ours.tensors.keys() == ddp.tensors.keys()
+    for name, value in ddp.tensors.items():
+        assert ours.tensors[name].shape == value.shape, name
+        assert ours.tensors[name].dtype == value.dtype, name
+    assert ours.meta.keys() == ddp.meta.keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ranks_hold_the_same_weights_and_batch_norm_statistics_of_their_own(
+    stage: int, two: dict[str, list[Result]]
+) -> None:
+    first, second = (result.tensors for result in two[f"zero{stage}"])
+    unequal = {name for name in first if not torch.equal(first[name], second[name])}
+    assert unequal
+    assert all("running_" in name for name in unequal)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_infinity_on_one_rank_is_applied_on_none(stage: int, two: dict[str, list[Result]]) -> None:
+    for before, after in zip(two[f"before{stage}"], two[f"poisoned{stage}"]):
+        assert after.skipped == [0, 1]
+        assert not torch.isfinite(torch.tensor(after.norms[1]))
+        for name, value in before.tensors.items():
+            if "running_" not in name and "num_batches" not in name:
+                assert torch.equal(after.tensors[name], value), name
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_the_rank_that_infinity_comes_from_is_known(stage: int, two: dict[str, list[Result]]) -> None:
+    clean, poisoned = two[f"poisoned{stage}"]
+    assert clean.finite == [True] * 3
+    assert poisoned.finite == [False] * 3
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_methods_and_recomputed_activations_under_zero_3(name: str, two: dict[str, list[Result]]) -> None:
+    assert largest_difference(two[f"zero3 {name}"][0].losses, two[f"ddp {name}"][0].losses) < 1e-4
+
+
+@pytest.mark.parametrize("stage", OFFLOADED)
+def test_offloaded_state_computes_the_same(stage: int, two: dict[str, list[Result]]) -> None:
+    ours = two[f"offloaded{stage}"][0]
+    assert largest_difference(ours.losses, two["ddp"][0].losses[:3]) < 1e-4
+    assert ours.tensors.keys() == two["ddp"][0].tensors.keys()
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_fp16_skips_and_halves_its_scale(stage: int, two: dict[str, list[Result]]) -> None:
+    for rank in two[f"fp16 zero{stage}"]:
+        assert rank.skipped == [0, 1, 1]
+        assert rank.meta["scaler"]["scale"] == 2.0**15
+        assert rank.meta["scaler"]["_growth_tracker"] == 1
+        assert rank.losses[0] == pytest.approx(two["ddp"][0].losses[0], rel=0.01)
+        assert rank.norms[0] == pytest.approx(two["ddp"][0].norms[0], rel=0.05)
+        assert all(v.dtype == torch.float32 for n, v in rank.tensors.items() if "num_batches" not in n)
+
+
+def test_the_scale_follows_the_rule_of_torch() -> None:
+    ours = LossScale(CPU, torch.float16)
+    ours.load({**ours.state(), "growth_interval": 3})
+    theirs = torch.amp.GradScaler("cpu", growth_interval=3)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        bad = bool(torch.rand((), generator=draw) < 0.2)
+        weight.grad = torch.full((1,), float("inf") if bad else 1.0)
+        theirs.scale(torch.ones(()))
+        theirs.step(optimizer)
+        theirs.update()
+        ours.update(found_inf=bad)
+        assert ours.state() == theirs.state_dict()
+    assert not LossScale(CPU, torch.float32).dynamic
+    assert LossScale(CPU, torch.bfloat16).value == 1.0
+
+
+def same_state(ours: Result, theirs: Result) -> None:
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, value in theirs.tensors.items():
+        assert torch.equal(ours.tensors[name], value), name
+    assert ours.meta == theirs.meta
+
+
+def resume_in_fresh_processes(world: int, cases: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Eight steps at once, and four and four: equal to the last bit, on every rank."""
+    jobs = [Job(f"{name} whole", tree, 8) for name, tree in cases.items()]
+    jobs += [Job(f"{name} half", tree, 4) for name, tree in cases.items()]
+    before = launch(world, jobs, folder)
+    rest = [Job(f"{n} rest", t, 4, first=4, origin=str(folder / f"{n} half")) for n, t in cases.items()]
+    after = launch(world, rest, folder)
+    for name in cases:
+        for whole, resumed in zip(before[f"{name} whole"], after[f"{name} rest"], strict=True):
+            assert resumed.losses == whole.losses[4:]
+            assert resumed.norms == whole.norms[4:]
+            same_state(resumed, whole)
+
+
+@pytest.mark.slow
+def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
+    """Fails now and then in last bits of the moments of the head's weights, with equal losses: not understood yet."""
+    cases = {
+        "zero2": zero(2),
+        "zero3": zero(3),
+        "bf16": zero(2, precision__dtype="bf16"),
+        "sgd": zero(1, optim={"name": "sgd", "lr": 0.01}),
+    }
+    resume_in_fresh_processes(3, cases, folder / "three")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_resume_is_bit_equal_for_every_stage_and_number_of_ranks(world: int, dtype: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"precision__dtype": dtype, "batch__global": 12 * MICRO}
+    cases = {f"zero{stage}": zero(stage, **changes) for stage in STAGES}
+    resume_in_fresh_processes(world, cases, tmp_path)
+
+
+def test_a_change_of_ranks_and_of_engine_goes_on(two: dict[str, list[Result]], folder: Path) -> None:
+    ddp, sharded = str(folder / "two" / "ddp begun"), str(folder / "two" / "zero3 begun")
+    three = [
+        Job("ddp from zero3", settings(), 10, first=5, origin=sharded),
+        Job("zero1 from zero3", zero(1), 10, first=5, origin=sharded),
+        Job("zero3 from ddp", zero(3), 10, first=5, origin=ddp),
+    ]
+    alone = [
+        Job("ddp from zero3, alone", settings(), 10, first=5, origin=sharded),
+        Job("zero2 from ddp, alone", zero(2), 10, first=5, origin=ddp),
+    ]
+    changed = launch(3, three, folder / "changed") | launch(1, alone, folder / "alone")
+    for name, results in changed.items():
+        assert largest_difference(results[0].losses, two["ddp"][0].losses[5:15]) < 1e-4, name
+        steps = {float(v) for n, v in results[0].tensors.items() if n.startswith("optim/step/")}
+        assert steps == {15.0}, name
+
+
+def check(tree: dict[str, Any], world: int) -> None:
+    config = validate(tree, "test")
+    method = new_method(config, new_network(config, CLASSES), CLASSES, None)
+    check_engine(config, method, CPU, Place(0, world, 0, world, "torchrun"))
+
+
+def refusal(world: int = 2, **changes: Any) -> str:
+    with pytest.raises(UserError) as error:
+        check(zero(changes.pop("stage", 2), **changes), world)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_zero_cannot_do_is_one_line() -> None:
+    assert "4 ranks do not divide the 6 micro-batches" in refusal(4)
+    assert "nearest: 3 ranks" in refusal(4)
+    assert "data.last_batch: found partial" in refusal(data__last_batch="partial")
+    assert "model.frozen" in refusal(model__frozen=True)
+    assert "precision.compile" in refusal(precision__compile=True)
+    assert "parallel.offload_param: needs" in refusal(parallel__offload_param="cpu")
+    assert "parallel.zero_options: needs" in refusal(parallel__engine="ddp")
+    assert "parallel.zero_options.stage: " in refusal(parallel__zero_options={"stage": 1})
+    assert "parallel.zero_options.bucket: found 3" in refusal(parallel__zero_options={"bucket": 3})
+
+
+def test_stage_0_takes_any_number_of_ranks() -> None:
+    check(zero(0), 4)
+
+
+def test_a_method_with_a_copy_of_the_weights_is_refused_at_stage_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    from masksup.methods.method import Method
+
+    monkeypatch.setattr(Method, "own_state", lambda self: {"teacher": torch.zeros(1)})
+    assert "parallel.zero_stage: found 3, but method baseline keeps a copy" in refusal(stage=3)
+
+
+def test_deepspeed_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    assert "parallel.engine: found deepspeed, but it cannot be imported" in refusal()
+
+
+def test_nothing_is_printed_and_nothing_compiled(two: dict[str, list[Result]], folder: Path) -> None:
+    for rank in range(2):
+        lines = (folder / "two" / f"rank{rank}.out").read_text().splitlines()
+        assert not [line for line in lines if "eep" in line and "peed" in line], lines
+        assert not [line for line in lines if "ninja" in line.lower() or "Building" in line], lines

@@ -1,0 +1,362 @@
+"""masksup-launch without a cluster: what it refuses, what it shows, what it asks SLURM, and a job on this machine."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from compare import assert_same_run
+
+from launch import slurm, snapshot
+from launch.__main__ import main
+from launch.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
+from launch.resources import Resources, read_resources, seconds
+from launch.status import find_runs, judge
+from launch.submit import refuse_full
+from masksup.config import Config
+from masksup.config_file import to_yaml
+from masksup.errors import UserError
+from masksup.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+MakeConfig = Callable[..., Config]
+SINFO = 'case "$*" in *%G*) echo "gpu|gpu:a100:4(S:0-1)"; echo "small|gpu:2";; *) echo n1;; esac'
+
+
+@pytest.fixture
+def bin_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts shell scripts in the place of SLURM's commands."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+
+    def put(name: str, script: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+
+    return put
+
+
+@pytest.fixture
+def cluster(bin_: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    bin_("sinfo", SINFO)
+    bin_("srun", "exit 0")
+    bin_("squeue", "exit 0")
+    bin_("sbatch", 'case "$*" in *test-only*) exit 0;; *) echo "Submitted batch job 77";; esac')
+    return bin_
+
+
+@pytest.fixture
+def config(tiny_config: MakeConfig, tmp_path: Path) -> Path:
+    file = tmp_path / "mine.yaml"
+    file.write_text(to_yaml(tiny_config(epochs=1)))
+    return file
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line of a refusal."""
+    assert main(list(words)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def submit_words(config: Path, *more: str) -> list[str]:
+    return ["submit", str(config), "--run-dir", str(config.parent / "run"), *more]
+
+
+def test_help_is_instant_and_neither_it_nor_status_needs_torch(tmp_path: Path) -> None:
+    code = "import sys; from launch.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "print('HEAVY', [m for m in ('torch', 'numpy', 'submitit') if m in sys.modules])"
+    for words in (["--help"], ["submit", "--help"], ["status", str(tmp_path)]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--partition", "gpus"], "partition: found 'gpus'; did you mean 'gpu'?"),
+        (["--gpus-per-node", "8"], "gpus_per_node: found 8; a node of any partition has at most 4"),
+        (["--gpus-per-node", "4", "--partition", "small"], "a node of partition small has at most 2"),
+        (["--gpus-per-node", "x"], "gpus_per_node: found 'x'"),
+        (["--time", "soon"], "time: found 'soon', expected minutes"),
+        (["--time", "2"], "time: found 2, expected more than signal_seconds"),
+        (["optim.rate=1"], "optim.rate: unknown key"),
+        (["--environment", "A"], "expected NAME=VALUE"),
+        (["--cluster-config", "/nowhere.yaml"], "/nowhere.yaml: no such configuration file"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_submitted(
+    cluster: Callable[[str, str], None],
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    expected: str,
+) -> None:
+    cluster("sbatch", 'case "$*" in *test-only*) exit 0;; *) touch "$(dirname $0)/submitted";; esac')
+    assert expected in said(capsys, *submit_words(config, *words))
+    assert not list(config.parent.rglob("submitted"))
+
+
+def test_a_machine_without_slurm_is_told_so(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "found no sbatch and srun on this machine" in said(capsys, *submit_words(config))
+
+
+def test_what_slurm_refuses_is_passed_on_in_its_words(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster("sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1')
+    line = said(capsys, *submit_words(config, "--account", "none"))
+    assert "SLURM refuses the job" in line
+    assert "Invalid account" in line
+
+
+def test_a_sites_file_is_checked_by_key_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("partition: gpu\ncpus_per_rank: 7\n")
+    found = read_resources(file, {"cpus_per_rank": "3"})
+    assert (found.partition, found.cpus_per_rank) == ("gpu", 3)
+    file.write_text("partitions: gpu\n")
+    with pytest.raises(UserError, match=r"cluster.yaml: partitions: unknown key; did you mean 'partition'"):
+        read_resources(file, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5", 300), ("5:30", 330), ("2:00:00", 7200), ("1-0", 86400), ("1-2:03", 93780), ("1-02:03:04", 93784)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text: str, expected: int) -> None:
+    assert seconds(text) == expected
+
+
+def test_a_full_disk_is_noticed_before_anything_is_submitted(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    refuse_full(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(UserError, match="cannot be written to"):
+        refuse_full(Path("/dev/full"))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    cluster("sbatch", "touch submitted")
+    assert "No space left on device" in said(capsys, *submit_words(config))
+    assert not list(tmp_path.rglob("submitted"))
+
+
+def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--time", "30", "--partition", "gpu", "--comment", "two words", "--constraint", "a100"]
+    assert main(submit_words(config, *options, "--dry-run")) == 0
+    shown = capsys.readouterr().out
+    run = config.parent / "run"
+    assert not run.exists()
+    assert main(submit_words(config, *options)) == 0
+    assert "job         77" in capsys.readouterr().out
+    script = (run / "launch" / "submitit" / "77_submission.sh").read_text()
+    assert script.strip() in shown
+    for line in ("--partition=gpu", "--comment='two words'", "--signal=USR2@90", "--requeue", "--open-mode=append"):
+        assert f"#SBATCH {line}" in script
+    assert "wckey=submitit" not in script
+    assert to_yaml(yaml_config(run)) in shown
+
+
+def yaml_config(run: Path) -> Config:
+    return Config.model_validate(yaml.safe_load((run / "config.yaml").read_text()))
+
+
+def test_what_is_kept_of_a_job_is_for_its_owner_and_the_pickle_holds_only_a_path(
+    cluster: Callable[[str, str], None], config: Path
+) -> None:
+    assert main(submit_words(config)) == 0
+    run = config.parent / "run"
+    assert (run / "launch" / "submitit").stat().st_mode & 0o777 == 0o700
+    pickled = (run / "launch" / "submitit" / "77_submitted.pkl").read_bytes()
+    assert str(run).encode() in pickled
+    assert len(pickled) < 1000
+    assert b"optim" not in pickled
+
+
+def test_one_run_is_not_submitted_twice(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(submit_words(config)) == 0
+    cluster("squeue", 'echo "77|RUNNING|None|n1|0:01"')
+    capsys.readouterr()
+    assert "job 77 already works on this run" in said(capsys, *submit_words(config))
+    cluster("squeue", "exit 0")
+    assert "another configuration" in said(capsys, *submit_words(config, "optim.lr=0.5"))
+    (config.parent / "run" / "result.json").write_text("{}")
+    assert "this run is finished" in said(capsys, *submit_words(config))
+
+
+def test_the_copy_of_the_code_is_named_by_its_content(tmp_path: Path) -> None:
+    copy = snapshot.snapshot(tmp_path)
+    assert copy == snapshot.place_of(tmp_path)
+    assert (copy / "masksup" / "train.py").read_bytes() == (ROOT / "masksup" / "train.py").read_bytes()
+    assert snapshot.snapshot(tmp_path) == copy
+    (tmp_path / "launch.py").write_text("raise SystemExit(9)")  # others name files so too
+    code = "import masksup, launch; print(masksup.__file__, launch.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(copy / "masksup/__init__.py"), str(copy / "launch/__init__.py")]
+
+
+def test_node_lists() -> None:
+    assert slurm.hosts("n[1-3,07],login") == ["n1", "n2", "n3", "n07", "login"]
+    assert slurm.hosts("gpu[098-101]x") == ["gpu098x", "gpu099x", "gpu100x", "gpu101x"]
+    assert slurm.hosts("a,b[2]") == ["a", "b2"]
+
+
+def test_an_older_copy_of_a_job_does_not_queue_the_newer_one(bin_: Callable[[str, str], None], tmp_path: Path) -> None:
+    bin_("scontrol", f'case "$1" in -o) echo "JobState=RUNNING Restarts=1";; *) touch {tmp_path}/requeued;; esac')
+    assert "queued again already" in str(slurm.requeue("7", 0))
+    assert not (tmp_path / "requeued").exists()
+    assert slurm.requeue("7", 1) is None
+    assert (tmp_path / "requeued").exists()
+
+
+@pytest.mark.parametrize("state", ["CANCELLED Reason=None", "COMPLETING Reason=None", "FAILED Reason=NodeFail"])
+def test_a_cancelled_job_is_not_queued_again(bin_: Callable[[str, str], None], state: str) -> None:
+    bin_("scontrol", f'case "$1" in -o) echo "JobState={state} Restarts=0";; *) exit 0;; esac')
+    assert state.partition(" ")[0] in str(slurm.requeue("7", 0))
+
+
+def test_a_job_that_overran_its_time_limit_is_queued_again(bin_: Callable[[str, str], None]) -> None:
+    bin_("scontrol", 'case "$1" in -o) echo "JobState=COMPLETING Reason=TimeLimit Restarts=0";; *) exit 0;; esac')
+    assert slurm.requeue("7", 0) is None
+
+
+def test_a_controller_that_is_away_is_waited_for(bin_: Callable[[str, str], None], tmp_path: Path) -> None:
+    away = f'{{ touch {tmp_path}/back; echo "Unable to contact slurm" >&2; exit 1; }}'
+    bin_("scontrol", f'test -e {tmp_path}/back || {away}\n'
+                     'case "$1" in -o) echo "JobState=RUNNING Restarts=0";; esac')  # fmt: skip
+    assert slurm.requeue("7", 0, pause=0.01) is None
+
+
+def test_one_forgotten_job_does_not_hide_the_others(bin_: Callable[[str, str], None]) -> None:
+    bin_("squeue", 'case "$*" in *,*|*\\ 5) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; esac\n'
+                   'echo "7_2|RUNNING|None|n1|0:01"')  # fmt: skip
+    assert list(slurm.queue(["5", "7_2"])) == ["7_2"]
+
+
+def test_own_formats_of_squeue_do_not_change_what_is_read(
+    bin_: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_("squeue", 'echo "7|${SQUEUE_FORMAT:-RUNNING}|None|n1|0:01"')
+    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
+    assert slurm.queue(["7"])["7"].state == "RUNNING"
+
+
+def job(state: str) -> slurm.Job:
+    return slurm.Job("7", state)
+
+
+RUNNING = Attempt(1, "7", 0, 0.0)
+ENDED = Attempt(1, "7", 0, 0.0, outcome="preempted")
+
+
+@pytest.mark.parametrize(
+    ("known", "newest", "age", "phase", "expected"),
+    [
+        (job("RUNNING"), RUNNING, 1.0, "training", "running"),
+        (job("RUNNING"), RUNNING, 1.0, "starting", "starting"),
+        (job("RUNNING"), RUNNING, None, None, "starting"),
+        (job("RUNNING"), RUNNING, 99.0, "training", "silent"),
+        (job("PENDING"), None, None, None, "waiting"),
+        (job("PENDING"), ENDED, 3.0, "training", "waiting"),
+        (job("PENDING"), RUNNING, 3.0, "training", "disagree"),  # queued again, but the old copy still lives
+        (None, RUNNING, 3.0, "training", "disagree"),
+        (None, RUNNING, 99.0, "training", "stopped"),
+        (None, ENDED, 99.0, "training", "stopped"),
+        (job("FAILED"), Attempt(1, "7", 0, 0.0, outcome="wrong"), 99.0, "training", "failed"),
+        (job("CANCELLED"), RUNNING, 99.0, "training", "cancelled"),
+        (job("FAILED"), None, None, None, "failed"),
+        (None, None, None, None, "new"),
+    ],
+)
+def test_slurm_and_the_run_are_told_apart(
+    tmp_path: Path, known: slurm.Job | None, newest: Attempt | None, age: float | None, phase: str | None, expected: str
+) -> None:
+    assert judge(Folder(tmp_path), known, newest, age, phase, None)[0] == expected
+
+
+def test_status_knows_a_run_although_slurm_cannot_be_asked(
+    bin_: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sbatch", "srun"):
+        bin_(name, "exit 0")
+    for name in ("squeue", "sacct"):
+        bin_(name, 'echo "error: Unable to contact slurm controller" >&2; exit 1')
+    folder = Folder(tmp_path / "runs" / "a")
+    write_json(folder.job, {"job": "7", "cluster": "slurm"})
+    folder.config.write_text("")
+    begin(folder, Token("7", 0), ["n1"], 4)
+    write_json(folder.heartbeat, {"token": "7.0", "time": time.time(), "phase": "training", "last_step": 5})
+    assert main(["status", str(tmp_path / "runs"), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert (row["run"], row["state"], row["step"]) == ("a", "running", 5)
+    assert "Unable to contact" in row["note"]
+
+
+def test_runs_are_found_at_any_depth_and_their_own_folders_are_not_searched(tmp_path: Path) -> None:
+    for place in ("a/seed0", "b"):
+        (tmp_path / place / "launch" / "code-1" / "x" / "launch").mkdir(parents=True)
+        (tmp_path / place / "config.yaml").write_text("")
+        (tmp_path / place / "launch" / "code-1" / "x" / "config.yaml").write_text("")
+    assert find_runs(tmp_path) == [tmp_path / "a/seed0", tmp_path / "b"]
+
+
+def test_resources_of_a_job_survive_the_way_through_its_folder() -> None:
+    asked = Resources(nodes=2, environment={"A": "1"}, sbatch={"reservation": "x"})
+    assert Resources.model_validate(json.loads(json.dumps(asked.model_dump()))) == asked
+
+
+@pytest.mark.timeout(280)
+def test_a_local_job_comes_back_after_a_kill_and_ends_bit_equal(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(epochs=10, precision__device="cpu", checkpoint={"every_steps": 5})
+    (tmp_path / "mine.yaml").write_text(to_yaml(config))
+    words = [
+        "submit",
+        str(tmp_path / "mine.yaml"),
+        "--cluster",
+        "local",
+        "--gpus-per-node",
+        "0",
+        "--cpus-per-rank",
+        "1",
+    ]
+    assert main([*words, "--run-dir", str(tmp_path / "killed")]) == 0
+    assert train(config, tmp_path / "clean") == 0
+    killed = Folder(tmp_path / "killed")
+    until(lambda: read_json(killed.heartbeat).get("last_step", 0) > 6 or killed.result.exists())
+    os.kill(int(read_json(killed.heartbeat)["pid"]), signal.SIGKILL)
+    until(lambda: attempts(killed)[-1].outcome == "done")
+    assert [a.outcome for a in attempts(killed)] == ["lost", "done"]
+    assert "left no word" in str(attempts(killed)[0].error)
+    assert_same_run(tmp_path / "clean", tmp_path / "killed")
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 130
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,44 @@
+"""Preflight names the bad node, and only that."""
+
+from typing import Any
+
+import pytest
+
+from launch.fitness import Card, problems
+
+
+def cards(**of_the_third: Any) -> list[Card]:
+    found = [
+        Card(k, f"n{k + 1}", 1000.0, asked_gpus=4, gpus=4, driver="570", nccl="2.27", disk_mib_per_second=400.0,
+             free_gib=50.0)
+        for k in range(4)
+    ]  # fmt: skip
+    for key, value in of_the_third.items():
+        setattr(found[2], key, value)
+    return found
+
+
+def test_nodes_that_are_alike_are_fit() -> None:
+    assert problems(cards()) == {}
+    assert problems([Card(0, "n1", 5.0)]) == {}, "a CPU node without any GPU"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"gpus": 3}, "GPUs: found 3, SLURM gave 4"),
+        ({"driver": "565"}, "driver: found 565, the others have 570"),
+        ({"driver": "does not answer"}, "nvidia-smi does not answer"),
+        ({"nccl": "2.20"}, "nccl"),
+        ({"busy_mib": 30000.0}, "30000 MiB in use by others"),
+        ({"clock": 1009.5}, "clock: +9.5 s off"),
+        ({"disk_mib_per_second": 50.0}, "disk: 50 MiB/s, the others 400"),
+        ({"disk_problem": "/x: Read-only file system"}, "Read-only"),
+        ({"free_gib": 0.2}, "0.2 GiB free"),
+        ({"data_problem": "data/x: no such index"}, "no such index"),
+    ],
+)
+def test_the_odd_one_is_named(wrong: dict[str, Any], said: str) -> None:
+    found = problems(cards(**wrong))
+    assert list(found) == ["n3"]
+    assert any(said in text for text in found["n3"])

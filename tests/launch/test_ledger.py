@@ -1,0 +1,144 @@
+"""The launcher's files of a run survive crashes and two writers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.attempt import run_attempt
+from launch.hours import gpu_hours
+from launch.ledger import Attempt, Folder, Token, append, attempts, begin, end, write_json
+from launch.resources import Resources
+from launch.slurm import Accounted
+from masksup.runtime.fence import SUPERSEDED
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    run = Folder(tmp_path / "run")
+    run.path.mkdir(parents=True)
+    (run.run / "logs").mkdir()
+    return run
+
+
+def test_attempts_are_numbered_and_one_without_an_end_is_closed_by_the_next(folder: Folder) -> None:
+    first = begin(folder, Token("7", 0), ["n1"], 2)
+    write_json(folder.heartbeat, {"token": "7.0", "time": 50.0, "first_step": 3, "last_step": 9, "first_step_at": 1.0,
+                                  "last_step_at": 2.0})  # fmt: skip
+    begin(folder, Token("7", 1), ["n2"], 2)
+    found = attempts(folder)
+    assert [a.number for a in found] == [1, 2]
+    assert found[0].outcome == "interrupted"
+    assert (found[0].first_step, found[0].last_step, found[0].ended) == (3, 9, 50.0)
+    assert first.number == 1
+    assert found[1].outcome is None
+
+
+def test_a_heartbeat_of_another_start_is_not_taken_for_ones_own(folder: Folder) -> None:
+    attempt = begin(folder, Token("7", 1), ["n1"], 1)
+    write_json(folder.heartbeat, {"token": "7.0", "time": 1.0, "last_step": 99})
+    end(folder, attempt, "crashed")
+    assert attempts(folder)[0].last_step is None
+
+
+def test_a_line_that_a_crash_cut_off_harms_no_other(folder: Folder) -> None:
+    begin(folder, Token("7", 0), ["n1"], 1)
+    with folder.attempts.open("a") as file:
+        file.write('{"number": 1, "outc')
+    append(folder.attempts, {"number": 1, "outcome": "lost"})
+    assert attempts(folder)[0].outcome == "lost"
+
+
+def start_nobody(*_: object) -> int:
+    raise AssertionError("no rank may start")
+
+
+def test_an_older_start_does_not_take_the_folder_back(folder: Folder) -> None:
+    write_json(folder.job, {"job": "7", "resources": Resources().model_dump()})
+    folder.fence.write_text("7.2\n")
+    verdict = run_attempt(folder, Token("7", 1), ["n1"], start_nobody, lambda _: {}, time.time())
+    assert verdict.outcome == "superseded"
+    assert folder.fence.read_text() == "7.2\n"
+    assert not attempts(folder)
+
+
+def test_a_cancelled_run_starts_nobody(folder: Folder) -> None:
+    write_json(folder.job, {"job": "7", "resources": Resources().model_dump()})
+    folder.cancelled.write_text("")
+    assert run_attempt(folder, Token("7", 1), ["n1"], start_nobody, lambda _: {}, time.time()).outcome == "cancelled"
+
+
+def test_ranks_that_were_replaced_meanwhile_decide_nothing(folder: Folder) -> None:
+    write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0).model_dump()})
+
+    def replaced(*_: object) -> int:
+        folder.fence.write_text("7.1\n")
+        return 1
+
+    verdict = run_attempt(folder, Token("7", 0), ["n1"], replaced, lambda _: {}, time.time())
+    assert verdict.outcome == "superseded"
+    assert verdict.not_again is not None, "the newer start must not be queued again by the older one"
+    assert attempts(folder)[0].outcome is None
+
+
+def test_runs_that_keep_losing_their_node_end(folder: Folder) -> None:
+    write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0, max_losses=3).model_dump()})
+    for restart in range(4):
+        begin(folder, Token("7", restart), ["n1"], 1)
+    verdict = run_attempt(folder, Token("7", 4), ["n1"], start_nobody, lambda _: {}, time.time())
+    assert "max_losses is 3" in str(verdict.not_again)
+
+
+def test_a_process_that_lost_the_fence_leaves_before_it_publishes_a_checkpoint(tmp_path: Path) -> None:
+    """The race of a node that was cut off: the old copy is in the middle of a save when the new one takes over."""
+    code = f"""
+import torch
+from pathlib import Path
+from masksup.runtime import fence
+from masksup.runtime.checkpoint import State, write_checkpoint
+fence.hold(Path({str(tmp_path / "fence")!r}), "7.0")
+write_checkpoint(Path({str(tmp_path)!r}), "step-000000001-a01", State({{"a": torch.ones(2)}}, {{}}))
+Path({str(tmp_path / "fence")!r}).write_text("7.1")
+write_checkpoint(Path({str(tmp_path)!r}), "step-000000002-a01", State({{"a": torch.ones(2)}}, {{}}))
+print("still here")
+"""
+    (tmp_path / "fence").write_text("7.0\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == SUPERSEDED, done.stderr
+    assert "7.1 has taken over" in done.stderr
+    assert (tmp_path / "step-000000001-a01").is_dir()
+    assert not (tmp_path / "step-000000002-a01").exists()
+    assert "still here" not in done.stdout
+
+
+def timed(number: int, began: float, ended: float, **more: float | str) -> Attempt:
+    return Attempt(number, "7", number - 1, began, gpus=2, ended=ended, **more)  # type: ignore[arg-type]
+
+
+def test_hours_add_up_and_name_what_was_lost() -> None:
+    first = timed(1, 0, 100, outcome="interrupted", first_step=0, first_step_at=20, last_step=60, last_step_at=80)
+    second = timed(2, 200, 300, outcome="done", first_step=40, first_step_at=210, last_step=90, last_step_at=290)
+    found = gpu_hours([first, second], None)
+    hour = 3600 / 2
+    assert found.total * hour == pytest.approx(200)
+    assert found.startup * hour == pytest.approx(20 + 10)
+    assert found.redone * hour == pytest.approx(60 * 20 / 60), "20 of 60 steps were done again"
+    assert found.waiting * hour == pytest.approx(20)
+    assert found.useful * hour == pytest.approx(40 + 90)
+
+
+def test_hours_follow_the_accounts_where_there_are_some() -> None:
+    first = timed(1, 2, 100, outcome="lost", first_step=0, first_step_at=20, last_step=60, last_step_at=80)
+    rows = [Accounted("7", "NODE_FAIL", 0.0, 130.0, 130), Accounted("7", "PREEMPTED", 140.0, 150.0, 10)]
+    found = gpu_hours([first], rows)
+    assert found.total * 1800 == pytest.approx(140), "the start that never got to write is counted too"
+
+
+def test_the_files_of_the_launcher_are_readable_json(folder: Folder) -> None:
+    begin(folder, Token("7_3", 0), ["n1"], 1)
+    assert json.loads(folder.attempts.read_text())["job"] == "7_3"
+    assert os.access(folder.attempts, os.R_OK)

@@ -1,0 +1,216 @@
+"""Whatever happens to a job, the run comes back by itself and ends bit-equal to one that nothing happened to."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from compare import assert_same_run
+
+from launch import slurm
+from launch.ledger import Folder, attempts, job_of, read_json
+
+from .conftest import Cluster, Submit, state, step, until_finished, wait
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+Undisturbed = Callable[[], tuple[Path, Path]]
+
+
+def outcomes(run: Path) -> list[str | None]:
+    return [attempt.outcome for attempt in attempts(Folder(run))]
+
+
+def test_preempted_in_the_middle_of_an_epoch(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    run = submit()
+    wait(lambda: step(run, 1) > 20, "some steps")
+    cluster.take(2)
+    until_finished(run)
+    assert outcomes(run) == ["preempted", "done"]
+    assert attempts(Folder(run))[1].first_step == attempts(Folder(run))[0].last_step, "no step was done twice"
+    assert_same_run(run, undisturbed()[1])
+
+
+def test_preempted_in_an_evaluation(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    run = submit()
+    wait(lambda: read_json(Folder(run).heartbeat).get("phase") == "evaluating" or step(run, 1) > 90, "an evaluation")
+    cluster.take(2)
+    until_finished(run)
+    assert outcomes(run) == ["preempted", "done"]
+    assert_same_run(run, undisturbed()[1])
+
+
+def test_preempted_while_starting(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    run = submit()
+    wait(lambda: slurm.queue([str(job_of(Folder(run)))])[str(job_of(Folder(run)))].state == "RUNNING", "a start")
+    cluster.take(1)
+    until_finished(run)
+    assert len(attempts(Folder(run))) == 2
+    assert attempts(Folder(run))[0].outcome == "preempted"
+    assert (attempts(Folder(run))[0].last_step or 0) < 5
+    assert_same_run(run, undisturbed()[1])
+
+
+@pytest.mark.slow
+def test_requeued_by_an_operator_without_any_signal(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    run = submit("--environment", "MASKSUP_TEST=1")
+    wait(lambda: step(run, 1) > 70, "some steps")
+    slurm.call("scontrol", "requeue", str(job_of(Folder(run))))
+    until_finished(run)
+    assert len(attempts(Folder(run))) == 2
+    assert_same_run(run, undisturbed()[1])
+
+
+@pytest.mark.slow
+def test_power_cut_of_another_node(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    """Who notices first, SLURM or the ranks, is a race; the run comes back either way, without that node."""
+    run = submit(nodes=2, name="two")
+    clean = submit(nodes=2, name="clean")
+    wait(lambda: step(run, 1) > 40, "some steps")
+    node = attempts(Folder(run))[0].nodes[1]
+    cluster("node-kill", node)
+    until_finished(run)
+    first, second = attempts(Folder(run))
+    assert first.outcome in ("lost", "crashed", "interrupted")
+    assert node not in second.nodes
+    cluster("node-start", node)
+    until_finished(clean)
+    assert_same_run(run, clean)
+
+
+def test_killed_rank_costs_its_node_one_start(cluster: Cluster, submit: Submit) -> None:
+    """A node whose rank left no word is not used for the next start, though SLURM thinks well of it."""
+    run = submit(nodes=2)
+    wait(lambda: step(run, 1) > 5, "some steps")
+    node = attempts(Folder(run))[0].nodes[1]
+    for pid in cluster("node-ranks", node).split():
+        subprocess.run(["kill", "-KILL", pid], check=True)
+    until_finished(run)
+    first, second = attempts(Folder(run))
+    assert first.outcome == "lost"
+    assert first.bad_nodes == [node]
+    assert node not in second.nodes
+
+
+def test_power_cut_of_the_first_node(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    run = submit()
+    wait(lambda: step(run, 1) > 70, "some steps")
+    node = attempts(Folder(run))[0].nodes[0]
+    cluster("node-kill", node)
+    until_finished(run)
+    first, second = attempts(Folder(run))
+    assert first.outcome == "interrupted"
+    assert node not in second.nodes
+    assert_same_run(run, undisturbed()[1])
+
+
+def test_controller_restarts_and_the_run_does_not_notice(
+    cluster: Cluster, submit: Submit, undisturbed: Undisturbed
+) -> None:
+    run = submit()
+    wait(lambda: step(run, 1) > 5, "some steps")
+    cluster("controller-kill")
+    time.sleep(2)
+    cluster("controller-start")
+    until_finished(run)
+    assert outcomes(run) == ["done"]
+    assert_same_run(run, undisturbed()[1])
+
+
+@pytest.mark.slow
+def test_preempted_while_the_controller_is_away(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    """The ranks are asked to leave, and the launcher finds nobody to queue the run again: it waits."""
+    run = submit()
+    wait(lambda: step(run, 1) > 20, "some steps")
+    slurm.call("scancel", "--signal=USR2", str(job_of(Folder(run))))
+    cluster("controller-kill")
+    wait(lambda: outcomes(run) == ["preempted"], "ranks that left")
+    time.sleep(2)
+    cluster("controller-start")
+    until_finished(run)
+    assert outcomes(run) == ["preempted", "done"]
+    assert_same_run(run, undisturbed()[1])
+
+
+def test_paused_node_wakes_up_while_its_run_goes_on_elsewhere(
+    cluster: Cluster, submit: Submit, undisturbed: Undisturbed
+) -> None:
+    """SLURM calls the node dead and starts the run on another one; then the old copy wakes up and must not write."""
+    run = submit()
+    wait(lambda: step(run, 1) > 20, "some steps")
+    node = attempts(Folder(run))[0].nodes[0]
+    cluster("node-freeze", node)
+    wait(lambda: step(run, 2) >= 0, "a second start elsewhere")
+    assert attempts(Folder(run))[1].nodes[0] != node
+    cluster("node-thaw", node)
+    until_finished(run)
+    # The srun that wakes up ends, by its number, the step of the second start; SLURM tells them apart no better.
+    history = attempts(Folder(run))
+    assert [a.outcome for a in history if a.outcome not in ("interrupted", "lost")] == ["done"]
+    of_the_old = [path.name for path in (run / "checkpoints").glob("step-*-a01")]
+    assert all(name <= f"step-{history[1].first_step or 0:09d}-a01" for name in of_the_old), (
+        "it published nothing since"
+    )
+    assert_same_run(run, undisturbed()[1])
+
+
+@pytest.mark.slow
+def test_deaf_node_is_replaced_while_its_ranks_still_run(
+    cluster: Cluster, submit: Submit, undisturbed: Undisturbed
+) -> None:
+    """Only slurmd stands still: the old ranks train on until they see that another start holds the run."""
+    run = submit()
+    wait(lambda: step(run, 1) > 5, "some steps")
+    node = attempts(Folder(run))[0].nodes[0]
+    cluster("node-pause", node)
+    history = until_finished(run)
+    cluster("node-resume", node)
+    assert history[-1].outcome == "done"
+    assert_same_run(run, undisturbed()[1])
+
+
+def test_preemption_that_only_sends_sigterm(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    """Most clusters do not pass the job's own signal on at preemption."""
+    cluster("configure", CLUSTER_USER_SIGNAL="0")
+    cluster("controller-restart")
+    try:
+        run = submit()
+        wait(lambda: step(run, 1) > 20, "some steps")
+        cluster.take(2)
+        until_finished(run)
+    finally:
+        cluster("configure")
+        cluster("controller-restart")
+    assert outcomes(run) == ["preempted", "done"]
+    assert "SIGTERM" in (run / "logs" / "attempt001-rank0.log").read_text()
+    assert_same_run(run, undisturbed()[1])
+
+
+def test_time_limit(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    """SLURM says a minute or more ahead that the limit comes; the run saves and goes on in the next job."""
+    run = submit("--time", "2", "--signal-seconds", "45", "--environment", "OMP_NUM_THREADS=1", name="slow")
+    wait(lambda: step(run, 1) > 5, "some steps")
+    ranks = f"{job_of(Folder(run))}.0"
+    subprocess.run(["scancel", "--signal=STOP", ranks], check=True)  # so that the run lasts as long as the limit
+    wait(lambda: slurm.show(str(job_of(Folder(run)))) is not None and _age(run) > 80, "a minute")
+    subprocess.run(["scancel", "--signal=CONT", ranks], check=True)
+    until_finished(run)
+    assert outcomes(run) == ["timeout", "done"]
+    assert_same_run(run, undisturbed()[1])
+
+
+def _age(run: Path) -> float:
+    return time.time() - attempts(Folder(run))[0].began
+
+
+def test_status_agrees_with_squeue(cluster: Cluster, submit: Submit) -> None:
+    run = submit()
+    job = str(job_of(Folder(run)))
+    wait(lambda: state(run).state == "running", "running")
+    assert slurm.queue([job])[job].state == "RUNNING"
+    blocker = cluster.take(60)
+    wait(lambda: slurm.queue([job])[job].state == "PENDING", "waiting in the queue")
+    wait(lambda: state(run).state == "waiting", "status says so", patience=5)
+    subprocess.run(["scancel", blocker], check=True)
+    until_finished(run)
+    wait(lambda: state(run).state == "finished", "status says so", patience=5)

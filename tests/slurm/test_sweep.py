@@ -1,0 +1,122 @@
+"""A sweep whose elements are preempted, killed and wrong: all that can finish do, and the table says the rest."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.hours import gpu_hours
+from launch.ledger import Folder, attempts, job_of, read_json
+from launch.slurm import accounting, queue
+
+from .conftest import ROOT, Cluster, state, step, until_finished, wait
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+SETTINGS = ["lr=0.001", "lr=0.003", "lr=0.01", "csra", "wide"]
+
+
+@pytest.fixture
+def sweep(cluster: Cluster, undisturbed: object, tmp_path: Path) -> Path:
+    base = undisturbed()[0]  # type: ignore[operator]
+    asked = {
+        "base": str(base), "set": {"epochs": 20}, "grid": {"optim.lr": [0.001, 0.003, 0.01]},
+        "list": [{"name": "csra", "model.head.name": "csra"}, {"name": "wide", "batch.global": 24},
+                 {"name": "wrong", "model.weights": str(tmp_path / "nothing.pth")}],
+        "parallel": 3, "resources": {"cpus_per_rank": 1, "time": "10", "signal_seconds": 60},
+    }  # fmt: skip
+    file = tmp_path / "six.yaml"
+    file.write_text(yaml.safe_dump(asked, sort_keys=False))
+    return file
+
+
+def test_five_of_six_finish_and_the_sweep_again_submits_the_sixth(cluster: Cluster, sweep: Path) -> None:
+    folder = sweep.parent
+    out = cluster.launch("sweep", str(sweep), cwd=folder).stdout
+    assert "an array of 6" in out
+    home = folder / "runs" / "six"
+    runs = {name: home / name / "seed5" for name in [*SETTINGS, "wrong"]}
+    array = str(job_of(Folder(runs["wrong"]))).partition("_")[0]
+
+    wait(lambda: step(runs["lr=0.001"], 1) > 5, "the first element trains")
+    subprocess.run(["scontrol", "requeue", str(job_of(Folder(runs["lr=0.001"])))], check=True)
+    wait(lambda: step(runs["lr=0.003"], 1) > 5, "the second element trains")
+    cluster.launch("requeue", str(runs["lr=0.003"]))
+    wait(lambda: step(runs["csra"], 1) > 5, "the fourth element trains")
+    for pid in cluster("node-ranks", attempts(Folder(runs["csra"]))[0].nodes[0]).split():
+        if str(runs["csra"]).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            subprocess.run(["kill", "-KILL", pid], check=True)
+    for name in SETTINGS:
+        until_finished(runs[name], patience=300)
+    wait(lambda: state(runs["wrong"]).state == "failed", "the wrong one fails")
+
+    assert [a.outcome for a in attempts(Folder(runs["lr=0.003"]))] == ["preempted", "done"]
+    assert [a.outcome for a in attempts(Folder(runs["csra"]))] == ["lost", "done"]
+    assert len(attempts(Folder(runs["lr=0.001"]))) == 2
+    assert [a.outcome for a in attempts(Folder(runs["lr=0.01"]))] == ["done"], (
+        "a requeue of one leaves the others alone"
+    )
+    told = json.loads(cluster.launch("status", str(home), "--json").stdout)
+    assert {row["run"]: row["state"] for row in told} == {
+        f"{name}/seed5": "failed" if name == "wrong" else "finished" for name in runs
+    }
+    assert "nothing.pth" in next(row["error"] for row in told if row["run"].startswith("wrong"))
+
+    table = list(csv.DictReader((home / "results.csv").open()))
+    assert sorted(row["setting"] for row in table[:5]) == sorted(SETTINGS)
+    scores = [float(row["mAP_mean"]) for row in table[:5]]
+    assert scores == sorted(scores, reverse=True)
+    assert (table[5]["setting"], table[5]["missing"]) == ("wrong", "1")
+    assert "nothing.pth" in table[5]["error"]
+
+    dry = cluster.launch("sweep", str(sweep), "--dry-run", cwd=folder).stdout
+    assert dry.count("to submit") == 1
+    again = cluster.launch("sweep", str(sweep), cwd=folder).stdout
+    assert "6: 1 submitted, 0 active, 5 finished" in again
+    assert str(job_of(Folder(runs["wrong"]))).partition("_")[0] != array
+    wait(lambda: attempts(Folder(runs["wrong"]))[-1].outcome == "wrong" and len(attempts(Folder(runs["wrong"]))) == 2,
+         "it fails again")  # fmt: skip
+
+    for run in runs.values():
+        same_as_accounts(run)
+
+
+def same_as_accounts(run: Path) -> None:
+    """Useful and lost hours by the launcher's own notes, and by SLURM's accounts, are those that sacct adds up to."""
+    history = attempts(Folder(run))
+    rows = accounting({a.job for a in history})
+    if rows is None:
+        return
+    wait(lambda: all(row.end for row in accounting({a.job for a in history}) or []), "sacct lags behind", 10)
+    rows = [row for row in accounting({a.job for a in history}) or [] if row.start is not None]
+    total = sum(row.seconds for row in rows)
+    assert gpu_hours(history, rows).total * 3600 == pytest.approx(total, rel=0.02, abs=0.01)
+    # Without accounts: SLURM counts whole seconds, and the time until it has cleared up.
+    assert gpu_hours(history, None).total * 3600 == pytest.approx(total, rel=0.02, abs=3 * len(rows) + 5)
+
+
+def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbed: object, tmp_path: Path) -> None:
+    config, _ = undisturbed()  # type: ignore[operator]
+    env = {**os.environ, "MASKSUP_ROOT": str(ROOT), "MASKSUP_PYTHON": sys.executable}
+    words = [
+        "sbatch",
+        "--parsable",
+        "--cpus-per-task=1",
+        "--time=10",
+        "--signal=USR2@60",
+        str(ROOT / "slurm/train.sbatch"),
+    ]
+    job = subprocess.run(
+        [*words, str(config), "epochs=20"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    run = tmp_path / "runs" / "config"
+    wait(lambda: step(run, 1) > 5, "some steps")
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    until_finished(run)
+    assert [a.outcome for a in attempts(Folder(run))] == ["preempted", "done"]
+    assert read_json(Folder(run).job)["job"] == job
+    wait(lambda: queue([job])[job].state == "COMPLETED", "SLURM calls it completed")

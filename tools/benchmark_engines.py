@@ -1,0 +1,265 @@
+"""Engines and ZeRO stages on real ranks, beside a bare DDP loop: what they compute, how they resume, what they cost.
+
+    python tools/benchmark_engines.py [--ranks 1 2 --stages 0 1 2 3 --steps 10 --repeats 3]
+
+Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses from `ddp` over the
+steps, whether a run of half the steps that fresh processes go on from ends bit-equal, median time of a step over that
+of a bare DDP loop in the same processes (the loops are interleaved), and largest memory of a rank. Input is synthetic
+and resident; on CPUs the ranks talk over gloo, with one thread each.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from masksup.config import Config
+from masksup.config_file import validate
+from masksup.data.sampler import share_of
+from masksup.engine.build import new_method, new_network
+from masksup.engine.optim import build_optimizer, set_rates
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.step import Stepper
+from masksup.runtime.checkpoint import State
+from masksup.runtime.place import Place
+
+CLASSES = 20
+Engine = tuple[str, int]  # name, ZeRO stage
+
+
+def main() -> None:
+    args = _arguments()
+    if args.rank is not None:
+        _be_a_rank(args)
+        return
+    print(
+        f"{args.backbone} @ {args.size}, {args.micro} samples a micro-batch, {args.per_rank} micro-batches a rank and "
+        f"step, AdamW, {args.dtype}, {_machine()}, torch {torch.__version__}\n"
+    )
+    print("| engine | stage | ranks | loss difference | resume | step over bare DDP | memory of a rank, MB |")
+    print("|---|--:|--:|--:|---|--:|--:|")
+    engines: list[Engine] = [("ddp", 0)] + [("deepspeed", stage) for stage in args.stages]
+    with tempfile.TemporaryDirectory() as folder:
+        for world in args.ranks:
+            reference: list[float] = []
+            for engine in engines:
+                row = _measure(args, engine, world, Path(folder))
+                reference = reference or row["losses"]
+                _print_row(engine, world, row, reference)
+
+
+def _measure(args: argparse.Namespace, engine: Engine, world: int, folder: Path) -> dict[str, Any]:
+    """Two launches: a whole run with its timing and a half one, then the rest of the half one."""
+    before = _launch(args, engine, world, folder, "start")
+    after = _launch(args, engine, world, folder, "rest")
+    return {**before, "equal": before["digest"] == after["digest"]}
+
+
+def _print_row(engine: Engine, world: int, row: dict[str, Any], reference: list[float]) -> None:
+    name, stage = engine
+    difference = max(abs(a - b) / abs(b) for a, b in zip(row["losses"], reference))
+    print(
+        f"| {name} | {'' if name == 'ddp' else stage} | {world} | {difference:.1e} | "
+        f"{'bit-equal' if row['equal'] else '**differs**'} | {row['ratio']:.2f} x | {row['memory']:.0f} |",
+        flush=True,
+    )
+
+
+def _launch(args: argparse.Namespace, engine: Engine, world: int, folder: Path, part: str) -> dict[str, Any]:
+    (folder / "store").unlink(missing_ok=True)
+    name, stage = engine
+    flags = [*sys.argv[1:], "--engine", name, "--stage", str(stage), "--world", str(world)]
+    flags += ["--folder", str(folder), "--part", part]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, *flags, "--rank", str(rank)], env=env) for rank in range(world)
+    ]
+    try:
+        codes = [process.wait(args.deadline) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    if any(codes):
+        raise SystemExit(f"{name}, stage {stage}, {world} ranks: exit statuses {codes}")
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def _be_a_rank(args: argparse.Namespace) -> None:
+    config = _config(args)
+    set_numerics(config.precision)
+    device = choose_device(config.precision)
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    store = f"file://{args.folder / 'store'}"
+    dist.init_process_group(backend, init_method=store, rank=args.rank, world_size=args.world)
+    half = args.steps // 2
+    if args.part == "start":
+        whole = _Trainer(config, args, device)
+        result: dict[str, Any] = {"losses": [whole.step(step) for step in range(args.steps)], "digest": whole.digest()}
+        result["memory"] = _memory(device)
+        result["ratio"] = _time(whole, _bare(config, args, device), args)
+        begun = _Trainer(config, args, device)
+        for step in range(half):
+            begun.step(step)
+        torch.save(begun.stepper.engine.export_state(), args.folder / f"state.{args.rank}")
+    else:
+        resumed = _Trainer(config, args, device)
+        state = torch.load(args.folder / f"state.{args.rank}", weights_only=True)
+        resumed.stepper.engine.import_state(State(*state))
+        losses = [resumed.step(step) for step in range(half, args.steps)]
+        result = {"losses": losses, "digest": resumed.digest()}
+    if args.rank == 0:
+        (args.folder / "result.json").write_text(json.dumps(result))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+class _Trainer:
+    """The trainer's step by the engine that is measured."""
+
+    def __init__(self, config: Config, args: argparse.Namespace, device: torch.device) -> None:
+        method, dtype = _method(config, device), choose_dtype(config.precision, device)
+        place = Place(args.rank, args.world, args.rank, args.world, "torchrun")
+        self.stepper = Stepper(make_engine(config, method, device, dtype, place), device, dtype, config.seed)
+        self.share = share_of(args.per_rank * args.world, config.batch.global_, args.rank, args.world)
+        self.args, self.warm = args, False
+
+    def step(self, step: int) -> float:
+        """One step; its loss over all ranks."""
+        batches = [_batch(self.args, step, index) for index in self.share.indices]
+        if not self.warm:
+            self.stepper.warm_up(batches[0], step, 0.0)
+            self.warm = True
+        set_rates(self.stepper.engine.param_groups, 3e-4, None)
+        loss = self.stepper.step(batches, step, 0.0, self.share)["loss"].double()
+        dist.all_reduce(loss)
+        return float(loss)
+
+    def digest(self) -> list[str]:
+        """The hash of the whole state on each rank, buffers of its own included."""
+        tensors, _ = self.stepper.engine.export_state()
+        hashed = hashlib.blake2b(digest_size=16)
+        for name in sorted(tensors):
+            hashed.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digests = [""] * self.args.world
+        dist.all_gather_object(digests, hashed.hexdigest())
+        return digests
+
+
+def _bare(config: Config, args: argparse.Namespace, device: torch.device) -> Callable[[int], float]:
+    """What one would write in twenty lines around DDP: the same network, loss, optimiser and micro-batches."""
+    method = _method(config, device)
+    network = DistributedDataParallel(method.network, device_ids=None if device.type == "cpu" else [device])
+    optimizer = build_optimizer(config.optim, method.network)
+    dtype = choose_dtype(config.precision, device)
+
+    def step(number: int) -> float:
+        total = torch.zeros((), device=device)
+        for index in range(args.per_rank):
+            batch = _batch(args, number, args.rank + index * args.world)
+            network.require_backward_grad_sync = index == args.per_rank - 1
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                logits = network(batch["image"].to(device))
+            loss = F.binary_cross_entropy_with_logits(logits, batch["target"].to(device).float()) / args.per_rank
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(total)
+
+    return step
+
+
+def _time(ours: _Trainer, bare: Callable[[int], float], args: argparse.Namespace) -> float:
+    """Median over pairs of interleaved steps of the time of ours over that of the bare loop."""
+    ratios: list[float] = []
+    bare(0)
+    for repeat in range(args.repeats):
+        seconds = []
+        for run in (ours.step, bare):
+            dist.barrier()
+            began = time.perf_counter()
+            run(args.steps + repeat)
+            dist.barrier()
+            seconds.append(time.perf_counter() - began)
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)
+
+
+def _method(config: Config, device: torch.device) -> Any:
+    network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
+    return new_method(config, network, CLASSES, None).to(device).train()
+
+
+def _batch(args: argparse.Namespace, step: int, index: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(1000 * step + index)
+    images = torch.randint(0, 256, (args.micro, 3, args.size, args.size), dtype=torch.uint8, generator=draw)
+    return {
+        "image": images.to(memory_format=torch.channels_last),
+        "target": torch.randint(0, 2, (args.micro, CLASSES), dtype=torch.int8, generator=draw),
+        "sample": torch.arange(args.micro),
+        "position": torch.arange(args.micro),
+    }
+
+
+def _config(args: argparse.Namespace) -> Config:
+    parallel: dict[str, Any] = {"engine": args.engine}
+    if args.engine == "deepspeed":
+        parallel |= {"zero_stage": args.stage, "zero_options": {"stage3_param_persistence_threshold": 1000}}
+    tree = {
+        "data": {"train": "-"}, "model": {"backbone": args.backbone, "size": args.size},
+        "optim": {"name": "adamw", "lr": 3e-4},
+        "batch": {"global": args.micro * args.per_rank * args.world, "micro": args.micro},
+        "precision": {"dtype": args.dtype, "threads": 1}, "parallel": parallel,
+    }  # fmt: skip
+    return validate(tree, "benchmark")
+
+
+def _memory(device: torch.device) -> float:
+    """Largest memory so far, MB: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{len(os.sched_getaffinity(0))} CPU cores, no GPU"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--micro", type=int, default=4)
+    parser.add_argument("--per-rank", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--deadline", type=float, default=500.0, help="seconds a launch may take")
+    for name, kind in (("rank", int), ("world", int), ("stage", int), ("engine", str), ("part", str), ("folder", Path)):
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)  # of the processes that it starts
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
