@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -77,13 +78,17 @@ class Watchdog:
             self._reason = str(json.loads(self._store.get("failed"))[-1])
         return self._reason
 
-    def part(self) -> None:
-        """The last word of a rank. Rank 0, which may keep the store, waits a little until all others have read it."""
+    def part(self, gone: Sequence[int] = ()) -> None:
+        """The last word of a rank, and in the name of those that are gone.
+
+        Rank 0, which may keep the store, waits a little until all others have parted, and so know the reason.
+        """
+        for rank in (*gone, self._place.rank):
+            self._store.set(f"parted/{rank}", "1")
+        everyone = [f"parted/{rank}" for rank in range(self._place.world)]
         end = time.monotonic() + 2 * _GRACE + 1  # others wait for one grace before they leave
-        parted = self._store.add("parted", 1)
-        while self._place.first and parted < self._place.world and time.monotonic() < end:
+        while self._place.first and not self._store.check(everyone) and time.monotonic() < end:
             time.sleep(0.1)
-            parted = self._store.add("parted", 0)
 
     def tell(self, key: str) -> None:
         """Let the other ranks know that something is done."""
@@ -214,8 +219,7 @@ class Watchdog:
         self._kill(gone)  # last, because this rank's main thread leaves as soon as a connection breaks
         if 0 not in gone:
             with suppress(RuntimeError):
-                self._store.add("parted", len(gone))
-                self.part()
+                self.part(gone)
         os._exit(1)
 
 

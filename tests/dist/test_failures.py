@@ -95,7 +95,7 @@ def test_r7_a_stopped_rank_ends_the_job_and_is_named(stopped: int, job: Launcher
     log = (tmp_path / "run" / "logs" / f"rank{1 - stopped}.log").read_text()
     assert re.search(told, log)
     assert "Current thread" in log
-    assert "step.py" in log
+    assert "train.py" in log
 
 
 def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_config, tmp_path: Path) -> None:
