@@ -71,7 +71,7 @@ class CSRA(nn.Module):
         K, C, D = self.weight.shape
         weight_KCD = at_least_float32(self.weight)
         x_BDP = at_least_float32(x_BDHW).flatten(2)
-        scores_BKCP = (weight_KCD.view(K * C, D) @ x_BDP).view(len(x_BDP), K, C, -1)
+        scores_BKCP = (weight_KCD.view(K * C, D) @ x_BDP).view(x_BDP.shape[0], K, C, -1)
         if self.bias is not None:
             scores_BKCP = scores_BKCP + at_least_float32(self.bias)[..., None]
         if self.normalize:

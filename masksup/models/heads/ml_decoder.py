@@ -57,7 +57,7 @@ class MLDecoder(nn.Module):
         with full_precision(x_BDHW):
             x_BPD = at_least_float32(x_BDHW).flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
             memory_BPE = F.relu(self.embed(x_BPD))
-            query_BKE = self.query.expand(len(x_BPD), -1, -1)
+            query_BKE = self.query.expand(x_BPD.shape[0], -1, -1)
             # What is left of the self-attention block: its residual connection and its norm.
             query_BKE = self.query_norm(query_BKE + F.dropout(query_BKE, self.dropout, self.training))
             seen_BKE, _ = self.attention(query_BKE, memory_BPE, memory_BPE, need_weights=False)

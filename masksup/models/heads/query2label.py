@@ -57,7 +57,7 @@ class Query2Label(nn.Module):
             place_PE = sine_positions(x_BDHW.shape[2], x_BDHW.shape[3], memory_BPE)
             for layer in self.encoder:
                 memory_BPE = layer(memory_BPE, place_PE)
-            query_BCE = self.query.expand(len(x_BPD), -1, -1)
+            query_BCE = self.query.expand(x_BPD.shape[0], -1, -1)
             h_BCE = torch.zeros_like(query_BCE)
             for layer in self.decoder:
                 h_BCE = layer(h_BCE, query_BCE, memory_BPE, place_PE)
