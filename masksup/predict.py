@@ -18,11 +18,12 @@ from masksup.data.decode import BrokenImage, decode
 from masksup.data.random import draws
 from masksup.data.source import transform_settings
 from masksup.data.transforms import eval_transform
+from masksup.deciding import decisions_for, told
+from masksup.decisions import Decisions
 from masksup.engine.infer import run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 from masksup.methods.mcar import Regions, find_mcar
-from masksup.metrics.summary import decision_threshold
 from masksup.pictures import draw_prediction
 from masksup.region_picture import Region, draw_regions
 from masksup.runtime.log import log, start_logging
@@ -50,19 +51,18 @@ def run_predict(
             refuse_unwritable(target, create=target is pictures)
     trained = open_trained(path, weights)
     set_numerics(trained.config.precision)
-    limit = threshold or decision_threshold(trained.config.eval.threshold, trained.config.eval.compat)
+    decisions = told(decisions_for(trained), threshold)
     reader = True
     rows: list[tuple[Path, NDArray[np.float64]]] = []
     broken: list[str] = []
     for block in _blocks(files, trained, broken):
-        for file, scores_C, regions in label(block, trained):
+        for file, scores_C, regions in label(block, trained, decisions):
             rows.append((file, scores_C))
-            names = [name for name, score in zip(trained.classes, scores_C) if score >= limit]
-            reader = reader and _printed(f"{file} prediction: {','.join(names)}")
+            reader = reader and _printed(f"{file} prediction: {','.join(decisions.names(scores_C))}")
             if pictures is not None:
-                _draw(file, scores_C, regions, trained, limit, pictures / names_of[file])
+                _draw(file, scores_C, regions, trained, decisions, pictures / names_of[file])
     if out is not None:
-        write_atomically(out, _as_csv(rows, trained) if out.suffix == ".csv" else _as_json(rows, trained, limit))
+        write_atomically(out, _as_csv(rows, trained) if out.suffix == ".csv" else _as_json(rows, trained, decisions))
         log.info(f"all scores: {out}")
     if pictures is not None:
         log.info(f"pictures: {pictures}")
@@ -112,8 +112,10 @@ def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[
         yield block
 
 
-def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
-    """(file, probabilities of all classes, the regions that MCAR looked at) for a group of model inputs."""
+def label(
+    block: Loaded, trained: Trained, decisions: Decisions
+) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
+    """(file, calibrated probabilities of all classes, the regions that MCAR looked at) for a group of model inputs."""
     config, looks_twice = trained.config, find_mcar(trained.method)
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
@@ -132,7 +134,7 @@ def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, NDArray[np.fl
     outputs = run_model(
         predict, iter([(padded, valid, ~valid)]), config, device, choose_dtype(config.precision, device)
     )
-    for row, ((file, _), scores_C) in enumerate(zip(block, outputs.probabilities_NC)):
+    for row, ((file, _), scores_C) in enumerate(zip(block, decisions.probabilities(outputs.logits_NC))):
         yield file, scores_C, _regions(seen[0], row, trained) if seen else []
 
 
@@ -156,8 +158,9 @@ def _printed(line: str) -> bool:
 
 
 def _draw(
-    file: Path, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, threshold: float, target: Path
-) -> None:
+    file: Path, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, decisions: Decisions,
+    target: Path,
+) -> None:  # fmt: skip
     # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
     config = trained.config
     picture_3HW = decode(file, exif=True, max_pixels=config.data.max_pixels)
@@ -167,8 +170,9 @@ def _draw(
     image = Image.fromarray(picture_3HW.permute(1, 2, 0).numpy())
     if regions:
         image = draw_regions(image, regions)
-    scores = scores_C.tolist()
-    draw_prediction(image, trained.classes, scores, [s >= threshold for s in scores], threshold=threshold).save(target)
+    present = decisions.predicted(scores_C).tolist()
+    picture = draw_prediction(image, trained.classes, scores_C.tolist(), present, threshold=decisions.thresholds)
+    picture.save(target)
 
 
 def picture_names(files: list[Path]) -> dict[Path, str]:
@@ -188,14 +192,17 @@ def _as_csv(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained) -> s
     return text.getvalue()
 
 
-def _as_json(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained, threshold: float) -> str:
+def _as_json(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained, decisions: Decisions) -> str:
     images = [
         {
             "image": str(file),
-            "labels": [name for name, score in zip(trained.classes, scores_C) if score >= threshold],
+            "labels": decisions.names(scores_C),
             "scores": {name: float(score) for name, score in zip(trained.classes, scores_C)},
         }
         for file, scores_C in rows
     ]
-    facts = {"checkpoint": trained.checkpoint, "weights": trained.weights, "threshold": threshold}
+    facts = {
+        "checkpoint": trained.checkpoint, "weights": trained.weights, "aim": decisions.aim,
+        "calibration": decisions.calibration.kind, "thresholds": dict(zip(decisions.classes, decisions.thresholds)),
+    }  # fmt: skip
     return json.dumps({**facts, "images": images}, indent=1) + "\n"
