@@ -15,7 +15,7 @@ from launch.resources import Resources
 from launch.results import sweep_of, write_results
 from masksup.config_file import load_config
 from masksup.errors import UserError
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
 """Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from masksup.calibration.maps import Calibration, Uncalibrated, calibration_from_json, fields, number, numbers
 from masksup.errors import UserError, nearest
+from masksup.runtime.files import write_json
 
 FILE = "decisions.json"
 FORMAT = "masksup decisions 1"
@@ -167,8 +168,6 @@ def decisions_from_text(text: str | bytes, where: str) -> Decisions:
 
 def write_decisions(run: Path, decisions: Decisions) -> Path:
     """Keep them in a run folder: whole, or the old ones stay. Returns the file."""
-    from masksup.runtime.run_folder import write_json  # needs more than numpy, which reading does not
-
     write_json(run / FILE, decisions.to_json())
     return run / FILE
 

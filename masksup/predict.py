@@ -1,11 +1,10 @@
 """`masksup predict`: labels for files, folders and globs, with any trained run."""
 
 import csv
-import glob
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from masksup.data.decode import BrokenImage, decode
+from masksup.data.decode import decode
+from masksup.data.pillow import BrokenImage
 from masksup.data.random import draws
 from masksup.data.source import transform_settings
 from masksup.data.transforms import eval_transform
@@ -23,14 +23,13 @@ from masksup.decisions import Decisions
 from masksup.engine.infer import run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
+from masksup.image_files import find_images
 from masksup.methods.mcar import Regions, find_mcar
 from masksup.pictures import draw_prediction
 from masksup.region_picture import Region, draw_regions
+from masksup.runtime.files import refuse_unwritable, write_atomically
 from masksup.runtime.log import log, start_logging
-from masksup.runtime.run_folder import refuse_unwritable, write_atomically
 from masksup.trained import Trained, WhichWeights, open_trained
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 
 
 def run_predict(
@@ -69,25 +68,6 @@ def run_predict(
     if broken:
         raise UserError("; ".join(broken))
     return 0
-
-
-def find_images(arguments: Iterable[str]) -> list[Path]:
-    """The image files that files, folders (all below them) and globs name, each once, in sorted order per argument."""
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not files:
-                raise UserError(f"{argument}: found no image in this folder; expected {', '.join(sorted(SUFFIXES))}")
-        elif path.exists():
-            files = [path]
-        else:
-            files = sorted(Path(name) for name in glob.glob(argument, recursive=True) if Path(name).is_file())  # noqa: PTH207
-            if not files:
-                raise UserError(f"{argument}: no such image, folder or match")
-        found |= dict.fromkeys(files)
-    return list(found)
 
 
 Loaded = list[tuple[Path, Tensor]]

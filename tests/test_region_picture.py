@@ -12,8 +12,9 @@ from masksup.cli import main
 from masksup.config import Config
 from masksup.data.decode import decode
 from masksup.deciding import decisions_for
+from masksup.image_files import find_images
 from masksup.methods.mcar import find_mcar
-from masksup.predict import find_images, label
+from masksup.predict import label
 from masksup.region_picture import COLOURS, LINE, MARGIN, Region, draw_regions
 from masksup.train import train
 from masksup.trained import open_trained

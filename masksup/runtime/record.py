@@ -13,8 +13,8 @@ from torch.utils.tensorboard.summary import hparams
 from masksup.config import Config
 from masksup.config_file import dump
 from masksup.metrics.precision_recall import PrCurve
+from masksup.runtime.files import write_atomically
 from masksup.runtime.log import log
-from masksup.runtime.run_folder import write_atomically
 
 
 class Record:
