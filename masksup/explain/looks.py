@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.data.masks import HOLE_RATIOS, FixedMasks, Level, evaluation_masks, hide, unpack
+from masksup.decisions import Decisions
 from masksup.engine.precision import autocast, choose_device, choose_dtype, memory_format
 from masksup.explain.maps import Kind, class_maps
 from masksup.methods.masksup import MaskSup
@@ -50,7 +51,10 @@ class Looks:
     views: tuple[MaskedView, ...] = ()
 
 
-def look(trained: Trained, image_3SS: Tensor, present_C: Sequence[bool], masks: Sequence[FixedMasks] = ()) -> Looks:
+def look(
+    trained: Trained, decisions: Decisions, image_3SS: Tensor, present_C: Sequence[bool],
+    masks: Sequence[FixedMasks] = (),
+) -> Looks:  # fmt: skip
     """What `trained` sees in an input of its network (uint8).
 
     present_C: the classes that are predicted, at whose maps OASS cuts. masks: one for each view with holes, with this
@@ -65,7 +69,11 @@ def look(trained: Trained, image_3SS: Tensor, present_C: Sequence[bool], masks: 
         x_BDHW = trained.network.features(images)
         found = class_maps(trained.network.head, x_BDHW)
         points = _key_points(method, x_BDHW, present_C, trained.classes) if isinstance(method, OASS) else ()
-        views = tuple(_masked_view(trained, images, mask) for mask in masks) if isinstance(method, MaskSup) else ()
+        views = (
+            tuple(_masked_view(trained, decisions, images, mask) for mask in masks)
+            if isinstance(method, MaskSup)
+            else ()
+        )
     concentration = found.concentration()
     return Looks(
         found.kind, found.shown()[0].float().cpu().numpy(),
@@ -86,11 +94,11 @@ def of_image(masks: Sequence[FixedMasks], number: int) -> list[FixedMasks]:
     return [FixedMasks(m.bank, m.index_N[number : number + 1], m.protocol) for m in masks]
 
 
-def _masked_view(trained: Trained, images_13SS: Tensor, masks: FixedMasks) -> MaskedView:
+def _masked_view(trained: Trained, decisions: Decisions, images_13SS: Tensor, masks: FixedMasks) -> MaskedView:
     packed = masks.bank[torch.from_numpy(masks.index_N[:1])].to(images_13SS.device)
     holes_11SS = unpack(packed, images_13SS.shape[-1])
     masked_13SS = hide(images_13SS, holes_11SS, trained.network.mean)
-    scores_C = trained.method.predict(masked_13SS)[0].double().sigmoid().cpu().numpy()
+    scores_C = decisions.probabilities(trained.method.predict(masked_13SS).float().cpu().numpy())[0]
     least, most = HOLE_RATIOS[masks.protocol["level"]]
     title = f"{float(holes_11SS.float().mean()):.0%} hidden ({masks.protocol['level']}: {least:.0%}-{most:.0%})"
     return MaskedView(title, (255 * masked_13SS[0]).round().to(torch.uint8).cpu(), scores_C)

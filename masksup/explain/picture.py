@@ -147,7 +147,7 @@ def _view(
     for place, c in enumerate(rows):
         y = 24 + size[1] + 6 + 21 * place
         score = float(scores_C[c])
-        text = f"{scored.scores[c]:.2f} > {score:.2f}"
+        text = f"{scored.scores[c]:.2f} to {score:.2f}"
         width = draw.textlength(text, font=font)
         same = (score >= scored.thresholds[c]) == (scored.scores[c] >= scored.thresholds[c])
         ink = INK if same else (213, 94, 0)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from masksup.config import Config
+from masksup.decisions import default_decisions
 from masksup.engine.build import new_method, new_network
 from masksup.explain.heat import colours, overlay
 from masksup.explain.looks import Looks, look, of_image, view_masks
@@ -47,7 +48,13 @@ def test_everything_registered_shows_a_map_of_each_class(
         model={"backbone": backbone, "size": 64}, **{part if part == "method" else "model__head": {"name": name}}
     )
     model = trained(config)
-    seen = look(model, image(64), [True] + [False] * (C - 1), of_image(view_masks(model, ["a", "b"]), 1))
+    seen = look(
+        model,
+        default_decisions(NAMES, 0.5),
+        image(64),
+        [True] + [False] * (C - 1),
+        of_image(view_masks(model, ["a", "b"]), 1),
+    )
     grid = model.network.backbone.grid
     assert seen.maps_CHW.shape == (C, grid, grid)
     assert np.isfinite(seen.maps_CHW).all()
@@ -134,7 +141,7 @@ def test_a_map_points_at_the_object(head: str, tiny_config: MakeConfig) -> None:
     picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
     picture[0, 0:16, 48:64] = 255  # red, top right
     picture[2, 32:48, 16:32] = 255  # blue, third row, second column
-    maps_CHW = look(model, picture, [False] * C).maps_CHW
+    maps_CHW = look(model, default_decisions(NAMES, 0.5), picture, [False] * C).maps_CHW
     assert np.unravel_index(maps_CHW[0].argmax(), (4, 4)) == (0, 3)
     assert np.unravel_index(maps_CHW[2].argmax(), (4, 4)) == (2, 1)
     heat = np.asarray(overlay(Image.new("RGB", (64, 64)), maps_CHW[0])).astype(int).sum(-1)
