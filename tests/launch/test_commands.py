@@ -332,23 +332,14 @@ def test_resources_of_a_job_survive_the_way_through_its_folder() -> None:
 
 @pytest.mark.timeout(280)
 def test_a_local_job_comes_back_after_a_kill_and_ends_bit_equal(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    config = tiny_config(epochs=10, precision__device="cpu", checkpoint={"every_steps": 5})
+    config = tiny_config(epochs=40, precision__device="cpu", checkpoint={"every_steps": 5})
     (tmp_path / "mine.yaml").write_text(to_yaml(config))
-    words = [
-        "submit",
-        str(tmp_path / "mine.yaml"),
-        "--cluster",
-        "local",
-        "--gpus-per-node",
-        "0",
-        "--cpus-per-rank",
-        "1",
-    ]
-    assert main([*words, "--run-dir", str(tmp_path / "killed")]) == 0
-    assert train(config, tmp_path / "clean") == 0
+    words = ["submit", str(tmp_path / "mine.yaml"), "--run-dir", str(tmp_path / "killed")]
+    assert main([*words, "--cluster", "local", "--gpus-per-node", "0", "--cpus-per-rank", "1"]) == 0
     killed = Folder(tmp_path / "killed")
     until(lambda: read_json(killed.heartbeat).get("last_step", 0) > 6 or killed.result.exists())
     os.kill(int(read_json(killed.heartbeat)["pid"]), signal.SIGKILL)
+    assert train(config, tmp_path / "clean") == 0
     until(lambda: attempts(killed)[-1].outcome == "done")
     assert [a.outcome for a in attempts(killed)] == ["lost", "done"]
     assert "left no word" in str(attempts(killed)[0].error)

@@ -91,6 +91,10 @@ def until_finished(run: Path, patience: float = PATIENCE) -> list[Attempt]:
     return history
 
 
+def all_idle() -> bool:
+    return all(s == "idle" for s in slurm.node_states(("n1", "n2", "n3")).values())
+
+
 def state(run: Path) -> Row:
     return rows([run], run.parent, hours=False)[0]
 
@@ -125,7 +129,7 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
         running("node-resume", node)
     running("controller-start")
     running("drain")
-    wait(lambda: all(s == "idle" for s in slurm.node_states(("n1", "n2", "n3")).values()), "all nodes idle")
+    wait(all_idle, "all nodes idle")
 
 
 @pytest.fixture(scope="session")
