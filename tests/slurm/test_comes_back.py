@@ -49,7 +49,7 @@ def test_preempted_in_an_evaluation(cluster: Cluster, config: Callable[..., Conf
     cluster.take(2)
     until_finished(run)
     assert outcomes(run) == ["preempted", "done"]
-    assert attempts(Folder(run))[0].last_step == 40, "it stopped in the evaluation after ten epochs"
+    assert attempts(Folder(run))[0].last_step == 32, "it stopped in the evaluation after ten epochs"
     assert_same_run(run, clean)
 
 

@@ -68,7 +68,7 @@ def test_preempted_requeued_and_cut_off_ends_bit_equal(
 
     assert history[0].outcome == "preempted"
     assert history[1].first_step == history[0].last_step, "what was done before the preemption was not done again"
-    assert history[1].outcome == "interrupted"
+    assert history[1].outcome in ("interrupted", "preempted"), "a requeue may ask the ranks with a SIGTERM, or not"
     assert history[2].outcome in ("lost", "crashed", "interrupted")
     assert node not in history[-1].nodes
     assert all((runs.run / "logs" / f"attempt001-rank{rank}.log").exists() for rank in range(4))
@@ -99,7 +99,7 @@ def test_whatever_else_happens_ends_bit_equal(
     cluster.take(1)
     runs.until(3, 45)
     assert runs.outcomes[1] == "preempted"
-    assert attempts(Folder(runs.run))[1].last_step == 40
+    assert attempts(Folder(runs.run))[1].last_step == 32
 
     cluster("controller-kill")
     cluster("controller-start")
