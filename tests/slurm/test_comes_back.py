@@ -200,6 +200,28 @@ def test_preemption_that_only_sends_sigterm(cluster: Cluster, submit: Submit, un
     assert_same_run(run, undisturbed()[1])
 
 
+@pytest.mark.slow
+def test_preempted_on_a_cluster_without_accounting(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    cluster("configure", CLUSTER_ACCOUNTING="0")
+    cluster("controller-restart")
+    try:
+        wait(all_idle, "nodes that are there again")
+        assert slurm.accounting({"1"}) is None
+        run = submit()
+        wait(lambda: step(run, 1) > 20, "some steps")
+        cluster.take(2)
+        until_finished(run)
+        row = state(run)
+        assert (row.state, row.starts) == ("finished", 2)
+        assert cluster.launch("status", str(run), "--json").returncode == 0
+    finally:
+        cluster("configure")
+        cluster("controller-restart")
+        wait(all_idle, "nodes that are there again")
+    assert outcomes(run) == ["preempted", "done"]
+    assert_same_run(run, undisturbed()[1])
+
+
 def test_time_limit(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
     """SLURM says a minute or more ahead that the limit comes; the run saves and goes on in the next job."""
     run = submit("--time", "2", "--signal-seconds", "45", "--environment", "OMP_NUM_THREADS=1", name="slow")
