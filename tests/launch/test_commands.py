@@ -18,7 +18,7 @@ from launch import slurm, snapshot
 from launch.__main__ import main
 from launch.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
 from launch.resources import Resources, read_resources, seconds
-from launch.status import find_runs, judge
+from launch.status import find_runs, judge, rows
 from launch.submit import refuse_full
 from masksup.config import Config
 from masksup.config_file import to_yaml
@@ -315,6 +315,18 @@ def test_status_knows_a_run_although_slurm_cannot_be_asked(
     row = json.loads(capsys.readouterr().out)[0]
     assert (row["run"], row["state"], row["step"]) == ("a", "running", 5)
     assert "Unable to contact" in row["note"]
+
+
+def test_settings_of_a_local_sweep_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.local.alive", lambda job: True)
+    runs = [tmp_path / name for name in ("first", "second")]
+    for k, run in enumerate(runs):
+        Folder(run).path.mkdir(parents=True)
+        write_json(Folder(run).job, {"job": f"local-7_{k}"})
+    begin(Folder(runs[0]), Token("local-7_0", 0), ["localhost"], 1)
+    assert [(row.state, row.note) for row in rows(runs, tmp_path)] == [
+        ("starting", None), ("waiting", "after the settings before it"),
+    ]  # fmt: skip
 
 
 def test_runs_are_found_at_any_depth_and_their_own_folders_are_not_searched(tmp_path: Path) -> None:
