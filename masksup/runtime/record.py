@@ -53,6 +53,14 @@ class Record:
         for name, value in values.items():
             self._guard(lambda n=name, v=value: self.tensorboard.add_scalar(f"{kind}/{n}", v, step))  # type: ignore[misc]
 
+    def of_ranks(self, step: int, epoch: float, values: dict[str, list[float]]) -> None:
+        """A value of each rank, in the order of the ranks: one row of `metrics.jsonl`, and a histogram a name."""
+        self._guard(lambda: self._line({"kind": "ranks", "step": step, "epoch": round(epoch, 6), **values}))
+        for name, row in values.items():
+            self._guard(
+                lambda n=name, r=row: self.tensorboard.add_histogram(f"ranks/{n}", np.asarray(r), step)  # type: ignore[misc]
+            )
+
     def event(self, step: int, text: str) -> None:
         """A remark on the run's history: resumed, preempted, finished."""
         self._guard(lambda: self._line({"kind": "event", "step": step, "text": text}))
