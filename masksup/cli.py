@@ -93,6 +93,37 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.set_defaults(run=_eval)
 
+    command = commands.add_parser("calibrate", help="thresholds and calibrated probabilities, kept with the run")
+    _add_model(command)
+    command.add_argument("--data", type=Path, metavar="INDEX", help="index to fit to (default: the run's data.eval)")
+    command.add_argument(
+        "--aim", default="f1", metavar="AIM", help="f1 (default), precision=P, recall=R or budget=K labels an image"
+    )
+    command.add_argument(
+        "--method", choices=("none", "temperature", "platt", "isotonic"), default="platt",
+        help="calibration of the probabilities (default: platt, a slope and an offset for each class)",
+    )  # fmt: skip
+    command.add_argument(
+        "--rule", choices=("shared", "per-class", "mixed", "shrunk"), default="mixed",
+        help="mixed (default): classes with few positives share a threshold; shrunk: all are drawn to the shared one",
+    )  # fmt: skip
+    command.add_argument(
+        "--min-positives", type=int, default=50, metavar="N", help="few positives are fewer than these (default: 50)"
+    )
+    command.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (default: 5)")
+    command.add_argument(
+        "--bootstrap", type=int, default=200, metavar="N", help="resamples for the bounds of thresholds (default: 200)"
+    )
+    command.add_argument(
+        "--class",
+        action="append",
+        default=[],
+        dest="given",
+        metavar="NAME=P",
+        help="set a threshold by hand, repeatable",
+    )
+    command.set_defaults(run=_calibrate)
+
     command = commands.add_parser("predict", help="labels for images, folders or globs")
     _add_model(command)
     command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
@@ -155,6 +186,13 @@ def _eval(args: argparse.Namespace) -> int:
     rules = {name: getattr(args, name) for name in names}
     wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
     return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, find_place())
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from masksup.calibration.command import Wanted, run_calibrate
+
+    wanted = Wanted(args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given))
+    return run_calibrate(args.model, args.data, args.weights, wanted)
 
 
 def _predict(args: argparse.Namespace) -> int:
