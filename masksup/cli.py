@@ -135,6 +135,19 @@ def _parser() -> argparse.ArgumentParser:
         "--classes", metavar="A,B,C", help="of which classes --explain shows maps (default: predicted)"
     )
     command.set_defaults(run=_predict, more="images")
+
+    command = commands.add_parser("report", help="one HTML file about a run, or several side by side")
+    command.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first"
+    )
+    command.add_argument("--out", type=Path, metavar="FILE.html", help="(default: RUN/report.html; of several, here)")
+    command.add_argument("--data", type=Path, metavar="INDEX", help="score them on this (default: as in their results)")
+    command.set_defaults(run=_report)
+
+    command = commands.add_parser("demo", help="a local page: drop pictures, see labels, thresholds and maps")
+    command.add_argument("model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder or checkpoint folder")
+    command.add_argument("--port", type=int, default=8080, metavar="N", help="on 127.0.0.1 (default: 8080)")
+    command.set_defaults(run=_demo)
     return parser
 
 
@@ -202,6 +215,18 @@ def _predict(args: argparse.Namespace) -> int:
     return run_predict(
         args.model, args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes
     )
+
+
+def _report(args: argparse.Namespace) -> int:
+    from masksup.report.command import run_report
+
+    return run_report(args.runs, args.out, args.data)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from masksup.demo.command import run_demo
+
+    return run_demo(args.model, args.port)
 
 
 def _check_threshold(threshold: float | None) -> None:
