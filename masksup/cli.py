@@ -136,6 +136,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_predict, more="images")
 
+    command = commands.add_parser("export", help="a file that runs without this package, checked against the run")
+    _add_model(command)
+    command.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="(default: onnx)")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".onnx, or .pt2 of torch")
+    command.add_argument(
+        "--precision", default="fp32", metavar="P", help="fp32 (default), fp16 or int8; several by commas, a file each"
+    )
+    command.add_argument("--opset", type=int, metavar="N", help="of ONNX (default: that of torch's exporter)")
+    command.add_argument(
+        "--check", nargs="+", default=[], metavar="IMAGES", help="images to check on (default: the run's evaluation)"
+    )
+    command.set_defaults(run=_export)
+
     command = commands.add_parser("report", help="one HTML file about a run, or several side by side")
     command.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first"
@@ -227,6 +240,13 @@ def _demo(args: argparse.Namespace) -> int:
     from masksup.demo.command import run_demo
 
     return run_demo(args.model, args.port)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from masksup.export.command import run_export
+
+    precisions = args.precision.split(",")
+    return run_export(args.model, args.weights, args.format, args.out, precisions, args.opset, args.check)
 
 
 def _check_threshold(threshold: float | None) -> None:
