@@ -124,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_calibrate)
 
+    command = commands.add_parser("pack", help="a trained model with its thresholds and card in one file")
+    _add_model(command)
+    command.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the archive to write")
+    command.set_defaults(run=_pack)
+
     command = commands.add_parser("predict", help="labels for images, folders or globs")
     _add_model(command)
     command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
@@ -158,14 +163,18 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_report)
 
     command = commands.add_parser("demo", help="a local page: drop pictures, see labels, thresholds and maps")
-    command.add_argument("model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder or checkpoint folder")
+    command.add_argument(
+        "model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, checkpoint or packed archive"
+    )
     command.add_argument("--port", type=int, default=8080, metavar="N", help="on 127.0.0.1 (default: 8080)")
     command.set_defaults(run=_demo)
     return parser
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder or checkpoint folder")
+    command.add_argument(
+        "model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, checkpoint or packed archive"
+    )
     command.add_argument("--weights", choices=("auto", "live", "ema"), default="auto", help="which weights")
 
 
@@ -219,6 +228,12 @@ def _calibrate(args: argparse.Namespace) -> int:
 
     wanted = Wanted(args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given))
     return run_calibrate(args.model, args.data, args.weights, wanted)
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from masksup.packing.command import run_pack
+
+    return run_pack(args.model, args.out, args.weights)
 
 
 def _predict(args: argparse.Namespace) -> int:
