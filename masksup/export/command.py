@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
 from masksup.export import onnx_model
 from masksup.export.card import card_of
-from masksup.export.check import Check, check_images, compare, refuse_if_far
+from masksup.export.check import Check, Outputs, Run, check_images, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.trace import Deployed, in_half_precision, trace
 from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
@@ -58,18 +58,21 @@ def export(
     traced = Deployed(in_half_precision(trained.method)) if precision == "fp16" else deployed
     program = trace(traced, trained.config.model.size)
 
-    def judged(run: Callable[[NDArray[np.uint8]], Sequence[NDArray[Any]]]) -> Check:
-        check = compare(run, deployed, images_N3SS, source, decisions)
+    def judged(run: Run) -> Check:
+        eager, other = (outputs_of(one, images_N3SS) for one in (eager_run(deployed), run))
+        check = compare(deployed, eager, other, images_N3SS, source, decisions, precision)
         refuse_if_far(check, precision)
         return check
 
     if kind == "torch":
-        check = judged(_program_runner(program))
+        check = judged(program_run(program))
         content = _pt2(program, card_of(trained, decisions, precision, check, None))
     else:
         model = onnx_model.to_onnx(program, deployed.outputs, opset)
         model = onnx_model.to_int8(model) if precision == "int8" else model
-        check = judged(_session_runner(onnx_model.serialise(model), deployed.outputs, str(file)))
+        check = judged(
+            session_run(new_session(onnx_model.serialise(model), "cpu", torch.get_num_threads(), str(file)), deployed)
+        )
         written = {entry.domain: entry.version for entry in model.opset_import}[""]
         content = _sealed(model, card_of(trained, decisions, precision, check, written))
     _publish(file, content, kind)
@@ -107,17 +110,18 @@ def _files(kind: Format, out: Path, precisions: Sequence[str], opset: int | None
     return {precision: out.with_name(f"{out.stem}_{precision}{out.suffix}") for precision in wanted}
 
 
-def _session_runner(content: bytes, outputs: Sequence[str], where: str) -> Callable[..., Sequence[NDArray[Any]]]:
-    session = new_session(content, "cpu", torch.get_num_threads(), where)
-    return lambda images: session.run(list(outputs), {INPUT: images})
+def session_run(session: Any, deployed: Deployed) -> Run:
+    """An onnxruntime session of an exported model, as `outputs_of` takes it."""
+    return lambda images_N3SS: session.run(list(deployed.outputs), {INPUT: images_N3SS})
 
 
-def _program_runner(program: ExportedProgram) -> Callable[..., Sequence[NDArray[Any]]]:
+def program_run(program: ExportedProgram) -> Run:
+    """A traced program, alike."""
     module = program.module()
 
-    def run(images: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
+    def run(images_N3SS: NDArray[np.uint8]) -> Outputs:
         with torch.inference_mode():
-            return [output.numpy() for output in module(torch.from_numpy(images))]
+            return [output.numpy() for output in module(torch.from_numpy(images_N3SS))]
 
     return run
 

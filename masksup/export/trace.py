@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from masksup.errors import UserError
+from masksup.methods.localise import crop_resize
 from masksup.methods.mcar import find_mcar
 from masksup.methods.method import Method
 
@@ -35,6 +36,16 @@ class Deployed(nn.Module):
             return (self.method.predict(images),)
         seen = self.looks_twice.predict_regions(images)
         return seen.fused_BC, seen.boxes_BN4, seen.classes_BN
+
+    def with_regions(self, images: Tensor, boxes_BN4: Tensor) -> Tensor:
+        """The logits_BC of MCAR when it looks at given regions."""
+        assert self.looks_twice is not None
+        network = self.looks_twice.network
+        pixels_B3SS = network.normalize(images)
+        regions_K3SS = crop_resize(pixels_B3SS, boxes_BN4)
+        global_BC, local_KC = (network.head(network.backbone(pixels)) for pixels in (pixels_B3SS, regions_K3SS))
+        local_BC = local_KC.reshape(*boxes_BN4.shape[:2], -1).amax(1)
+        return torch.maximum(global_BC, local_BC)
 
 
 class _Half(nn.Module):
