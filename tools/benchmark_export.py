@@ -48,9 +48,7 @@ def main() -> int:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if args.only != "times":
-            print(
-                "| run | precision | MB | largest difference | decisions that agree | mAP, masksup eval | mAP, here |"
-            )
+            print("| run | precision | MB | largest difference | decisions that agree | mAP, eval | mAP, file |")
             print("|---|---|---|---|---|---|---|")
             for run in args.runs:
                 for row in numbers(run, wanted, Path(folder)):
@@ -80,10 +78,8 @@ def numbers(run: Path, precisions: list[Precision], folder: Path) -> list[list[s
         apart = np.abs(probabilities(logits_NC) - theirs).max()
         agree = ((logits_NC >= 0) == (theirs >= 0.5)).mean()
         moved = f" ({check.moved} of {check.images} with another region)" if check.moved else ""
-        rows.append([
-            run.parent.name, precision, f"{file.stat().st_size / 1e6:.1f}", f"{apart:.1e}{moved}", f"{100 * agree:.2f} %",
-            f"{expected:.3f}", f"{found:.3f}",
-        ])  # fmt: skip
+        size, share = f"{file.stat().st_size / 1e6:.1f}", f"{100 * agree:.2f} %"
+        rows.append([run.parent.name, precision, size, f"{apart:.1e}{moved}", share, f"{expected:.3f}", f"{found:.3f}"])
     return rows
 
 
