@@ -25,6 +25,8 @@ body { background: #f4f5f7; color: #1b1f24; }
 .track i { position: absolute; inset: 0 auto 0 0; border-radius: 2px; } .track b { position: absolute; top: -3px; bottom: -3px; width: 2px; background: #1b1f24; }
 .sliders { max-height: 60vh; overflow-y: auto; padding-right: .6rem; }
 .scale { height: 10px; width: 9rem; border-radius: 2px; display: inline-block; background: linear-gradient(90deg, #000004, #55106d, #ba3655, #f98c0a, #fcffa4); }
+.q-uploader { max-height: none; } .q-uploader__list { display: none; }
+.q-uploader__header { background: #fff; color: #1b1f24; padding: 1.1rem .6rem; }
 @media (max-width: 52rem) { .columns, .picture { grid-template-columns: minmax(0, 1fr); } .page { padding: .5rem; } .sliders { max-height: 40vh; } }
 """  # noqa: E501  CSS reads best a rule a line
 
@@ -101,10 +103,10 @@ class Page:
                     with ui.element("div").classes("line text-sm q-mt-sm"):
                         ui.label(name)
                         value = ui.label().classes("faint")
-                    slider = ui.slider(min=0, max=1, step=0.01, value=self.thresholds[number])
+                    slider = ui.slider(min=0, max=1, step=0.005, value=self.thresholds[number])
                     slider.props(f'aria-label="threshold {number}"').mark(f"threshold {number}")
                     slider.on_value_change(partial(self._moved, number))
-                    value.bind_text_from(slider, "value", lambda v: f"{v:.2f}")
+                    value.bind_text_from(slider, "value", lambda v: f"{v:.3f}")
                     self.sliders.append(slider)
                 row.bind_visibility_from(
                     wanted, "value", lambda text, name=name: not text or text.lower() in name.lower()

@@ -25,7 +25,7 @@ class Frame:
     height: float = 300
     left: float = 54
     bottom: float = 34
-    top: float = 10
+    top: float = 26
     right: float = 18
 
     def at(self, x: float, y: float) -> tuple[float, float]:

@@ -25,8 +25,9 @@ def run_report(paths: list[Path], out: Path | None, data: Path | None) -> int:
         raise UserError(f"--out: found '{target.name}', expected a name that ends in .html")
     refuse_unwritable(target.parent)
     runs: list[Gathered] = []
-    for path in paths:
-        run = gather(path, data)
+    for path, name in zip(paths, run_names(paths)):
+        # An index that was named is scored by one set of rules, those of the first run.
+        run = gather(path, name, data, runs[0].rules if runs and data is not None else None)
         if not runs:
             set_numerics(run.trained.config.precision)
         else:
@@ -35,3 +36,13 @@ def run_report(paths: list[Path], out: Path | None, data: Path | None) -> int:
     write_atomically(target, render(runs))
     log.info(f"report: {target} ({target.stat().st_size / 2**20:.1f} MiB; opens in any browser, needs no network)")
     return 0
+
+
+def run_names(paths: list[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart, at least the folder's own name."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -44,12 +44,27 @@ def refuse_other_data(first: Gathered, other: Gathered) -> None:
             f"{other.name}: was scored on {other.part.title}, but {first.name} on {first.part.title}; name one index "
             "for all with --data"
         )
+    for key, mine, its in _rules(first, other):
+        if mine != its:
+            raise UserError(
+                f"{other.name}: was scored with {key} {its}, but {first.name} with {mine}; --data INDEX scores all by "
+                "the rules of the first"
+            )
+
+
+def _rules(first: Gathered, other: Gathered) -> list[tuple[str, object, object]]:
+    """What makes scores comparable, of both runs."""
+    protocols = first.summary["protocol"], other.summary["protocol"]
+    rules: list[tuple[str, object, object]] = [
+        (f"eval.{key}", protocols[0][key], protocols[1][key]) for key in ("ap_rule", "compat", "threshold")
+    ]
+    return [*rules, ("eval.size_shares", first.rules.size_shares, other.rules.size_shares)]
 
 
 def difference(first: Gathered, other: Gathered, resamples: int = RESAMPLES) -> Difference:
     """Paired: every resample draws the same images for both runs. The interval holds the middle 95 % of the
     resamples' differences, moved so that their mean is the difference itself, as all intervals here are."""
-    rule: ApRule = first.trained.config.eval.ap_rule
+    rule: ApRule = first.rules.ap_rule
     labels_NC = np.where(first.outputs.broken_N[:, None], np.int8(-1), other.labels_NC)
     image_N = np.asarray(first.part.index.sample_image_N)[first.part.samples]
     drawn, ap = [], []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.config import Evaluation
 from masksup.data.index import open_index
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
 from masksup.deciding import decisions_for
@@ -34,6 +35,8 @@ class Gathered:
 
     name: str
     trained: Trained
+    rules: Evaluation
+    """By which the summary was made."""
     which: str
     """Which weights the scores are of: best, last, or the chosen ones where `--data` was given."""
     part: Part
@@ -54,36 +57,36 @@ class Gathered:
         return self.decisions.predicted(self.probabilities_NC)
 
 
-def gather(path: Path, data: Path | None) -> Gathered:
-    """Read a run and score it on `data`, or take the scores of its result. UserError for a run without any."""
+def gather(path: Path, name: str, data: Path | None, rules: Evaluation | None = None) -> Gathered:
+    """Read a run, called `name` on the page, and take the scores of its result, or score it on the index `data` by
+    `rules` (None: its own). UserError for a run without any scores.
+    """
     trained = open_trained(path)
     run = trained.run
     result = None if run is None else _result(run)
-    part, name = _part(trained, result, data, path)
+    part, scored = _part(trained, result, data, path)
     outputs = _outputs(trained, part)
     labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
     if not (labels_NC == 1).any():
         raise UserError(f"{path}: {part.title} holds no label that is present, so there is nothing to report")
     decisions = decisions_for(trained)
-    if name is None:
+    rules = rules or trained.config.eval
+    if scored is None:
         which = "chosen"
-        summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
+        config = trained.config.model_copy(update={"eval": rules})
+        summary = evaluate(outputs, part, config, resamples=rules.bootstrap)
         summary["protocol"] |= {"weights": trained.weights, "checkpoint_sha256": trained.sha256}
         summary["protocol"]["checkpoint"] = trained.checkpoint
     else:
         assert result is not None
         which = "best" if "best" in result else "last"
-        summary = result[which][name]
+        summary = result[which][scored]
     return Gathered(
-        _name(path), trained, which, part, summary, result, [] if run is None else read_rows(run / "metrics.jsonl"),
+        name, trained, rules, which, part, summary, result, [] if run is None else read_rows(run / "metrics.jsonl"),
         None if run is None or result is None else cost_of(run, result), decisions, outputs,
         decisions.probabilities(outputs.logits_NC), labels_NC, None if run is None else _calibration(run, decisions),
         tuple(_remarks(trained, summary)),
     )  # fmt: skip
-
-
-def _name(path: Path) -> str:
-    return path.resolve().name
 
 
 def _result(run: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Thresholds against plain loops over every cut; what they are worth where they were not fitted."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,21 @@ def test_aims_that_are_none(text: str) -> None:
         parse_aim(text, 4)
     assert parse_aim("recall=1", 4) == Aim("recall", 1.0)
     assert str(parse_aim("budget=2.5", 4)) == "budget=2.5"
+
+
+def test_the_tool_reads_real_scores(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).resolve().parents[2] / "tools" / "threshold_rules.py"
+    spec = importlib.util.spec_from_file_location("threshold_rules", path)
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    file = shared_data / "voc2012_val_scores" / "scores.npz"
+    logits_NC, labels_NC = tool.read(file, "resnet18_1", True)
+    assert (labels_NC == 1).sum() == 8351
+    assert (labels_NC == -1).sum() == 505
+    found = tool.study(logits_NC, labels_NC, 300, 3, "platt", 50)
+    assert found["per-class"][2] > found["per-class"][0] + 2, "in-sample F1 is above that of the others"
+    assert found["shared"][0] > found["per-class"][0]
+    assert tool.main([str(file)]) == 2
+    assert "found no 'logits'" in capsys.readouterr().err
