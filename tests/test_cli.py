@@ -48,7 +48,11 @@ def one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
-@pytest.mark.parametrize("command", [[], ["prepare"], ["train"], ["eval"], ["calibrate"], ["pack"], ["predict"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], *([name] for name in "prepare train eval calibrate pack predict export smoke report demo".split())],
+    ids=" ".join,
+)
 def test_help_answers_without_torch(command: list[str]) -> None:
     probe = (
         "import sys\nfrom masksup.cli import main\n"

@@ -41,6 +41,7 @@ def main() -> int:
     say(f"Done in {time.monotonic() - began:.0f} s")
     print(f"  pictures with their labels   {RUN}/pictures/")
     print(f"  scores with their protocol   {RUN}/result.json, {RUN}/test.json")
+    print(f"  a page about the run         .venv/bin/masksup report {RUN}")
     print("  curves                       .venv/bin/tensorboard --logdir runs   (then open the address it prints)")
     print("  your own images              README.md, 'Your own images'")
     return 0
