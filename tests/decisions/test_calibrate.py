@@ -12,6 +12,7 @@ import torch
 
 from masksup.calibration.command import part_to_fit
 from masksup.calibration.cross_validation import decision_scores
+from masksup.calibration.show import remarks
 from masksup.cli import main
 from masksup.config import Config
 from masksup.decisions import read_decisions
@@ -42,7 +43,9 @@ def one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("method", ["none", "temperature", "platt", "isotonic"])
-def test_what_is_kept_is_what_was_fitted(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_kept_is_what_was_fitted(
+    method: str, run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["calibrate", str(run), "--aim", "budget=2", "--method", method, "--rule", "shared", *QUICK]
     assert main(command) == 0
     out = capsys.readouterr().out
@@ -72,6 +75,11 @@ def test_what_is_kept_is_what_was_fitted(method: str, run: Path, capsys: pytest.
     assert {row["origin"] for row in rows} == {"shared"}
     low, high = facts["shared"]["bounds"]
     assert low <= decisions.thresholds[0] <= high
+    scores = run.parent / "scores.json"
+    assert main(["eval", str(run), "--data", str(tiny_data / "val"), "--bootstrap", "0", "--json", str(scores)]) == 0
+    assert f"{predicted_NC.sum(1).mean():.2f} labels an image" in capsys.readouterr().out
+    decided = json.loads(scores.read_text())["decided"]
+    assert {key: decided[key] for key in facts["rules"]["shared"]["in_sample"]} == facts["rules"]["shared"]["in_sample"]
 
 
 def test_what_no_threshold_reaches_is_said_and_given_ones_are_kept(
@@ -94,6 +102,19 @@ def test_what_no_threshold_reaches_is_said_and_given_ones_are_kept(
         elif row["origin"] == "own":
             assert np.isfinite(row["threshold"])
     assert any(row["best_precision"] is not None for row in facts["classes"].values())
+
+
+def test_a_rule_that_is_better_by_both_scores_is_named() -> None:
+    def found(**f1: tuple[float, float]) -> list[str]:
+        rules = {name.replace("_", "-"): {"held_out": {"F1": a, "OF1": b}} for name, (a, b) in f1.items()}
+        shared = {"threshold": 0.5, "bounds": [None, None], "reached": True}
+        return remarks({"aim": "f1", "rule": "mixed", "rules": rules, "classes": {}, "shared": shared})
+
+    assert found(mixed=(50, 50), shared=(49, 60), per_class=(60, 49)) == []
+    assert (
+        "--rule shrunk scores higher: F1 52.00, OF1 51.00" in found(mixed=(50, 50), shared=(51, 51), shrunk=(52, 51))[0]
+    )
+    assert "what nothing was fitted to (plain)" in found(mixed=(50, 50), plain=(51, 51))[0]
 
 
 def test_wrong_input_is_one_line(
