@@ -156,9 +156,8 @@ def resume_in_fresh_processes(world: int, cases: dict[str, dict[str, Any]], fold
             same_state(resumed, whole)
 
 
-@pytest.mark.slow
 def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
-    """Fails now and then in last bits of the moments of the head's weights, with equal losses: not understood yet."""
+    """Also where a process makes another engine first: ZeRO 3 comes between the whole run of ZeRO 2 and its half."""
     cases = {
         "zero2": zero(2),
         "zero3": zero(3),
@@ -166,6 +165,21 @@ def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
         "sgd": zero(1, optim={"name": "sgd", "lr": 0.01}),
     }
     resume_in_fresh_processes(3, cases, folder / "three")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_runs_are_bit_equal_whatever_ran_before_in_the_process(tmp_path: Path) -> None:
+    """20 times each engine in one launch of 3 ranks, in turn, and once in a launch of its own."""
+    engines = {"ddp": settings(), **{f"zero{stage}": zero(stage) for stage in STAGES}}
+    jobs = [Job(f"{name} {turn}", tree, 4) for turn in range(20) for name, tree in engines.items()]
+    results = launch(3, jobs, tmp_path / "in turn", 2 * DEADLINE)
+    for name, tree in engines.items():
+        alone = launch(3, [Job(name, tree, 4)], tmp_path / name)[name]
+        for turn in range(20):
+            for ours, theirs in zip(results[f"{name} {turn}"], alone, strict=True):
+                assert (ours.losses, ours.norms) == (theirs.losses, theirs.norms), (name, turn)
+                same_state(ours, theirs)
 
 
 @pytest.mark.slow
