@@ -1,16 +1,12 @@
 """How ranks find each other, and what is said where they cannot."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from ranks import Launcher, free_port
+from ranks import Launcher
 
-import masksup
 from masksup.errors import UserError
 from masksup.runtime.distributed import gpu_of
 from masksup.runtime.place import Place, find_place, first_host, ports_of
@@ -153,22 +149,3 @@ def test_a_mistake_of_one_rank_is_told_by_rank_0(job: Launcher, write_config, tm
     ranks = job.train(3, write_config(), tmp_path / "run", probe=probe)
     assert ranks.wait(60) == [2, 2, 2], ranks.text()
     assert one_line(ranks) == "masksup: rank 2: /scratch/data: no such index"
-
-
-def test_torchrun_trains_and_evaluates(write_config, tmp_path: Path) -> None:
-    """The documented command, with its own processes."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(masksup.__file__).parents[1])}
-    for words in (["train", str(write_config()), "--run-dir", str(tmp_path / "run")], ["eval", str(tmp_path / "run")]):
-        done = subprocess.run([*command, "-m", "masksup", *words], env=env, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "run" / "result.json").exists()
-    assert "mAP" in done.stdout
