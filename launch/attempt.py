@@ -15,10 +15,20 @@ from launch.resources import Resources
 from launch.results import sweep_of, write_results
 from masksup.config_file import load_config
 from masksup.errors import UserError
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
 """Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """What a start needs of SLURM, or of this machine in its place."""
+
+    start_ranks: StartRanks
+    node_states: Callable[[list[str]], dict[str, str]]
+    is_preempted: Callable[[str], bool]
+    """Whether this job was told to leave for another one."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,7 @@ def job_resources(folder: Folder) -> Resources:
     return Resources.model_validate(read_json(folder.job).get("resources", {}))
 
 
-def run_attempt(
-    folder: Folder,
-    token: Token,
-    nodes: list[str],
-    start_ranks: StartRanks,
-    node_states: Callable[[list[str]], dict[str, str]],
-    began: float,
-) -> Verdict:
+def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Scheduler, began: float) -> Verdict:
     """Start the ranks of a run once, wait for them, and write down how it went. `began`: start of the job's clock."""
     resources = job_resources(folder)
     refusal = _refusal(folder, token)
@@ -61,13 +64,13 @@ def run_attempt(
         result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
         end(folder, attempt, result, error=why)
         return Verdict(result, why, [])
-    if resources.preflight and not _fit(folder, attempt, resources, start_ranks):
+    if resources.preflight and not _fit(folder, attempt, resources, scheduler.start_ranks):
         bad, error = read_bad(folder.path)
         end(folder, attempt, "lost", error=error, bad_nodes=bad)
         say(f"attempt {attempt.number}: not fit to train on: {error}")
         return Verdict("lost", why_not_again("lost", attempts(folder), resources), bad)
-    status = _ranks(folder, attempt, resources, start_ranks)
-    return _judge(folder, attempt, status, resources, node_states, began)
+    status = _ranks(folder, attempt, resources, scheduler.start_ranks)
+    return _judge(folder, attempt, status, resources, scheduler, began)
 
 
 def _refusal(folder: Folder, token: Token) -> str | None:
@@ -138,20 +141,24 @@ def _judge(
     attempt: Attempt,
     status: int,
     resources: Resources,
-    node_states: Callable[[list[str]], dict[str, str]],
+    scheduler: Scheduler,
     began: float,
 ) -> Verdict:
     if taken_over(folder, attempt):
         say("another start holds this run now; this one writes nothing more")
         return Verdict("superseded", "superseded", [])
     exits = _exits(folder.exits(attempt.number))
-    left = Left(resources.world, status, exits, time.time() - began, folder.result.exists(), folder.cancelled.exists())
+    left = Left(
+        resources.world, status, exits, time.time() - began, finished=folder.result.exists(),
+        cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
+        preempted=scheduler.is_preempted(attempt.job),
+    )  # fmt: skip
     result = outcome(left, resources)
     error = first_error(left) if result in ("wrong", "crashed", "lost") else None
     bad: list[str] = []
     if result == "lost":
         try:
-            bad = bad_nodes(left, attempt.nodes, node_states(attempt.nodes))
+            bad = bad_nodes(left, attempt.nodes, scheduler.node_states(attempt.nodes))
         except UserError as problem:
             say(f"states of the nodes are not known: {problem}")
     end(folder, attempt, result, error=error, bad_nodes=bad)

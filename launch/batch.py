@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launch import slurm
-from launch.attempt import job_resources, rank_command, run_attempt, say, taken_over
+from launch.attempt import Scheduler, job_resources, rank_command, run_attempt, say, taken_over
 from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
 from launch.resources import Resources
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     folder = Folder(chosen(arguments, os.environ))
     token, nodes = own_token(os.environ), slurm.hosts(os.environ["SLURM_JOB_NODELIST"])
     began = slurm.started(token.job) or time.time()
-    verdict = run_attempt(folder, token, nodes, start_by_srun, slurm.node_states, began)
+    verdict = run_attempt(folder, token, nodes, SLURM, began)
     if verdict.not_again is not None:
         say(f"not started again: {verdict.not_again}")
         if verdict.outcome == "cancelled":
@@ -142,6 +142,9 @@ def _exclude(job: str, nodes: list[str], needed: int) -> None:
     problem = slurm.try_call("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
     if problem is not None:
         say(f"could not exclude {','.join(nodes)}: {problem}")
+
+
+SLURM = Scheduler(start_by_srun, slurm.node_states, slurm.is_preempted)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from launch.status import find_runs
 from launch.submit import is_active, submit
 from masksup.config_file import load_config
 from masksup.errors import UserError
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 
 def chosen(paths: list[Path]) -> list[Folder]:

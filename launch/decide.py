@@ -27,6 +27,8 @@ class Left:
     finished: bool
     """There is a result."""
     cancelled: bool
+    preempted: bool = False
+    """SLURM says so; it says nothing about a time limit that comes near."""
     hopeless: bool = False
     """Successive halving asked it to leave."""
 
@@ -47,7 +49,7 @@ def outcome(left: Left, resources: Resources) -> str:
         return "wrong"
     if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
         near = left.seconds >= resources.limit_seconds - resources.signal_seconds - _COARSE_S
-        return "timeout" if near and left.seconds >= resources.limit_seconds / 2 else "preempted"
+        return "timeout" if near and not left.preempted else "preempted"
     if everybody:
         return "crashed"
     return "lost"

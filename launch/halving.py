@@ -12,7 +12,7 @@ from pathlib import Path
 from launch.ledger import Folder, read_json, read_lines
 from launch.results import sweep_of
 from launch.settings import Halving
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 _EVERY_S = 15.0
 

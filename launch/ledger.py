@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

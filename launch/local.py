@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from launch.attempt import job_resources, run_attempt, say
+from launch.attempt import Scheduler, job_resources, run_attempt, say
 from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
 from launch.script import Work
@@ -67,7 +67,7 @@ def _to_the_end(folder: Folder, job: str) -> str:
     restart = 0
     while True:
         token = Token(job, restart)
-        verdict = run_attempt(folder, token, ["localhost"], start_here, lambda _: {}, time.time())
+        verdict = run_attempt(folder, token, ["localhost"], HERE, time.time())
         if verdict.not_again is not None:
             say(f"not started again: {verdict.not_again}")
             return verdict.outcome
@@ -107,6 +107,9 @@ def start_here(command: list[str], variables: dict[str, str], folder: Folder, at
             process.wait()
     highest: int = max(abs(process.returncode) for process in ranks)
     return highest
+
+
+HERE = Scheduler(start_here, node_states=lambda _: {}, is_preempted=lambda _: False)
 
 
 if __name__ == "__main__":

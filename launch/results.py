@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.ledger import Folder, attempts, read_json, score_of
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _row(
     age = time.time() - float(beat["time"]) if own and "time" in beat else None
     known = queue.get(job or "")
     if job and job.startswith("local-"):
-        known = slurm.Job(job, "RUNNING" if local.alive(job) else "COMPLETED")
+        known = _local(job, begun=newest is not None)
     state, note = judge(
         folder, known, newest, age, beat.get("phase"), problem if job and not job.startswith("local-") else None
     )
@@ -116,6 +116,14 @@ def _row(
         error=_error(history, state), useful=spent.useful, startup=spent.startup, redone=spent.redone,
         waiting=spent.waiting, note=note,
     )  # fmt: skip
+
+
+def _local(job: str, begun: bool) -> slurm.Job:
+    if not local.alive(job):
+        return slurm.Job(job, "COMPLETED")
+    if "_" in job and not begun:
+        return slurm.Job(job, "PENDING", reason="after the settings before it")
+    return slurm.Job(job, "RUNNING")
 
 
 def judge(

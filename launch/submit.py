@@ -16,7 +16,7 @@ from launch.snapshot import snapshot
 from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError, nearest
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 # File systems that other nodes do not see, as /proc/mounts calls them.
 _NODE_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "overlay", "zfs", "f2fs", "squashfs"}

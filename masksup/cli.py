@@ -99,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
     command.add_argument("--pictures", type=Path, metavar="DIR", help="write the images with their labels drawn there")
     command.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is printed")
+    command.add_argument("--explain", action="store_true", help="the pictures also show where each class is seen")
+    command.add_argument(
+        "--classes", metavar="A,B,C", help="of which classes --explain shows maps (default: predicted)"
+    )
     command.set_defaults(run=_predict, more="images")
     return parser
 
@@ -157,7 +161,9 @@ def _predict(args: argparse.Namespace) -> int:
     from masksup.predict import run_predict
 
     _check_threshold(args.threshold)
-    return run_predict(args.model, args.images, args.weights, args.threshold, args.out, args.pictures)
+    return run_predict(
+        args.model, args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes
+    )
 
 
 def _check_threshold(threshold: float | None) -> None:

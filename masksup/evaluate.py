@@ -30,9 +30,9 @@ from masksup.metrics.stratified import interval_protocol, stratified_scores
 from masksup.metrics.summary import score, score_counts
 from masksup.metrics.tables import headline, tables
 from masksup.runtime.distributed import Group, joined, told_once
+from masksup.runtime.files import refuse_unwritable, write_json
 from masksup.runtime.log import console, log, start_logging
 from masksup.runtime.place import ALONE, Place
-from masksup.runtime.run_folder import refuse_unwritable, write_json
 from masksup.trained import Trained, WhichWeights, open_trained
 from masksup.voc_server import ServerFiles, server_files, usual_competition, write_server_files
 

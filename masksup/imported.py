@@ -18,7 +18,7 @@ from masksup.models.originals.original import Original
 from masksup.models.originals.settings import config_tree
 from masksup.models.weights import fit, sha256_of
 from masksup.runtime.checkpoint import checkpoint_name, point, snapshot, write_checkpoint
-from masksup.runtime.run_folder import write_atomically
+from masksup.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

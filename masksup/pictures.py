@@ -106,7 +106,7 @@ def _draw_row(
         draw.text((x + 3, y), "?", fill=FAINT, font=font)
         text_x += 20
     ink = INK if present or truth == 1 else FAINT
-    shown = _shortened(draw, name, x + COLUMN - number_width - 10 - text_x, font)
+    shown = shortened(draw, name, x + COLUMN - number_width - 10 - text_x, font)
     draw.text((text_x, y), shown, fill=ink, font=font, stroke_width=0.4 if present else 0, stroke_fill=ink)
     draw.text((x + COLUMN - number_width, y), number, fill=ink, font=font)
     _draw_bar(draw, (x, y + BAR_TOP), score, colour, threshold)
@@ -149,7 +149,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
     draw.text((x + 16, y), "true label", fill=FAINT, font=font)
 
 
-def _shortened(
+def shortened(
     draw: ImageDraw.ImageDraw, name: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> str:
     """`name` with its end replaced by dots where it would be wider than `width` px; control characters dropped."""

@@ -1,93 +1,74 @@
 """`masksup predict`: labels for files, folders and globs, with any trained run."""
 
-import csv
-import glob
-import io
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from masksup.data.decode import BrokenImage, decode
+from masksup.data.decode import decode
+from masksup.data.pillow import BrokenImage
 from masksup.data.random import draws
 from masksup.data.source import transform_settings
 from masksup.data.transforms import eval_transform
+from masksup.deciding import decisions_for, told
+from masksup.decisions import Decisions
 from masksup.engine.infer import run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
+from masksup.explain.predictions import draw_file, explaining
+from masksup.image_files import find_images
+from masksup.labelled import Row, check_out, print_labels, write_scores
 from masksup.methods.mcar import Regions, find_mcar
-from masksup.metrics.summary import decision_threshold
-from masksup.pictures import draw_prediction
-from masksup.region_picture import Region, draw_regions
+from masksup.region_picture import Region
+from masksup.runtime.files import refuse_unwritable
 from masksup.runtime.log import log, start_logging
-from masksup.runtime.run_folder import refuse_unwritable, write_atomically
 from masksup.trained import Trained, WhichWeights, open_trained
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 
 
 def run_predict(
     path: Path, images: list[str], weights: WhichWeights, threshold: float | None, out: Path | None,
-    pictures: Path | None,
+    pictures: Path | None, explain: bool = False, classes: str | None = None,
 ) -> int:  # fmt: skip
     """Print `path prediction: dog,person` for every image; write all scores and pictures where asked.
 
+    explain: the pictures also show where each class is seen; classes: of which classes, names joined by commas.
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
     start_logging()
-    if out is not None and out.suffix not in (".csv", ".json"):
-        raise UserError(f"--out: found '{out.name}', expected a name that ends in .csv or .json")
+    if explain and pictures is None:
+        raise UserError("--explain: found without --pictures DIR, where the explaining pictures go")
+    if classes is not None and not explain:
+        raise UserError("--classes: found without --explain, whose maps it chooses")
+    check_out(out)
     files = find_images(images)
     names_of = picture_names(files)
-    for target in (out and out.parent, pictures):
-        if target is not None:
-            refuse_unwritable(target, create=target is pictures)
+    if pictures is not None:
+        refuse_unwritable(pictures, create=True)
     trained = open_trained(path, weights)
     set_numerics(trained.config.precision)
-    limit = threshold or decision_threshold(trained.config.eval.threshold, trained.config.eval.compat)
+    decisions = told(decisions_for(trained), threshold)
+    wanted = explaining(trained, files, classes) if explain else None
     reader = True
-    rows: list[tuple[Path, NDArray[np.float64]]] = []
+    rows: list[Row] = []
     broken: list[str] = []
     for block in _blocks(files, trained, broken):
-        for file, scores_C, regions in label(block, trained):
+        for file, scores_C, regions in label(block, trained, decisions):
             rows.append((file, scores_C))
-            names = [name for name, score in zip(trained.classes, scores_C) if score >= limit]
-            reader = reader and _printed(f"{file} prediction: {','.join(names)}")
+            reader = reader and print_labels(file, decisions.names(scores_C))
             if pictures is not None:
-                _draw(file, scores_C, regions, trained, limit, pictures / names_of[file])
+                draw_file(file, scores_C, regions, trained, decisions, pictures / names_of[file], wanted)
     if out is not None:
-        write_atomically(out, _as_csv(rows, trained) if out.suffix == ".csv" else _as_json(rows, trained, limit))
+        write_scores(out, rows, decisions, {"checkpoint": trained.checkpoint, "weights": trained.weights})
         log.info(f"all scores: {out}")
     if pictures is not None:
         log.info(f"pictures: {pictures}")
     if broken:
         raise UserError("; ".join(broken))
     return 0
-
-
-def find_images(arguments: Iterable[str]) -> list[Path]:
-    """The image files that files, folders (all below them) and globs name, each once, in sorted order per argument."""
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not files:
-                raise UserError(f"{argument}: found no image in this folder; expected {', '.join(sorted(SUFFIXES))}")
-        elif path.exists():
-            files = [path]
-        else:
-            files = sorted(Path(name) for name in glob.glob(argument, recursive=True) if Path(name).is_file())  # noqa: PTH207
-            if not files:
-                raise UserError(f"{argument}: no such image, folder or match")
-        found |= dict.fromkeys(files)
-    return list(found)
 
 
 Loaded = list[tuple[Path, Tensor]]
@@ -112,8 +93,10 @@ def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[
         yield block
 
 
-def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
-    """(file, probabilities of all classes, the regions that MCAR looked at) for a group of model inputs."""
+def label(
+    block: Loaded, trained: Trained, decisions: Decisions
+) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
+    """(file, calibrated probabilities of all classes, the regions that MCAR looked at) for a group of model inputs."""
     config, looks_twice = trained.config, find_mcar(trained.method)
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
@@ -132,7 +115,7 @@ def label(block: Loaded, trained: Trained) -> Iterator[tuple[Path, NDArray[np.fl
     outputs = run_model(
         predict, iter([(padded, valid, ~valid)]), config, device, choose_dtype(config.precision, device)
     )
-    for row, ((file, _), scores_C) in enumerate(zip(block, outputs.probabilities_NC)):
+    for row, ((file, _), scores_C) in enumerate(zip(block, decisions.probabilities(outputs.logits_NC))):
         yield file, scores_C, _regions(seen[0], row, trained) if seen else []
 
 
@@ -146,56 +129,9 @@ def _regions(seen: Regions, row: int, trained: Trained) -> list[Region]:
     return found
 
 
-def _printed(line: str) -> bool:
-    """Print a line. False once the reader of a pipe, such as head, has left; scores and pictures are written still."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        return False
-    return True
-
-
-def _draw(
-    file: Path, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, threshold: float, target: Path
-) -> None:
-    # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
-    config = trained.config
-    picture_3HW = decode(file, exif=True, max_pixels=config.data.max_pixels)
-    if regions and config.augment.eval_resize != "squish":  # what the network saw is then a part of the photograph
-        transform = eval_transform(transform_settings(config.augment), config.model.size)
-        picture_3HW, _ = transform(picture_3HW, draws(0, 0, "transform"))
-    image = Image.fromarray(picture_3HW.permute(1, 2, 0).numpy())
-    if regions:
-        image = draw_regions(image, regions)
-    scores = scores_C.tolist()
-    draw_prediction(image, trained.classes, scores, [s >= threshold for s in scores], threshold=threshold).save(target)
-
-
 def picture_names(files: list[Path]) -> dict[Path, str]:
     """A file name for the picture of each image: its stem, or its whole path where stems are shared. All differ."""
     stems = Counter(file.stem for file in files)
     names = {file: file.stem if stems[file.stem] == 1 else "_".join(file.parts).replace("/", "") for file in files}
     shared = Counter(names.values())
     return {file: f"{n}.png" if shared[n] == 1 else f"{n}_{i}.png" for i, (file, n) in enumerate(names.items())}
-
-
-def _as_csv(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *trained.classes])
-    for file, scores_C in rows:
-        writer.writerow([str(file), *(f"{score:.6f}" for score in scores_C)])
-    return text.getvalue()
-
-
-def _as_json(rows: list[tuple[Path, NDArray[np.float64]]], trained: Trained, threshold: float) -> str:
-    images = [
-        {
-            "image": str(file),
-            "labels": [name for name, score in zip(trained.classes, scores_C) if score >= threshold],
-            "scores": {name: float(score) for name, score in zip(trained.classes, scores_C)},
-        }
-        for file, scores_C in rows
-    ]
-    facts = {"checkpoint": trained.checkpoint, "weights": trained.weights, "threshold": threshold}
-    return json.dumps({**facts, "images": images}, indent=1) + "\n"

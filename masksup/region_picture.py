@@ -36,7 +36,7 @@ def draw_regions(photo: Image.Image, regions: Sequence[Region]) -> Image.Image:
         x1, y1, x2, y2 = _inside(region.box, picture.size)
         draw.rectangle((x1, y1, x2, y2), outline=colour, width=LINE)
         text = f"{region.name}:{region.global_score:.2f}/{region.fused_score:.2f}"
-        place = _caption_place(x1, y1, draw.textlength(text, font=font), picture.size, captions)
+        place = caption_place(x1, y1, draw.textlength(text, font=font), picture.size, captions)
         captions.append(place)
         draw.rectangle(place, fill=colour)
         draw.text((place[0] + PAD, place[1] + PAD - 1), text, fill=(255, 255, 255), font=font)
@@ -51,7 +51,7 @@ def _inside(box: tuple[float, float, float, float], size: tuple[int, int]) -> tu
     return left, top, max(min(x2 * width, limit_x), left + 1), max(min(y2 * height, limit_y), top + 1)
 
 
-def _caption_place(
+def caption_place(
     x: float, y: float, text_width: float, size: tuple[int, int], taken: Sequence[tuple[float, float, float, float]]
 ) -> tuple[float, float, float, float]:
     """A rectangle for a caption at the box's upper left corner, moved down past captions already there."""

@@ -33,9 +33,9 @@ from masksup.pictures import contact_sheet, draw_prediction
 from masksup.run import Run
 from masksup.runtime.checkpoint import SUMS, read_checkpoint
 from masksup.runtime.distributed import SAVE, wish
+from masksup.runtime.files import write_json
 from masksup.runtime.log import console, log
 from masksup.runtime.progress import duration
-from masksup.runtime.run_folder import write_json
 from masksup.runtime.signals import stop_requested
 
 _CURVES = ("mAP", *THRESHOLD_SCORES)

@@ -132,7 +132,7 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
     for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
         values[f"learning_rate_{group['name'].partition(',')[0]}"] = group["lr"]
     values["skipped_steps"] = float(run.stepper.engine.skipped)
-    values |= meter.read()
+    values |= _pace(run, meter)
     run.record.scalars("train", step, epoch, values)
     heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.3g} images/s"
@@ -149,6 +149,24 @@ def _over_ranks(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
     norm = float(logs["gradient_norm"])  # of the summed gradient already
     parts = torch.stack([value.double() for value in logs.values()]).cpu()
     return dict(zip(logs, run.group.sum(parts).tolist())) | {"gradient_norm": norm}
+
+
+def _pace(run: Run, meter: Meter) -> dict[str, float]:
+    """Speed and waiting since the last line, of all ranks together. Collective where there are several."""
+    values, place = meter.read(), run.group.place
+    if place.world == 1:
+        return values
+    names = ("images_per_second", "step_seconds", "data_wait_seconds")
+    own = torch.zeros(len(names), place.world, dtype=torch.float64)
+    own[:, place.rank] = torch.tensor([values[name] for name in names])
+    ranks = dict(zip(names, run.group.sum(own).tolist()))
+    run.record.of_ranks(run.at.step, run.plan.epoch_of(run.at.step), ranks)
+    # The one for whose data all others waited, at the next sum of the gradients.
+    straggler = max(range(place.world), key=ranks["data_wait_seconds"].__getitem__)
+    return values | {
+        "images_per_second": sum(ranks["images_per_second"]), "data_wait_straggler": float(straggler),
+        "data_wait_seconds": ranks["data_wait_seconds"][straggler],
+    }  # fmt: skip
 
 
 def _check_gradients(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from masksup.config import Config
 from masksup.config_file import validate
+from masksup.decisions import Decisions
 from masksup.engine.build import new_method, new_network
 from masksup.engine.state import load_network
 from masksup.errors import UserError
@@ -36,6 +37,8 @@ class Trained:
     """The run folder it lies in."""
     note: str
     """What to say wherever a score is shown, e.g. that the training data is synthetic."""
+    packed: Decisions | None = None
+    """What was packed with it; a run keeps its decisions in its folder."""
 
 
 def is_run(path: Path) -> bool:

@@ -16,7 +16,7 @@ from masksup.config import Config
 from masksup.data.index import Index
 from masksup.data.prepare.voc import VOC_CLASSES
 from masksup.errors import UserError
-from masksup.runtime.run_folder import refuse_unwritable
+from masksup.runtime.files import refuse_unwritable
 
 
 @dataclass(frozen=True)

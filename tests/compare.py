@@ -8,7 +8,9 @@ import torch
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 from masksup.runtime.record import read_rows
 
-TIMED = {"images_per_second", "data_wait_seconds", "data_wait_share", "memory_mib"}
+TIMED = {
+    "images_per_second", "step_seconds", "data_wait_seconds", "data_wait_share", "data_wait_straggler", "memory_mib",
+}  # fmt: skip
 
 
 def final_state(run: Path) -> dict[str, torch.Tensor]:
@@ -16,7 +18,7 @@ def final_state(run: Path) -> dict[str, torch.Tensor]:
 
 
 def numbers(run: Path) -> list[dict[str, object]]:
-    rows = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] != "event"]
+    rows = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] not in ("event", "ranks")]
     return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
 
 

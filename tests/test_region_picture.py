@@ -11,8 +11,10 @@ from PIL import Image
 from masksup.cli import main
 from masksup.config import Config
 from masksup.data.decode import decode
+from masksup.deciding import decisions_for
+from masksup.image_files import find_images
 from masksup.methods.mcar import find_mcar
-from masksup.predict import find_images, label
+from masksup.predict import label
 from masksup.region_picture import COLOURS, LINE, MARGIN, Region, draw_regions
 from masksup.train import train
 from masksup.trained import open_trained
@@ -78,7 +80,7 @@ def test_predict_draws_what_the_method_looked_at(
     assert mcar is not None
     with torch.inference_mode():
         expected = mcar.predict_regions(torch.stack([image for _, image in block]))
-    for row, (_, scores_C, regions) in enumerate(label(block, trained)):
+    for row, (_, scores_C, regions) in enumerate(label(block, trained, decisions_for(trained))):
         names = [trained.classes[int(c)] for c in expected.classes_BN[row]]
         assert [region.name for region in regions] == names
         boxes = [[round(x * size) for x in region.box] for region in regions]

@@ -28,8 +28,8 @@ from masksup.data.source import Part, open_source
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
+from masksup.runtime.files import write_json
 from masksup.runtime.log import console
-from masksup.runtime.run_folder import write_json
 from masksup.train import train
 from masksup.trained import open_trained
 from tools.step_time import interleaved_seconds, new_step, ratios

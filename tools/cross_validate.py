@@ -38,7 +38,7 @@ from masksup.engine.precision import choose_device, choose_dtype, memory_format,
 from masksup.errors import UserError
 from masksup.evaluate import predict_alone, write_predictions
 from masksup.metrics.average_precision import average_precision
-from masksup.runtime.run_folder import write_json
+from masksup.runtime.files import write_json
 from masksup.train import train
 from masksup.trained import Trained, open_trained
 

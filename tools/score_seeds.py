@@ -19,7 +19,7 @@ import numpy as np
 from masksup.config_file import load_config
 from masksup.data.source import open_source
 from masksup.errors import UserError
-from masksup.runtime.run_folder import write_json
+from masksup.runtime.files import write_json
 from masksup.train import train
 
 Scores = dict[str, tuple[float, int]]  # name -> (mAP in percent, number of classes)

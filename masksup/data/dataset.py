@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from masksup.data.decode import BrokenImage, decode_bytes
+from masksup.data.decode import decode_bytes
 from masksup.data.index import Index
+from masksup.data.pillow import BrokenImage
 from masksup.data.random import draws
 from masksup.data.sampler import Plan
 from masksup.data.transforms import Transform

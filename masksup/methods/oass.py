@@ -89,7 +89,7 @@ class OASS(Method):
         images_B3SS = self.network.normalize(batch["image"])
         logits_BC, maps_BCHW = map_head(self.network).with_maps(self.network.backbone(images_B3SS))
         with torch.no_grad():
-            image_T, label_TC, row_T, column_T = self._crops(maps_BCHW, logits_BC, batch["target"])
+            image_T, label_TC, row_T, column_T = self.crops(maps_BCHW, logits_BC, batch["target"])
             tiles = cut(images_B3SS, image_T, row_T, column_T, self.tile, self.resize)
         merged_TCHW = self._look_at(tiles, row_T, column_T)
         losses = {
@@ -101,7 +101,7 @@ class OASS(Method):
         loss = losses["loss_class"] + self.patch_weight * losses["loss_patch"] + alpha * losses["loss_reconstruction"]
         return loss, {name: term.detach() for name, term in losses.items()}
 
-    def _crops(self, maps_BCHW: Tensor, logits_BC: Tensor, targets_BC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def crops(self, maps_BCHW: Tensor, logits_BC: Tensor, targets_BC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(image_T, label_TC, row_T, column_T): which image is cut where, and the labels of its tiles together:
         -1 for the classes that do not count."""
         if self.strategy == "max":

@@ -15,7 +15,7 @@ Scores = NDArray[np.floating[Any]]
 Labels = NDArray[np.int8]
 
 
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def probabilities(logits: Scores) -> NDArray[np.float64]:
     """Sigmoid in float64: in float32 all logits above 17 would tie at 1."""
     with np.errstate(over="ignore"):  # below -709, where infinity gives the right answer, 0
         return 1 / (1 + np.exp(-logits.astype(np.float64)))

@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         if self.layout == "BND":
             # Class and register tokens come first; patches follow row by row.
             x_BDN = x[:, self.prefix_tokens :].transpose(1, 2)
-            return x_BDN.reshape(len(x), self.width, self.grid, self.grid)
+            return x_BDN.reshape(x.shape[0], self.width, self.grid, self.grid)
         return x.permute(0, 3, 1, 2) if self.layout == "BHWD" else x
 
 

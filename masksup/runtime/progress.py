@@ -27,10 +27,14 @@ class Meter:
     """Time over the steps since it was last read: images a second, and the share spent waiting for data."""
 
     def __init__(self) -> None:
-        self._start, self._images, self._waited = time.perf_counter(), 0, 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._start, self._steps, self._images, self._waited = time.perf_counter(), 0, 0, 0.0
 
     def add(self, images: int, waited: float) -> None:
         """Count a step of `images` samples, for whose data the loop waited `waited` seconds."""
+        self._steps += 1
         self._images += images
         self._waited += waited
 
@@ -39,15 +43,16 @@ class Meter:
         self._start += seconds
 
     def read(self) -> dict[str, float]:
-        """images/s, seconds and share waited for data, memory in MiB; then start again."""
+        """images/s, seconds a step, seconds and share waited for data, memory in MiB; then start again."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         values = {
             "images_per_second": self._images / elapsed,
+            "step_seconds": elapsed / max(self._steps, 1),
             "data_wait_seconds": self._waited,
             "data_wait_share": self._waited / elapsed,
             "memory_mib": memory_mib(),
         }
-        self._start, self._images, self._waited = time.perf_counter(), 0, 0.0
+        self._begin()
         return values
 
 

@@ -13,8 +13,8 @@ from torch.utils.tensorboard.summary import hparams
 from masksup.config import Config
 from masksup.config_file import dump
 from masksup.metrics.precision_recall import PrCurve
+from masksup.runtime.files import write_atomically
 from masksup.runtime.log import log
-from masksup.runtime.run_folder import write_atomically
 
 
 class Record:
@@ -52,6 +52,14 @@ class Record:
         self._guard(lambda: self._line({k: _finite(v) for k, v in row.items()}))
         for name, value in values.items():
             self._guard(lambda n=name, v=value: self.tensorboard.add_scalar(f"{kind}/{n}", v, step))  # type: ignore[misc]
+
+    def of_ranks(self, step: int, epoch: float, values: dict[str, list[float]]) -> None:
+        """A value of each rank, in the order of the ranks: one row of `metrics.jsonl`, and a histogram a name."""
+        self._guard(lambda: self._line({"kind": "ranks", "step": step, "epoch": round(epoch, 6), **values}))
+        for name, row in values.items():
+            self._guard(
+                lambda n=name, r=row: self.tensorboard.add_histogram(f"ranks/{n}", np.asarray(r), step)  # type: ignore[misc]
+            )
 
     def event(self, step: int, text: str) -> None:
         """A remark on the run's history: resumed, preempted, finished."""

@@ -4,16 +4,16 @@ import fcntl
 import json
 import os
 import platform
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
+from masksup.runtime.files import refuse_unwritable, write_atomically
 
 _LOCK_S = 15
 
@@ -116,28 +116,3 @@ def _new_attempt(path: Path) -> int:
     with starts.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     return len(starts.read_text(encoding="utf-8").splitlines())
-
-
-def refuse_unwritable(folder: Path, create: bool = False) -> None:
-    """UserError, before hours of work, if files cannot be written to `folder`; `create` makes it first."""
-    try:
-        if create:
-            folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file so that readers and crashes see the old or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1) + "\n")

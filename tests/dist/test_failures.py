@@ -113,7 +113,7 @@ def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_co
     assert "fetch" in (tmp_path / "run" / "logs" / "rank2.log").read_text()
 
 
-def test_a_slow_rank_holds_nobody_up_for_good(job: Launcher, write_config, tmp_path: Path) -> None:
+def test_a_slow_rank_holds_nobody_up_for_good_and_is_named(job: Launcher, write_config, tmp_path: Path) -> None:
     probe = (
         "import os, time, masksup.data.dataset as d\nreal = d.TrainDataset.fetch\n"
         "def fetch(self, positions):\n"
@@ -124,6 +124,12 @@ def test_a_slow_rank_holds_nobody_up_for_good(job: Launcher, write_config, tmp_p
     job.to_the_end(2, write_config(), tmp_path / "slow", probe=probe)
     job.to_the_end(2, write_config(), tmp_path / "clean")
     assert_same_run(tmp_path / "slow", tmp_path / "clean")
+    lines = [row for row in read_rows(tmp_path / "slow" / "metrics.jsonl") if row["kind"] in ("ranks", "train")]
+    for ranks, train in zip(lines[::2], lines[1::2], strict=True):
+        assert len(ranks["step_seconds"]) == 2
+        assert ranks["data_wait_seconds"][1] >= 0.2
+        assert (train["data_wait_straggler"], train["data_wait_seconds"]) == (1.0, ranks["data_wait_seconds"][1])
+        assert train["images_per_second"] == pytest.approx(sum(ranks["images_per_second"]))
 
 
 def test_r8_nan_on_one_rank_is_applied_on_none_and_named(job: Launcher, write_config, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from launch import slurm, snapshot
 from launch.__main__ import main
 from launch.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
 from launch.resources import Resources, read_resources, seconds
-from launch.status import find_runs, judge
+from launch.status import find_runs, judge, rows
 from launch.submit import refuse_full
 from masksup.config import Config
 from masksup.config_file import to_yaml
@@ -317,6 +317,18 @@ def test_status_knows_a_run_although_slurm_cannot_be_asked(
     assert "Unable to contact" in row["note"]
 
 
+def test_settings_of_a_local_sweep_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.local.alive", lambda job: True)
+    runs = [tmp_path / name for name in ("first", "second")]
+    for k, run in enumerate(runs):
+        Folder(run).path.mkdir(parents=True)
+        write_json(Folder(run).job, {"job": f"local-7_{k}"})
+    begin(Folder(runs[0]), Token("local-7_0", 0), ["localhost"], 1)
+    assert [(row.state, row.note) for row in rows(runs, tmp_path)] == [
+        ("starting", None), ("waiting", "after the settings before it"),
+    ]  # fmt: skip
+
+
 def test_runs_are_found_at_any_depth_and_their_own_folders_are_not_searched(tmp_path: Path) -> None:
     for place in ("a/seed0", "b"):
         (tmp_path / place / "launch" / "code-1" / "x" / "launch").mkdir(parents=True)
@@ -332,23 +344,14 @@ def test_resources_of_a_job_survive_the_way_through_its_folder() -> None:
 
 @pytest.mark.timeout(280)
 def test_a_local_job_comes_back_after_a_kill_and_ends_bit_equal(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    config = tiny_config(epochs=10, precision__device="cpu", checkpoint={"every_steps": 5})
+    config = tiny_config(epochs=40, precision__device="cpu", checkpoint={"every_steps": 5})
     (tmp_path / "mine.yaml").write_text(to_yaml(config))
-    words = [
-        "submit",
-        str(tmp_path / "mine.yaml"),
-        "--cluster",
-        "local",
-        "--gpus-per-node",
-        "0",
-        "--cpus-per-rank",
-        "1",
-    ]
-    assert main([*words, "--run-dir", str(tmp_path / "killed")]) == 0
-    assert train(config, tmp_path / "clean") == 0
+    words = ["submit", str(tmp_path / "mine.yaml"), "--run-dir", str(tmp_path / "killed")]
+    assert main([*words, "--cluster", "local", "--gpus-per-node", "0", "--cpus-per-rank", "1"]) == 0
     killed = Folder(tmp_path / "killed")
     until(lambda: read_json(killed.heartbeat).get("last_step", 0) > 6 or killed.result.exists())
     os.kill(int(read_json(killed.heartbeat)["pid"]), signal.SIGKILL)
+    assert train(config, tmp_path / "clean") == 0
     until(lambda: attempts(killed)[-1].outcome == "done")
     assert [a.outcome for a in attempts(killed)] == ["lost", "done"]
     assert "left no word" in str(attempts(killed)[0].error)

@@ -45,8 +45,9 @@ def test_outcome(statuses: dict[int, int], more: dict[str, Any], expected: str) 
 
 def test_a_short_job_that_is_preempted_did_not_time_out() -> None:
     short = Resources(time="2", signal_seconds=60)
-    assert outcome(left({0: 75}, world=1, seconds=10.0), short) == "preempted"
-    assert outcome(left({0: 75}, world=1, seconds=61.0), short) == "timeout"
+    for seconds in (10.0, 61.0):
+        assert outcome(left({0: 75}, world=1, seconds=seconds, preempted=True), short) == "preempted"
+        assert outcome(left({0: 75}, world=1, seconds=seconds), short) == "timeout"
 
 
 def attempt(number: int, result: str | None, first: int | None = None, last: int | None = None) -> Attempt:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.attempt import run_attempt
+from launch.attempt import Scheduler, StartRanks, leave_word, run_attempt
 from launch.hours import gpu_hours
 from launch.ledger import Attempt, Folder, Token, append, attempts, begin, end, write_json
 from launch.resources import Resources
@@ -53,6 +53,10 @@ def test_a_line_that_a_crash_cut_off_harms_no_other(folder: Folder) -> None:
     assert attempts(folder)[0].outcome == "lost"
 
 
+def scheduler(start_ranks: StartRanks) -> Scheduler:
+    return Scheduler(start_ranks, node_states=lambda _: {}, is_preempted=lambda _: False)
+
+
 def start_nobody(*_: object) -> int:
     raise AssertionError("no rank may start")
 
@@ -60,7 +64,7 @@ def start_nobody(*_: object) -> int:
 def test_an_older_start_does_not_take_the_folder_back(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources().model_dump()})
     folder.fence.write_text("7.2\n")
-    verdict = run_attempt(folder, Token("7", 1), ["n1"], start_nobody, lambda _: {}, time.time())
+    verdict = run_attempt(folder, Token("7", 1), ["n1"], scheduler(start_nobody), time.time())
     assert verdict.outcome == "superseded"
     assert folder.fence.read_text() == "7.2\n"
     assert not attempts(folder)
@@ -69,7 +73,7 @@ def test_an_older_start_does_not_take_the_folder_back(folder: Folder) -> None:
 def test_a_cancelled_run_starts_nobody(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources().model_dump()})
     folder.cancelled.write_text("")
-    assert run_attempt(folder, Token("7", 1), ["n1"], start_nobody, lambda _: {}, time.time()).outcome == "cancelled"
+    assert run_attempt(folder, Token("7", 1), ["n1"], scheduler(start_nobody), time.time()).outcome == "cancelled"
 
 
 def test_ranks_that_were_replaced_meanwhile_decide_nothing(folder: Folder) -> None:
@@ -79,17 +83,29 @@ def test_ranks_that_were_replaced_meanwhile_decide_nothing(folder: Folder) -> No
         folder.fence.write_text("7.1\n")
         return 1
 
-    verdict = run_attempt(folder, Token("7", 0), ["n1"], replaced, lambda _: {}, time.time())
+    verdict = run_attempt(folder, Token("7", 0), ["n1"], scheduler(replaced), time.time())
     assert verdict.outcome == "superseded"
     assert verdict.not_again is not None, "the newer start must not be queued again by the older one"
     assert attempts(folder)[0].outcome is None
+
+
+def test_a_run_that_halving_stopped_is_not_started_again(folder: Folder) -> None:
+    write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0).model_dump()})
+
+    def stopped(_: list[str], __: dict[str, str], folder: Folder, attempt: Attempt) -> int:
+        folder.stopped_early.write_text("stopped early: 3 of 4 are better\n")
+        leave_word(folder, attempt.number, 0, 75, None)
+        return 75
+
+    verdict = run_attempt(folder, Token("7", 0), ["n1"], scheduler(stopped), time.time())
+    assert (verdict.outcome, verdict.not_again) == ("hopeless", "hopeless")
 
 
 def test_runs_that_keep_losing_their_node_end(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0, max_losses=3).model_dump()})
     for restart in range(4):
         begin(folder, Token("7", restart), ["n1"], 1)
-    verdict = run_attempt(folder, Token("7", 4), ["n1"], start_nobody, lambda _: {}, time.time())
+    verdict = run_attempt(folder, Token("7", 4), ["n1"], scheduler(start_nobody), time.time())
     assert "max_losses is 3" in str(verdict.not_again)
 
 

@@ -10,8 +10,12 @@ from compare import assert_same_run
 
 from launch import slurm
 from launch.ledger import Folder, attempts, job_of, read_json
+from masksup.config import Config
+from masksup.config_file import to_yaml
+from masksup.data.index import write_index
+from masksup.data.shapes import prepare_shapes
 
-from .conftest import Cluster, Submit, state, step, until_finished, wait
+from .conftest import Cluster, Submit, all_idle, state, step, until_finished, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 Undisturbed = Callable[[], tuple[Path, Path]]
@@ -31,13 +35,22 @@ def test_preempted_in_the_middle_of_an_epoch(cluster: Cluster, submit: Submit, u
     assert_same_run(run, undisturbed()[1])
 
 
-def test_preempted_in_an_evaluation(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
-    run = submit()
-    wait(lambda: read_json(Folder(run).heartbeat).get("phase") == "evaluating" or step(run, 1) > 90, "an evaluation")
+def test_preempted_in_an_evaluation(cluster: Cluster, config: Callable[..., Config], tmp_path: Path) -> None:
+    """On 2,000 images, so that SLURM has the time to preempt it."""
+    for content in prepare_shapes(tmp_path / "root", train=1, val=2000, test=1, size=48, seed=4):
+        write_index(tmp_path / content.split, content)
+    file, clean = tmp_path / "long.yaml", tmp_path / "clean"
+    file.write_text(to_yaml(config(epochs=20, data__eval=str(tmp_path / "val"), eval__batch=2)))
+    local = ["--cluster", "local", "--gpus-per-node", "0", "--cpus-per-rank", "1"]
+    cluster.launch("submit", str(file), "--run-dir", str(clean), *local)
+    until_finished(clean)
+    run = Submit(cluster, file, tmp_path)()
+    wait(lambda: read_json(Folder(run).heartbeat).get("phase") == "evaluating", "an evaluation")
     cluster.take(2)
     until_finished(run)
     assert outcomes(run) == ["preempted", "done"]
-    assert_same_run(run, undisturbed()[1])
+    assert attempts(Folder(run))[0].last_step == 32, "it stopped in the evaluation after ten epochs"
+    assert_same_run(run, clean)
 
 
 def test_preempted_while_starting(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
@@ -174,6 +187,7 @@ def test_preemption_that_only_sends_sigterm(cluster: Cluster, submit: Submit, un
     cluster("configure", CLUSTER_USER_SIGNAL="0")
     cluster("controller-restart")
     try:
+        wait(all_idle, "nodes that are there again")
         run = submit()
         wait(lambda: step(run, 1) > 20, "some steps")
         cluster.take(2)
@@ -183,6 +197,28 @@ def test_preemption_that_only_sends_sigterm(cluster: Cluster, submit: Submit, un
         cluster("controller-restart")
     assert outcomes(run) == ["preempted", "done"]
     assert "SIGTERM" in (run / "logs" / "attempt001-rank0.log").read_text()
+    assert_same_run(run, undisturbed()[1])
+
+
+@pytest.mark.slow
+def test_preempted_on_a_cluster_without_accounting(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
+    cluster("configure", CLUSTER_ACCOUNTING="0")
+    cluster("controller-restart")
+    try:
+        wait(all_idle, "nodes that are there again")
+        assert slurm.accounting({"1"}) is None
+        run = submit()
+        wait(lambda: step(run, 1) > 20, "some steps")
+        cluster.take(2)
+        until_finished(run)
+        row = state(run)
+        assert (row.state, row.starts) == ("finished", 2)
+        assert cluster.launch("status", str(run), "--json").returncode == 0
+    finally:
+        cluster("configure")
+        cluster("controller-restart")
+        wait(all_idle, "nodes that are there again")
+    assert outcomes(run) == ["preempted", "done"]
     assert_same_run(run, undisturbed()[1])
 
 

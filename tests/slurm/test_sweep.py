@@ -101,18 +101,7 @@ def same_as_accounts(run: Path) -> None:
 
 def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbed: object, tmp_path: Path) -> None:
     config, _ = undisturbed()  # type: ignore[operator]
-    env = {**os.environ, "MASKSUP_ROOT": str(ROOT), "MASKSUP_PYTHON": sys.executable}
-    words = [
-        "sbatch",
-        "--parsable",
-        "--cpus-per-task=1",
-        "--time=10",
-        "--signal=USR2@60",
-        str(ROOT / "slurm/train.sbatch"),
-    ]
-    job = subprocess.run(
-        [*words, str(config), "epochs=20"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    job = sbatch("train.sbatch", str(config), "epochs=20", cwd=tmp_path)
     run = tmp_path / "runs" / "config"
     wait(lambda: step(run, 1) > 5, "some steps")
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
@@ -120,3 +109,34 @@ def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbe
     assert [a.outcome for a in attempts(Folder(run))] == ["preempted", "done"]
     assert read_json(Folder(run).job)["job"] == job
     wait(lambda: queue([job])[job].state == "COMPLETED", "SLURM calls it completed")
+
+
+@pytest.mark.slow
+def test_the_sweep_script_without_submitit_submits_what_is_missing(cluster: Cluster, sweep: Path) -> None:
+    """Named settings and a wrong one; an element is asked to leave, and comes back alone."""
+    tree = yaml.safe_load(sweep.read_text())
+    sweep.write_text(yaml.safe_dump({key: value for key, value in tree.items() if key not in ("grid", "resources")}))
+    home = sweep.parent / "runs" / "six"
+    sbatch("sweep.sbatch", str(sweep), cwd=sweep.parent)
+    csra, wide, wrong = (home / name / "seed5" for name in ("csra", "wide", "wrong"))
+    wait(lambda: step(csra, 1) > 5, "an element trains")
+    subprocess.run(["scancel", "--signal=USR2", str(job_of(Folder(csra)))], check=True)
+    for run in (csra, wide):
+        until_finished(run)
+    wait(lambda: state(wrong).state == "failed", "the wrong one fails")
+    assert [a.outcome for a in attempts(Folder(csra))] == ["preempted", "done"]
+    assert [a.outcome for a in attempts(Folder(wide))] == ["done"]
+    job = sbatch("sweep.sbatch", str(sweep), cwd=sweep.parent)
+    wait(lambda: len(attempts(Folder(wrong))) == 2, "the wrong one is tried again")
+    assert "3 settings: 1 to run, 0 active, 2 finished" in (sweep.parent / f"masksup-sweep-{job}.out").read_text()
+    assert len(attempts(Folder(wide))) == 1
+
+
+def sbatch(script: str, *words: str, cwd: Path) -> str:
+    """Hand one of slurm/*.sbatch in as a person does. Returns the job's number."""
+    options = ["--parsable", "--cpus-per-task=1", "--time=10", "--signal=USR2@60"]
+    env = {**os.environ, "MASKSUP_ROOT": str(ROOT), "MASKSUP_PYTHON": sys.executable}
+    return subprocess.run(
+        ["sbatch", *options, str(ROOT / "slurm" / script), *words], cwd=cwd, env=env, capture_output=True, text=True,
+        check=True,
+    ).stdout.strip()  # fmt: skip

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from masksup.errors import UserError
+from masksup.models.heads.maps import AttentionHead
 from masksup.models.heads.precision import at_least_float32, full_precision
 
 # Shapes: B images, D feature width, H x W = P positions, K heads, C classes.
@@ -21,7 +22,7 @@ TEMPERATURES: dict[int, tuple[float, ...]] = {
 MAXIMUM_BY_NUMBER = 99  # the released code writes the maximum as temperature 99
 
 
-class CSRA(nn.Module):
+class CSRA(AttentionHead):
     """Sum over K heads of: mean score + `lam` * attention score, per class (equations 1 to 6 of the paper).
 
     `heads` picks a published temperature list: 1, 2, 4, 6 or 8. `temperatures` replaces the list, one a head;
@@ -71,13 +72,27 @@ class CSRA(nn.Module):
         K, C, D = self.weight.shape
         weight_KCD = at_least_float32(self.weight)
         x_BDP = at_least_float32(x_BDHW).flatten(2)
-        scores_BKCP = (weight_KCD.view(K * C, D) @ x_BDP).view(len(x_BDP), K, C, -1)
+        scores_BKCP = (weight_KCD.view(K * C, D) @ x_BDP).view(x_BDP.shape[0], K, C, -1)
         if self.bias is not None:
             scores_BKCP = scores_BKCP + at_least_float32(self.bias)[..., None]
         if self.normalize:
             # The output is divided, without an epsilon, as in the original: the stored weights stay raw.
             scores_BKCP = scores_BKCP / weight_KCD.norm(dim=-1)[..., None]
         return scores_BKCP
+
+    def attention_maps(self, x_BDHW: Tensor) -> Tensor:
+        """The mean over heads of the shares by which the attention score weighs the positions (equation 2); a head
+        of infinite temperature has all of its share at its highest score."""
+        with full_precision(x_BDHW):
+            scores_BKCP = self.scores(x_BDHW)
+            shares = []
+            for k, T in enumerate(self.temperatures):
+                scores_BCP = scores_BKCP[:, k]
+                if math.isinf(T):
+                    shares.append(torch.zeros_like(scores_BCP).scatter(-1, scores_BCP.argmax(-1, keepdim=True), 1.0))
+                else:
+                    shares.append((T * scores_BCP).softmax(-1))
+            return torch.stack(shares).mean(0).reshape(*scores_BKCP.shape[:1], -1, *x_BDHW.shape[2:])
 
     def _attention(self, scores_BKCP: Tensor) -> Tensor:
         # All heads at once: a maximum head runs the softmax with temperature 0 and its result is not used.

@@ -1,4 +1,4 @@
-"""Class maps: what a head gives at every position, and the class activation maps (CAM) made of it."""
+"""Class maps: what a head gives or looks at at every position, and the class activation maps (CAM) made of it."""
 
 from abc import ABC, abstractmethod
 
@@ -23,6 +23,14 @@ class MapHead(nn.Module, ABC):
     @abstractmethod
     def reset_classifier(self) -> None:
         """Draw the classifier of the maps again, from torch's generator."""
+
+
+class AttentionHead(nn.Module, ABC):
+    """A head whose classes look at the positions by attention."""
+
+    @abstractmethod
+    def attention_maps(self, x_BDHW: Tensor) -> Tensor:
+        """Where every class looks: float32 shares_BCHW, at least 0, with a sum of 1 over the positions."""
 
 
 def cam(maps_BCHW: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masksup.models.heads.attention import FeedForward, GroupLinear, check_dropout, check_positive, check_width
+from masksup.models.heads.maps import AttentionHead
 from masksup.models.heads.precision import at_least_float32, full_precision
 
 # Shapes: B images, D feature width, H x W = P positions, E embedding width, C classes (one query each).
 
 
-class Query2Label(nn.Module):
+class Query2Label(AttentionHead):
     """Label queries, one a class, look at the encoded positions layer after layer; each gives its class's logit
     (equations 1 to 5 of the paper).
 
@@ -52,16 +53,32 @@ class Query2Label(nn.Module):
     def forward(self, x_BDHW: Tensor) -> Tensor:
         """Features of any float type to float32 logits_BC."""
         with full_precision(x_BDHW):
-            x_BPD = at_least_float32(x_BDHW).flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
-            memory_BPE = self.embed(x_BPD)
-            place_PE = sine_positions(x_BDHW.shape[2], x_BDHW.shape[3], memory_BPE)
-            for layer in self.encoder:
-                memory_BPE = layer(memory_BPE, place_PE)
-            query_BCE = self.query.expand(len(x_BPD), -1, -1)
+            query_BCE, memory_BPE, place_PE = self._encode(x_BDHW)
             h_BCE = torch.zeros_like(query_BCE)
             for layer in self.decoder:
                 h_BCE = layer(h_BCE, query_BCE, memory_BPE, place_PE)
             return at_least_float32(self.classify(h_BCE))
+
+    def attention_maps(self, x_BDHW: Tensor) -> Tensor:
+        """The attention of each class's query in the last decoder layer, the mean of its heads."""
+        with full_precision(x_BDHW):
+            query_BCE, memory_BPE, place_PE = self._encode(x_BDHW)
+            h_BCE = torch.zeros_like(query_BCE)
+            *before, last = self.decoder
+            for layer in before:
+                h_BCE = layer(h_BCE, query_BCE, memory_BPE, place_PE)
+            assert isinstance(last, DecoderLayer)
+            shares_BCP = last.shares(h_BCE, query_BCE, memory_BPE, place_PE)
+            return at_least_float32(shares_BCP).reshape(*shares_BCP.shape[:2], *x_BDHW.shape[2:])
+
+    def _encode(self, x_BDHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What looks, what it looks at and where that is: query_BCE, memory_BPE, place_PE."""
+        x_BPD = at_least_float32(x_BDHW).flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
+        memory_BPE = self.embed(x_BPD)
+        place_PE = sine_positions(x_BDHW.shape[2], x_BDHW.shape[3], memory_BPE)
+        for layer in self.encoder:
+            memory_BPE = layer(memory_BPE, place_PE)
+        return self.query.expand(x_BPD.shape[0], -1, -1), memory_BPE, place_PE
 
 
 class EncoderLayer(nn.Module):
@@ -95,13 +112,24 @@ class DecoderLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, h_BCE: Tensor, query_BCE: Tensor, memory_BPE: Tensor, place_PE: Tensor) -> Tensor:
-        if self.mutual is not None and self.mutual_norm is not None:
-            named_BCE = h_BCE + query_BCE
-            seen_BCE, _ = self.mutual(named_BCE, named_BCE, h_BCE, need_weights=False)
-            h_BCE = self.mutual_norm(h_BCE + F.dropout(seen_BCE, self.dropout, self.training))
+        h_BCE = self._after_mutual(h_BCE, query_BCE)
         seen_BCE, _ = self.attention(h_BCE + query_BCE, memory_BPE + place_PE, memory_BPE, need_weights=False)
         h_BCE = self.attention_norm(h_BCE + F.dropout(seen_BCE, self.dropout, self.training))
         out: Tensor = self.feedforward(h_BCE)
+        return out
+
+    def shares(self, h_BCE: Tensor, query_BCE: Tensor, memory_BPE: Tensor, place_PE: Tensor) -> Tensor:
+        """By which shares each query looks at the positions, the mean of the heads: shares_BCP."""
+        h_BCE = self._after_mutual(h_BCE, query_BCE)
+        shares_BCP: Tensor = self.attention(h_BCE + query_BCE, memory_BPE + place_PE, memory_BPE, need_weights=True)[1]
+        return shares_BCP
+
+    def _after_mutual(self, h_BCE: Tensor, query_BCE: Tensor) -> Tensor:
+        if self.mutual is None or self.mutual_norm is None:
+            return h_BCE
+        named_BCE = h_BCE + query_BCE
+        seen_BCE, _ = self.mutual(named_BCE, named_BCE, h_BCE, need_weights=False)
+        out: Tensor = self.mutual_norm(h_BCE + F.dropout(seen_BCE, self.dropout, self.training))
         return out
 
 

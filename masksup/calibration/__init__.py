@@ -1,0 +1,1 @@
+"""Calibrated probabilities and thresholds of a trained model, fitted on its evaluation split."""

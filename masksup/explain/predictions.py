@@ -1,0 +1,88 @@
+"""The pictures of `masksup predict --pictures`: one an image, with `--explain` one that also shows where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from masksup.data.decode import decode
+from masksup.data.masks import FixedMasks
+from masksup.data.random import draws
+from masksup.data.source import transform_settings
+from masksup.data.transforms import eval_transform
+from masksup.decisions import Decisions
+from masksup.errors import UserError, nearest
+from masksup.explain.looks import look, of_image, view_masks
+from masksup.explain.picture import Scored, chosen_classes, draw_looks
+from masksup.pictures import draw_prediction
+from masksup.region_picture import Region, draw_regions
+from masksup.trained import Trained
+
+
+@dataclass(frozen=True)
+class Explaining:
+    """What `--explain` needs of all images together. `classes`: their numbers, None for the likeliest."""
+
+    files: tuple[Path, ...]
+    classes: tuple[int, ...] | None
+    masks: tuple[FixedMasks, ...]
+
+
+def explaining(trained: Trained, files: Sequence[Path], classes: str | None) -> Explaining:
+    """`classes`: names joined by commas, or None. UserError for one that the model does not have."""
+    masks = view_masks(trained, [file.name for file in files])
+    return Explaining(tuple(files), None if classes is None else class_numbers(classes, trained.classes), tuple(masks))
+
+
+def class_numbers(names: str, known: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of the classes that `--classes A,B,C` names, each once."""
+    found = dict.fromkeys(name.strip() for name in names.split(","))
+    for name in found:
+        if name not in known:
+            raise UserError(f"--classes: the model has no class '{name}'; {nearest(name, known)}")
+    return tuple(known.index(name) for name in found)
+
+
+def draw_file(
+    file: Path, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, decisions: Decisions,
+    target: Path, wanted: Explaining | None,
+) -> None:  # fmt: skip
+    """Draw what was found in an image file, and with `wanted` where, as a PNG at `target`."""
+    config = trained.config
+    # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
+    picture_3HW = decode(file, exif=True, max_pixels=config.data.max_pixels)
+    input_3SS, _ = eval_transform(transform_settings(config.augment), config.model.size)(
+        picture_3HW, draws(0, 0, "transform")
+    )
+    places = regions or wanted is not None
+    # Where it is not squeezed, what the network saw is a part of the photograph.
+    as_seen = input_3SS if places and config.augment.eval_resize != "squish" else picture_3HW
+    photo = Image.fromarray(as_seen.permute(1, 2, 0).numpy())
+    if wanted is None:
+        draw_plain(photo, scores_C, regions, trained, decisions).save(target)
+        return
+    masks = of_image(wanted.masks, wanted.files.index(file))
+    draw_explained(photo, input_3SS, scores_C, regions, trained, decisions, masks, wanted.classes).save(target)
+
+
+def draw_plain(
+    photo: Image.Image, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, decisions: Decisions
+) -> Image.Image:
+    """The photograph, with its regions, beside its scores."""
+    image = draw_regions(photo, regions) if regions else photo
+    present = decisions.predicted(scores_C).tolist()
+    return draw_prediction(image, trained.classes, scores_C.tolist(), present, threshold=decisions.thresholds)
+
+
+def draw_explained(
+    photo: Image.Image, input_3SS: Tensor, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained,
+    decisions: Decisions, masks: Sequence[FixedMasks] = (), classes: Sequence[int] | None = None,
+) -> Image.Image:  # fmt: skip
+    """The same with the maps of `classes` (None: the predicted ones) and all else that the method looks at."""
+    scored = Scored(trained.classes, scores_C.tolist(), decisions.thresholds)
+    looks = look(trained, decisions, input_3SS, scored.present, masks)
+    return draw_looks(photo, scored, looks, chosen_classes(scored, classes), regions)

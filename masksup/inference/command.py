@@ -1,0 +1,120 @@
+"""`masksup-run`: labels for images with an exported ONNX file, on a machine without torch."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup import __version__
+from masksup.data.pillow import BrokenImage
+from masksup.errors import UserError
+from masksup.image_files import find_images
+from masksup.inference.card import PRECISIONS
+from masksup.inference.model_file import Exported, open_exported
+from masksup.inference.prepare import load_image
+from masksup.inference.timing import Clock, facts
+from masksup.labelled import Row, check_out, print_labels, write_scores
+
+USER_ERROR = 2
+Loaded = list[tuple[Path, NDArray[np.uint8]]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 2 for a mistake in the input."""
+    args = _parser().parse_args(argv)
+    try:
+        return run(args)
+    except UserError as error:
+        print(f"masksup-run: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print `path prediction: dog,person` for every image, as `masksup predict` does.
+
+    Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
+    """
+    for name, least in (("batch", 1), ("threads", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name}: found {getattr(args, name)}, expected at least {least}")
+    check_out(args.out)
+    files = find_images(args.images)
+    exported = open_exported(args.model, args.device, args.threads)
+    card = exported.card
+    if args.precision not in (None, card.precision):
+        raise UserError(
+            f"--precision: found {args.precision}, but {args.model} is {card.precision}; expected that, or another "
+            "file (a precision is chosen by masksup export --precision)"
+        )
+    if card.facts.get("note"):
+        print(f"note: {card.facts['note']}", file=sys.stderr)
+    rows: list[Row] = []
+    broken: list[str] = []
+    clock, reader = Clock(), True
+    for file, scores_C, names in _labelled(files, exported, args.batch, broken, clock):
+        rows.append((file, scores_C))
+        reader = reader and print_labels(file, names)
+    if args.out is not None:
+        write_scores(args.out, rows, card.decisions, {"model": str(args.model), "precision": card.precision})
+    if args.benchmark:
+        print("\n".join([*facts(exported, args.device, args.threads, args.batch), *clock.lines()]), file=sys.stderr)
+    if broken:
+        raise UserError("; ".join(broken))
+    return 0
+
+
+def _labelled(
+    files: list[Path], exported: Exported, batch: int, broken: list[str], clock: Clock
+) -> Iterator[tuple[Path, NDArray[np.float64], list[str]]]:
+    """(file, probabilities of all classes, names of those predicted); what cannot be read goes to `broken`."""
+    decisions = exported.card.decisions
+    for start in range(0, len(files), batch):
+        with clock.part("preparation"):
+            block = _load(files[start : start + batch], exported, broken)
+        if not block:
+            continue
+        with clock.part("inference"):
+            logits_BC = exported.logits(np.stack([image for _, image in block]))
+        with clock.part("post-processing"):
+            scores_BC = decisions.probabilities(logits_BC)
+            names = [decisions.names(scores_C) for scores_C in scores_BC]
+        clock.batch_done(len(block))
+        yield from ((file, scores_C, found) for (file, _), scores_C, found in zip(block, scores_BC, names))
+
+
+def _load(files: list[Path], exported: Exported, broken: list[str]) -> Loaded:
+    block: Loaded = []
+    for file in files:
+        try:
+            block.append((file, load_image(file, exported.card.preprocessing)))
+        except BrokenImage as error:
+            broken.append(str(error))
+    return block
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="masksup-run", description="Label images with a file of `masksup export --format onnx`, without torch."
+    )
+    parser.add_argument("--version", action="version", version=f"masksup-run {__version__}")
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="file of masksup export")
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a forward pass (default: 1)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: one a core)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs onnxruntime-gpu")
+    parser.add_argument("--precision", choices=PRECISIONS, help="refuse a file of another one")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
+    parser.add_argument("--benchmark", action="store_true", help="print times an image and memory to standard error")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

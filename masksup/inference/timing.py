@@ -1,0 +1,62 @@
+"""Where the time of `masksup-run` goes: preparation, inference and post-processing, an image; and its memory."""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from masksup.inference.model_file import Exported, import_onnxruntime
+
+PARTS = ("preparation", "inference", "post-processing")
+
+
+class Clock:
+    """Seconds of each part, summed over batches. The first batch, in which memory is set up, is kept apart."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[int, dict[str, float]]] = []
+        self._current: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to `name` of the current batch."""
+        began = time.perf_counter()
+        yield
+        self._current[name] = self._current.get(name, 0.0) + time.perf_counter() - began
+
+    def batch_done(self, images: int) -> None:
+        """End the current batch, which had so many images."""
+        self._batches.append((images, self._current))
+        self._current = {}
+
+    def lines(self) -> list[str]:
+        """Mean ms an image of each part, without the first batch where there are others; and the memory."""
+        counted = self._batches[1:] or self._batches
+        images = sum(count for count, _ in counted)
+        if not images:
+            return ["time: no image was read"]
+        left_out = "the first batch left out" if len(self._batches) > 1 else "with the first batch, which sets up"
+        lines = [f"mean ms an image, {images} images, {left_out}:"]
+        for name in PARTS:
+            lines.append(f"  {name:<16}{1000 * sum(spent[name] for _, spent in counted) / images:9.3f}")
+        total = sum(sum(spent.values()) for _, spent in counted)
+        lines.append(f"  {'all':<16}{1000 * total / images:9.3f}   ({images / total:.1f} images/s)")
+        return [*lines, f"peak memory of the process: {peak_memory_mib():.0f} MiB"]
+
+
+def peak_memory_mib() -> float:
+    """The largest resident size of this process so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # Linux counts in KiB
+
+
+def facts(exported: Exported, device: str, threads: int, batch: int) -> list[str]:
+    """What was timed, and on what."""
+    cores = len(os.sched_getaffinity(0))
+    card = exported.card
+    return [
+        f"onnxruntime {import_onnxruntime().__version__}, {device}, {threads or cores} threads of {cores} cores",
+        f"{card.precision}, batch {batch}, {card.preprocessing.size} px, {len(card.decisions.classes)} classes",
+    ]

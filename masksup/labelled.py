@@ -1,0 +1,63 @@
+"""Labelled images as lines, CSV and JSON: what `masksup predict` and `masksup-run` write alike; without torch."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.decisions import Decisions
+from masksup.errors import UserError
+from masksup.runtime.files import refuse_unwritable, write_atomically
+
+Row = tuple[Path, NDArray[np.float64]]
+
+
+def check_out(out: Path | None) -> None:
+    """UserError if all scores cannot be written there."""
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise UserError(f"--out: found '{out.name}', expected a name that ends in .csv or .json")
+    if out is not None:
+        refuse_unwritable(out.parent)
+
+
+def print_labels(file: Path, names: list[str]) -> bool:
+    """Print an image's line. False once the reader of a pipe, such as head, has left; files are written still."""
+    try:
+        print(f"{file} prediction: {','.join(names)}", flush=True)
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def write_scores(out: Path, rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> None:
+    """All calibrated probabilities to a .csv or .json; `facts` say in the latter what gave them."""
+    write_atomically(out, _as_csv(rows, decisions) if out.suffix == ".csv" else _as_json(rows, decisions, facts))
+
+
+def _as_csv(rows: list[Row], decisions: Decisions) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *decisions.classes])
+    for file, scores_C in rows:
+        writer.writerow([str(file), *(f"{score:.6f}" for score in scores_C)])
+    return text.getvalue()
+
+
+def _as_json(rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> str:
+    images = [
+        {
+            "image": str(file),
+            "labels": decisions.names(scores_C),
+            "scores": {name: float(score) for name, score in zip(decisions.classes, scores_C)},
+        }
+        for file, scores_C in rows
+    ]
+    how = {
+        "aim": decisions.aim, "calibration": decisions.calibration.kind,
+        "thresholds": dict(zip(decisions.classes, decisions.thresholds)),
+    }  # fmt: skip
+    return json.dumps({**facts, **how, "images": images}, indent=1) + "\n"

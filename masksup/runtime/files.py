@@ -1,0 +1,34 @@
+"""Small files that are whole or not there; without anything but the standard library."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from masksup.errors import UserError
+
+
+def refuse_unwritable(folder: Path, create: bool = False) -> None:
+    """UserError, before hours of work, if files cannot be written to `folder`; `create` makes it first."""
+    try:
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file so that readers and crashes see the old or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1) + "\n")
