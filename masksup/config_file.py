@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from masksup.config import Component, Config
+from masksup.config import Config
+from masksup.config_component import Component
 from masksup.errors import UserError, nearest
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.

@@ -123,9 +123,9 @@ def run_part(
     found = {number: forward for of_rank in gathered for number, forward in of_rank.items()}
     assert sum(map(len, gathered)) == len(found), "a block came twice"
     assert sorted(found) == list(range(_count(part, config))), "a block is missing"
-    in_order = [found[number] for number in range(len(found))]
-    _in_order(in_order, part, 0, len(part))
-    return _outputs(in_order)
+    forwards = [found[number] for number in range(len(found))]
+    _in_order(forwards, part, 0, len(part))
+    return _outputs(forwards)
 
 
 def count_part(
