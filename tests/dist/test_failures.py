@@ -22,23 +22,24 @@ def rows(run: Path) -> int:
 
 
 @pytest.mark.timeout(300 + 60 * KILLS)
-def test_r1_ten_kills_of_a_random_rank_end_bit_equal(job: Launcher, write_config, tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_r1_ten_kills_of_a_random_rank_end_bit_equal(world: int, job: Launcher, write_config, tmp_path: Path) -> None:
     config = write_config(epochs=8, checkpoint={"every_steps": 2})
-    job.to_the_end(3, config, tmp_path / "clean")
+    job.to_the_end(world, config, tmp_path / "clean")
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     draw, run = random.Random(seed), tmp_path / "run"
     for _ in range(KILLS):
         before, extra = rows(run), draw.randrange(0, 5)
-        ranks = job.train(3, config, run)
+        ranks = job.train(world, config, run)
         ranks.until(lambda b=before, e=extra: rows(run) > b + e)
         time.sleep(draw.uniform(0, 0.05))
-        victim = draw.randrange(3)
+        victim = draw.randrange(world)
         ranks.signal(victim, signal.SIGKILL)
         codes = ranks.wait(60)
         assert codes[victim] in (-signal.SIGKILL, 0)
         assert None not in codes
-    job.to_the_end(3, config, run)
+    job.to_the_end(world, config, run)
     assert_same_run(run, tmp_path / "clean")
     assert not list((run / "checkpoints").glob(".partial-*"))
 
@@ -98,14 +99,17 @@ def test_r7_a_stopped_rank_ends_the_job_and_is_named(stopped: int, job: Launcher
     assert "train.py" in log
 
 
-def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_config, tmp_path: Path) -> None:
-    probe = (
+def before_fetching(action: str) -> str:
+    """A probe: what a rank does before it loads a micro-batch."""
+    return (
         "import os, time, masksup.data.dataset as d\nreal = d.TrainDataset.fetch\n"
-        "def fetch(self, positions):\n"
-        "    if os.environ['RANK'] == '2' and positions[0] > 90: time.sleep(1000)\n"
-        "    return real(self, positions)\n"
+        f"def fetch(self, positions):\n    {action}\n    return real(self, positions)\n"
         "d.TrainDataset.fetch = fetch\n"
     )
+
+
+def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_config, tmp_path: Path) -> None:
+    probe = before_fetching("if os.environ['RANK'] == '2' and positions[0] > 90: time.sleep(1000)")
     config = write_config(epochs=100, parallel__step_seconds=3)
     ranks = job.train(3, config, tmp_path / "run", probe=probe)
     assert ranks.wait(60) == [1, 1, 1], ranks.text()
@@ -114,13 +118,7 @@ def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_co
 
 
 def test_a_slow_rank_holds_nobody_up_for_good_and_is_named(job: Launcher, write_config, tmp_path: Path) -> None:
-    probe = (
-        "import os, time, masksup.data.dataset as d\nreal = d.TrainDataset.fetch\n"
-        "def fetch(self, positions):\n"
-        "    time.sleep(0.2 * (os.environ['RANK'] == '1'))\n"
-        "    return real(self, positions)\n"
-        "d.TrainDataset.fetch = fetch\n"
-    )
+    probe = before_fetching("time.sleep(0.2 * (os.environ['RANK'] == '1'))")
     job.to_the_end(2, write_config(), tmp_path / "slow", probe=probe)
     job.to_the_end(2, write_config(), tmp_path / "clean")
     assert_same_run(tmp_path / "slow", tmp_path / "clean")

@@ -87,6 +87,9 @@ def test_torchrun_trains_is_preempted_and_goes_on_bit_equal(
     config = write_config(epochs=4)
     job.to_the_end(2, config, tmp_path / "clean", *ENGINES[engine])
     is_preempted_and_goes_on(["train", config, *ENGINES[engine]], 4, tmp_path / "clean", tmp_path, 240)
+    # Whatever engine trained it, scoring needs no DeepSpeed.
+    ranks = job.start(1, "eval", tmp_path / "cut", probe="import sys\nsys.modules['deepspeed'] = None\n")
+    assert ranks.wait() == [0], ranks.text()
 
 
 def test_torchrun_evaluates(job: Launcher, write_config, tmp_path: Path) -> None:
