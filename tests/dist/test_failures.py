@@ -14,6 +14,7 @@ from ranks import Launcher
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 from masksup.runtime.record import read_rows
 
+STEP_SECONDS = 6.0  # what a step may take where a rank is to be found stuck; a healthy one takes 0.05
 KILLS = int(os.environ.get("MASKSUP_DIST_KILLS", "10"))
 
 
@@ -36,7 +37,7 @@ def test_r1_ten_kills_of_a_random_rank_end_bit_equal(world: int, job: Launcher, 
         time.sleep(draw.uniform(0, 0.05))
         victim = draw.randrange(world)
         ranks.signal(victim, signal.SIGKILL)
-        codes = ranks.wait(60)
+        codes = ranks.wait()
         assert codes[victim] in (-signal.SIGKILL, 0)
         assert None not in codes
     job.to_the_end(world, config, run)
@@ -70,7 +71,7 @@ def test_r5_a_signal_to_any_one_rank_stops_all_at_the_same_step(
         time.sleep(0.5 if moment == "scoring" else 0)
     ranks.signal(1, signal.SIGUSR2)
     sent = time.monotonic()
-    assert ranks.wait(60) == [75, 75, 75], ranks.text()
+    assert ranks.wait() == [75, 75, 75], ranks.text()
     assert time.monotonic() - sent < 30
     assert "stopped by SIGUSR2 after step" in ranks.outs[0].read_text()
     saved = read_checkpoint(list_checkpoints(run / "checkpoints")[0]).meta["step"]
@@ -83,15 +84,15 @@ def test_r5_a_signal_to_any_one_rank_stops_all_at_the_same_step(
 @pytest.mark.parametrize("stopped", [1, 0])
 def test_r7_a_stopped_rank_ends_the_job_and_is_named(stopped: int, job: Launcher, write_config, tmp_path: Path) -> None:
     """Also where it is rank 0, with which the meeting point of the ranks stops."""
-    config = write_config(epochs=100, parallel__step_seconds=3, data__eval=None)
+    config = write_config(epochs=100, parallel__step_seconds=STEP_SECONDS, data__eval=None)
     ranks = job.train(3, config, tmp_path / "run")
     ranks.until(lambda: rows(tmp_path / "run") > 4)
     ranks.signal(stopped, signal.SIGSTOP)
     began = time.monotonic()
-    codes = ranks.wait(60)
-    assert time.monotonic() - began < 3 + 10
+    codes = ranks.wait()
+    assert time.monotonic() - began < STEP_SECONDS + 10
     assert codes == [-signal.SIGKILL if rank == stopped else 1 for rank in range(3)], ranks.text()
-    told = rf"rank {stopped} .*did not answer for 3 s"
+    told = rf"rank {stopped} .*did not answer for {STEP_SECONDS:g} s"
     assert len(re.findall(f"masksup: {told}", ranks.text())) == 1, ranks.text()
     log = (tmp_path / "run" / "logs" / f"rank{1 - stopped}.log").read_text()
     assert re.search(told, log)
@@ -110,9 +111,9 @@ def before_fetching(action: str) -> str:
 
 def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_config, tmp_path: Path) -> None:
     probe = before_fetching("if os.environ['RANK'] == '2' and positions[0] > 90: time.sleep(1000)")
-    config = write_config(epochs=100, parallel__step_seconds=3)
+    config = write_config(epochs=100, parallel__step_seconds=STEP_SECONDS)
     ranks = job.train(3, config, tmp_path / "run", probe=probe)
-    assert ranks.wait(60) == [1, 1, 1], ranks.text()
+    assert ranks.wait() == [1, 1, 1], ranks.text()
     assert len(re.findall(r"masksup: rank 2 stuck for [\d.]+ s loading step 6", ranks.text())) == 1, ranks.text()
     assert "fetch" in (tmp_path / "run" / "logs" / "rank2.log").read_text()
 
@@ -173,7 +174,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(job: Launcher, wri
     )
     config = write_config(epochs=4, checkpoint={"every_steps": 1})
     ranks = job.train(3, config, tmp_path / "run", probe=probe)
-    assert ranks.wait(60) == [1, 1, 1], ranks.text()
+    assert ranks.wait() == [1, 1, 1], ranks.text()
     assert "[rank 1] KeyError: 'a bug'" in ranks.outs[1].read_text()
     for rank in (0, 2):
         assert "Traceback" not in ranks.outs[rank].read_text()
