@@ -1,6 +1,6 @@
 """Engines and ZeRO stages on real ranks, beside a bare DDP loop: what they compute, how they resume, what they cost.
 
-    python tools/benchmark_engines.py [--ranks 1 2 4 --stages 0 1 2 3 --steps 20 --repeats 9]
+    python tools/benchmark_engines.py [--ranks 1 2 --stages 0 1 2 3 --steps 20 --repeats 9]
 
 Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses over the steps from
 those of one process (of the same micro-batches), whether a run of half the steps that fresh processes go on from ends
@@ -269,7 +269,7 @@ def _machine() -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--size", type=int, default=64)

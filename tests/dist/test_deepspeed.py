@@ -161,8 +161,7 @@ def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
     cases = {
         "zero2": zero(2),
         "zero3": zero(3),
-        "bf16": zero(2, precision__dtype="bf16"),
-        "sgd": zero(1, optim={"name": "sgd", "lr": 0.01}),
+        "sgd, bf16": zero(1, optim={"name": "sgd", "lr": 0.01}, precision__dtype="bf16"),
     }
     resume_in_fresh_processes(3, cases, folder / "three")
 
@@ -195,19 +194,19 @@ def test_resume_is_bit_equal_for_every_stage_and_number_of_ranks(world: int, dty
 def test_a_change_of_ranks_and_of_engine_goes_on(two: dict[str, list[Result]], folder: Path) -> None:
     ddp, sharded = str(folder / "two" / "ddp begun"), str(folder / "two" / "zero3 begun")
     three = [
-        Job("ddp from zero3", settings(), 10, first=5, origin=sharded),
-        Job("zero1 from zero3", zero(1), 10, first=5, origin=sharded),
-        Job("zero3 from ddp", zero(3), 10, first=5, origin=ddp),
+        Job("ddp from zero3", settings(), 5, first=5, origin=sharded),
+        Job("zero1 from zero3", zero(1), 5, first=5, origin=sharded),
+        Job("zero3 from ddp", zero(3), 5, first=5, origin=ddp),
     ]
     alone = [
-        Job("ddp from zero3, alone", settings(), 10, first=5, origin=sharded),
-        Job("zero2 from ddp, alone", zero(2), 10, first=5, origin=ddp),
+        Job("ddp from zero3, alone", settings(), 5, first=5, origin=sharded),
+        Job("zero2 from ddp, alone", zero(2), 5, first=5, origin=ddp),
     ]
     changed = launch(3, three, folder / "changed") | launch(1, alone, folder / "alone")
     for name, results in changed.items():
-        assert largest_difference(results[0].losses, two["ddp"][0].losses[5:15]) < 1e-4, name
+        assert largest_difference(results[0].losses, two["ddp"][0].losses[5:10]) < 1e-4, name
         steps = {float(v) for n, v in results[0].tensors.items() if n.startswith("optim/step/")}
-        assert steps == {15.0}, name
+        assert steps == {10.0}, name
 
 
 def check(tree: dict[str, Any], world: int) -> None:
