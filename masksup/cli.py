@@ -93,6 +93,42 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.set_defaults(run=_eval)
 
+    command = commands.add_parser("calibrate", help="thresholds and calibrated probabilities, kept with the run")
+    _add_model(command)
+    command.add_argument("--data", type=Path, metavar="INDEX", help="index to fit to (default: the run's data.eval)")
+    command.add_argument(
+        "--aim", default="f1", metavar="AIM", help="f1 (default), precision=P, recall=R or budget=K labels an image"
+    )
+    command.add_argument(
+        "--method", choices=("none", "temperature", "platt", "isotonic"), default="platt",
+        help="calibration of the probabilities (default: platt, a slope and an offset for each class)",
+    )  # fmt: skip
+    command.add_argument(
+        "--rule", choices=("shared", "per-class", "mixed", "shrunk"), default="mixed",
+        help="mixed (default): classes with few positives share a threshold; shrunk: all are drawn to the shared one",
+    )  # fmt: skip
+    command.add_argument(
+        "--min-positives", type=int, default=50, metavar="N", help="few positives are fewer than these (default: 50)"
+    )
+    command.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (default: 5)")
+    command.add_argument(
+        "--bootstrap", type=int, default=200, metavar="N", help="resamples for the bounds of thresholds (default: 200)"
+    )
+    command.add_argument(
+        "--class",
+        action="append",
+        default=[],
+        dest="given",
+        metavar="NAME=P",
+        help="set a threshold by hand, repeatable",
+    )
+    command.set_defaults(run=_calibrate)
+
+    command = commands.add_parser("pack", help="a trained model with its thresholds and card in one file")
+    _add_model(command)
+    command.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the archive to write")
+    command.set_defaults(run=_pack)
+
     command = commands.add_parser("predict", help="labels for images, folders or globs")
     _add_model(command)
     command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
@@ -104,11 +140,41 @@ def _parser() -> argparse.ArgumentParser:
         "--classes", metavar="A,B,C", help="of which classes --explain shows maps (default: predicted)"
     )
     command.set_defaults(run=_predict, more="images")
+
+    command = commands.add_parser("export", help="a file that runs without this package, checked against the run")
+    _add_model(command)
+    command.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="(default: onnx)")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".onnx, or .pt2 of torch")
+    command.add_argument(
+        "--precision", default="fp32", metavar="P", help="fp32 (default), fp16 or int8; several by commas, a file each"
+    )
+    command.add_argument("--opset", type=int, metavar="N", help="of ONNX (default: that of torch's exporter)")
+    command.add_argument(
+        "--check", nargs="+", default=[], metavar="IMAGES", help="images to check on (default: the run's evaluation)"
+    )
+    command.set_defaults(run=_export)
+
+    command = commands.add_parser("report", help="one HTML file about a run, or several side by side")
+    command.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first"
+    )
+    command.add_argument("--out", type=Path, metavar="FILE.html", help="(default: RUN/report.html; of several, here)")
+    command.add_argument("--data", type=Path, metavar="INDEX", help="score them on this (default: as in their results)")
+    command.set_defaults(run=_report)
+
+    command = commands.add_parser("demo", help="a local page: drop pictures, see labels, thresholds and maps")
+    command.add_argument(
+        "model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, checkpoint or packed archive"
+    )
+    command.add_argument("--port", type=int, default=8080, metavar="N", help="on 127.0.0.1 (default: 8080)")
+    command.set_defaults(run=_demo)
     return parser
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder or checkpoint folder")
+    command.add_argument(
+        "model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, checkpoint or packed archive"
+    )
     command.add_argument("--weights", choices=("auto", "live", "ema"), default="auto", help="which weights")
 
 
@@ -157,6 +223,19 @@ def _eval(args: argparse.Namespace) -> int:
     return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, find_place())
 
 
+def _calibrate(args: argparse.Namespace) -> int:
+    from masksup.calibration.command import Wanted, run_calibrate
+
+    wanted = Wanted(args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given))
+    return run_calibrate(args.model, args.data, args.weights, wanted)
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from masksup.packing.command import run_pack
+
+    return run_pack(args.model, args.out, args.weights)
+
+
 def _predict(args: argparse.Namespace) -> int:
     from masksup.predict import run_predict
 
@@ -164,6 +243,25 @@ def _predict(args: argparse.Namespace) -> int:
     return run_predict(
         args.model, args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes
     )
+
+
+def _report(args: argparse.Namespace) -> int:
+    from masksup.report.command import run_report
+
+    return run_report(args.runs, args.out, args.data)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from masksup.demo.command import run_demo
+
+    return run_demo(args.model, args.port)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from masksup.export.command import run_export
+
+    precisions = args.precision.split(",")
+    return run_export(args.model, args.weights, args.format, args.out, precisions, args.opset, args.check)
 
 
 def _check_threshold(threshold: float | None) -> None:

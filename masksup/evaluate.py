@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from masksup.calibration.cross_validation import decision_scores
 from masksup.config import Config
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
+from masksup.deciding import decisions_for
 from masksup.engine.infer import (
     Block,
     Counted,
@@ -186,9 +188,23 @@ def _eval(trained: Trained, part: Part, wanted: Wanted, masked: Level | None, gr
         return 0
     summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
     summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
+    summary["decided"] = _decided(trained, outputs, part)
     _show(summary, trained)
     _write(wanted, files, summary, outputs, part)
     return 0
+
+
+def _decided(trained: Trained, outputs: Outputs | Counted, part: Part) -> dict[str, Any] | None:
+    """The scores of the labels that `masksup predict` gives, where thresholds were fitted to these weights."""
+    decisions = decisions_for(trained)
+    if decisions.fitted is None or isinstance(outputs, Counted):
+        return None
+    labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
+    predicted_NC = decisions.predicted(decisions.probabilities(outputs.logits_NC)) & ~outputs.broken_N[:, None]
+    return {
+        "aim": decisions.aim, "calibration": decisions.calibration.kind, "fitted_on": decisions.fitted.data,
+        **decision_scores(predicted_NC, labels_NC),
+    }  # fmt: skip
 
 
 def _ids(part: Part) -> list[str]:
@@ -272,6 +288,10 @@ def _who(trained: Trained) -> dict[str, Any]:
 
 
 def _remarks(summary: dict[str, Any], trained: Trained) -> None:
+    decided = summary["decided"]
+    if decided is not None and decided["F1"] is not None:
+        scores = ", ".join(f"{key} {decided[key]:.2f}" for key in ("F1", "CF1", "OF1", "OP", "OR"))
+        log.info(f"decided as predict does, for {decided['aim']}: {scores}, {decided['labels']:.2f} labels an image")
     if summary["unscored"] and summary["labelled_pairs"]:
         log.info(f"without positives, so not scored: {', '.join(summary['unscored'])}")
     protocol = summary["protocol"]

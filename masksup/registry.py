@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, create_model
+from typing import TYPE_CHECKING, Any, Literal
 
 from masksup.errors import UserError, nearest
+
+if TYPE_CHECKING:  # what runs an exported model has no pydantic, but names registries by importing their folders
+    from pydantic import BaseModel
 
 # What an option's annotation may use; anything richer would not be expressible in YAML.
 _ANNOTATIONS = {
@@ -46,13 +47,15 @@ class Registry:
         module, attribute = self.target(name).split(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def options(self, name: str) -> type[BaseModel]:
+    def options(self, name: str) -> "type[BaseModel]":
         """A strict model of the options of `name`: its keyword-only parameters, with their defaults."""
         return _options_of(self.target(name))
 
 
 @cache
-def _options_of(target: str) -> type[BaseModel]:
+def _options_of(target: str) -> "type[BaseModel]":
+    from pydantic import ConfigDict, create_model
+
     module, attribute = target.split(":")
     arguments = _arguments(_source_of(module), attribute)
     fields: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from masksup.engine.state import load_network
 from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.models.network import Network
+from masksup.packing.packed import read_packed
 from masksup.runtime.checkpoint import META, SUMS, newest_valid, read_checkpoint, verify
 from masksup.runtime.log import log
 
@@ -47,11 +48,14 @@ def is_run(path: Path) -> bool:
 
 
 def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
-    """Build and fill the model in `path`: a checkpoint, or a run folder, of which the best checkpoint is taken
-    (the newest where none was chosen). Verified first; reading executes nothing. UserError names what is wrong.
+    """Build and fill the model in `path`: a checkpoint, an archive of `masksup pack`, or a run folder, of which the
+    best checkpoint is taken (the newest where none was chosen). Verified first; reading executes nothing. UserError
+    names what is wrong.
     """
     if not path.exists():
         raise UserError(f"{path}: no such run folder or checkpoint")
+    if path.is_file():
+        return _unpacked(path, weights)
     if not is_run(path):
         raise UserError(f"{path}: found no config.yaml or {META} in it, expected a run folder or a checkpoint")
     folder = path if (path / META).is_file() else _chosen(path)
@@ -79,6 +83,21 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
     name = f"{run.name}/{resolved.name}" if run is not None else resolved.name
     sha256 = (folder / SUMS).read_text(encoding="ascii")[:64]
     return Trained(config, classes, network, method, name, sha256, step, epoch, kind, run, note)
+
+
+def _unpacked(file: Path, weights: WhichWeights) -> Trained:
+    packed = read_packed(file)
+    if weights not in ("auto", packed.weights):
+        raise UserError(
+            f"{file}: --weights: found {weights}, but this archive holds the {packed.weights} weights alone"
+        )
+    network = new_network(packed.config, len(packed.classes))
+    load_network(network, packed.tensors, str(file))
+    method = new_method(packed.config, network, len(packed.classes), None).eval()
+    return Trained(
+        packed.config, packed.classes, network, method, packed.checkpoint, packed.sha256, packed.step, packed.epoch,
+        packed.weights, None, packed.note, packed.decisions,
+    )  # fmt: skip
 
 
 def _chosen(run: Path) -> Path:

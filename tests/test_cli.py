@@ -48,7 +48,7 @@ def one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
-@pytest.mark.parametrize("command", [[], ["prepare"], ["train"], ["eval"], ["predict"]])
+@pytest.mark.parametrize("command", [[], ["prepare"], ["train"], ["eval"], ["calibrate"], ["pack"], ["predict"]])
 def test_help_answers_without_torch(command: list[str]) -> None:
     probe = (
         "import sys\nfrom masksup.cli import main\n"

@@ -78,13 +78,16 @@ def decode_pixels(data: bytes, name: str, *, exif: bool) -> NDArray[np.uint8]:
     image = open_image(data, name)
     try:
         image.load()
-        if exif:
-            image = ImageOps.exif_transpose(image)
-        return np.array(_rgb(image))
+        return rgb_pixels(image, exif=exif)
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise broken(name, error) from None
+
+
+def rgb_pixels(image: Image.Image, *, exif: bool) -> NDArray[np.uint8]:
+    """uint8 RGB HW3 of an opened image. ValueError where its pixels are floating point."""
+    return np.array(_rgb(ImageOps.exif_transpose(image) if exif else image))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -121,9 +121,13 @@ def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose
     raise UserError(f"{key}: {found.folder}: {what} than {whose}")
 
 
+def samples_in_both(part: Part, other: Part) -> NDArray[np.int64]:
+    """The rows of `part` whose images are byte-equal to one of `other`."""
+    return np.flatnonzero(np.isin(_file_hashes(part), _file_hashes(other)))
+
+
 def _refuse_leak(key: str, scored: Part, train: Part) -> None:
-    learnt, seen = _file_hashes(train), _file_hashes(scored)
-    leaked = np.flatnonzero(np.isin(seen, learnt))
+    leaked = samples_in_both(scored, train)
     if len(leaked):
         example = scored.index.where(int(scored.numbers(leaked[:1])[0]))
         raise UserError(

@@ -13,11 +13,17 @@ def folds_of(index: Index, folds: int, seed: int) -> NDArray[np.int64]:
     Iterative stratification (Sechidis et al. 2011): the rarest class first, each of its images goes to the fold that
     still wants that class most. Persons of one image stay together.
     """
-    image_of_N = np.asarray(index.sample_image_N)
+    return stratified_folds(np.asarray(index.labels_NC) == 1, np.asarray(index.sample_image_N), folds, seed)
+
+
+def stratified_folds(
+    positive_NC: NDArray[np.bool_], image_of_N: NDArray[np.integer], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """The same for any samples: which classes each has, and the image it is of."""
     images, group_N = np.unique(image_of_N, return_inverse=True)
     order = permuted(np.arange(len(images)), np.zeros(len(images), np.int64), len(images), seed)
-    positive_GC = np.zeros((len(images), len(index.classes)), bool)
-    np.logical_or.at(positive_GC, group_N, np.asarray(index.labels_NC) == 1)
+    positive_GC = np.zeros((len(images), positive_NC.shape[1]), bool)
+    np.logical_or.at(positive_GC, group_N, positive_NC)
 
     fold_G = np.full(len(images), -1, np.int64)
     wanted_FC = np.tile(positive_GC.sum(0) / folds, (folds, 1))

@@ -47,11 +47,17 @@ def class_maps(head: nn.Module, x_BDHW: Tensor) -> ClassMaps:
     without the bias, divided by the number of positions.
     """
     assert not head.training, "maps are those of the evaluated network"
+    kind = map_kind(head)
     if isinstance(head, MapHead):
-        return ClassMaps("activation", head.maps(x_BDHW).detach())
+        return ClassMaps(kind, head.maps(x_BDHW).detach())
     if isinstance(head, AttentionHead):
-        return ClassMaps("attention", head.attention_maps(x_BDHW).detach())
-    return ClassMaps("gradient", _gradient_maps(head, x_BDHW))
+        return ClassMaps(kind, head.attention_maps(x_BDHW).detach())
+    return ClassMaps(kind, _gradient_maps(head, x_BDHW))
+
+
+def map_kind(head: nn.Module) -> Kind:
+    """What the maps of a head show."""
+    return "activation" if isinstance(head, MapHead) else "attention" if isinstance(head, AttentionHead) else "gradient"
 
 
 def _gradient_maps(head: nn.Module, x_BDHW: Tensor) -> Tensor:

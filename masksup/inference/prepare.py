@@ -1,46 +1,41 @@
-"""An image file to the input of an exported model, by Pillow: the same pixels as evaluation, up to rounding.
-
-Training and evaluation decode JPEG files with torchvision and resize with torch. Both follow libjpeg and Pillow, and
-docs/export.md says how far the results are apart.
-"""
+"""An image file to the input of an exported model, by Pillow and numpy: the same pixels as evaluation has."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from masksup.data.pillow import decode_pixels, read_header
 from masksup.data.store import read_file
 from masksup.inference.card import Preprocessing
-
-_RULES = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+from masksup.inference.resize import resize
 
 
 def load_image(path: Path, rules: Preprocessing) -> NDArray[np.uint8]:
     """uint8 RGB 3SS. BrokenImage, naming the file, if it is damaged, no image or too large; UserError if missing."""
     data = read_file(path)
     read_header(data, str(path), rules.max_pixels)
-    return prepare(Image.fromarray(decode_pixels(data, str(path), exif=rules.exif)), rules)
+    return prepare(decode_pixels(data, str(path), exif=rules.exif), rules)
 
 
-def prepare(image: Image.Image, rules: Preprocessing) -> NDArray[np.uint8]:
-    """An RGB image to uint8 3SS, as masksup.data.transforms does in evaluation."""
-    size, how = rules.size, _RULES[rules.interpolation]
+def prepare(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8]:
+    """uint8 RGB HW3 to uint8 3SS, as masksup.data.transforms does in evaluation."""
+    size = rules.size
     if rules.resize == "squish":
-        square = image.resize((size, size), how)
+        square = resize(image_HW3, size, size, rules.interpolation)
     elif rules.resize == "top_left":
-        square = Image.new("RGB", (size, size), rules.fill)
-        square.paste(image.crop((0, 0, min(image.width, size), min(image.height, size))))
+        square = np.full((size, size, 3), rules.fill, np.uint8)
+        part = image_HW3[:size, :size]
+        square[: part.shape[0], : part.shape[1]] = part
     else:
-        square = _centre(image, rules, how)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        square = _centre(image_HW3, rules)
+    return np.ascontiguousarray(square.transpose(2, 0, 1))
 
 
-def _centre(image: Image.Image, rules: Preprocessing, how: Image.Resampling) -> Image.Image:
-    width, height, size = image.width, image.height, rules.size
+def _centre(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8]:
+    (height, width), size = image_HW3.shape[:2], rules.size
     short = math.floor(size / rules.crop_share)
     shape = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = (round((side - size) / 2) for side in shape)
-    return image.resize(shape, how).crop((left, top, left + size, top + size))
+    return resize(image_HW3, *shape, rules.interpolation)[top : top + size, left : left + size]

@@ -1,0 +1,1 @@
+"""`masksup demo`: a local page to which pictures are dropped."""

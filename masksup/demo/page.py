@@ -1,0 +1,179 @@
+"""The page of the demo, in NiceGUI: pictures on one side, thresholds on the other. Nothing is written to disk."""
+
+from functools import partial
+from typing import Any
+
+from nicegui import events, run, ui
+
+from masksup.demo.labelling import Labelled, Labeller
+from masksup.errors import UserError
+from masksup.explain.heat import MEANING
+from masksup.report.thumbnails import as_data
+
+MOST_MB = 64
+STYLE = """
+body { background: #f4f5f7; color: #1b1f24; }
+.page { max-width: 78rem; margin: 0 auto; padding: 1rem; width: 100%; }
+.columns { display: grid; grid-template-columns: minmax(0, 1fr) 20rem; gap: 1rem; width: 100%; align-items: start; }
+.panel { background: #fff; border: 1px solid #d9dde2; border-radius: 10px; padding: 1rem; min-width: 0; }
+.picture { display: grid; grid-template-columns: minmax(0, 1.3fr) minmax(0, 1fr); gap: 1rem; margin-bottom: 1rem; }
+.picture img { width: 100%; border-radius: 6px; display: block; }
+.class { width: 100%; text-align: left; padding: .3rem .4rem; border-radius: 6px; cursor: pointer; display: block; border: 0; background: none; font: inherit; color: inherit; }
+.class:hover, .class:focus-visible { background: #eef1f4; } .class.chosen { background: #dcebf5; }
+.line { display: flex; justify-content: space-between; gap: .6rem; } .faint { color: #59626d; }
+.track { position: relative; height: 9px; background: #e6e9ed; border-radius: 2px; margin-top: 3px; }
+.track i { position: absolute; inset: 0 auto 0 0; border-radius: 2px; } .track b { position: absolute; top: -3px; bottom: -3px; width: 2px; background: #1b1f24; }
+.sliders { max-height: 60vh; overflow-y: auto; padding-right: .6rem; }
+.scale { height: 10px; width: 9rem; border-radius: 2px; display: inline-block; background: linear-gradient(90deg, #000004, #55106d, #ba3655, #f98c0a, #fcffa4); }
+.q-uploader { max-height: none; } .q-uploader__list { display: none; }
+.q-uploader__header { background: #fff; color: #1b1f24; padding: 1.1rem .6rem; }
+@media (max-width: 52rem) { .columns, .picture { grid-template-columns: minmax(0, 1fr); } .page { padding: .5rem; } .sliders { max-height: 40vh; } }
+"""  # noqa: E501  CSS reads best a rule a line
+
+
+def serve(labeller: Labeller, host: str, port: int) -> None:
+    """Serve until interrupted."""
+    title = f"masksup: {labeller.trained.checkpoint.split('/')[0]}"
+    ui.run(
+        partial(build, labeller), host=host, port=port, title=title, show=False, reload=False,
+        show_welcome_message=False, favicon="\N{LABEL}",
+    )  # fmt: skip
+
+
+def build(labeller: Labeller) -> None:
+    """The page of one visitor, with thresholds and pictures of its own."""
+    Page(labeller).draw()
+
+
+class Page:
+    """What one visitor sees: thresholds that start from the run's decisions, and the pictures dropped so far."""
+
+    def __init__(self, labeller: Labeller) -> None:
+        self.labeller = labeller
+        self.names = labeller.trained.classes
+        self.thresholds = list(labeller.decisions.thresholds)
+        self.pictures: list[Labelled] = []
+        self.chosen: dict[int, int | None] = {}
+        self.sliders: list[Any] = []
+
+    def draw(self) -> None:
+        """Build the whole page."""
+        ui.add_css(STYLE)
+        trained, decisions = self.labeller.trained, self.labeller.decisions
+        with ui.element("main").classes("page"):
+            ui.label(trained.checkpoint.split("/")[0]).classes("text-2xl font-bold")
+            how = f"thresholds for {decisions.aim}" if decisions.aim else f"threshold {self.thresholds[0]:g}"
+            ui.label(f"{len(self.names)} classes; {how}. Pictures stay on this machine.").classes("faint q-mb-md")
+            with ui.element("div").classes("columns"):
+                with ui.element("div").style("min-width: 0"):
+                    self._draw_upload()
+                    self.results = ui.element("div").classes("q-mt-md")
+                with ui.element("aside").classes("panel"):
+                    self._draw_thresholds()
+
+    def _draw_upload(self) -> None:
+        upload = ui.upload(
+            label="Drop pictures here, or press +", multiple=True, auto_upload=True, max_file_size=MOST_MB * 2**20,
+            on_upload=self._take, on_rejected=lambda: ui.notify(f"A file above {MOST_MB} MB", type="negative"),
+        )  # fmt: skip
+        upload.props('accept="image/*" flat bordered').classes("w-full").mark("upload")
+
+    async def _take(self, event: events.UploadEventArguments) -> None:
+        """Label a picture that arrived; one that cannot be read is told and skipped."""
+        data = await event.file.read()
+        try:
+            found = await run.io_bound(self.labeller.label, event.file.name, data)
+        except UserError as error:
+            ui.notify(str(error), type="negative", multi_line=True, close_button="OK", timeout=0)
+            return
+        self.pictures.append(found)
+        self._refresh()
+
+    def _draw_thresholds(self) -> None:
+        ui.label("Thresholds").classes("text-lg font-bold")
+        ui.label("A class is predicted from this probability on.").classes("faint text-sm")
+        with ui.row().classes("items-center w-full no-wrap q-my-sm"):
+            ui.button("All to", on_click=self._set_all).props("flat dense no-caps")
+            self.all = ui.number(value=0.5, min=0, max=1, step=0.05).props("dense outlined").classes("w-20")
+            ui.button("Reset", on_click=self._reset).props("flat dense no-caps")
+        wanted = ui.input("Find a class").props("dense outlined clearable").classes("w-full")
+        with ui.element("div").classes("sliders q-mt-sm"):
+            for number, name in enumerate(self.names):
+                with ui.element("div") as row:
+                    with ui.element("div").classes("line text-sm q-mt-sm"):
+                        ui.label(name)
+                        value = ui.label().classes("faint")
+                    slider = ui.slider(min=0, max=1, step=0.005, value=self.thresholds[number])
+                    slider.props(f'aria-label="threshold {number}"').mark(f"threshold {number}")
+                    slider.on_value_change(partial(self._moved, number))
+                    value.bind_text_from(slider, "value", lambda v: f"{v:.3f}")
+                    self.sliders.append(slider)
+                row.bind_visibility_from(
+                    wanted, "value", lambda text, name=name: not text or text.lower() in name.lower()
+                )
+
+    def _moved(self, number: int, event: events.ValueChangeEventArguments) -> None:
+        self.thresholds[number] = float(event.value)
+        self._refresh()
+
+    def _set_all(self) -> None:
+        value = self.all.value
+        if value is not None:
+            self._move_to([min(max(float(value), 0.0), 1.0)] * len(self.names))
+
+    def _reset(self) -> None:
+        self._move_to(list(self.labeller.decisions.thresholds))
+
+    def _move_to(self, thresholds: list[float]) -> None:
+        for slider, threshold in zip(self.sliders, thresholds):
+            slider.value = threshold
+        self.thresholds = thresholds
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.results.clear()
+        with self.results:
+            for number in reversed(range(len(self.pictures))):
+                self._draw_picture(number)
+
+    def _draw_picture(self, number: int) -> None:
+        picture = self.pictures[number]
+        chosen = self.chosen.get(number)
+        with ui.element("article").classes("panel picture"):
+            with ui.element("div"):
+                what = picture.name if chosen is None else f"{picture.name}: where {self.names[chosen]} is seen"
+                ui.element("img").props["src"] = as_data(picture.shown(chosen))
+                ui.label(what).classes("text-sm faint")
+                if chosen is not None:
+                    _draw_scale(picture)
+            with ui.element("div"):
+                present = [n for n, s, t in zip(self.names, picture.scores_C, self.thresholds) if s >= t]
+                ui.label(", ".join(present) or "nothing").classes("text-lg font-bold").mark(f"labels {number}")
+                ui.label("Press a class to see where it is seen.").classes("text-sm faint q-mb-sm")
+                for c in picture.rows(self.thresholds):
+                    self._draw_class(number, c)
+
+    def _draw_class(self, number: int, c: int) -> None:
+        score, threshold = float(self.pictures[number].scores_C[c]), self.thresholds[c]
+        present = score >= threshold
+        row = ui.element("button").classes("class" + (" chosen" if self.chosen.get(number) == c else ""))
+        row.on("click", partial(self._choose, number, c))
+        with row:
+            with ui.element("div").classes("line" + ("" if present else " faint")):
+                ui.label(self.names[c]).classes("font-bold" if present else "")
+                ui.label(f"{score:.2f}")
+            with ui.element("div").classes("track"):
+                ui.element("i").style(f"width: {100 * score:.1f}%; background: {'#0068a8' if present else '#a8aeb6'}")
+                ui.element("b").style(f"left: calc({100 * threshold:.1f}% - 1px)")
+
+    def _choose(self, number: int, c: int) -> None:
+        self.chosen[number] = None if self.chosen.get(number) == c else c
+        self._refresh()
+
+
+def _draw_scale(picture: Labelled) -> None:
+    title, low, high = MEANING[picture.looks.kind]
+    with ui.row().classes("items-center text-sm faint gap-2"):
+        ui.label(f"{title}: {low}")
+        ui.element("span").classes("scale")
+        ui.label(high)

@@ -1,0 +1,1 @@
+"""From a trained run to one file that runs without this package, checked against the run."""

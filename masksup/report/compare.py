@@ -1,0 +1,87 @@
+"""Two runs on the same images: is the difference of their mAP more than chance of which images these are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.errors import UserError
+from masksup.metrics.average_precision import ApRule, average_precision
+from masksup.metrics.resampling import bootstrap
+from masksup.metrics.stratified import LEVEL, SEED
+from masksup.report.gather import Gathered
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second run minus first, in percentage points of mAP. `p`: share of the resamples, of both tails, in which the
+    sign turns; at least 2 / (resamples + 1). `each_C`: AP of each class, nan without positives."""
+
+    mean_ap: float
+    low: float
+    high: float
+    p: float
+    resamples: int
+    each_C: NDArray[np.float64]
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return not self.low <= 0 <= self.high
+
+
+def refuse_other_data(first: Gathered, other: Gathered) -> None:
+    """UserError unless both runs were scored on the same samples of the same classes."""
+    if first.trained.classes != other.trained.classes:
+        raise UserError(
+            f"{other.name}: has other classes than {first.name}, or in another order; runs side by side need the same"
+        )
+    same = first.part.index.hash == other.part.index.hash
+    if not same or not np.array_equal(first.part.samples, other.part.samples):
+        raise UserError(
+            f"{other.name}: was scored on {other.part.title}, but {first.name} on {first.part.title}; name one index "
+            "for all with --data"
+        )
+    for key, mine, its in _rules(first, other):
+        if mine != its:
+            raise UserError(
+                f"{other.name}: was scored with {key} {its}, but {first.name} with {mine}; --data INDEX scores all by "
+                "the rules of the first"
+            )
+
+
+def _rules(first: Gathered, other: Gathered) -> list[tuple[str, object, object]]:
+    """What makes scores comparable, of both runs."""
+    protocols = first.summary["protocol"], other.summary["protocol"]
+    rules: list[tuple[str, object, object]] = [
+        (f"eval.{key}", protocols[0][key], protocols[1][key]) for key in ("ap_rule", "compat", "threshold")
+    ]
+    return [*rules, ("eval.size_shares", first.rules.size_shares, other.rules.size_shares)]
+
+
+def difference(first: Gathered, other: Gathered, resamples: int = RESAMPLES) -> Difference:
+    """Paired: every resample draws the same images for both runs. The interval holds the middle 95 % of the
+    resamples' differences, moved so that their mean is the difference itself, as all intervals here are."""
+    rule: ApRule = first.rules.ap_rule
+    labels_NC = np.where(first.outputs.broken_N[:, None], np.int8(-1), other.labels_NC)
+    image_N = np.asarray(first.part.index.sample_image_N)[first.part.samples]
+    drawn, ap = [], []
+    for run in (first, other):
+        # Of the logits, not of calibrated probabilities: a calibration may tie what the run ranks.
+        scores_NC = run.outputs.probabilities_NC
+        group_GNC = (labels_NC == 1)[None]
+        means_GR, _, _ = bootstrap(
+            scores_NC, labels_NC, group_GNC, image_N, 0.5, rule, resamples=resamples, seed=SEED
+        )  # fmt: skip
+        drawn.append(means_GR[0])
+        ap.append(average_precision(scores_NC, labels_NC, rule))
+    each_C = 100 * (ap[1] - ap[0])
+    mean_ap = float(np.nanmean(each_C))
+    moved_R = 100 * (drawn[1] - drawn[0])
+    moved_R = moved_R - np.nanmean(moved_R) + mean_ap
+    low, high = np.nanpercentile(moved_R, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    turned = min(int((moved_R <= 0).sum()), int((moved_R >= 0).sum()))
+    p = min(1.0, 2 * (turned + 1) / (resamples + 1))
+    return Difference(mean_ap, float(low), float(high), p, resamples, each_C)

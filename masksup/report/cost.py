@@ -1,0 +1,52 @@
+"""What a run cost: its time, its speed, and GPU-hours that counted and that were lost."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`useful`: hours of a GPU (of a process, where there is none) that went into the steps and scores of the result.
+    `allocated`: all that the launcher was given for its starts; None where no launcher noted any."""
+
+    seconds: float
+    images_per_second: float
+    device: str
+    ranks: int
+    starts: int
+    useful: float
+    allocated: float | None
+
+    @property
+    def lost(self) -> float | None:
+        """Starting, work done twice, waiting."""
+        return None if self.allocated is None else max(self.allocated - self.useful, 0.0)
+
+
+def cost_of(run: Path, result: dict[str, Any]) -> Cost:
+    """From `result.json` and, of a run of the launcher, `launch/attempts.jsonl`."""
+    ranks = int(result.get("ranks", 1))
+    starts: dict[int, dict[str, Any]] = {}
+    for row in _lines(run / "launch" / "attempts.jsonl"):
+        if isinstance(row.get("number"), int):
+            starts.setdefault(row["number"], {}).update(row)
+    ended = [row for row in starts.values() if row.get("ended") is not None and "began" in row]
+    allocated = sum((row["ended"] - row["began"]) * (row.get("gpus") or 1) for row in ended) / 3600 if ended else None
+    return Cost(
+        result["seconds"], result["images_per_second"], result["device"], ranks, int(result["attempts"]),
+        result["seconds"] * ranks / 3600, allocated,
+    )  # fmt: skip
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:  # cut off by a crash
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

@@ -1,0 +1,172 @@
+"""Everything a report says of one run: read from its folder, and its predictions computed once and kept there."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.config import Evaluation
+from masksup.data.index import open_index
+from masksup.data.source import Part, open_source, refuse_other_classes, whole
+from masksup.deciding import decisions_for
+from masksup.decisions import Decisions
+from masksup.engine.infer import Outputs
+from masksup.errors import UserError
+from masksup.evaluate import evaluate, predict_alone
+from masksup.metrics.pairs import Labels
+from masksup.report.cost import Cost, cost_of
+from masksup.runtime.log import log
+from masksup.runtime.record import read_rows
+from masksup.trained import Trained, open_trained
+
+FOLDER = "report"
+CALIBRATION = "calibration.json"
+
+# Shapes: N samples, C classes.
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """One run. `summary` is what `masksup eval` gives for `part`; `probabilities_NC` are those that `decisions`
+    makes of the logits; labels are -1 where an image could not be read."""
+
+    name: str
+    trained: Trained
+    rules: Evaluation
+    """By which the summary was made."""
+    which: str
+    """Which weights the scores are of: best, last, or the chosen ones where `--data` was given."""
+    part: Part
+    summary: dict[str, Any]
+    result: dict[str, Any] | None
+    rows: list[dict[str, Any]]
+    cost: Cost | None
+    decisions: Decisions
+    outputs: Outputs
+    probabilities_NC: NDArray[np.float64]
+    labels_NC: Labels
+    calibration: dict[str, Any] | None
+    remarks: tuple[str, ...]
+
+    @property
+    def present_NC(self) -> NDArray[np.bool_]:
+        """Which classes are predicted."""
+        return self.decisions.predicted(self.probabilities_NC)
+
+
+def gather(path: Path, name: str, data: Path | None, rules: Evaluation | None = None) -> Gathered:
+    """Read a run, called `name` on the page, and take the scores of its result, or score it on the index `data` by
+    `rules` (None: its own). UserError for a run without any scores.
+    """
+    trained = open_trained(path)
+    run = trained.run
+    result = None if run is None else _result(run)
+    part, scored = _part(trained, result, data, path)
+    outputs = _outputs(trained, part)
+    labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
+    if not (labels_NC == 1).any():
+        raise UserError(f"{path}: {part.title} holds no label that is present, so there is nothing to report")
+    decisions = decisions_for(trained)
+    rules = rules or trained.config.eval
+    if scored is None:
+        which = "chosen"
+        config = trained.config.model_copy(update={"eval": rules})
+        summary = evaluate(outputs, part, config, resamples=rules.bootstrap)
+        summary["protocol"] |= {"weights": trained.weights, "checkpoint_sha256": trained.sha256}
+        summary["protocol"]["checkpoint"] = trained.checkpoint
+    else:
+        assert result is not None
+        which = "best" if "best" in result else "last"
+        summary = result[which][scored]
+    return Gathered(
+        name, trained, rules, which, part, summary, result, [] if run is None else read_rows(run / "metrics.jsonl"),
+        None if run is None or result is None else cost_of(run, result), decisions, outputs,
+        decisions.probabilities(outputs.logits_NC), labels_NC, None if run is None else _calibration(run, decisions),
+        tuple(_remarks(trained, summary)),
+    )  # fmt: skip
+
+
+def _result(run: Path) -> dict[str, Any] | None:
+    try:
+        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run / 'result.json'}: cannot be read: {error}") from None
+    if not isinstance(result, dict) or not isinstance(result.get("last"), dict):
+        raise UserError(f"{run / 'result.json'}: not written by a training of this program")
+    return result
+
+
+def _part(trained: Trained, result: dict[str, Any] | None, data: Path | None, path: Path) -> tuple[Part, str | None]:
+    """What is reported on, and its name in the result; None for an index that the user names."""
+    if data is not None:
+        given = whole(open_index(data))
+        refuse_other_classes("--data", given.index, trained.classes, f"in {trained.checkpoint}")
+        return given, None
+    if result is None:
+        raise UserError(
+            f"{path}: found no result.json, so this run has no evaluation yet; finish its training, or name an index "
+            "to score it on with --data"
+        )
+    scores = result["best"] if "best" in result else result["last"]
+    name = next((name for name in ("test", "eval") if name in scores), None)
+    if name is None:
+        raise UserError(
+            f"{path}: its configuration names no data.eval or data.test, so it was never evaluated; name an index to "
+            "score it on with --data"
+        )
+    source = open_source(trained.config.data, trained.config.seed)
+    scored = source.test if name == "test" else source.eval
+    assert scored is not None
+    if scored.index.hash != scores[name]["protocol"]["index"]:
+        raise UserError(f"{scored.index.folder}: changed since {path} was scored on it; score it again with --data")
+    return scored, name
+
+
+def _outputs(trained: Trained, part: Part) -> Outputs:
+    """Logits of the whole part: those kept in the run folder if they are of these weights and data, else computed."""
+    if trained.run is None:
+        return predict_alone(trained, part)
+    folder = trained.run / FOLDER
+    chosen = "" if part.chosen is None else f"-{len(part)}"
+    file = folder / f"logits-{trained.sha256[:12]}-{trained.weights}-{part.index.hash[:12]}{chosen}.npz"
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as kept:
+            return Outputs(kept["logits"], kept["broken"])
+    log.info(f"{trained.checkpoint}: labelling {len(part)} samples of {part.title}")
+    outputs = predict_alone(trained, part)
+    partial = folder / f".{file.stem}.partial.npz"
+    try:
+        folder.mkdir(exist_ok=True)
+        np.savez(partial, logits=outputs.logits_NC, broken=outputs.broken_N)
+        partial.replace(file)
+    except OSError as error:
+        log.warning(f"{folder}: not kept for the next report: {error.strerror}")
+    return outputs
+
+
+def _calibration(run: Path, decisions: Decisions) -> dict[str, Any] | None:
+    """What `masksup calibrate` found, if it is what decides."""
+    if decisions.fitted is None or not (run / CALIBRATION).is_file():
+        return None
+    facts: dict[str, Any] = json.loads((run / CALIBRATION).read_text(encoding="utf-8"))
+    return facts if facts["fitted"]["checkpoint_sha256"] == decisions.fitted.checkpoint_sha256 else None
+
+
+def _remarks(trained: Trained, summary: dict[str, Any]) -> list[str]:
+    remarks = [f"{trained.note}: these scores say nothing about photographs"] if trained.note == "synthetic" else []
+    if trained.note and trained.note != "synthetic":
+        remarks.append(trained.note)
+    protocol = summary["protocol"]
+    if protocol.get("checkpoint_sha256") not in (None, trained.sha256):
+        remarks.append(
+            f"the scores are of {protocol['checkpoint']}, which is gone; curves and pictures are of "
+            f"{trained.checkpoint}"
+        )
+    if protocol["compat"] != "none":
+        remarks.append(f"scored by the rules of the original {protocol['compat']} code")
+    return remarks

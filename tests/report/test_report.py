@@ -1,0 +1,276 @@
+"""The report: its numbers are those of the result, its markup is whole and harmless, two runs are compared fairly."""
+
+import html
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from masksup.cli import main
+from masksup.config import Config
+from masksup.data.index import write_index
+from masksup.data.random import draws
+from masksup.data.shapes import prepare_shapes
+from masksup.report.charts import frame, pr_points
+from masksup.report.command import run_names
+from masksup.report.compare import difference
+from masksup.report.cost import cost_of
+from masksup.report.gather import gather
+from masksup.report.mistakes import confusions, most_confused, worst_mistakes
+from masksup.train import train
+
+MakeConfig = Callable[..., Config]
+NASTY = '<script>alert("x")</script>&'
+VOID = {"meta", "img", "br", "input"}
+
+
+@pytest.fixture(scope="session")
+def nasty_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data with markup for names of classes and samples."""
+    folder = tmp_path_factory.mktemp("nasty")
+    for content in prepare_shapes(tiny_data / "root", train=50, val=20, test=20, size=48, seed=3):
+        classes = (NASTY, *content.classes[1:])
+        ids = [f"<img src=x onerror=alert({n})>" for n in range(len(content.ids))]
+        write_index(folder / content.split, replace(content, classes=classes, ids=ids))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(nasty_data: Path, tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig) -> tuple[Path, Path]:
+    """Two finished runs on the same data."""
+    folder = tmp_path_factory.mktemp("report")
+    parts = {key: str(nasty_data / split) for key, split in (("train", "train"), ("eval", "val"), ("test", "test"))}
+    for name, head in (("one & <b>", "linear"), ("two", "csra")):
+        config = tiny_config(data={**parts, "workers": 0}, model__head={"name": head}, eval={"masked": ["high"]})
+        assert train(config, folder / name) == 0
+    return folder / "one & <b>", folder / "two"
+
+
+class Page(HTMLParser):
+    """Tags in order, checked to close; attributes; the text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, tag
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_numbers_are_those_of_the_result_and_nothing_comes_from_elsewhere(runs: tuple[Path, Path]) -> None:
+    assert main(["report", str(runs[0])]) == 0
+    text = (runs[0] / "report.html").read_text()
+    page = Page(text)
+    scores = json.loads((runs[0] / "result.json").read_text())["best"]["test"]
+    for key in ("mAP", "CF1", "OF1", "CP", "OR"):
+        assert f"{scores[key]:.2f}" in page.text, key
+    assert f"{scores['masked']['high']['mAP']:.2f}" in page.text
+    for stratum in scores["stratified"]["size"]["strata"].values():
+        assert stratum["mAP"] is None or f"{stratum['mAP']:.2f}" in page.text
+    values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
+    assert values == ["-" if ap is None else str(ap) for ap in scores["AP"].values()]
+    # Nothing is fetched, and the page forbids it too.
+    assert "default-src 'none'" in str(page.all("meta"))
+    addresses = [a[key] for _, a in page.tags for key in ("src", "href", "xlink:href", "action") if key in a]
+    assert addresses
+    assert all(str(address).startswith(("data:image/jpeg;base64,", "#")) for address in addresses), addresses
+    assert not page.all("link")
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text
+    # Names that hold markup are shown as they are.
+    assert len(page.all("script")) == 1
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert NASTY in page.text
+    assert runs[0].name in page.text
+    assert html.escape("<img src=x onerror=alert(0)>", quote=True).split("(")[0] in text
+    # What a reader of the screen needs.
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all(picture.get("aria-label") for picture in page.all("svg"))
+    assert all("scope" in heading for heading in page.all("th"))
+    targets = {attributes.get("id") for _, attributes in page.tags}
+    assert all(str(link["href"])[1:] in targets for link in page.all("a"))
+
+
+def test_a_second_report_uses_the_kept_logits_and_says_the_same(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = gather(runs[1], "two", None)
+    monkeypatch.setattr("masksup.report.gather.predict_alone", lambda *_: pytest.fail("computed again"))
+    second = gather(runs[1], "two", None)
+    assert np.array_equal(first.outputs.logits_NC, second.outputs.logits_NC)
+    scored = [a for a in first.summary["AP"].values() if a is not None]
+    np.testing.assert_allclose(np.mean(scored), first.summary["mAP"])
+
+
+def literal_difference(scores: list[Any], labels_NC: Any, image_N: Any, resamples: int) -> Any:
+    """mAP of the second minus the first in percent, of each resample, by loops and scikit-learn."""
+    images = np.unique(image_N)
+    found = []
+    for r in range(resamples):
+        drawn = draws(0, r, "bootstrap").integers(0, len(images), len(images))
+        weight_N = np.array([np.sum(images[drawn] == image) for image in image_N], float)
+        means = []
+        for scores_NC in scores:
+            aps = []
+            for c in range(labels_NC.shape[1]):
+                kept = (labels_NC[:, c] >= 0) & (weight_N > 0)
+                if (labels_NC[kept, c] == 1).any():
+                    aps.append(
+                        average_precision_score(labels_NC[kept, c], scores_NC[kept, c], sample_weight=weight_N[kept])
+                    )
+            means.append(np.mean(aps))
+        found.append(100 * (means[1] - means[0]))
+    return np.array(found)
+
+
+def test_significance_equals_a_paired_bootstrap_written_out(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    one, two = (gather(path, path.name, None) for path in runs)
+    found = difference(one, two, resamples=60)
+    scores = [run.outputs.probabilities_NC for run in (one, two)]
+    image_N = np.asarray(one.part.index.sample_image_N)
+    drawn_R = literal_difference(scores, one.labels_NC, image_N, 60)
+    assert found.mean_ap == pytest.approx(two.summary["mAP"] - one.summary["mAP"])
+    moved_R = drawn_R - drawn_R.mean() + found.mean_ap
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(moved_R, [2.5, 97.5])))
+    turned = min((moved_R <= 0).sum(), (moved_R >= 0).sum())
+    assert found.p == pytest.approx(min(1.0, 2 * (turned + 1) / 61))
+    assert found.significant == (found.low > 0 or found.high < 0)
+    same = difference(one, one, resamples=20)
+    assert (same.mean_ap, same.low, same.high, same.p, same.significant) == (0, 0, 0, 1.0, False)
+    assert main(["report", *map(str, runs), "--out", str(tmp_path / "both.html")]) == 0
+    page = Page((tmp_path / "both.html").read_text())
+    shown = f"{difference(one, two).mean_ap:+.2f}".replace("-", "\N{MINUS SIGN}")
+    assert f"two: {shown} points" in page.text
+
+
+def test_confusions_count_images_with_one_class_and_a_false_other() -> None:
+    rng = np.random.default_rng(0)
+    labels_NC = rng.integers(-1, 2, (60, 5)).astype(np.int8)
+    present_NC = rng.random((60, 5)) < 0.4
+    present_NC[:, 3] |= labels_NC[:, 1] == 1  # class 1 is taken for class 3 too
+    found = confusions(present_NC, labels_NC)
+    for i in range(5):
+        for j in range(5):
+            there = [n for n in range(60) if labels_NC[n, i] == 1 and labels_NC[n, j] == 0]
+            assert found.images_CC[i, j] == len(there)
+            assert found.predicted_CC[i, j] == sum(present_NC[n, j] for n in there)
+    assert most_confused(found, 1) == [(1, 3)]
+    assert most_confused(confusions(labels_NC == 1, labels_NC), 5) == []
+
+
+def test_worst_mistakes_are_wrong_sorted_and_spread() -> None:
+    rng = np.random.default_rng(1)
+    p_NC, labels_NC = rng.random((50, 4)), rng.integers(-1, 2, (50, 4)).astype(np.int8)
+    present_NC = p_NC >= 0.5
+    false = worst_mistakes(p_NC, present_NC, labels_NC, "false", 6)
+    assert all(labels_NC[m.row, m.class_] == 0 and p_NC[m.row, m.class_] >= 0.5 for m in false)
+    assert [m.probability for m in false] == sorted((m.probability for m in false), reverse=True)
+    assert false[0].probability == p_NC[(labels_NC == 0) & present_NC].max()
+    missed = worst_mistakes(p_NC, present_NC, labels_NC, "missed", 6)
+    assert missed[0].probability == p_NC[(labels_NC == 1) & ~present_NC].min()
+    for mistakes in (false, missed):
+        assert max(np.bincount([m.class_ for m in mistakes])) <= 2
+    assert worst_mistakes(p_NC, labels_NC == 1, labels_NC, "false", 6) == []
+
+
+def test_points_of_a_curve_are_those_of_scikit_learn_and_frames_hold_them() -> None:
+    rng = np.random.default_rng(2)
+    labels_N = rng.integers(-1, 2, 40).astype(np.int8)
+    scores_N = np.round(rng.random(40), 1)  # with ties
+    recall, precision = pr_points(scores_N, labels_N)
+    kept = labels_N >= 0
+    theirs = precision_recall_curve(labels_N[kept], scores_N[kept])
+    pairs = {(round(r, 9), round(p, 9)) for p, r in zip(theirs[0], theirs[1])}
+    assert {(round(r, 9), round(p, 9)) for r, p in zip(recall, precision)} <= pairs
+    assert recall[-1] == 1
+    long = pr_points(rng.random(2000), np.ones(2000, np.int8))
+    assert len(long[0]) == 80
+    for low, high in ((0.0, 0.0), (3.0, 3.1), (1e-5, 2e-3), (-4.0, 700.0)):
+        box = frame([low, high], [low, high])
+        assert box.y[0] <= low
+        assert box.y[1] >= high
+        assert 2 <= len(box.y_ticks) <= 8
+        assert all(0 <= box.at(v, v)[0] <= box.width and 0 <= box.at(v, v)[1] <= box.height for v in (low, high))
+
+
+def test_lost_hours_are_those_of_all_starts_less_the_useful(tmp_path: Path) -> None:
+    result = {"seconds": 3600.0, "ranks": 4, "images_per_second": 10.0, "device": "cuda", "attempts": 2}
+    assert cost_of(tmp_path, result).lost is None
+    (tmp_path / "launch").mkdir()
+    rows = [
+        {"number": 1, "began": 0.0, "gpus": 4}, {"number": 1, "ended": 1800.0, "outcome": "preempted"},
+        {"number": 2, "began": 5000.0, "gpus": 4}, {"number": 2, "ended": 5000.0 + 3600},
+    ]  # fmt: skip
+    text = "\n".join(json.dumps(row) for row in rows) + '\n{"number": 3, "beg'
+    (tmp_path / "launch" / "attempts.jsonl").write_text(text)
+    cost = cost_of(tmp_path, result)
+    assert (cost.useful, cost.allocated, cost.lost) == (4.0, 6.0, 2.0)
+
+
+def test_names_tell_runs_apart() -> None:
+    assert run_names([Path("a/x"), Path("a/y")]) == ["x", "y"]
+    assert run_names([Path("a/x"), Path("b/x")]) == ["a/x", "b/x"]
+
+
+def test_wrong_input_is_one_line(
+    runs: tuple[Path, Path], tiny_data: Path, tiny_config: MakeConfig, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    one = str(runs[0])
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(runs[0], unfinished, symlinks=True)
+    (unfinished / "result.json").unlink()
+    assert train(tiny_config(epochs=1, eval={"size_shares": [0.1, 0.2]}), tmp_path / "plain") == 0
+    never = tiny_config(epochs=1, data={"train": str(tiny_data / "train"), "workers": 0})
+    assert train(never, tmp_path / "never") == 0
+    cases = [
+        ([str(unfinished)], "found no result.json, so this run has no evaluation yet"),
+        ([str(tmp_path / "never")], "names no data.eval or data.test"),
+        ([one, str(tmp_path / "plain")], "has other classes than"),
+        ([one, one], "found a run twice"),
+        ([one, "--out", str(tmp_path / "a.pdf")], "ends in .html"),
+        ([one, "--out", str(tmp_path / "no" / "a.html")], "cannot be written to"),
+        ([one, "--data", str(tiny_data / "val")], "found other classes"),
+        ([str(tmp_path)], "expected a run folder or a checkpoint"),
+    ]  # fmt: skip
+    for arguments, expected in cases:
+        capsys.readouterr()
+        assert main(["report", *arguments]) == 2, arguments
+        err = capsys.readouterr().err
+        assert expected in err
+        assert err.count("\n") == 1, err
+    assert not list(tmp_path.glob("*.html"))
+    # The same classes, but other images or rules: with --data both are scored alike.
+    both = [str(tmp_path / "never"), str(tmp_path / "plain")]
+    out = str(tmp_path / "both.html")
+    assert main(["report", *both, "--out", out, "--data", str(tiny_data / "test")]) == 0
+    assert Path(out).is_file()
+    assert main(["report", str(tmp_path / "plain"), str(runs[1]), "--out", out]) == 2
