@@ -12,7 +12,7 @@ from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
 from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
 from launch.preflight import read_bad
 from launch.resources import Resources
-from launch.results import sweep_of, write_results
+from launch.results import sweep_of, swept_keys, write_results
 from masksup.config_file import load_config
 from masksup.errors import UserError
 from masksup.runtime.files import write_atomically
@@ -99,7 +99,9 @@ def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: 
     exits.mkdir(parents=True)
     before = next((a.outcome for a in reversed(attempts(folder)) if a.number < attempt.number), None)
     command = rank_command(resources, "launch.job", [str(folder.run)])
-    return start_ranks(command, variables(attempt, resources, before), folder, attempt)
+    home = sweep_of(folder.run)
+    columns = {"MASKSUP_HPARAMS": ",".join(swept_keys(home))} if home is not None else {}
+    return start_ranks(command, variables(attempt, resources, before) | columns, folder, attempt)
 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:

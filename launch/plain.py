@@ -10,13 +10,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from launch import batch, slurm
+from launch import batch, guided, slurm
 from launch.ledger import Folder, read_json, write_json
 from launch.resources import Resources
 from launch.settings import read_sweep, settings
 from launch.snapshot import snapshot
 from launch.submit import prepare, refuse_full
-from launch.sweep import note, sort_out
+from launch.sweep import note, settings_now, sort_out
 from masksup.config_file import load_config
 from masksup.errors import UserError
 
@@ -54,7 +54,7 @@ def _sweep(file: Path) -> int:
     folder = Folder(run)
     job = batch.own_token(os.environ).job
     if read_json(folder.job).get("job") != job:
-        setting = next(s for s in settings(file) if home / s.folder == run)
+        setting = next(s for s in settings(file, guided.kept(home)) if home / s.folder == run)
         prepare(folder, setting.config, of_this_job(os.environ), "slurm", snapshot(home / "launch"), home / "launch")
         write_json(folder.job, read_json(folder.job) | {"job": job})
     return _with_its_code(folder, run)
@@ -62,12 +62,12 @@ def _sweep(file: Path) -> int:
 
 def _spread(file: Path, home: Path) -> int:
     """The job that was submitted by hand becomes an array over the settings that are missing, and ends."""
-    found = settings(file)
+    found, proposed = settings_now(file, home)
     todo, done, active = sort_out(home, found)
     print(f"{len(found)} settings: {len(todo)} to run, {len(active)} active, {len(done)} finished", flush=True)
     if not todo:
         return 0
-    note(home, file, found)
+    note(home, file, found, proposed)
     elements = home / "launch" / f"elements-{os.environ['SLURM_JOB_ID']}"
     elements.write_text("".join(f"{home / setting.folder}\n" for setting in todo), encoding="utf-8")
     at_once = read_sweep(file).parallel or Resources().array_parallel

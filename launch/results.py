@@ -84,6 +84,13 @@ def show_results(home: Path) -> None:
     print("\n" + as_text(home, scored(home)), end="")
 
 
+def swept_keys(home: Path) -> list[str]:
+    """The keys in which the settings of a sweep differ, seeds included where there are several."""
+    rows = read_json(home / "launch" / "sweep.json").get("settings", {}).values()
+    told = [dict(text.split("=", 1) for text in row["overrides"]) for row in rows]
+    return sorted(key for key in set().union(*told) if len({values.get(key) for values in told}) > 1)
+
+
 def sweep_of(run: Path) -> Path | None:
     """The sweep that a run belongs to: SWEEP/SETTING/seedN."""
     home = run.parent.parent

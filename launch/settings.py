@@ -2,34 +2,37 @@
 
 import hashlib
 import itertools
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from launch.draws import Draws, Rules, drawn
 from masksup.config import Config
 from masksup.config_file import load_config, read_yaml, yaml_inline
 from masksup.errors import UserError, nearest
 
 _LONGEST_NAME = 80
 Count = Annotated[int, Field(ge=1)]
+Named = list[tuple[str, dict[str, Any]]]
+"""(name of a setting, the keys it changes)"""
 
 
-class Draws(BaseModel):
-    """`random`: how many settings to draw, and from what."""
+class Guided(BaseModel):
+    """`guided`: a search by Optuna's TPE for the highest mAP on the evaluation part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     count: Count
-    """Settings to draw. A larger number adds to those drawn before."""
+    """Settings to try in all."""
+    at_once: Count = 4
+    """So many wait or run at a time; fewer know more of each other."""
     seed: int = 0
-    keys: dict[str, dict[str, list[float | int | str | bool | None]]]
-    """Key -> one of {uniform: [low, high]}, {log: [low, high]}, {integer: [low, high]}, {choice: [...]}."""
+    keys: Rules
+    """Ranges, as in `random`."""
 
 
 class Halving(BaseModel):
@@ -46,7 +49,7 @@ class Halving(BaseModel):
 
 
 class SweepFile(BaseModel):
-    """configs/sweeps/*.yaml. The settings are the product of `grid`, those of `list`, and those drawn by `random`."""
+    """configs/sweeps/*.yaml: the settings are those of `grid`, `list`, `random` and `guided` together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -59,6 +62,7 @@ class SweepFile(BaseModel):
     listed: list[dict[str, Any]] = Field(default=[], alias="list")
     """Settings written out: keys and values, and `name`."""
     random: Draws | None = None
+    guided: Guided | None = None
     repeat: Count | list[int] = 1
     """Seeds of each setting: so many from that of `base` on, or these."""
     parallel: Count | None = None
@@ -102,8 +106,11 @@ def _keys() -> list[str]:
     return [field.alias or name for name, field in SweepFile.model_fields.items()]
 
 
-def settings(path: Path) -> list[Setting]:
-    """All runs of a sweep file, checked one by one; their order and names do not depend on what was run before."""
+def settings(path: Path, guided: Named | None = None) -> list[Setting]:
+    """All runs of a sweep file, checked one by one; their order and names do not depend on what was run before.
+
+    guided: the settings that a search has proposed so far.
+    """
     sweep = read_sweep(path)
     base = path.parent / sweep.base
     short = _short_keys(sweep)
@@ -117,7 +124,8 @@ def settings(path: Path) -> list[Setting]:
         if not re.fullmatch(r"[\w.=,+-]{1,80}", name):
             raise UserError(f"{path}: list.{number}.name: found {name!r}, expected letters, digits and _.=,+-")
         named.append((name, keys))
-    named += _drawn(path, sweep)
+    named += drawn(str(path), sweep.random) if sweep.random else []
+    named += guided or []
     if not named:
         named = [("base", {})]
     _refuse_twice(path, [name for name, _ in named])
@@ -146,39 +154,6 @@ def _repeated(path: Path, sweep: SweepFile, base: Path, name: str, keys: dict[st
 
 def _seeds(repeat: int | list[int], first: int) -> list[int]:
     return list(range(first, first + repeat)) if isinstance(repeat, int) else repeat
-
-
-def _drawn(path: Path, sweep: SweepFile) -> list[tuple[str, dict[str, Any]]]:
-    if sweep.random is None:
-        return []
-    found = []
-    for number in range(sweep.random.count):
-        keys = {}
-        for key, rule in sweep.random.keys.items():
-            # A function of seed, number and key: more draws, or another key, change none that were drawn before.
-            rng = Random(f"{sweep.random.seed}/{number}/{key}")
-            keys[key] = _draw(f"{path}: random.keys.{key}", rule, rng)
-        found.append((f"random{number:03d}", keys))
-    return found
-
-
-def _draw(where: str, rule: dict[str, list[Any]], rng: Random) -> Any:
-    if len(rule) != 1:
-        raise UserError(f"{where}: found {sorted(rule)}, expected one of uniform, log, integer, choice")
-    ((kind, values),) = rule.items()
-    if kind == "choice" and values:
-        return rng.choice(values)
-    if kind not in ("uniform", "log", "integer"):
-        raise UserError(f"{where}: {kind}: unknown; {nearest(kind, ('uniform', 'log', 'integer', 'choice'))}")
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(values) != 2 or len(numbers) != 2 or not numbers[0] <= numbers[1] or (kind == "log" and numbers[0] <= 0):
-        raise UserError(f"{where}: {kind}: found {values}, expected a low and a high number")
-    low, high = numbers
-    if kind == "integer":
-        return rng.randint(int(low), int(high))
-    if kind == "uniform":
-        return float(f"{rng.uniform(low, high):.6g}")
-    return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.6g}")
 
 
 def _short_keys(sweep: SweepFile) -> dict[str, str]:

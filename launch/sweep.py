@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launch import script
+from launch import guided, script
 from launch.ledger import Folder, job_of, read_json, write_json
 from launch.one import warn
 from launch.resources import Resources, read_resources
 from launch.results import show_results, write_results
-from launch.settings import Setting, read_sweep, settings
+from launch.settings import Named, Setting, read_sweep, settings
 from launch.snapshot import place_of
 from launch.submit import check_resources, check_run, is_active, submit
 from masksup.errors import UserError
@@ -20,21 +20,24 @@ def sweep(
     file: Path, folder: Path | None, cluster_config: Path | None, options: dict[str, Any], cluster: str, dry_run: bool
 ) -> int:
     """Submit the settings of a file that have no result and no job."""
-    asked, found = read_sweep(file), settings(file)
+    asked = read_sweep(file)
     limit = {"array_parallel": asked.parallel} if asked.parallel else {}
     resources = read_resources(cluster_config, {**asked.resources, **limit, **options})
     home = (folder or Path("runs") / file.stem).absolute()
+    found, proposed = settings_now(file, home)
     todo, done, active = sort_out(home, found)
     if dry_run:
         return _show(home, todo, done, active, resources, cluster)
     if todo:
-        note(home, file, found)
+        note(home, file, found, proposed)
         warn([home], todo[0].config, cluster)
         submitted = submit(
             [(home / s.folder, s.config) for s in todo], resources, cluster, f"masksup-{home.name}", home / "launch"
         )
         print(f"job         {submitted[0].job.partition('_')[0]}, an array of {len(submitted)}")
     print(f"settings    {len(found)}: {len(todo)} submitted, {len(active)} active, {len(done)} finished")
+    if asked.guided and len(proposed) < asked.guided.count:
+        print(f"guided      {len(proposed)} of {asked.guided.count}; the same command again proposes more")
     print(f"sweep       {home}")
     print(f"state       masksup-launch status {home}")
     print(f"curves      tensorboard --logdir {home}")
@@ -42,6 +45,13 @@ def sweep(
         write_results(home)
         show_results(home)
     return 0
+
+
+def settings_now(file: Path, home: Path) -> tuple[list[Setting], Named]:
+    """All settings of a file, and which of them a guided search has proposed up to now."""
+    search = read_sweep(file).guided
+    proposed = guided.propose(str(file), search, home) if search else []
+    return settings(file, proposed), proposed
 
 
 def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Setting], list[Setting]]:
@@ -60,9 +70,11 @@ def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Sett
     return todo, done, active
 
 
-def note(home: Path, file: Path, found: list[Setting]) -> None:
+def note(home: Path, file: Path, found: list[Setting], proposed: Named) -> None:
     """Keep what the sweep consists of, for its table, whatever becomes of the file."""
     asked = read_sweep(file)
+    if proposed:
+        guided.keep(home, proposed)
     old = read_json(home / "launch" / "sweep.json").get("settings", {})
     new = {
         setting.folder: {"name": setting.name, "seed": setting.seed, "overrides": list(setting.overrides)}

@@ -154,6 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_export)
 
+    command = commands.add_parser("smoke", help="train, score, export and run a configuration in miniature")
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/; its data are not opened")
+    command.set_defaults(run=_smoke)
+
     command = commands.add_parser("report", help="one HTML file about a run, or several side by side")
     command.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first"
@@ -262,6 +266,12 @@ def _export(args: argparse.Namespace) -> int:
 
     precisions = args.precision.split(",")
     return run_export(args.model, args.weights, args.format, args.out, precisions, args.opset, args.check)
+
+
+def _smoke(args: argparse.Namespace) -> int:
+    from masksup.smoke.chain import run_smoke
+
+    return run_smoke(args.config)
 
 
 def _check_threshold(threshold: float | None) -> None:

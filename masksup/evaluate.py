@@ -15,6 +15,7 @@ from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
 from masksup.deciding import decisions_for
+from masksup.decisions import Decisions
 from masksup.engine.infer import (
     Block,
     Counted,
@@ -169,11 +170,15 @@ def run_eval(
         rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
         trained = _with(trained, rules)
         part = _part_to_score(trained, data)
+        decisions = decisions_for(trained) if place.rank == 0 else None
     with joined(place, trained.config) as group:
-        return _eval(trained, part, wanted, masked, group)
+        return _eval(trained, part, decisions, wanted, masked, group)
 
 
-def _eval(trained: Trained, part: Part, wanted: Wanted, masked: Level | None, group: Group) -> int:
+def _eval(
+    trained: Trained, part: Part, decisions: Decisions | None, wanted: Wanted, masked: Level | None, group: Group
+) -> int:
+    """`decisions`: on rank 0."""
     files = None
     with group.together():
         if group.first:
@@ -188,16 +193,15 @@ def _eval(trained: Trained, part: Part, wanted: Wanted, masked: Level | None, gr
         return 0
     summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
     summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
-    summary["decided"] = _decided(trained, outputs, part)
+    summary["decided"] = _decided(decisions, outputs, part)
     _show(summary, trained)
     _write(wanted, files, summary, outputs, part)
     return 0
 
 
-def _decided(trained: Trained, outputs: Outputs | Counted, part: Part) -> dict[str, Any] | None:
+def _decided(decisions: Decisions | None, outputs: Outputs | Counted, part: Part) -> dict[str, Any] | None:
     """The scores of the labels that `masksup predict` gives, where thresholds were fitted to these weights."""
-    decisions = decisions_for(trained)
-    if decisions.fitted is None or isinstance(outputs, Counted):
+    if decisions is None or decisions.fitted is None or isinstance(outputs, Counted):
         return None
     labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
     predicted_NC = decisions.predicted(decisions.probabilities(outputs.logits_NC)) & ~outputs.broken_N[:, None]

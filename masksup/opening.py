@@ -211,7 +211,8 @@ def _introduce(run: Run, weights: str | None) -> None:
         after = os.environ.get("MASKSUP_RESUMED_AFTER")  # a launcher knows why: preempted, timeout, lost, ...
         run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}" + (f", {after} before" if after else ""))
     else:
-        run.record.hyperparameters(config)
+        swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
+        run.record.hyperparameters(config, swept.split(","))
 
 
 def _ranks(world: int) -> str:

@@ -1,8 +1,7 @@
 """Every recipe in configs/: it validates, says where its figure comes from, fits its full-size network, and runs small.
 
-The small run has a stand-in for the backbone, 64 px, narrow heads, few masks and 8 synthetic images a step. Recipes
-that differ only in what the stand-in replaces behave alike: of each such group one runs in `make test`, all in
-`make nightly`.
+The small run is that of `masksup smoke`. Recipes that differ only in what the stand-in replaces behave alike: of each
+such group one runs in `make test`, all in `make nightly`.
 """
 
 import json
@@ -27,6 +26,7 @@ from masksup.engine.schedule import rate_factor
 from masksup.errors import UserError
 from masksup.models.backbones import Backbone, build_backbone
 from masksup.runtime.record import read_rows
+from masksup.smoke.shrink import BATCH, shrunk, stand_in
 from masksup.train import STOPPED, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,6 @@ RECIPES = [
     if file.parent.name not in ("examples", "sweeps") and file not in BASES
 ]
 CLASSES = {"voc2007": 20, "voc2012": 20, "coco2014": 80, "wider": 14}
-BATCH = 8
 
 
 def label(file: Path) -> str:
@@ -135,12 +134,6 @@ def test_the_full_size_network_fits(file: Path, monkeypatch: pytest.MonkeyPatch)
         assert network.head(torch.empty(2, trunk.width, trunk.grid, trunk.grid)).shape == (2, classes)
 
 
-def stand_in(config: Config) -> str:
-    """A small network that normalises and lays out its map as the recipe's does."""
-    transformer = re.match("vit|eva|swin", config.model.backbone)
-    return "test_vit" if transformer else "test_resnet"
-
-
 def behaviour(config: Config) -> tuple[Any, ...]:
     """What the stand-in leaves of a recipe: names and switches, and of each number whether it is 0."""
     own = ("data.train", "data.eval", "data.test", "model.backbone", "model.weights", "model.features")
@@ -174,25 +167,11 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def small(file: Path, data: Path) -> Config:
-    config = settings(file)
-    changes = {
-        "epochs": 1, "batch.global": BATCH, "data.train": data / "train", "data.eval": data / "val", "data.workers": 0,
-        "model.backbone": stand_in(config), "model.weights": "none", "model.size": 64,
-        "precision.threads": 1, "log.every_steps": 1, "log.images": 0, "log.pr_curves": "false",
-        "schedule.warmup_epochs": min(config.schedule.warmup_epochs, 0.5),
-    }  # fmt: skip
-    for part, options in (("model.head", config.model.head.options), ("method", config.method.options)):
-        fewer = {"embedding": 32, "feedforward": 64, "bank": 16}
-        changes |= {f"{part}.{key}": value for key, value in fewer.items() if key in options}
-    return load_config(file, [f"{key}={value}" for key, value in changes.items()])[0]
-
-
 @pytest.mark.parametrize("file", by_behaviour())
 def test_it_trains_resumes_scores_and_predicts(
     file: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small(file, few_images)
+    config = shrunk(file, few_images)
     assert train(config, tmp_path / "clean") == 0
     rows = [row for row in read_rows(tmp_path / "clean" / "metrics.jsonl") if row["kind"] == "train"]
     assert [row["step"] for row in rows] == [1, 2]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from masksup.errors import UserError, nearest
 from masksup.metrics.pairs import probabilities
 
+_LARGEST = 1e300  # JSON knows integers beyond every float
 Floats = NDArray[np.float64]
 Row = tuple[float, ...]
 
@@ -146,7 +147,7 @@ def fields(tree: Any, where: str, expected: tuple[str, ...]) -> dict[str, Any]:
 
 def number(where: str, value: Any, above: float | None = None, within: tuple[float, float] | None = None) -> None:
     """UserError unless `value` is a finite number, above a bound or within two, where they are given."""
-    allowed = isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    allowed = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if not allowed or (above is not None and value <= above) or (within and not within[0] <= value <= within[1]):
         bounds = f" above {above:g}" if above is not None else f" from {within[0]:g} to {within[1]:g}" if within else ""
         raise UserError(f"{where}: found {value!r}, expected a finite number{bounds}")

@@ -3,6 +3,7 @@
 Shapes: N samples, C classes, R weightings of the samples.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,7 +154,7 @@ def _middle(values_RC: Floats) -> Floats:
     return ends
 
 
-def _resampled(group_N: Ints, pairs: int, resamples: int, seed: int) -> list[Ints]:
+def _resampled(group_N: Ints, pairs: int, resamples: int, seed: int) -> Iterator[Ints]:
     """Weights N x R of the samples, in chunks of resamples; each resample is a function of the seed and its number."""
     groups, place_N = np.unique(group_N, return_inverse=True)
     weights_RN = np.empty((resamples, len(group_N)), np.uint8)
@@ -161,4 +162,5 @@ def _resampled(group_N: Ints, pairs: int, resamples: int, seed: int) -> list[Int
         chosen = draws(seed, r, "thresholds").integers(0, len(groups), len(groups))
         weights_RN[r] = np.bincount(chosen, minlength=len(groups))[place_N]
     chunk = max(1, _ELEMENTS // max(pairs, 1))
-    return [weights_RN[start : start + chunk].T.astype(np.int64) for start in range(0, resamples, chunk)]
+    for start in range(0, resamples, chunk):
+        yield weights_RN[start : start + chunk].T.astype(np.int64)

@@ -81,14 +81,15 @@ def check_images(trained: Trained, given: Sequence[str]) -> tuple[Tensor, str]:
         files = find_images(given)
         rows = _spread(len(files))
         return torch.stack([_load(files[row], trained) for row in rows]), f"{given[0]}{', ...' if given[1:] else ''}"
-    part = _part(trained)
+    part = part_of(trained)
     config = trained.config
     transform = eval_transform(transform_settings(config.augment), config.model.size)
     dataset = EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget, part.chosen)
     return torch.stack([dataset[row]["image"] for row in _spread(len(dataset))]), part.title
 
 
-def _part(trained: Trained) -> Part:
+def part_of(trained: Trained) -> Part:
+    """What the run is scored on: its test part, else its evaluation part. UserError if it has none any more."""
     data = trained.config.data
     wanted = data.test or data.eval
     try:

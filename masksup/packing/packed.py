@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from masksup import __version__
-from masksup.calibration.maps import fields
+from masksup.calibration.maps import fields, number
 from masksup.config import Config
 from masksup.config_file import to_yaml, validate
 from masksup.decisions import Decisions, decisions_from_text
@@ -71,6 +71,8 @@ def read_packed(file: Path) -> Packed:
     for key, kind in _FACTS.items():
         if not isinstance(facts[key], kind) or isinstance(facts[key], bool):
             raise UserError(f"{where}: {key}: found {facts[key]!r}")
+    number(f"{where}: step", facts["step"])
+    number(f"{where}: epoch", facts["epoch"])
     if facts["weights"] not in ("live", "ema"):
         raise UserError(f"{where}: weights: found {facts['weights']!r}, expected live or ema")
     tree = _parsed(yaml.safe_load, members[CONFIG], f"{file}: {CONFIG}")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,9 +71,10 @@ class Record:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
-    def hyperparameters(self, config: Config) -> None:
-        """Declare the settings for TensorBoard's HParams tab, once a run, in the run's own folder."""
+    def hyperparameters(self, config: Config, chosen: Sequence[str] = ()) -> None:
+        """Declare settings for TensorBoard's HParams tab, once a run, in the run's own folder: the `chosen` or all."""
         flat = {key: value for key, value in _flatten(dump(config)) if isinstance(value, bool | int | float | str)}
+        flat = {key: value for key, value in flat.items() if key in chosen} or flat
         # SummaryWriter.add_hparams would open a run of its own beside this one.
         for summary in cast(Any, hparams)(flat, {"eval/mAP": 0.0, "best/mAP": 0.0}):
             self._guard(lambda s=summary: cast(Any, self.tensorboard.file_writer).add_summary(s))  # type: ignore[misc]

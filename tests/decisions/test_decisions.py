@@ -81,6 +81,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("thresholds", [0.5, 0.5], "thresholds: found 2 numbers, expected 3"),
     ("thresholds", [0.5, 0.5, float("nan")], r"thresholds\[2\]: found nan"),
     ("thresholds", [0.5, 0.5, 1.5], "from 0 to 1"),
+    ("thresholds", [0.5, 0.5, 10**400], "expected a finite number"),
     ("thresholds", [0.5, True, 0.5], "found True"),
     ("thresholds", "0.5", "expected a list"),
     ("classes", ["cat", "cat", "eel"], "each once"),

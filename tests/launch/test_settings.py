@@ -11,7 +11,7 @@ from launch.decide import Left, outcome
 from launch.halving import hopeless, score_at
 from launch.ledger import write_json
 from launch.resources import Resources
-from launch.results import as_text, scored
+from launch.results import as_text, scored, swept_keys
 from launch.settings import Halving, settings
 from masksup.errors import UserError
 
@@ -124,3 +124,4 @@ def test_the_table_is_sorted_with_mean_and_spread_over_seeds(tmp_path: Path) -> 
     assert [(s.name, s.mean, s.missing) for s in table] == [("high", 50.0, 1), ("low", 12.0, 0), ("none", None, 2)]
     assert table[1].spread == pytest.approx(8**0.5)
     assert "best: masksup train b.yaml optim.lr=high" in as_text(tmp_path, table)
+    assert swept_keys(tmp_path) == ["optim.lr", "seed"]

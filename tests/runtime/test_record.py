@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from masksup.config import Config
 from masksup.runtime.log import start_logging
@@ -42,6 +43,18 @@ def test_points_of_an_attempt_that_was_cut_off_are_replaced(tmp_path: Path) -> N
     points = [(event.step, event.value) for event in accumulated(tmp_path).Scalars("train/loss")]
     assert points == rows
     assert any(row["kind"] == "event" for row in read_rows(tmp_path / "metrics.jsonl"))
+
+
+def test_runs_of_a_sweep_declare_what_tells_them_apart(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKSUP_HPARAMS", "model.head.name,optim.lr")
+    assert train(tiny_config(epochs=1), tmp_path) == 0
+    content = accumulated(tmp_path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    declared = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {key: value.string_value or value.number_value for key, value in declared.items()} == {
+        "model.head.name": "linear", "optim.lr": 0.003,
+    }  # fmt: skip
 
 
 def test_a_run_shows_everything_in_tensorboard(tiny_config: MakeConfig, tmp_path: Path) -> None:

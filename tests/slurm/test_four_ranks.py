@@ -91,7 +91,7 @@ def test_whatever_else_happens_ends_bit_equal(
     wait(lambda: slurm.queue([job])[job].state == "RUNNING", "a start")
     cluster.take(1)  # while starting
     wait(lambda: len(runs.outcomes) == 2, "a second start", 2 * PATIENCE)
-    assert runs.outcomes[0] in ("preempted", "lost")
+    assert runs.outcomes[0] in ("preempted", "lost", "interrupted")
 
     evaluates = Folder(runs.run).heartbeat
     wait(lambda: step(runs.run, 2) >= 0 and read_json(evaluates).get("phase") == "evaluating", "an evaluation",
@@ -118,15 +118,16 @@ def test_whatever_else_happens_ends_bit_equal(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param({}, id="ddp"), pytest.param(ZERO_2, id="zero2")])
 def test_four_ranks_score_as_one_process(cluster: Cluster, tmp_path: Path, engine: dict[str, Any]) -> None:
-    """The quickstart, with micro-batches that four ranks can share: at most a tenth of a point between them."""
+    """The quickstart with micro-batches that four ranks can share, and SGD: at most a tenth of a point between them.
+
+    AdamW at the quickstart's rate lets last bits grow into whole points (docs/reproducibility.md).
+    """
     for content in prepare_shapes(tmp_path / "root"):
         write_index(tmp_path / content.split, content)
-    quickstart, _ = load_config(ROOT / "configs/examples/quickstart.yaml")
-    data = quickstart.data.model_copy(
-        update={name: str(tmp_path / name) for name in ("train", "test")} | {"eval": str(tmp_path / "val")}
-    )
-    batch = quickstart.batch.model_copy(update={"micro": 8})
-    runs = Runs(cluster, tmp_path, quickstart.model_copy(update={"data": data, "batch": batch}))
+    data = {f"data.{name}": tmp_path / split for name, split in (("train", "train"), ("eval", "val"), ("test", "test"))}
+    smaller = {"batch.micro": 8, "optim.name": "sgd", "optim.lr": 0.05, "epochs": 8}
+    overrides = [f"{key}={value}" for key, value in {**data, **smaller}.items()]
+    runs = Runs(cluster, tmp_path, load_config(ROOT / "configs/examples/quickstart.yaml", overrides)[0])
     settings = [f"{key.replace('__', '.')}={value}" for key, value in engine.items()]
     alone = runs.local("alone", 1)
     runs.submit("30", *settings)
