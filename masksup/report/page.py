@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 
 from masksup import __version__
+from masksup.calibration.cross_validation import decision_scores
 from masksup.config_file import to_yaml
 from masksup.explain.maps import map_kind
 from masksup.metrics.calibration import calibration_scores
@@ -52,6 +53,7 @@ def _run(run: Gathered) -> dict[str, Any]:
         "strata": _strata(run.summary), "masked": _masked(run.summary), "calibration": _calibration(run),
         "confusions": _confusions(run), "mistakes": _mistakes(run), "cost": run.cost, "result": run.result,
         "yaml": to_yaml(config), "decisions": run.decisions, "checkpoint": run.trained.checkpoint,
+        "decided": decision_scores(run.present_NC, run.labels_NC) if run.decisions.fitted else None,
         "map_kind": MAP_KINDS[map_kind(run.trained.network.head)],
         "trained_on": None if run.result is None else run.result["data"], "epoch": run.trained.epoch,
     }  # fmt: skip
