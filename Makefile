@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 # The tested versions; `make quickstart CONSTRAINTS=` installs the newest instead.
 CONSTRAINTS ?= docker/constraints.txt
 
-.PHONY: help install quickstart test test-ranks test-slurm nightly lint format constraints clean
+.PHONY: help install quickstart test test-unit test-ranks test-browser test-slurm nightly lint format constraints clean
 
 help:
 	@echo "make quickstart   train, interrupt, resume, score and predict on a small synthetic set"
-	@echo "make test         all tests;  make nightly  the long ones too"
+	@echo "make test         test-unit and test-ranks;  make nightly  the long tests too"
 	@echo "make test-ranks   runs of several ranks that are killed, stopped or wrong, and DeepSpeed"
+	@echo "make test-browser pages in Chromium, which is installed if it is missing"
 	@echo "make test-slurm   preempt, requeue, kill and cut off runs on a real SLURM of three nodes on this machine"
 	@echo "make lint         formatter, linter, type check;  make format  applies the first two"
 	@echo "make constraints  write the installed versions to docker/constraints.txt"
@@ -27,18 +28,24 @@ $(INSTALLED): setup.cfg pyproject.toml
 quickstart: install
 	$(BIN)/python tools/quickstart.py
 
-test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow and not slurm' --ignore tests/dist
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'not slow' tests/dist/test_exact.py
+test: test-unit test-ranks
+
+test-unit: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow and not slurm and not browser' --ignore tests/dist
 
 # Ranks that are killed, stopped, missing or wrong, and DeepSpeed: with deadlines, so on a machine without other work.
 test-ranks: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'not slow' --durations=0 tests/dist
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'not slow' --durations=10 tests/dist
+
+# Pages in Chromium.
+test-browser: install
+	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium > /dev/null; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'browser and not slow'
 
 # On a real cluster of three nodes that slurm/test_cluster.sh runs on this machine; needs root.
 test-slurm: install
 	slurm/test_cluster.sh install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'slurm and not slow' --durations=0 tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'slurm and not slow' --durations=10 tests/slurm
 
 nightly: install
 	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_MUTATIONS=10000 $(BIN)/python -m pytest

@@ -1,12 +1,12 @@
 """Every setting of a run, typed, with its meaning beside it. The rest of the program reads settings from here."""
 
-import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from masksup.errors import nearest
+from masksup.config_component import Component, problem
+from masksup.config_conflicts import conflicts
 from masksup.losses import LOSSES
 from masksup.methods import METHODS
 from masksup.models import HEADS
@@ -18,16 +18,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Channels = Literal["card"] | tuple[float, float, float]
-
-
-def _problem(key: str, message: str) -> PydanticCustomError:
-    return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
-
-
-def _holds_nan(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(map(_holds_nan, value))
-    return isinstance(value, float) and math.isnan(value)
 
 
 class Section(BaseModel):
@@ -45,49 +35,10 @@ class Section(BaseModel):
             key = field.alias or name
             if isinstance(data, dict) and key in data and (field.annotation is bool) != isinstance(data[key], bool):
                 if field.annotation is bool:
-                    raise _problem(key, f"found {data[key]!r}, expected true or false")
+                    raise problem(key, f"found {data[key]!r}, expected true or false")
                 if isinstance(data[key], bool):
-                    raise _problem(key, f"found {data[key]!r}, expected another kind of value")
+                    raise problem(key, f"found {data[key]!r}, expected another kind of value")
         return data
-
-
-class Component(BaseModel):
-    """A registered part by `name`; its other keys are the keyword-only options of that part's constructor."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
-    registry: ClassVar[Registry]
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_options(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        name = data.get("name", cls.model_fields["name"].default)
-        if not isinstance(name, str):
-            return data
-        if name not in cls.registry.entries:
-            hint = nearest(name, cls.registry.entries)
-            raise _problem("name", f"unknown {cls.registry.kind} '{name}'; {hint}")
-        options = cls.registry.options(name)
-        given = {key: value for key, value in data.items() if key != "name"}
-        for key in given:
-            if key not in options.model_fields:
-                hint = nearest(key, ["name", *options.model_fields])
-                raise _problem(str(key), f"not an option of {cls.registry.kind} '{name}'; {hint}")
-        for key, value in given.items():
-            if _holds_nan(value):  # every comparison with it is false, so that no check of a part would refuse it
-                raise _problem(str(key), f"found {value!r}, expected numbers")
-        try:
-            return {"name": name, **options.model_validate(given).model_dump()}
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise _problem(str(first["loc"][0]), f"found {first['input']!r}, {first['msg'].lower()}") from None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the part, defaults filled in."""
-        return dict(self.model_extra or {})
 
 
 class HeadSpec(Component):
@@ -113,7 +64,7 @@ class MethodSpec(Component):
                 MethodSpec.model_validate(base)
             except ValidationError as error:
                 context = error.errors()[0].get("ctx", {})
-                raise _problem(f"base.{context.get('key')}", str(context.get("message"))) from None
+                raise problem(f"base.{context.get('key')}", str(context.get("message"))) from None
         return self
 
 
@@ -143,7 +94,8 @@ class Data(Section):
     max_pixels: Count = 100_000_000
     """Images with more pixels than this are refused (decompression bombs)."""
     broken_budget: Share = 0.0
-    """Share of the samples that may be unreadable: they are named, counted and ignored; above it, stop."""
+    """Share of the samples that may be unreadable: they are named, counted and ignored; above it, stop. A rank
+    counts those that it has met itself."""
     allow_leak: bool = False
     """Train although some evaluation images are byte-equal to training images."""
 
@@ -398,7 +350,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_across(self) -> Self:
-        for broken, message in _conflicts(self):
+        for broken, message in conflicts(self):
             if broken:
                 raise PydanticCustomError("conflict", "{message}", {"message": message})
         return self
@@ -408,51 +360,3 @@ class Config(Section):
         if self.eval.weights == "auto":
             return "ema" if self.ema.decay > 0 else "live"
         return self.eval.weights
-
-
-def _conflicts(c: Config) -> list[tuple[bool, str]]:
-    """Pairs (does it apply, message) for settings that do not go together."""
-    whole, micro = c.batch.global_, c.batch.micro_size
-    divisors = [d for d in range(1, whole + 1) if whole % d == 0]
-    near = min(divisors, key=lambda d: abs(d - micro))
-    frozen = "model.frozen uses features computed once"
-    zero = c.parallel.engine == "deepspeed"
-    return [
-        (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
-        (c.data.folds == 1, "data.folds: found 1, expected 0 (off) or at least 2"),
-        (c.data.folds > 0 and c.data.fold >= c.data.folds,
-         f"data.fold: found {c.data.fold}, expected 0 to {c.data.folds - 1} (data.folds is {c.data.folds})"),
-        (c.data.folds > 0 and c.data.eval is not None,
-         "data.eval: set together with data.folds, which splits the evaluation part off data.train; drop one"),
-        (c.schedule.warmup_epochs >= c.epochs and c.schedule.warmup_epochs > 0,
-         f"schedule.warmup_epochs: {c.schedule.warmup_epochs:g} is not below epochs {c.epochs:g}"),
-        (c.schedule.name == "multistep" and not c.schedule.milestones,
-         "schedule.milestones: empty, but schedule.name is multistep"),
-        (c.schedule.name == "onecycle" and c.schedule.warmup_epochs > 0,
-         "schedule.warmup_epochs: onecycle has its own rise (schedule.pct_start); set it to 0"),
-        (c.eval.weights == "ema" and c.ema.decay == 0, "eval.weights: ema, but ema.decay is 0 (off)"),
-        (c.augment.scale[0] > c.augment.scale[1], "augment.scale: the first number is above the second"),
-        (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),
-        (c.augment.longer_side[0] > c.augment.longer_side[1],
-         "augment.longer_side: the first number is above the second"),
-        (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
-         "optim.nesterov: needs optim.name sgd and a momentum above 0"),
-        (c.eval.size_shares[0] > c.eval.size_shares[1], "eval.size_shares: the first number is above the second"),
-        (len(set(c.eval.masked)) < len(c.eval.masked), "eval.masked: a level stands twice; expected each once"),
-        (c.model.frozen and c.data.broken_budget > 0,
-         "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
-        (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
-        (c.model.frozen and c.augment.crop != "squish", f"augment.crop: {frozen}; only squish fits"),
-        (c.model.frozen and c.augment.color_jitter is not None, f"augment.color_jitter: {frozen}; set it to null"),
-        (c.model.frozen and c.augment.randaugment is not None, f"augment.randaugment: {frozen}; set it to null"),
-        (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen}; set it to 0"),
-        (c.model.frozen and c.method.name != "baseline", f"method.name: {frozen}; only baseline fits"),
-        (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
-        (zero and c.precision.compile,
-         "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),
-        (c.parallel.offload_optimizer == "cpu" and not (zero and c.parallel.zero_stage > 0),
-         "parallel.offload_optimizer: needs parallel.engine deepspeed and parallel.zero_stage 1, 2 or 3"),
-        (c.parallel.offload_param == "cpu" and not (zero and c.parallel.zero_stage == 3),
-         "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
-        (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
-    ]  # fmt: skip

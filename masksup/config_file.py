@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from masksup.config import Component, Config
+from masksup.config import Config
+from masksup.config_component import Component
 from masksup.errors import UserError, nearest
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
@@ -46,7 +47,7 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 def _parse(text: str) -> Any:
     """One YAML document. ValueError, in one line, for anything that is not one."""
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader: plain values, no objects, no code
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())[:300]) from None
 

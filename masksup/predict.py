@@ -112,9 +112,8 @@ def label(
         seen.append(looks_twice.predict_regions(images_B3SS))
         return seen[-1].fused_BC
 
-    outputs = run_model(
-        predict, iter([(padded, valid, ~valid)]), config, device, choose_dtype(config.precision, device)
-    )
+    blocks = iter([(padded, valid, ~valid, torch.arange(len(padded)))])
+    outputs = run_model(predict, blocks, config, device, choose_dtype(config.precision, device))
     for row, ((file, _), scores_C) in enumerate(zip(block, decisions.probabilities(outputs.logits_NC))):
         yield file, scores_C, _regions(seen[0], row, trained) if seen else []
 

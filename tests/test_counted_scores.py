@@ -106,6 +106,18 @@ def test_any_number_of_ranks_gives_the_same_counts(world: int, tiny_data: Path, 
     assert np.array_equal(found[0].head.logits_NC, alone.head.logits_NC)
 
 
+@pytest.mark.parametrize("score", [run_part, count_part])
+@pytest.mark.parametrize("wrong", [[0, 1, 1], [0, 2, 1], [0, 1, 3]], ids=["twice", "in another order", "another"])
+def test_an_image_that_is_missing_or_comes_twice_is_never_scored(
+    wrong: list[int], score: Any, tiny_data: Path, config: Config
+) -> None:
+    part, group = whole(open_index(tiny_data / "val")), Group(ALONE, config.parallel)
+    blocks = list(image_blocks(part, config, ALONE))
+    blocks[0] = (*blocks[0][:3], torch.tensor(wrong))
+    with pytest.raises(AssertionError, match="an image is missing or came twice"):
+        score(predict, iter(blocks), part, config, CPU, torch.float32, group)
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One run that keeps every score, and one that counts."""

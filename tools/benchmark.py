@@ -1,43 +1,59 @@
 """The trainer's step beside a bare loop with the same model, and channels-last beside plain NCHW, in one run.
 
     python tools/benchmark.py [--backbone tf_efficientnet_lite0 --size 224 --batch 16 --steps 8 --repeats 5]
+    python tools/benchmark.py --ranks 2 [...]      # one rank and two, beside a bare loop and a bare DDP loop; scoring
 
 Prints medians of interleaved repeats and their ratio. Input is synthetic: this times the step, not the loader
-(tools/benchmark_loader.py does that).
+(tools/benchmark_loader.py does that). With --ranks, the batch is that of a rank, and the first rank also works alone
+while the others wait; then the outputs of --scored images are gathered, by a model that costs nothing.
 """
 
 import argparse
+import multiprocessing
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from masksup.config import Config
 from masksup.config_file import validate
+from masksup.data.sampler import share_of
+from masksup.data.source import Part
 from masksup.engine.build import new_method, new_network
+from masksup.engine.infer import Block, run_part
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
-from masksup.runtime.place import Place
+from masksup.runtime.distributed import Group
+from masksup.runtime.place import ALONE, Place
 
 CLASSES = 20
+SCORED_CLASSES = 80
 
 
 def main() -> None:
     args = _arguments()
-    tree = {
-        "data": {"train": "-"},
-        "model": {"backbone": args.backbone, "size": args.size},
-        "batch": {"global": args.batch},
-        "precision": {"dtype": args.dtype, "threads": args.threads},
-    }
-    config = validate(tree, "benchmark")
-    plain = validate({**tree, "precision": {**tree["precision"], "channels_last": False}}, "benchmark")
-    threads = set_numerics(config.precision)
+    if args.ranks > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            new = multiprocessing.get_context("spawn").Process
+            ranks = [new(target=_be_a_rank, args=(rank, args, folder)) for rank in range(args.ranks)]
+            for process in ranks:
+                process.start()
+            for process in ranks:
+                process.join()
+        raise SystemExit(max(abs(process.exitcode or 0) for process in ranks))
+    config = _config(args, 1)
+    plain = _config(args, 1, channels_last=False)
+    set_numerics(config.precision)
     contenders = {
         "trainer's step": _trainer(config, args.batch),
         "bare loop, same model": _bare(config, args.batch),
@@ -48,19 +64,103 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(args.repeats):
         for name, run in contenders.items():
-            began = time.perf_counter()
-            for _ in range(args.steps):
-                run()
-            _wait()
-            seconds[name].append((time.perf_counter() - began) / args.steps)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} threads"
-    print(f"{args.backbone} @ {args.size}, batch {args.batch}, {args.dtype}, {device}, torch {torch.__version__}")
+            seconds[name].append(_timed(run, args.steps))
+    print(_title(args))
     for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"  {name:24s} {1000 * median:9.2f} ms a step  {args.batch / median:8.1f} images/s")
+        _print_speed(name, values, args.batch)
     ours, bare, nchw = seconds.values()
     print(f"  overhead of the trainer  {100 * (_ratio(ours, bare) - 1):9.2f} %   (goal 2 %, gate 5 %)")
     print(f"  over plain NCHW          {_ratio(nchw, ours):9.2f} x   (goal 2 x, gate 1.5 x)")
+
+
+def _be_a_rank(rank: int, args: argparse.Namespace, folder: str) -> None:
+    alone, together, world = _config(args, 1), _config(args, args.ranks), args.ranks
+    set_numerics(alone.precision)
+    on_gpu = choose_device(alone.precision).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+    )
+    place = Place(rank, world, rank, world, "torchrun")
+    contenders = {
+        "trainer's step, 1 rank": (_trainer(alone, args.batch), False),
+        "bare loop, 1 rank": (_bare(alone, args.batch), False),
+        f"trainer's step, {world} ranks": (_trainer(together, args.batch, place), True),
+        f"bare DDP loop, {world} ranks": (_bare(together, args.batch, place), True),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(-1, args.repeats):  # the first to warm up
+        for name, (run, on_all) in contenders.items():
+            dist.barrier()
+            spent = _timed(run, args.steps) if on_all or rank == 0 else 0.0
+            if repeat >= 0:
+                seconds[name].append(spent)
+    control = dist.new_group(backend="gloo")
+    assert isinstance(control, dist.ProcessGroup)
+    gathering = _time_of_scoring(args, together, Group(place, together.parallel, control))
+    if rank == 0:
+        print(_title(args))
+        for name, values in seconds.items():
+            _print_speed(name, values, args.batch * (1 if "1 rank" in name else world))
+        ours, bare, ours_all, bare_all = seconds.values()
+        print(f"  trainer over bare DDP    {100 * (_ratio(ours_all, bare_all) - 1):9.2f} %")
+        print(f"  scaling, trainer         {100 * _ratio(ours, ours_all):9.1f} % of {world} times one rank")
+        print(f"  scaling, bare loop       {100 * _ratio(bare, bare_all):9.1f} %")
+        print(f"  gathering {args.scored} x {SCORED_CLASSES} scores  {1000 * gathering:9.0f} ms")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group) -> float:
+    """Seconds to bring the logits of all samples to rank 0 in their order, checked: median of `--repeats`."""
+    rows, size, (rank, world) = np.arange(args.scored), config.eval.batch, (group.place.rank, group.world)
+    nothing: Any = None  # no image is read
+    part = Part(nothing, rows)
+
+    def blocks() -> Iterator[Block]:
+        for start in range(rank * size, args.scored, world * size):
+            row_B = torch.arange(start, start + size)
+            valid_B = row_B < args.scored
+            yield torch.zeros(size, SCORED_CLASSES, 1, 1), valid_B, ~valid_B, row_B.clamp(max=args.scored - 1)
+
+    seconds = []
+    for _ in range(args.repeats):
+        dist.barrier()
+        began = time.perf_counter()
+        run_part(lambda x_BC11: x_BC11.flatten(1), blocks(), part, config, torch.device("cpu"), torch.float32, group)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _config(args: argparse.Namespace, world: int, channels_last: bool = True) -> Config:
+    tree = {
+        "data": {"train": "-"},
+        "model": {"backbone": args.backbone, "size": args.size},
+        "batch": {"global": args.batch * world, "micro": args.batch},
+        "precision": {"dtype": args.dtype, "threads": args.threads, "channels_last": channels_last},
+    }
+    return validate(tree, "benchmark")
+
+
+def _timed(run: Callable[[], None], steps: int) -> float:
+    """Seconds a step."""
+    began = time.perf_counter()
+    for _ in range(steps):
+        run()
+    _wait()
+    return (time.perf_counter() - began) / steps
+
+
+def _title(args: argparse.Namespace) -> str:
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, threads a rank: {torch.get_num_threads()}"
+    return f"{args.backbone} @ {args.size}, batch {args.batch}, {args.dtype}, {device}, torch {torch.__version__}"
+
+
+def _print_speed(name: str, seconds: list[float], images: int) -> None:
+    median = statistics.median(seconds)
+    print(f"  {name:24s} {1000 * median:9.2f} ms a step  {images / median:8.1f} images/s")
 
 
 def _ratio(a: list[float], b: list[float]) -> float:
@@ -78,27 +178,32 @@ def _batch(batch: int, size: int) -> dict[str, Tensor]:
     }
 
 
-def _trainer(config: Config, batch: int) -> Callable[[], None]:
+def _trainer(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None]:
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
     network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, CLASSES, None).to(device).train()
-    engine = make_engine(config, method, device, dtype, Place())
+    engine = make_engine(config, method, device, dtype, place)
     stepper = Stepper(engine, device, dtype, 0)
     data, steps = _batch(batch, config.model.size), iter(range(10**9))
+    share = share_of(place.world, batch * place.world, place.rank, place.world)
+    stepper.warm_up(data, 0, 0.0)
 
     def run() -> None:
         set_rates(engine.param_groups, 1e-4, None)
-        stepper.step([data], next(steps), 0.0)
+        stepper.step([data], next(steps), 0.0, share)
 
     return run
 
 
-def _bare(config: Config, batch: int) -> Callable[[], None]:
-    """What one would write in twenty lines: the same network, loss and optimiser, nothing else."""
+def _bare(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None]:
+    """What one would write in twenty lines: the same network, loss and optimiser, and DDP, nothing else."""
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
-    network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision)).train()
+    network: torch.nn.Module = new_network(config, CLASSES)
+    network = network.to(device).to(memory_format=memory_format(config.precision)).train()
+    if place.world > 1:
+        network = DistributedDataParallel(network, device_ids=None if device.type == "cpu" else [device])
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=True)
     data = _batch(batch, config.model.size)
     if not config.precision.channels_last:
@@ -129,6 +234,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--scored", type=int, default=40504, help="images whose outputs are gathered, with --ranks")
     return parser.parse_args()
 
 

@@ -1,11 +1,12 @@
 """Engines and ZeRO stages on real ranks, beside a bare DDP loop: what they compute, how they resume, what they cost.
 
-    python tools/benchmark_engines.py [--ranks 1 2 --stages 0 1 2 3 --steps 10 --repeats 3]
+    python tools/benchmark_engines.py [--ranks 1 2 --stages 0 1 2 3 --steps 20 --repeats 9]
 
-Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses from `ddp` over the
-steps, whether a run of half the steps that fresh processes go on from ends bit-equal, median time of a step over that
-of a bare DDP loop in the same processes (the loops are interleaved), and largest memory of a rank. Input is synthetic
-and resident; on CPUs the ranks talk over gloo, with one thread each.
+Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses over the steps from
+those of one process (of the same micro-batches), whether a run of half the steps that fresh processes go on from ends
+bit-equal, median time of a step over that of a bare DDP loop in the same processes (single steps in turn), and by how
+much the memory of a rank has grown at most since before the network was made. Input is synthetic and resident; on CPUs
+the ranks talk over gloo, with one thread each.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from masksup.config_file import validate
 from masksup.data.sampler import share_of
 from masksup.engine.build import new_method, new_network
 from masksup.engine.optim import build_optimizer, set_rates
+from masksup.engine.parallel.deepspeed import _import_deepspeed
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
@@ -48,20 +50,20 @@ def main() -> None:
     if args.rank is not None:
         _be_a_rank(args)
         return
+    if any(args.micro_batches % world for world in args.ranks):
+        raise SystemExit(f"--micro-batches: found {args.micro_batches}, expected a multiple of each of --ranks")
     print(
-        f"{args.backbone} @ {args.size}, {args.micro} samples a micro-batch, {args.per_rank} micro-batches a rank and "
-        f"step, AdamW, {args.dtype}, {_machine()}, torch {torch.__version__}\n"
+        f"{args.backbone} @ {args.size}, {args.micro_batches} micro-batches of {args.micro} a step, {args.steps} "
+        f"steps of AdamW, {args.dtype}, {_machine()}, torch {torch.__version__}\n"
     )
-    print("| engine | stage | ranks | loss difference | resume | step over bare DDP | memory of a rank, MB |")
-    print("|---|--:|--:|--:|---|--:|--:|")
+    print("| engine | ranks | loss difference | resume | step over bare DDP | growth of memory, MB |")
+    print("|---|--:|--:|---|--:|--:|")
     engines: list[Engine] = [("ddp", 0)] + [("deepspeed", stage) for stage in args.stages]
     with tempfile.TemporaryDirectory() as folder:
+        reference = _launch(args, ("ddp", 0), 1, Path(folder), "losses")["losses"]
         for world in args.ranks:
-            reference: list[float] = []
             for engine in engines:
-                row = _measure(args, engine, world, Path(folder))
-                reference = reference or row["losses"]
-                _print_row(engine, world, row, reference)
+                _print_row(engine, world, _measure(args, engine, world, Path(folder)), reference)
 
 
 def _measure(args: argparse.Namespace, engine: Engine, world: int, folder: Path) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def _print_row(engine: Engine, world: int, row: dict[str, Any], reference: list[
     name, stage = engine
     difference = max(abs(a - b) / abs(b) for a, b in zip(row["losses"], reference))
     print(
-        f"| {name} | {'' if name == 'ddp' else stage} | {world} | {difference:.1e} | "
+        f"| {name if name == 'ddp' else f'ZeRO {stage}'} | {world} | {difference:.1e} | "
         f"{'bit-equal' if row['equal'] else '**differs**'} | {row['ratio']:.2f} x | {row['memory']:.0f} |",
         flush=True,
     )
@@ -108,26 +110,41 @@ def _be_a_rank(args: argparse.Namespace) -> None:
     backend = "gloo" if device.type == "cpu" else "nccl"
     store = f"file://{args.folder / 'store'}"
     dist.init_process_group(backend, init_method=store, rank=args.rank, world_size=args.world)
-    half = args.steps // 2
-    if args.part == "start":
-        whole = _Trainer(config, args, device)
-        result: dict[str, Any] = {"losses": [whole.step(step) for step in range(args.steps)], "digest": whole.digest()}
-        result["memory"] = _memory(device)
-        result["ratio"] = _time(whole, _bare(config, args, device), args)
-        begun = _Trainer(config, args, device)
-        for step in range(half):
-            begun.step(step)
-        torch.save(begun.stepper.engine.export_state(), args.folder / f"state.{args.rank}")
-    else:
-        resumed = _Trainer(config, args, device)
-        state = torch.load(args.folder / f"state.{args.rank}", weights_only=True)
-        resumed.stepper.engine.import_state(State(*state))
-        losses = [resumed.step(step) for step in range(half, args.steps)]
-        result = {"losses": losses, "digest": resumed.digest()}
+    result = {"losses": _losses, "start": _start, "rest": _rest}[args.part](config, args, device)
     if args.rank == 0:
         (args.folder / "result.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _losses(config: Config, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    trainer = _Trainer(config, args, device)
+    return {"losses": [trainer.loss(step) for step in range(args.steps)]}
+
+
+def _start(config: Config, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """A whole run, its memory and time, and half a run, whose state is kept."""
+    if args.engine == "deepspeed":
+        _import_deepspeed(device)  # the program itself is not counted
+    before = _memory(device)
+    whole = _Trainer(config, args, device)
+    result: dict[str, Any] = {"losses": [whole.loss(step) for step in range(args.steps)], "digest": whole.digest()}
+    result["memory"] = _memory(device) - before
+    result["ratio"] = _time(whole, _bare(config, args, device), args)
+    begun = _Trainer(config, args, device)
+    for step in range(args.steps // 2):
+        begun.step(step)
+    torch.save(begun.stepper.engine.export_state(), args.folder / f"state.{args.rank}")
+    return result
+
+
+def _rest(config: Config, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    resumed = _Trainer(config, args, device)
+    state = torch.load(args.folder / f"state.{args.rank}", weights_only=True)
+    resumed.stepper.engine.import_state(State(*state))
+    for step in range(args.steps // 2, args.steps):
+        resumed.step(step)
+    return {"digest": resumed.digest()}
 
 
 class _Trainer:
@@ -137,19 +154,23 @@ class _Trainer:
         method, dtype = _method(config, device), choose_dtype(config.precision, device)
         place = Place(args.rank, args.world, args.rank, args.world, "torchrun")
         self.stepper = Stepper(make_engine(config, method, device, dtype, place), device, dtype, config.seed)
-        self.share = share_of(args.per_rank * args.world, config.batch.global_, args.rank, args.world)
+        self.share = share_of(args.micro_batches, config.batch.global_, args.rank, args.world)
         self.args, self.warm = args, False
 
-    def step(self, step: int) -> float:
-        """One step; its loss over all ranks."""
+    def step(self, step: int) -> Tensor:
+        """One step; this rank's part of its loss."""
         batches = [_batch(self.args, step, index) for index in self.share.indices]
         if not self.warm:
             self.stepper.warm_up(batches[0], step, 0.0)
             self.warm = True
         set_rates(self.stepper.engine.param_groups, 3e-4, None)
-        loss = self.stepper.step(batches, step, 0.0, self.share)["loss"].double()
-        dist.all_reduce(loss)
-        return float(loss)
+        return self.stepper.step(batches, step, 0.0, self.share)["loss"]
+
+    def loss(self, step: int) -> float:
+        """One step; its loss over all ranks."""
+        whole = self.step(step).double()
+        dist.all_reduce(whole)
+        return float(whole)
 
     def digest(self) -> list[str]:
         """The hash of the whole state on each rank, buffers of its own included."""
@@ -162,31 +183,33 @@ class _Trainer:
         return digests
 
 
-def _bare(config: Config, args: argparse.Namespace, device: torch.device) -> Callable[[int], float]:
+def _bare(config: Config, args: argparse.Namespace, device: torch.device) -> Callable[[int], Tensor]:
     """What one would write in twenty lines around DDP: the same network, loss, optimiser and micro-batches."""
     method = _method(config, device)
     network = DistributedDataParallel(method.network, device_ids=None if device.type == "cpu" else [device])
     optimizer = build_optimizer(config.optim, method.network)
     dtype = choose_dtype(config.precision, device)
 
-    def step(number: int) -> float:
+    each = args.micro_batches // args.world
+
+    def step(number: int) -> Tensor:
         total = torch.zeros((), device=device)
-        for index in range(args.per_rank):
+        for index in range(each):
             batch = _batch(args, number, args.rank + index * args.world)
-            network.require_backward_grad_sync = index == args.per_rank - 1
+            network.require_backward_grad_sync = index == each - 1
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 logits = network(batch["image"].to(device))
-            loss = F.binary_cross_entropy_with_logits(logits, batch["target"].to(device).float()) / args.per_rank
+            loss = F.binary_cross_entropy_with_logits(logits, batch["target"].to(device).float()) / each
             torch.autograd.backward(loss)
             total += loss.detach()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(total)
+        return total
 
     return step
 
 
-def _time(ours: _Trainer, bare: Callable[[int], float], args: argparse.Namespace) -> float:
+def _time(ours: _Trainer, bare: Callable[[int], Tensor], args: argparse.Namespace) -> float:
     """Median over pairs of interleaved steps of the time of ours over that of the bare loop."""
     ratios: list[float] = []
     bare(0)
@@ -195,7 +218,7 @@ def _time(ours: _Trainer, bare: Callable[[int], float], args: argparse.Namespace
         for run in (ours.step, bare):
             dist.barrier()
             began = time.perf_counter()
-            run(args.steps + repeat)
+            float(run(args.steps + repeat))  # a GPU is waited for
             dist.barrier()
             seconds.append(time.perf_counter() - began)
         ratios.append(seconds[0] / seconds[1])
@@ -225,7 +248,7 @@ def _config(args: argparse.Namespace) -> Config:
     tree = {
         "data": {"train": "-"}, "model": {"backbone": args.backbone, "size": args.size},
         "optim": {"name": "adamw", "lr": 3e-4},
-        "batch": {"global": args.micro * args.per_rank * args.world, "micro": args.micro},
+        "batch": {"global": args.micro * args.micro_batches, "micro": args.micro},
         "precision": {"dtype": args.dtype, "threads": 1}, "parallel": parallel,
     }  # fmt: skip
     return validate(tree, "benchmark")
@@ -248,12 +271,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--micro", type=int, default=4)
-    parser.add_argument("--per-rank", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--micro-batches", type=int, default=4, help="of a step, over all ranks")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--deadline", type=float, default=500.0, help="seconds a launch may take")
     for name, kind in (("rank", int), ("world", int), ("stage", int), ("engine", str), ("part", str), ("folder", Path)):

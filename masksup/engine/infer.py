@@ -23,10 +23,10 @@ from masksup.runtime.distributed import Group
 from masksup.runtime.place import ALONE, Place
 
 # inputs (images B3SS, uint8 or float 0..1, or features BDHW); valid_B, False for padding; broken_B, True where the
-# image was unreadable.
-Block = tuple[Tensor, Tensor, Tensor]
-# Of a block without its padding: logits_BC in fp32 on the device, broken_B.
-Forward = tuple[Tensor, Tensor]
+# image was unreadable; sample_B, its number in the index.
+Block = tuple[Tensor, Tensor, Tensor, Tensor]
+# Of a block without its padding: logits_BC in fp32 on the device, broken_B, sample_B.
+Forward = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,27 @@ def image_blocks(part: Part, config: Config, place: Place) -> Iterator[Block]:
     )
     batch, workers = config.eval.batch, config.data.workers
     for block in eval_loader(dataset, batch, workers, rank=place.rank, world=place.world):
-        yield block["image"], block["valid"], block["broken"]
+        yield block["image"], block["valid"], block["broken"], block["sample"]
 
 
 def masked_blocks(
     blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor, place: Place = ALONE
 ) -> Iterator[Block]:
     """The same images, each under its own mask, as float pixels 0..1 with the mean in the holes."""
-    for number, (images, valid, broken) in enumerate(blocks):
+    for number, (images, valid, broken, samples) in enumerate(blocks):
         start = (place.rank + number * place.world) * len(images)
         rows = np.minimum(np.arange(start, start + len(images)), len(masks.index_N) - 1)
         packed = masks.bank[torch.from_numpy(masks.index_N[rows])]
-        yield hide(images, unpack(packed, images.shape[-1]), mean_311), valid, broken
+        yield hide(images, unpack(packed, images.shape[-1]), mean_311), valid, broken, samples
 
 
 def feature_blocks(features: FrozenFeatures, part: Part, batch: int, place: Place = ALONE) -> Iterator[Block]:
     """The same for features of a frozen backbone."""
     for start in range(place.rank * batch, len(part), place.world * batch):
-        numbers = np.minimum(np.arange(start, start + batch), len(part) - 1)
+        samples = part.numbers(np.minimum(np.arange(start, start + batch), len(part) - 1))
         valid = torch.arange(start, start + batch) < len(part)
-        yield (
-            torch.from_numpy(np.asarray(features.plain[part.numbers(numbers)])),
-            valid,
-            torch.zeros(batch, dtype=torch.bool),
-        )
+        broken = torch.zeros(batch, dtype=torch.bool)
+        yield torch.from_numpy(np.asarray(features.plain[samples])), valid, broken, torch.from_numpy(samples)
 
 
 def run_model(
@@ -117,8 +114,8 @@ def run_part(
     Raises Stopped, on all ranks alike, if `stop()`, which may be collective, turns true between two batches.
     """
     mine = {
-        number: (logits_BC.cpu(), broken_B)
-        for number, (logits_BC, broken_B) in _dealt(predict, blocks, part, config, device, dtype, group, stop)
+        number: (logits_BC.cpu(), *others)
+        for number, (logits_BC, *others) in _dealt(predict, blocks, part, config, device, dtype, group, stop)
     }
     gathered = group.gather(mine)
     if not group.first:
@@ -126,9 +123,9 @@ def run_part(
     found = {number: forward for of_rank in gathered for number, forward in of_rank.items()}
     assert sum(map(len, gathered)) == len(found), "a block came twice"
     assert sorted(found) == list(range(_count(part, config))), "a block is missing"
-    whole = _outputs([found[number] for number in range(len(found))])
-    assert len(whole.logits_NC) == len(part), (len(whole.logits_NC), len(part))
-    return whole
+    forwards = [found[number] for number in range(len(found))]
+    _in_order(forwards, part, 0, len(part))
+    return _outputs(forwards)
 
 
 def count_part(
@@ -143,8 +140,8 @@ def count_part(
     counts = PairCounts(len(part.index.classes), threshold, TOP)
     head: Outputs | None = None
     for number, forward in _dealt(predict, blocks, part, config, device, dtype, group, stop):
-        found = _outputs([forward])
-        samples = part.numbers(number * config.eval.batch + np.arange(len(found.broken_N)))
+        found, first = _outputs([forward]), number * config.eval.batch
+        samples = _in_order([forward], part, first, min(first + config.eval.batch, len(part)))
         counts.add(found.logits_NC, np.asarray(part.index.labels_NC[samples]), found.broken_N)
         if number == 0:  # dealt to rank 0
             head = found
@@ -155,6 +152,13 @@ def count_part(
         return None
     assert head is not None
     return Counted(counts, head)
+
+
+def _in_order(forwards: list[Forward], part: Part, start: int, end: int) -> NDArray[np.int64]:
+    """Assert that these are the outputs of rows `start` to `end` of the part, each once. Their numbers in the index."""
+    samples = torch.cat([sample_B for *_, sample_B in forwards]).numpy()
+    assert np.array_equal(samples, part.numbers(np.arange(start, end))), "an image is missing or came twice"
+    return samples
 
 
 def _count(part: Part, config: Config) -> int:
@@ -182,13 +186,13 @@ def _forwards(
     predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], config: Config, device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[Forward]:  # fmt: skip
-    for inputs, valid, unreadable in blocks:
+    for inputs, valid, unreadable, samples in blocks:
         inputs = inputs.to(device, non_blocking=True).to(memory_format=memory_format(config.precision))
         with autocast(device, dtype):
             logits_BC = predict(inputs)
-        yield logits_BC.float()[valid.to(device)], unreadable[valid]
+        yield logits_BC.float()[valid.to(device)], unreadable[valid], samples[valid]
 
 
 def _outputs(forwards: list[Forward]) -> Outputs:
-    logits_NC = torch.cat([logits_BC for logits_BC, _ in forwards]).cpu().numpy()
-    return Outputs(logits_NC, torch.cat([broken_B for _, broken_B in forwards]).numpy())
+    logits_NC = torch.cat([logits_BC for logits_BC, *_ in forwards]).cpu().numpy()
+    return Outputs(logits_NC, torch.cat([broken_B for _, broken_B, _ in forwards]).numpy())

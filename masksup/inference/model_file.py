@@ -112,6 +112,4 @@ def _check_seal(path: Path) -> None:
             raise
         raise UserError(f"{path}: found an empty file, {_EXPECTED}") from None
     if found != last[-64:].decode("ascii", "replace"):
-        raise UserError(
-            f"{path}: was changed after its export (its sha256 differs), expected it as it was written"
-        )
+        raise UserError(f"{path}: was changed after its export (its sha256 differs), expected it as it was written")

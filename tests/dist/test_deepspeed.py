@@ -156,16 +156,29 @@ def resume_in_fresh_processes(world: int, cases: dict[str, dict[str, Any]], fold
             same_state(resumed, whole)
 
 
-@pytest.mark.slow
 def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
-    """Fails now and then in last bits of the moments of the head's weights, with equal losses: not understood yet."""
+    """Also where a process makes another engine first: ZeRO 3 comes between the whole run of ZeRO 2 and its half."""
     cases = {
         "zero2": zero(2),
         "zero3": zero(3),
-        "bf16": zero(2, precision__dtype="bf16"),
-        "sgd": zero(1, optim={"name": "sgd", "lr": 0.01}),
+        "sgd, bf16": zero(1, optim={"name": "sgd", "lr": 0.01}, precision__dtype="bf16"),
     }
     resume_in_fresh_processes(3, cases, folder / "three")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_runs_are_bit_equal_whatever_ran_before_in_the_process(tmp_path: Path) -> None:
+    """20 times each engine in one launch of 3 ranks, in turn, and once in a launch of its own."""
+    engines = {"ddp": settings(), **{f"zero{stage}": zero(stage) for stage in STAGES}}
+    jobs = [Job(f"{name} {turn}", tree, 4) for turn in range(20) for name, tree in engines.items()]
+    results = launch(3, jobs, tmp_path / "in turn", 2 * DEADLINE)
+    for name, tree in engines.items():
+        alone = launch(3, [Job(name, tree, 4)], tmp_path / name)[name]
+        for turn in range(20):
+            for ours, theirs in zip(results[f"{name} {turn}"], alone, strict=True):
+                assert (ours.losses, ours.norms) == (theirs.losses, theirs.norms), (name, turn)
+                same_state(ours, theirs)
 
 
 @pytest.mark.slow
@@ -181,19 +194,19 @@ def test_resume_is_bit_equal_for_every_stage_and_number_of_ranks(world: int, dty
 def test_a_change_of_ranks_and_of_engine_goes_on(two: dict[str, list[Result]], folder: Path) -> None:
     ddp, sharded = str(folder / "two" / "ddp begun"), str(folder / "two" / "zero3 begun")
     three = [
-        Job("ddp from zero3", settings(), 10, first=5, origin=sharded),
-        Job("zero1 from zero3", zero(1), 10, first=5, origin=sharded),
-        Job("zero3 from ddp", zero(3), 10, first=5, origin=ddp),
+        Job("ddp from zero3", settings(), 5, first=5, origin=sharded),
+        Job("zero1 from zero3", zero(1), 5, first=5, origin=sharded),
+        Job("zero3 from ddp", zero(3), 5, first=5, origin=ddp),
     ]
     alone = [
-        Job("ddp from zero3, alone", settings(), 10, first=5, origin=sharded),
-        Job("zero2 from ddp, alone", zero(2), 10, first=5, origin=ddp),
+        Job("ddp from zero3, alone", settings(), 5, first=5, origin=sharded),
+        Job("zero2 from ddp, alone", zero(2), 5, first=5, origin=ddp),
     ]
     changed = launch(3, three, folder / "changed") | launch(1, alone, folder / "alone")
     for name, results in changed.items():
-        assert largest_difference(results[0].losses, two["ddp"][0].losses[5:15]) < 1e-4, name
+        assert largest_difference(results[0].losses, two["ddp"][0].losses[5:10]) < 1e-4, name
         steps = {float(v) for n, v in results[0].tensors.items() if n.startswith("optim/step/")}
-        assert steps == {15.0}, name
+        assert steps == {10.0}, name
 
 
 def check(tree: dict[str, Any], world: int) -> None:

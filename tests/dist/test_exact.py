@@ -109,6 +109,17 @@ def test_resume_is_bit_equal_for(world, overrides, job: Launcher, write_config, 
     assert_same_run(tmp_path / "cut", tmp_path / "clean")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_workers_do_not_matter_under_zero(stage: int, job: Launcher, write_config, tmp_path: Path) -> None:
+    for workers in (0, 1, 4):
+        config = write_config(data__workers=workers, parallel__engine="deepspeed", parallel__zero_stage=stage)
+        job.to_the_end(2, config, tmp_path / str(workers))
+    assert_same_run(tmp_path / "1", tmp_path / "0")
+    assert_same_run(tmp_path / "4", tmp_path / "0")
+
+
 def test_short_steps_weigh_every_sample_alike(job: Launcher, write_config, tmp_path: Path) -> None:
     """The last step of an epoch has one micro-batch of 2 samples: two of three ranks have nothing to do in it."""
     config = write_config(

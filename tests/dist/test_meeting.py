@@ -1,16 +1,12 @@
 """How ranks find each other, and what is said where they cannot."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from ranks import Launcher, free_port
+from ranks import Launcher
 
-import masksup
 from masksup.errors import UserError
 from masksup.runtime.distributed import gpu_of
 from masksup.runtime.place import Place, find_place, first_host, ports_of
@@ -101,16 +97,16 @@ def test_ranks_of_srun_meet_although_ports_are_taken(job: Launcher, write_config
         foreign.listen()
         jobs = [job.train(2, config, tmp_path / str(number), env=slurm(2, number)) for number in (4711, 4712)]
         for ranks in jobs:
-            assert ranks.wait(120) == [0, 0], ranks.text()
+            assert ranks.wait() == [0, 0], ranks.text()
 
 
 def test_a_rank_that_does_not_show_up_is_named(job: Launcher, write_config, tmp_path: Path) -> None:
-    config = write_config(parallel__start_seconds=3)
+    config = write_config(parallel__start_seconds=8)
     began = time.monotonic()
     ranks = job.train(4, config, tmp_path / "run", only=2)
-    assert ranks.wait(60) == [1, 1], ranks.text()
-    assert time.monotonic() - began < 3 + 30
-    assert one_line(ranks) == "masksup: ranks 2, 3 of 4 did not show up within 3 s (parallel.start_seconds)"
+    assert ranks.wait() == [1, 1], ranks.text()
+    assert time.monotonic() - began < 8 + 30
+    assert one_line(ranks) == "masksup: ranks 2, 3 of 4 did not show up within 8 s (parallel.start_seconds)"
     assert not (tmp_path / "run").exists()
 
 
@@ -120,7 +116,7 @@ def test_a_rank_with_another_configuration_is_named(job: Launcher, write_config,
         "c.load_config = lambda f, o: real(f, [*o, 'seed=8'] if os.environ['RANK'] == '1' else o)\n"
     )
     ranks = job.train(3, write_config(), tmp_path / "run", probe=probe)
-    assert ranks.wait(60) == [2, 2, 2], ranks.text()
+    assert ranks.wait() == [2, 2, 2], ranks.text()
     assert "rank 1 on " in one_line(ranks)
     assert "found another configuration than rank 0" in one_line(ranks)
 
@@ -139,7 +135,7 @@ def test_a_rank_with_another_configuration_is_named(job: Launcher, write_config,
 )
 def test_a_mistake_is_told_once(override: str, message: str, job: Launcher, write_config, tmp_path: Path) -> None:
     ranks = job.train(3, write_config(), tmp_path / "run", override)
-    assert ranks.wait(60) == [2, 2, 2], ranks.text()
+    assert ranks.wait() == [2, 2, 2], ranks.text()
     assert message in one_line(ranks)
     assert not (tmp_path / "run").exists()
 
@@ -151,24 +147,5 @@ def test_a_mistake_of_one_rank_is_told_by_rank_0(job: Launcher, write_config, tm
         "    def missing(*a): raise UserError('/scratch/data: no such index')\n    o.open_source = missing\n"
     )
     ranks = job.train(3, write_config(), tmp_path / "run", probe=probe)
-    assert ranks.wait(60) == [2, 2, 2], ranks.text()
+    assert ranks.wait() == [2, 2, 2], ranks.text()
     assert one_line(ranks) == "masksup: rank 2: /scratch/data: no such index"
-
-
-def test_torchrun_trains_and_evaluates(write_config, tmp_path: Path) -> None:
-    """The documented command, with its own processes."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(free_port()),
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(masksup.__file__).parents[1])}
-    for words in (["train", str(write_config()), "--run-dir", str(tmp_path / "run")], ["eval", str(tmp_path / "run")]):
-        done = subprocess.run([*command, "-m", "masksup", *words], env=env, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "run" / "result.json").exists()
-    assert "mAP" in done.stdout

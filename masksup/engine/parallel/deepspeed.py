@@ -8,6 +8,8 @@ import logging
 import math
 import os
 import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
+from torch.nn import functional
 
 from masksup.config import Config
 from masksup.engine.optim import build_optimizer, clip_gradients
@@ -26,6 +29,24 @@ from masksup.methods.method import Method
 from masksup.runtime.checkpoint import State
 from masksup.runtime.place import Place
 
+Linear = Callable[..., Tensor]
+
+
+@contextmanager
+def _linear_is(linear: Linear | None) -> Iterator[None]:
+    """For the duration, what `torch.nn.Linear` computes with (None: what it is), and torch's own after it.
+
+    Making a ZeRO 3 engine replaces it for the rest of the process by one that keeps no gathered weight. That one hands
+    over weight and bias in another order, so that buckets are laid out and summed differently: any engine of the same
+    process would be another one in last bits, according to what was made before it.
+    """
+    before = functional.linear
+    functional.linear = linear or before
+    try:
+        yield
+    finally:
+        functional.linear = before
+
 
 class Sharded:
     """The engine `deepspeed`. `wrapped` is DeepSpeed's engine around the method, `optimizer` torch's inside of it.
@@ -35,10 +56,10 @@ class Sharded:
 
     def __init__(
         self, method: Method, optimizer: torch.optim.Optimizer, wrapped: Any, scale: "LossScale", clip: float,
-        names: list[tuple[str, nn.Parameter]],
+        names: list[tuple[str, nn.Parameter]], linear: Linear,
     ) -> None:  # fmt: skip
         self.method, self.optimizer, self.wrapped, self.scale, self.clip = method, optimizer, wrapped, scale, clip
-        self.named_parameters = names
+        self.named_parameters, self._linear = names, linear
         self.stage: int = wrapped.zero_optimization_stage()
         device = next(method.parameters()).device
         self.skipped = torch.zeros((), device=device)
@@ -53,7 +74,8 @@ class Sharded:
 
     def forward(self, batch: dict[str, Tensor], last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         self.wrapped.set_gradient_accumulation_boundary(last)
-        loss, logs = self.wrapped(batch)
+        with _linear_is(self._linear):
+            loss, logs = self.wrapped(batch)
         return loss, logs
 
     def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002  forward has told DeepSpeed
@@ -63,7 +85,8 @@ class Sharded:
             self.wrapped.optimizer.override_loss_scale(self.scale.value)
         else:
             loss = loss * self.scale.value
-        self.wrapped.backward(loss, scale_wrt_gas=False)
+        with _linear_is(self._linear):  # activations may be computed again
+            self.wrapped.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> Tensor:
         norm = self._step_whole() if self.stage == 0 else self._step_sharded()
@@ -182,11 +205,13 @@ def make_deepspeed(config: Config, method: Method, device: torch.device, dtype: 
         dist.init_process_group("gloo" if device.type == "cpu" else "nccl", store=HashStore(), rank=0, world_size=1)
     rank = 0 if device.type == "cpu" else torch.cuda.current_device()
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))  # srun sets none, and DeepSpeed insists on it
-    wrapped, *_ = deepspeed.initialize(
-        args=types.SimpleNamespace(device_rank=rank), model=_Autocast(method, device, dtype), optimizer=optimizer,
-        config=deepspeed_config(config, device, place), dist_init_required=False,
-    )  # fmt: skip
-    return Sharded(method, optimizer, wrapped, LossScale(device, dtype), config.optim.clip, names)
+    with _linear_is(None):
+        wrapped, *_ = deepspeed.initialize(
+            args=types.SimpleNamespace(device_rank=rank), model=_Autocast(method, device, dtype), optimizer=optimizer,
+            config=deepspeed_config(config, device, place), dist_init_required=False,
+        )  # fmt: skip
+        linear = functional.linear
+    return Sharded(method, optimizer, wrapped, LossScale(device, dtype), config.optim.clip, names, linear)
 
 
 def deepspeed_config(config: Config, device: torch.device, place: Place) -> dict[str, Any]:
