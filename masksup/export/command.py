@@ -69,7 +69,12 @@ def export(
         content = _pt2(program, card_of(trained, decisions, precision, check, None))
     else:
         model = onnx_model.to_onnx(program, deployed.outputs, opset)
-        model = onnx_model.to_int8(model) if precision == "int8" else model
+        if precision == "int8":
+            model = onnx_model.to_int8(model)
+            if onnx_model.quantised_products(model) == 0:
+                log.warning(
+                    "--precision int8: no matrix product of this model can be quantised; the file computes in fp32"
+                )
         check = judged(
             session_run(new_session(onnx_model.serialise(model), "cpu", torch.get_num_threads(), str(file)), deployed)
         )

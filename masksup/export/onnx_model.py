@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -56,12 +57,33 @@ def to_int8(model: Any) -> Any:
 
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         whole, small = (str(Path(folder) / f"{name}.onnx") for name in ("whole", "small"))
+        _own_weights(model.graph)
         del model.graph.value_info[:]  # shapes that the exporter noted contradict those that are inferred again
         onnx.save(model, whole)
         quantize_dynamic(
-            whole, small, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
-        )
+            whole, small, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"],
+            # MCAR gathers classifiers, of which onnxruntime does not infer that they are floats.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )  # fmt: skip
         return onnx.load(small)
+
+
+def _own_weights(graph: Any) -> None:
+    """Give each linear layer its own copy of a weight that several nodes share, as MCAR's two looks do: onnxruntime
+    transposes the weight of a layer in place when it quantises it, and so would twice."""
+    uses = Counter(name for node in graph.node for name in node.input)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for number, node in enumerate(node for node in graph.node if node.op_type == "Gemm"):
+        name = node.input[1]
+        if uses[name] > 1 and name in weights:
+            own = graph.initializer.add()
+            own.CopyFrom(weights[name])
+            own.name = node.input[1] = f"{name}_of_layer_{number}"
+
+
+def quantised_products(model: Any) -> int:
+    """How many matrix products of a model are in int8."""
+    return sum(node.op_type == "MatMulInteger" for node in model.graph.node)
 
 
 def serialise(model: Any) -> bytes:
