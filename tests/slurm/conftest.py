@@ -141,7 +141,7 @@ def config(tiny_config: Callable[..., Config]) -> Callable[..., Config]:
     """A run of some ten seconds beside the imports, which saves only when it has to."""
 
     def make(**overrides: Any) -> Config:
-        slow = {"epochs": 40, "eval__every_epochs": 10.0, "log__every_steps": 5, "precision__device": "cpu"}
+        slow = {"epochs": 100, "eval__every_epochs": 10.0, "log__every_steps": 5, "precision__device": "cpu"}
         return tiny_config(**{**slow, **overrides})
 
     return make

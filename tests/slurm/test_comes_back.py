@@ -228,8 +228,8 @@ def test_time_limit(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) 
     wait(lambda: step(run, 1) > 5, "some steps")
     ranks = f"{job_of(Folder(run))}.0"
     subprocess.run(["scancel", "--signal=STOP", ranks], check=True)  # so that the run lasts as long as the limit
-    wait(lambda: slurm.show(str(job_of(Folder(run)))) is not None and _age(run) > 80, "a minute")
-    subprocess.run(["scancel", "--signal=CONT", ranks], check=True)
+    wait(lambda: outcomes(run)[0] is not None or _age(run) > 80, "the signal, which wakes them, or a minute")
+    subprocess.run(["scancel", "--signal=CONT", ranks])
     until_finished(run)
     assert outcomes(run) == ["timeout", "done"]
     assert_same_run(run, undisturbed()[1])

@@ -24,7 +24,7 @@ SETTINGS = ["lr=0.001", "lr=0.003", "lr=0.01", "csra", "wide"]
 def sweep(cluster: Cluster, undisturbed: object, tmp_path: Path) -> Path:
     base = undisturbed()[0]  # type: ignore[operator]
     asked = {
-        "base": str(base), "set": {"epochs": 20}, "grid": {"optim.lr": [0.001, 0.003, 0.01]},
+        "base": str(base), "set": {"epochs": 60}, "grid": {"optim.lr": [0.001, 0.003, 0.01]},
         "list": [{"name": "csra", "model.head.name": "csra"}, {"name": "wide", "batch.global": 24},
                  {"name": "wrong", "model.weights": str(tmp_path / "nothing.pth")}],
         "parallel": 3, "resources": {"cpus_per_rank": 1, "time": "10", "signal_seconds": 60},
@@ -101,7 +101,7 @@ def same_as_accounts(run: Path) -> None:
 
 def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbed: object, tmp_path: Path) -> None:
     config, _ = undisturbed()  # type: ignore[operator]
-    job = sbatch("train.sbatch", str(config), "epochs=20", cwd=tmp_path)
+    job = sbatch("train.sbatch", str(config), "epochs=60", cwd=tmp_path)
     run = tmp_path / "runs" / "config"
     wait(lambda: step(run, 1) > 5, "some steps")
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
