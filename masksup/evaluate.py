@@ -33,7 +33,7 @@ from masksup.metrics.stratified import interval_protocol, stratified_scores
 from masksup.metrics.summary import score, score_counts
 from masksup.metrics.tables import headline, tables
 from masksup.runtime.distributed import Group, joined, told_once
-from masksup.runtime.files import refuse_unwritable, write_json
+from masksup.runtime.files import refuse_unwritable_file, write_json
 from masksup.runtime.log import console, log, start_logging
 from masksup.runtime.place import ALONE, Place
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -217,9 +217,9 @@ def _ids(part: Part) -> list[str]:
 
 def _files(trained: Trained, part: Part, wanted: Wanted) -> ServerFiles | None:
     """Make sure that all that is wanted can be written, before anything is computed."""
-    for file in (wanted.json_file, wanted.predictions):
+    for option, file in (("--json", wanted.json_file), ("--predictions", wanted.predictions)):
         if file is not None:
-            refuse_unwritable(file.parent)
+            refuse_unwritable_file(option, file)
     if wanted.voc_server is None:
         return None
     return server_files(wanted.voc_server, part.index, wanted.competition or usual_competition(trained.config))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from masksup.decisions import Decisions
 from masksup.errors import UserError
-from masksup.runtime.files import refuse_unwritable, write_atomically
+from masksup.runtime.files import refuse_unwritable_file, write_atomically
 
 Row = tuple[Path, NDArray[np.float64]]
 
@@ -21,7 +21,7 @@ def check_out(out: Path | None) -> None:
     if out is not None and out.suffix not in (".csv", ".json"):
         raise UserError(f"--out: found '{out.name}', expected a name that ends in .csv or .json")
     if out is not None:
-        refuse_unwritable(out.parent)
+        refuse_unwritable_file("--out", out)
 
 
 def print_labels(file: Path, names: list[str]) -> bool:

@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except OSError as error:  # what the disk said of a file that was to be written
+        print(f"masksup-run: {error.filename}: {error.strerror}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         return 130
 

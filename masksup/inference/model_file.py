@@ -107,6 +107,8 @@ def _check_seal(path: Path) -> None:
                 found = hashlib.sha256(view[:-length]).hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, {_EXPECTED}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}, {_EXPECTED}") from None
     except ValueError as error:
         if isinstance(error, UserError):
             raise

@@ -7,7 +7,7 @@ from masksup.errors import UserError
 from masksup.report.compare import refuse_other_data
 from masksup.report.gather import Gathered, gather
 from masksup.report.page import render
-from masksup.runtime.files import refuse_unwritable, write_atomically
+from masksup.runtime.files import refuse_unwritable_file, write_atomically
 from masksup.runtime.log import log, start_logging
 
 MOST_RUNS = 6
@@ -23,7 +23,7 @@ def run_report(paths: list[Path], out: Path | None, data: Path | None) -> int:
     target = out or (paths[0] / "report.html" if len(paths) == 1 and paths[0].is_dir() else Path("report.html"))
     if target.suffix not in (".html", ".htm"):
         raise UserError(f"--out: found '{target.name}', expected a name that ends in .html")
-    refuse_unwritable(target.parent)
+    refuse_unwritable_file("--out", target)
     runs: list[Gathered] = []
     for path, name in zip(paths, run_names(paths)):
         # An index that was named is scored by one set of rules, those of the first run.

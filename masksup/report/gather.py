@@ -107,6 +107,8 @@ def _part(trained: Trained, result: dict[str, Any] | None, data: Path | None, pa
         given = whole(open_index(data))
         refuse_other_classes("--data", given.index, trained.classes, f"in {trained.checkpoint}")
         return given, None
+    if result is None and path.is_file():
+        raise UserError(f"{path}: a packed model holds no scores; name an index to score it on with --data")
     if result is None:
         raise UserError(
             f"{path}: found no result.json, so this run has no evaluation yet; finish its training, or name an index "

@@ -20,14 +20,25 @@ def refuse_unwritable(folder: Path, create: bool = False) -> None:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
 
 
+def refuse_unwritable_file(option: str, path: Path) -> None:
+    """UserError, before hours of work, if the file that an option names cannot be written."""
+    if path.is_dir():
+        raise UserError(f"{option}: found the folder {path}, expected the name of a file")
+    refuse_unwritable(path.parent)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small text file so that readers and crashes see the old or the new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

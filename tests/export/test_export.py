@@ -217,6 +217,11 @@ def test_files_that_are_no_exported_model(
         assert says[name] in told([str(file), str(pictures[0])], capsys, command.main), name
     line = told([str(tmp_path / "absent.onnx"), str(pictures[0])], capsys, command.main)
     assert "absent.onnx: no such file" in line
+    assert f"{tmp_path}: Is a directory" in told([str(tmp_path), str(pictures[0])], capsys, command.main)
+    (tmp_path / "all.csv").mkdir()
+    line = told([str(exported), str(pictures[0]), "--out", str(tmp_path / "all.csv")], capsys, command.main)
+    assert "--out: found the folder" in line
+    assert not list(tmp_path.glob(".*")), "nothing is left"
     line = told([str(exported), str(pictures[0]), "--precision", "int8"], capsys, command.main)
     assert "--precision: found int8" in line
     line = told([str(exported), str(pictures[0]), "--device", "cuda"], capsys, command.main)

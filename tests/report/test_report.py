@@ -251,6 +251,8 @@ def test_wrong_input_is_one_line(
     assert train(tiny_config(epochs=1, eval={"size_shares": [0.1, 0.2]}), tmp_path / "plain") == 0
     never = tiny_config(epochs=1, data={"train": str(tiny_data / "train"), "workers": 0})
     assert train(never, tmp_path / "never") == 0
+    folder = tmp_path / "folder.html"
+    folder.mkdir()
     cases = [
         ([str(unfinished)], "found no result.json, so this run has no evaluation yet"),
         ([str(tmp_path / "never")], "names no data.eval or data.test"),
@@ -258,6 +260,7 @@ def test_wrong_input_is_one_line(
         ([one, one], "found a run twice"),
         ([one, "--out", str(tmp_path / "a.pdf")], "ends in .html"),
         ([one, "--out", str(tmp_path / "no" / "a.html")], "cannot be written to"),
+        ([one, "--out", str(folder)], "--out: found the folder"),
         ([one, "--data", str(tiny_data / "val")], "found other classes"),
         ([str(tmp_path)], "expected a run folder or a checkpoint"),
     ]  # fmt: skip
@@ -267,7 +270,7 @@ def test_wrong_input_is_one_line(
         err = capsys.readouterr().err
         assert expected in err
         assert err.count("\n") == 1, err
-    assert not list(tmp_path.glob("*.html"))
+    assert list(tmp_path.glob("*.html")) == [folder]
     # The same classes, but other images or rules: with --data both are scored alike.
     both = [str(tmp_path / "never"), str(tmp_path / "plain")]
     out = str(tmp_path / "both.html")
