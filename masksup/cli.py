@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeAlias
 
 from masksup import __version__
 from masksup.data.prepare import command as prepare
@@ -56,6 +57,9 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
     return args
 
 
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="masksup", description="Multi-label image recognition: prepare, train, score, predict."
@@ -63,10 +67,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    for add in (
+        _add_prepare, _add_train, _add_eval, _add_calibrate, _add_pack, _add_predict, _add_export, _add_smoke,
+        _add_report, _add_demo,
+    ):  # fmt: skip
+        add(commands)
+    return parser
+
+
+def _add_prepare(commands: _Commands) -> None:
     command = commands.add_parser("prepare", help="annotations to an index, with a table of what was found")
     prepare.add_arguments(command)
     command.set_defaults(run=prepare.run)
 
+
+def _add_train(commands: _Commands) -> None:
     command = commands.add_parser("train", help="one run; the same command again goes on where it stopped")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
@@ -74,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--print-config", action="store_true", help="show every value and where it came from")
     command.set_defaults(run=_train, more="overrides")
 
+
+def _add_eval(commands: _Commands) -> None:
     command = commands.add_parser("eval", help="exact scores with their protocol")
     _add_model(command)
     command.add_argument("--data", type=Path, metavar="INDEX", help="index to score (default: the run's test or eval)")
@@ -93,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.set_defaults(run=_eval)
 
+
+def _add_calibrate(commands: _Commands) -> None:
     command = commands.add_parser("calibrate", help="thresholds and calibrated probabilities, kept with the run")
     _add_model(command)
     command.add_argument("--data", type=Path, metavar="INDEX", help="index to fit to (default: the run's data.eval)")
@@ -124,11 +143,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_calibrate)
 
+
+def _add_pack(commands: _Commands) -> None:
     command = commands.add_parser("pack", help="a trained model with its thresholds and card in one file")
     _add_model(command)
     command.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the archive to write")
     command.set_defaults(run=_pack)
 
+
+def _add_predict(commands: _Commands) -> None:
     command = commands.add_parser("predict", help="labels for images, folders or globs")
     _add_model(command)
     command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
@@ -141,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_predict, more="images")
 
+
+def _add_export(commands: _Commands) -> None:
     command = commands.add_parser("export", help="a file that runs without this package, checked against the run")
     _add_model(command)
     command.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="(default: onnx)")
@@ -154,10 +179,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_export)
 
+
+def _add_smoke(commands: _Commands) -> None:
     command = commands.add_parser("smoke", help="train, score, export and run a configuration in miniature")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/; its data are not opened")
     command.set_defaults(run=_smoke)
 
+
+def _add_report(commands: _Commands) -> None:
     command = commands.add_parser("report", help="one HTML file about a run, or several side by side")
     command.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first"
@@ -166,13 +195,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, metavar="INDEX", help="score them on this (default: as in their results)")
     command.set_defaults(run=_report)
 
+
+def _add_demo(commands: _Commands) -> None:
     command = commands.add_parser("demo", help="a local page: drop pictures, see labels, thresholds and maps")
     command.add_argument(
         "model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, checkpoint or packed archive"
     )
     command.add_argument("--port", type=int, default=8080, metavar="N", help="on 127.0.0.1 (default: 8080)")
     command.set_defaults(run=_demo)
-    return parser
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

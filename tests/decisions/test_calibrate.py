@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from wrong_input import one_line
 
 from masksup.calibration.command import part_to_fit
 from masksup.calibration.cross_validation import decision_scores
@@ -32,14 +33,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig, tiny_
     torch.set_num_threads(1)
     assert train(tiny_config(data__test=str(tiny_data / "test")), folder) == 0
     return folder
-
-
-def one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1, err
-    return err
 
 
 @pytest.mark.parametrize("method", ["none", "temperature", "platt", "isotonic"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from wrong_input import one_line
 
 import masksup
 from masksup.cli import main
@@ -38,14 +39,6 @@ def archive(run: Path) -> Path:
     file = run.parent / "model.zip"
     assert main(["pack", str(run), "--out", str(file)]) == 0
     return file
-
-
-def one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1, err
-    return err
 
 
 def test_an_archive_is_the_run_it_was_packed_from(
