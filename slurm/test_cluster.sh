@@ -309,10 +309,12 @@ node_daemon() {
     fail "node $1 has no slurmd"
 }
 
-node_ranks() { # processes that are themselves the start of a rank, not its loader workers
-    local pid
+node_ranks() { # processes that slurmstepd started as ranks: neither srun, which has the same words, nor loader workers
+    local pid parent
     for pid in $(descendants "$(power_switch "$1")"); do
-        tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q -- '-m launch.job' && echo "$pid"
+        parent=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status" 2> /dev/null) || continue
+        [ "$(cat "/proc/$parent/comm" 2> /dev/null)" = slurmstepd ] || continue
+        tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q -- '^[^ ]*python[^ ]* .*-m launch.job' && echo "$pid"
     done
     return 0
 }

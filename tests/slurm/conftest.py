@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ class Cluster:
         assert done.returncode == status, (words, done.stdout, done.stderr)
         return done
 
+    def kill_ranks(self, node: str, run: Path) -> None:
+        """End a run's ranks on a node as the kernel does when memory is short. One of them may end the others first."""
+        pids = [pid for pid in self("node-ranks", node).split() if str(run).encode() in _words(pid)]
+        assert pids, f"{run} has no rank on {node}"
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
     def take(self, seconds: float, nodes: str = "--nodes=3") -> str:
         """A job of the higher partition that takes the nodes away for a while."""
         script = f"#!/bin/sh\nsleep {seconds}\n"
@@ -54,6 +63,13 @@ class Cluster:
             input=script, capture_output=True, text=True, check=True,
         )  # fmt: skip
         return out.stdout.strip()
+
+
+def _words(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it ended between the two looks
+        return b""
 
 
 def wait(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:

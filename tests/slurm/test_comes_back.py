@@ -96,8 +96,7 @@ def test_killed_rank_costs_its_node_one_start(cluster: Cluster, submit: Submit) 
     run = submit(nodes=2)
     wait(lambda: step(run, 1) > 5, "some steps")
     node = attempts(Folder(run))[0].nodes[1]
-    for pid in cluster("node-ranks", node).split():
-        subprocess.run(["kill", "-KILL", pid], check=True)
+    cluster.kill_ranks(node, run)
     until_finished(run)
     first, second = attempts(Folder(run))
     assert first.outcome == "lost"

@@ -1,6 +1,8 @@
 """Two nodes, four ranks: one thing after the other happens to the run, and it ends as if nothing had."""
 
 import json
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,9 @@ class Runs:
         until_finished(run, 4 * PATIENCE)
         return run
 
-    def submit(self, time: str = "15", *settings: str) -> None:
+    def submit(self, limit: str = "15", *settings: str) -> None:
         nodes = ["--nodes", "2", "--gpus-per-node", "2", "--cpus-per-rank", "1"]
-        words = ["--run-dir", str(self.run), *nodes, "--time", time, "--signal-seconds", "60"]
+        words = ["--run-dir", str(self.run), *nodes, "--time", limit, "--signal-seconds", "60"]
         self.cluster.launch("submit", str(self.file), *settings, *words)
 
     def until(self, start: int, steps: int) -> None:
@@ -112,6 +114,29 @@ def test_whatever_else_happens_ends_bit_equal(
     wait(lambda: step(runs.run, 5) >= 0, "a start without the frozen node", 4 * PATIENCE)
     cluster("node-thaw", frozen)
     until_finished(runs.run, 4 * PATIENCE)
+    assert_same_run(runs.run, clean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [pytest.param({}, id="ddp"), pytest.param(ZERO_2, id="zero2")])
+def test_time_limit_of_four_ranks(
+    cluster: Cluster, config: Callable[..., Config], tmp_path: Path, engine: dict[str, Any]
+) -> None:
+    runs = Runs(cluster, tmp_path, config(epochs=100, batch__micro=4, **engine))
+    clean = runs.local("clean", 4)
+    runs.submit("3")
+    runs.until(1, 5)
+    ranks = f"{job_of(Folder(runs.run))}.0"
+    subprocess.run(["scancel", "--signal=STOP", ranks], check=True)  # so that the run lasts as long as the limit
+    began = attempts(Folder(runs.run))[0].began
+    wait(
+        lambda: runs.outcomes[0] is not None or time.time() - began > 130,
+        "the signal, which wakes them, or two minutes",
+    )
+    subprocess.run(["scancel", "--signal=CONT", ranks])
+    until_finished(runs.run, 4 * PATIENCE)
+    assert runs.outcomes == ["timeout", "done"]
+    assert attempts(Folder(runs.run))[1].first_step == attempts(Folder(runs.run))[0].last_step
     assert_same_run(runs.run, clean)
 
 

@@ -47,9 +47,7 @@ def test_five_of_six_finish_and_the_sweep_again_submits_the_sixth(cluster: Clust
     wait(lambda: step(runs["lr=0.003"], 1) > 5, "the second element trains")
     cluster.launch("requeue", str(runs["lr=0.003"]))
     wait(lambda: step(runs["csra"], 1) > 5, "the fourth element trains")
-    for pid in cluster("node-ranks", attempts(Folder(runs["csra"]))[0].nodes[0]).split():
-        if str(runs["csra"]).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            subprocess.run(["kill", "-KILL", pid], check=True)
+    cluster.kill_ranks(attempts(Folder(runs["csra"]))[0].nodes[0], runs["csra"])
     for name in SETTINGS:
         until_finished(runs[name], patience=300)
     wait(lambda: state(runs["wrong"]).state == "failed", "the wrong one fails")
