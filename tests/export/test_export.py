@@ -1,6 +1,9 @@
 """`masksup export` and `masksup-run`: one trained run through both, and everything that can be wrong with them."""
 
+import codecs
+import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,6 +91,50 @@ def test_labels_without_torch_are_those_of_predict(
     apart = [abs(a["scores"][name] - b["scores"][name]) for a, b in zip(ours, theirs) for name in a["scores"]]
     assert max(apart) < 1e-5
     assert max(apart) > 0, "the same numbers to the last bit: was this onnxruntime?"
+
+
+def labelled_by_both(
+    run: Path, exported: Path, images: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """What `predict` prints, and its scores by path, after `masksup-run` was seen to say the same; CSVs beside."""
+    printed, scores = [], []
+    for name, program in (("predict", lambda argv: main(["predict", str(run), *argv])),
+                          ("run", lambda argv: command.main([str(exported), "--batch", "3", *argv]))):  # fmt: skip
+        for suffix in ("json", "csv"):
+            capsys.readouterr()
+            assert program([*images, "--out", str(folder / f"{name}.{suffix}")]) == 0
+        # By "\n" alone: any other break of a line has to be escaped as well.
+        printed.append([line for line in capsys.readouterr().out.split("\n") if " prediction: " in line])
+        rows = json.loads((folder / f"{name}.json").read_text())["images"]
+        scores.append({row["image"]: row["scores"] for row in rows})
+    assert printed[0] == printed[1]
+    assert list(scores[0]) == list(scores[1])
+    for path, expected in scores[0].items():
+        assert scores[1][path] == pytest.approx(expected, abs=1e-5), path
+    return printed[0], scores[0]
+
+
+def test_any_file_name_is_one_line_and_comes_back_from_the_files(
+    run: Path, exported: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["break\nhere prediction: x.jpg", "tab\t.jpg", "return\r.jpg", "next\x85\u2028\u2029.jpg", "back\\n.jpg",
+             'quote",.jpg', "escape\x1b[31m.jpg", os.fsdecode(b"no utf-8 \xff.jpg"), "plain \u00e9.jpg"]  # fmt: skip
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, picture in zip(names, pictures):
+        (folder / name).write_bytes(picture.read_bytes())
+    paths = sorted(str(folder / name) for name in names)
+    lines, scores = labelled_by_both(run, exported, [str(folder)], tmp_path, capsys)
+    assert list(scores) == paths
+    assert len(lines) == len(names)
+    assert all(line.isprintable() for line in lines)
+    # A literal of Python without its quotes, so that any other program can take it back.
+    shown = [line.rpartition(" prediction: ")[0].removeprefix(f"{folder}/") for line in lines]
+    told = [codecs.decode(text.encode("ascii", "backslashreplace"), "unicode_escape") for text in shown]
+    assert told == [path.removeprefix(f"{folder}/") for path in paths]
+    for written in ("predict.csv", "run.csv"):
+        with (tmp_path / written).open(newline="", errors="surrogateescape") as file:
+            assert [row[0] for row in csv.reader(file)][1:] == paths
 
 
 def test_scores_of_eval_are_reproduced(
