@@ -16,7 +16,7 @@ from masksup.inference.card import PRECISIONS
 from masksup.inference.model_file import Exported, open_exported
 from masksup.inference.prepare import load_image
 from masksup.inference.timing import Clock, facts
-from masksup.labelled import Row, check_out, print_labels, write_scores
+from masksup.labelled import Row, check_out, print_labels, print_line, write_scores
 
 USER_ERROR = 2
 Loaded = list[tuple[Path, NDArray[np.uint8]]]
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print `path prediction: dog,person` for every image, as `masksup predict` does.
+    """Print what decides, and `path prediction: dog,person` for every image, as `masksup predict` does.
 
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {card.facts['note']}", file=sys.stderr)
     rows: list[Row] = []
     broken: list[str] = []
-    clock, reader = Clock(), True
+    line = card.decisions.line()
+    clock, reader = Clock(), line is None or print_line(line)
     for file, scores_C, names in _labelled(files, exported, args.batch, broken, clock):
         rows.append((file, scores_C))
         reader = reader and print_labels(file, names)

@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from masksup.calibration.maps import Temperature
 from masksup.cli import main
 from masksup.config import Config
 from masksup.data.index import open_index
-from masksup.decisions import Decisions, write_decisions
+from masksup.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.inference import command, model_file
 from masksup.inference.model_file import open_exported
 from masksup.metrics.summary import score
 from masksup.train import train
+from masksup.trained import open_trained
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -48,7 +50,10 @@ def run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFac
     classes = open_index(Path(config.data.train)).classes
     # Decisions that nobody would get by a sigmoid and 0.5.
     thresholds = tuple(0.3 + 0.03 * c for c in range(len(classes)))
-    write_decisions(folder, Decisions(classes, thresholds, Temperature(0.5)))
+    trained = open_trained(folder)
+    fitted = Fitted(trained.checkpoint, trained.sha256, trained.step, trained.weights, "val", "", 20, "by hand")
+    origins: tuple[Origin, ...] = ("own", "given", *["shared"] * (len(classes) - 2))  # type: ignore[assignment]
+    write_decisions(folder, Decisions(classes, thresholds, Temperature(0.5), origins, "recall=0.8", fitted))
     return folder
 
 
@@ -70,7 +75,11 @@ def test_labels_without_torch_are_those_of_predict(
 ) -> None:
     names = list(map(str, pictures))
     assert main(["predict", str(run), *names, "--out", str(tmp_path / "predict.json")]) == 0
-    expected = [line for line in capsys.readouterr().out.splitlines() if " prediction: " in line]
+    told, *expected = capsys.readouterr().out.splitlines()[:-1]  # the last line names the file of scores
+    assert told == (
+        "thresholds for recall=0.8, calibration temperature, fitted on val: 1 classes have their own, 10 share one, "
+        "1 were given"
+    )
     assert len({line.partition(" prediction: ")[2] for line in expected}) > 1, "all images have the same labels"
 
     out = tmp_path / "run.json"
@@ -83,7 +92,7 @@ def test_labels_without_torch_are_those_of_predict(
         [sys.executable, "-c", script, str(exported), *names, *options], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == expected
+    assert done.stdout.splitlines() == [told, *expected]
     for part in ("preparation", "inference", "post-processing", "images/s", "peak memory of the process"):
         assert part in done.stderr
 
@@ -135,6 +144,58 @@ def test_any_file_name_is_one_line_and_comes_back_from_the_files(
     for written in ("predict.csv", "run.csv"):
         with (tmp_path / written).open(newline="", errors="surrogateescape") as file:
             assert [row[0] for row in csv.reader(file)][1:] == paths
+
+
+def odd_images(folder: Path, picture: Path) -> list[tuple[str, str]]:
+    """Files of many kinds in `folder`, each with the name of a plain PNG of the same pixels."""
+    photo = Image.open(picture).convert("RGB")
+    gray_HW = np.asarray(photo.convert("L"))
+    plain = {
+        "photo.png": photo, "gray.png": Image.fromarray(gray_HW), "point.png": photo.crop((20, 20, 21, 21)),
+        "turned.png": photo.transpose(Image.Transpose.ROTATE_270),
+    }  # fmt: skip
+    plain["white.png"] = Image.new("RGB", photo.size, "white")
+    plain["flat.png"] = plain["point.png"].resize((7, 5))
+    for name, image in plain.items():
+        image.save(folder / name)
+    Image.fromarray(gray_HW.astype(np.uint16) * 256 + 255).save(folder / "sixteen bits.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(folder / "exif.png", exif=exif)
+    other = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    photo.save(folder / "moving.webp", save_all=True, append_images=[other], lossless=True)
+    photo.convert("P").save(folder / "moving.gif", save_all=True, append_images=[other.convert("P")])
+    Image.open(folder / "moving.gif").convert("RGB").save(folder / "first frame.png")
+    photo.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    Image.open(folder / "cmyk.jpg").convert("RGB").save(folder / "printed.png")
+    Image.new("RGBA", photo.size, (9, 9, 9, 0)).save(folder / "transparent.png")
+    (folder / "named wrongly.jpg").write_bytes((folder / "photo.png").read_bytes())
+    return [
+        ("sixteen bits.png", "gray.png"), ("exif.png", "turned.png"), ("moving.webp", "photo.png"),
+        ("moving.gif", "first frame.png"), ("cmyk.jpg", "printed.png"), ("transparent.png", "white.png"),
+        ("named wrongly.jpg", "photo.png"), ("point.png", "flat.png"),
+    ]  # fmt: skip
+
+
+def test_odd_images_are_labelled_by_their_pixels_and_each_once(
+    run: Path, exported: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, nothing = tmp_path / "images", tmp_path / "nothing"
+    for made in (folder, nothing):
+        made.mkdir()
+    pairs = odd_images(folder, pictures[0])
+    photo = folder / "photo.png"
+    given = [str(photo), str(folder), str(folder / "*.png"), str(photo)]
+    lines, scores = labelled_by_both(run, exported, given, tmp_path, capsys)
+    files = sorted(map(str, folder.iterdir()))
+    assert list(scores) == [str(photo), *(file for file in files if file != str(photo))]
+    assert len(lines) == len(files)
+    for odd, plain in pairs:
+        assert scores[str(folder / odd)] == scores[str(folder / plain)], odd
+    assert len({tuple(found.values()) for found in scores.values()}) == len(files) - len(pairs)
+    for program in (lambda argv: main(["predict", str(run), *argv]), lambda argv: command.main([str(exported), *argv])):
+        line = told([str(photo), str(nothing)], capsys, program)
+        assert f"{nothing}: found no image in this folder; expected .bmp, .gif" in line
 
 
 def test_scores_of_eval_are_reproduced(
