@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from masksup.decisions import Decisions
 from masksup.engine.infer import Outputs
 from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
-from masksup.metrics.pairs import Labels
+from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
 from masksup.runtime.log import log
 from masksup.runtime.record import read_rows
@@ -61,10 +62,14 @@ class Gathered(Subject):
     labels_NC: Labels
     remarks: tuple[str, ...]
 
-    @property
+    @cached_property
     def present_NC(self) -> NDArray[np.bool_]:
         """Which classes are predicted."""
         return self.decisions.predicted(self.probabilities_NC)
+
+    def sigmoid_N(self, c: int) -> NDArray[np.float64]:
+        """Uncalibrated probabilities of one class; `outputs.probabilities_NC` makes those of all anew at each use."""
+        return probabilities(self.outputs.logits_NC[:, c])
 
 
 def open_subject(path: Path, name: str, data: Path | None, rules: Evaluation | None = None) -> Subject:

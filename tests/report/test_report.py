@@ -3,6 +3,7 @@
 import html
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,13 +20,15 @@ from masksup.config import Config
 from masksup.data.index import write_index
 from masksup.data.random import draws
 from masksup.data.shapes import prepare_shapes
-from masksup.decisions import Fitted, default_decisions, write_decisions
+from masksup.decisions import Decisions, Fitted, default_decisions, write_decisions
+from masksup.engine.infer import Outputs
 from masksup.report.charts import frame, pr_points
 from masksup.report.command import run_names
 from masksup.report.compare import difference
 from masksup.report.cost import cost_of
 from masksup.report.gather import gather, open_subject
 from masksup.report.mistakes import confusions, most_confused, worst_mistakes
+from masksup.report.page import render
 from masksup.train import train
 from masksup.trained import open_trained
 
@@ -172,6 +175,39 @@ def test_significance_equals_a_paired_bootstrap_written_out(runs: tuple[Path, Pa
     page = Page((tmp_path / "both.html").read_text())
     shown = f"{difference(one, two).mean_ap:+.2f}".replace("-", "\N{MINUS SIGN}")
     assert f"two: {shown} points" in page.text
+
+
+def test_what_grows_with_the_images_is_computed_once_a_run_not_once_a_class(
+    runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [gather(open_subject(path, path.name, None)) for path in runs]
+    counts = {"sigmoid": 0, "decisions": 0}
+    sigmoid, predicted = Outputs.probabilities_NC.fget, Decisions.predicted  # type: ignore[attr-defined]
+
+    def count_sigmoid(outputs: Outputs) -> Any:
+        counts["sigmoid"] += 1
+        return sigmoid(outputs)
+
+    def count_decisions(decisions: Decisions, probabilities: Any) -> Any:
+        counts["decisions"] += probabilities.ndim == 2
+        return predicted(decisions, probabilities)
+
+    monkeypatch.setattr(Outputs, "probabilities_NC", property(count_sigmoid))
+    monkeypatch.setattr(Decisions, "predicted", count_decisions)
+    render(both)
+    assert counts["decisions"] == 2
+    assert 2 <= counts["sigmoid"] <= 8 < len(both[0].trained.classes)
+
+
+def test_confusions_of_many_images_take_a_fraction_of_a_product_of_integers() -> None:
+    labels_NC = (np.random.default_rng(0).random((8000, 80)) < 0.03).astype(np.int8)
+    start = time.process_time()
+    there_NC = (labels_NC == 1).astype(np.int64)
+    together_CC = there_NC.T @ there_NC
+    literal, start = time.process_time() - start, time.process_time()
+    found = confusions(labels_NC == 1, labels_NC)
+    assert time.process_time() - start < literal / 2
+    assert np.array_equal(found.images_CC, np.diag(together_CC)[:, None] - together_CC)
 
 
 def test_confusions_count_images_with_one_class_and_a_false_other() -> None:
