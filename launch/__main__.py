@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from masksup.errors import UserError
-
-USER_ERROR = 2
+from masksup.exits import status_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,17 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides.extend(rest)
-    try:
-        status: int = args.run(args)
-    except UserError as error:
-        print(f"masksup-launch: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
-    except KeyboardInterrupt:
-        return 130
-    return status
+    return status_of("masksup-launch", lambda: args.run(args))
 
 
 def _parser() -> argparse.ArgumentParser:

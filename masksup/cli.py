@@ -1,7 +1,6 @@
 """The commands. Argument parsing only: heavy imports stand inside the functions, so that --help is instant."""
 
 import argparse
-import errno
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -10,40 +9,16 @@ from typing import TypeAlias
 
 from masksup import __version__
 from masksup.data.prepare import command as prepare
-from masksup.errors import JobError, ToldElsewhere, UserError
+from masksup.errors import UserError
+from masksup.exits import status_of
 from masksup.runtime import signals
 from masksup.runtime.place import Place, find_place
-
-USER_ERROR = 2
-# What a file system says of a place that the user chose; any other error of it is a bug and shows where.
-_REFUSALS = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
-    errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT,
-}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a mistake in the input, 75 for a run stopped on request."""
     args = _parse(_parser(), argv)
-    try:
-        status: int = args.run(args)
-    except ToldElsewhere:
-        return USER_ERROR
-    except (UserError, JobError) as error:
-        if str(error):
-            print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR if isinstance(error, UserError) else 1
-    except BrokenPipeError:  # the reader of a pipe, such as head, has left
-        sys.stderr.close()
-        return 141
-    except OSError as error:
-        if error.filename is None or error.errno not in _REFUSALS:
-            raise
-        print(f"masksup: {error.filename}: {error.strerror}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        return 130
-    return status
+    return status_of("masksup", lambda: args.run(args))
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:

@@ -40,15 +40,11 @@ def default_threshold(trained: Trained) -> float:
 
 def told(decisions: Decisions, threshold: float | None) -> Decisions:
     """`decisions` as `--threshold` leaves them; a line says what decides, where that is not the default."""
-    fitted = decisions.fitted
-    if threshold is not None:
-        if fitted is not None:
-            log.info(f"--threshold {threshold:g}: takes the place of the thresholds that were fitted ({decisions.aim})")
-        return decisions.with_threshold(threshold)
-    if fitted is not None:
-        own, shared, given = (decisions.origins.count(origin) for origin in ("own", "shared", "given"))
-        log.info(
-            f"thresholds for {decisions.aim}, calibration {decisions.calibration.kind}, fitted on {fitted.data}: "
-            f"{own} classes have their own, {shared} share one{f', {given} were given' if given else ''}"
-        )
-    return decisions
+    if threshold is None:
+        line = decisions.line()
+        if line is not None:
+            log.info(line)
+        return decisions
+    if decisions.fitted is not None:
+        log.info(f"--threshold {threshold:g}: takes the place of the thresholds that were fitted ({decisions.aim})")
+    return decisions.with_threshold(threshold)

@@ -106,6 +106,16 @@ class Decisions:
             weights,
         )
 
+    def line(self) -> str | None:
+        """What decides, for people; None where nothing was fitted, or one threshold took its place."""
+        if self.fitted is None or self.aim is None:
+            return None
+        own, shared, given = (self.origins.count(origin) for origin in ("own", "shared", "given"))
+        return (
+            f"thresholds for {self.aim}, calibration {self.calibration.kind}, fitted on {self.fitted.data}: "
+            f"{own} classes have their own, {shared} share one{f', {given} were given' if given else ''}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What `from_json` takes: numbers, strings, lists and None."""
         return {

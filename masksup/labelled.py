@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,27 @@ def check_out(out: Path | None) -> None:
 
 
 def print_labels(file: Path, names: list[str]) -> bool:
-    """Print an image's line. False once the reader of a pipe, such as head, has left; files are written still."""
+    """Print an image's line. False as of `print_line`."""
+    return print_line(f"{one_line(str(file))} prediction: {','.join(map(one_line, names))}")
+
+
+def print_line(line: str) -> bool:
+    """Print to standard output. False once the reader of a pipe, such as head, has left; files are written still."""
     try:
-        print(f"{file} prediction: {','.join(names)}", flush=True)
+        print(line, flush=True)
     except BrokenPipeError:
         return False
     return True
+
+
+# Controls with line breaks and tabs, what separates lines and paragraphs, and the halves that stand for bytes of a
+# file name that are no UTF-8, which cannot be printed at all.
+_UNPRINTED = {"Cc", "Zl", "Zp", "Cs"}
+
+
+def one_line(text: str) -> str:
+    """`text` as it is shown within a line: control characters as in Python (\\n, \\t, \\x1b), the backslash as two."""
+    return "".join(ascii(c)[1:-1] if c == "\\" or unicodedata.category(c) in _UNPRINTED else c for c in text)
 
 
 def write_scores(out: Path, rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> None:
@@ -40,11 +57,17 @@ def write_scores(out: Path, rows: list[Row], decisions: Decisions, facts: dict[s
 
 def _as_csv(rows: list[Row], decisions: Decisions) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *decisions.classes])
+    _write_row(text, ["image", *decisions.classes])
     for file, scores_C in rows:
-        writer.writerow([str(file), *(f"{score:.6f}" for score in scores_C)])
+        _write_row(text, [str(file), *(f"{score:.6f}" for score in scores_C)])
     return text.getvalue()
+
+
+def _write_row(text: io.StringIO, cells: Sequence[str]) -> None:
+    # With lines that end in "\n" the module leaves a bare "\r" unquoted, at which it ends a row on reading.
+    quote_all = any("\r" in cell for cell in cells)
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
+    writer.writerow(cells)
 
 
 def _as_json(rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> str:

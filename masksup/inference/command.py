@@ -11,37 +11,25 @@ from numpy.typing import NDArray
 from masksup import __version__
 from masksup.data.pillow import BrokenImage
 from masksup.errors import UserError
+from masksup.exits import status_of
 from masksup.image_files import find_images
 from masksup.inference.card import PRECISIONS
 from masksup.inference.model_file import Exported, open_exported
 from masksup.inference.prepare import load_image
 from masksup.inference.timing import Clock, facts
-from masksup.labelled import Row, check_out, print_labels, write_scores
+from masksup.labelled import Row, check_out, print_labels, print_line, write_scores
 
-USER_ERROR = 2
 Loaded = list[tuple[Path, NDArray[np.uint8]]]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a mistake in the input."""
     args = _parser().parse_args(argv)
-    try:
-        return run(args)
-    except UserError as error:
-        print(f"masksup-run: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
-    except OSError as error:  # what the disk said of a file that was to be written
-        print(f"masksup-run: {error.filename}: {error.strerror}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        return 130
+    return status_of("masksup-run", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print `path prediction: dog,person` for every image, as `masksup predict` does.
+    """Print what decides, and `path prediction: dog,person` for every image, as `masksup predict` does.
 
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
@@ -61,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {card.facts['note']}", file=sys.stderr)
     rows: list[Row] = []
     broken: list[str] = []
-    clock, reader = Clock(), True
+    line = card.decisions.line()
+    clock, reader = Clock(), line is None or print_line(line)
     for file, scores_C, names in _labelled(files, exported, args.batch, broken, clock):
         rows.append((file, scores_C))
         reader = reader and print_labels(file, names)

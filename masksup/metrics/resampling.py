@@ -64,13 +64,15 @@ def weighted_scores(
     shape = (groups, classes, weights_NR.shape[1])
     ap_GCR, hits_GCR, total_GCR = np.full(shape, np.nan), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     reduce = _REDUCE[rule]
+    # A resample beside the other: where few of many samples are taken and summed, twice as fast as by rows.
+    weights_RN = np.ascontiguousarray(weights_NR.T)
     for c in range(classes):
         positive_P = np.flatnonzero(labels_NC[:, c] == 1)
         if not len(positive_P):
             continue
         positive_P = positive_P[np.argsort(-scores_NC[positive_P, c])]
         scores_P, weights_PR = scores_NC[positive_P, c], weights_NR[positive_P]
-        false_PR = _weight_above(scores_NC[:, c], labels_NC[:, c] == 0, scores_P, weights_NR)
+        false_PR = _weight_above(scores_NC[:, c], labels_NC[:, c] == 0, scores_P, weights_RN)
         for g in range(groups):
             rows = np.flatnonzero(group_GNC[g, positive_P, c])
             if not len(rows):
@@ -109,26 +111,27 @@ def _resampled_weights(image_N: NDArray[np.integer], resamples: int, seed: int) 
     count = len(images)
     for start in range(0, resamples, _CHUNK):
         numbers = range(start, min(start + _CHUNK, resamples))
-        drawn = [draws(seed, number, "bootstrap").integers(0, count, count) for number in numbers]
-        times_RI = np.stack([np.bincount(image_D, minlength=count) for image_D in drawn])
-        yield np.ascontiguousarray(times_RI.T.astype(np.uint16)[own_N])
+        times_RI = np.empty((len(numbers), count), np.uint16)  # filled row by row: draws are four times as large
+        for row, number in enumerate(numbers):
+            times_RI[row] = np.bincount(draws(seed, number, "bootstrap").integers(0, count, count), minlength=count)
+        yield np.ascontiguousarray(times_RI.T[own_N])
 
 
 def _weight_above(
-    scores_N: Scores, negative_N: NDArray[np.bool_], scores_P: Scores, weights_NR: Weights
+    scores_N: Scores, negative_N: NDArray[np.bool_], scores_P: Scores, weights_RN: Weights
 ) -> NDArray[np.int64]:
     """Weight of the negatives that score at least as high as each positive (scores_P descending)."""
     negative_M = np.flatnonzero(negative_N)
     order_M = negative_M[np.argsort(-scores_N[negative_M])]
     count_P = np.searchsorted(-scores_N[order_M], -scores_P, side="right")
     ends_K, place_P = np.unique(count_P, return_inverse=True)
-    weight_KR = np.zeros((len(ends_K), weights_NR.shape[1]), np.int64)
+    weight_KR = np.zeros((len(ends_K), len(weights_RN)), np.int64)
     # `reduceat` sums from each start to the next; an empty first segment is left out, it would give one element.
     some = ends_K > 0
     if some.any():
         starts = np.concatenate([[0], ends_K[some][:-1]])
-        gathered_MR = weights_NR[order_M[: ends_K[-1]]]
-        weight_KR[some] = np.add.reduceat(gathered_MR, starts, axis=0, dtype=np.int32).cumsum(axis=0)
+        gathered_RM = weights_RN.take(order_M[: ends_K[-1]], axis=1)
+        weight_KR[some] = np.add.reduceat(gathered_RM, starts, axis=1, dtype=np.int32).cumsum(axis=1).T
     return weight_KR[place_P]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
 from masksup.report.compare import refuse_other_data
-from masksup.report.gather import Gathered, gather
+from masksup.report.gather import Subject, gather, open_subject
 from masksup.report.page import render
 from masksup.runtime.files import refuse_unwritable_file, write_atomically
 from masksup.runtime.log import log, start_logging
@@ -24,15 +24,14 @@ def run_report(paths: list[Path], out: Path | None, data: Path | None) -> int:
     if target.suffix not in (".html", ".htm"):
         raise UserError(f"--out: found '{target.name}', expected a name that ends in .html")
     refuse_unwritable_file("--out", target)
-    runs: list[Gathered] = []
+    # All that may be refused is, before the hours that labelling may take.
+    subjects: list[Subject] = []
     for path, name in zip(paths, run_names(paths)):
         # An index that was named is scored by one set of rules, those of the first run.
-        run = gather(path, name, data, runs[0].rules if runs and data is not None else None)
-        if not runs:
-            set_numerics(run.trained.config.precision)
-        else:
-            refuse_other_data(runs[0], run)
-        runs.append(run)
+        subjects.append(open_subject(path, name, data, subjects[0].rules if subjects and data is not None else None))
+        refuse_other_data(subjects[0], subjects[-1])
+    set_numerics(subjects[0].trained.config.precision)
+    runs = [gather(subject) for subject in subjects]
     write_atomically(target, render(runs))
     log.info(f"report: {target} ({target.stat().st_size / 2**20:.1f} MiB; opens in any browser, needs no network)")
     return 0

@@ -9,7 +9,7 @@ from masksup.errors import UserError
 from masksup.metrics.average_precision import ApRule, average_precision
 from masksup.metrics.resampling import bootstrap
 from masksup.metrics.stratified import LEVEL, SEED
-from masksup.report.gather import Gathered
+from masksup.report.gather import Gathered, Subject
 
 RESAMPLES = 1000
 
@@ -32,8 +32,8 @@ class Difference:
         return not self.low <= 0 <= self.high
 
 
-def refuse_other_data(first: Gathered, other: Gathered) -> None:
-    """UserError unless both runs were scored on the same samples of the same classes."""
+def refuse_other_data(first: Subject, other: Subject) -> None:
+    """UserError unless both runs are scored on the same samples of the same classes by the same rules."""
     if first.trained.classes != other.trained.classes:
         raise UserError(
             f"{other.name}: has other classes than {first.name}, or in another order; runs side by side need the same"
@@ -52,13 +52,13 @@ def refuse_other_data(first: Gathered, other: Gathered) -> None:
             )
 
 
-def _rules(first: Gathered, other: Gathered) -> list[tuple[str, object, object]]:
+def _rules(first: Subject, other: Subject) -> list[tuple[str, object, object]]:
     """What makes scores comparable, of both runs."""
-    protocols = first.summary["protocol"], other.summary["protocol"]
-    rules: list[tuple[str, object, object]] = [
-        (f"eval.{key}", protocols[0][key], protocols[1][key]) for key in ("ap_rule", "compat", "threshold")
-    ]
-    return [*rules, ("eval.size_shares", first.rules.size_shares, other.rules.size_shares)]
+    shares = ("eval.size_shares", first.rules.size_shares, other.rules.size_shares)
+    if first.scores is None or other.scores is None:  # both are scored anew, by the rules of the first
+        return [shares]
+    mine, its = first.scores["protocol"], other.scores["protocol"]
+    return [*((f"eval.{key}", mine[key], its[key]) for key in ("ap_rule", "compat", "threshold")), shares]
 
 
 def difference(first: Gathered, other: Gathered, resamples: int = RESAMPLES) -> Difference:

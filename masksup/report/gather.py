@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from masksup.decisions import Decisions
 from masksup.engine.infer import Outputs
 from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
-from masksup.metrics.pairs import Labels
+from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
 from masksup.runtime.log import log
 from masksup.runtime.record import read_rows
@@ -29,64 +30,93 @@ CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """One run. `summary` is what `masksup eval` gives for `part`; `probabilities_NC` are those that `decisions`
-    makes of the logits; labels are -1 where an image could not be read."""
+class Subject:
+    """One run before anything is computed: what its folder says of it, and what it is scored on."""
 
     name: str
+    """On the page."""
     trained: Trained
     rules: Evaluation
-    """By which the summary was made."""
+    """By which the summary is made, where `--data` was given."""
     which: str
     """Which weights the scores are of: best, last, or the chosen ones where `--data` was given."""
     part: Part
-    summary: dict[str, Any]
+    scores: dict[str, Any] | None
+    """The summary of `part` in the result; None where `--data` was given."""
     result: dict[str, Any] | None
     rows: list[dict[str, Any]]
+    """Of `metrics.jsonl`."""
     cost: Cost | None
     decisions: Decisions
+    calibration: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Gathered(Subject):
+    """The same with its predictions. `summary` is what `masksup eval` gives for `part`; `probabilities_NC` are those
+    that `decisions` makes of the logits; labels are -1 where an image could not be read."""
+
+    summary: dict[str, Any]
     outputs: Outputs
     probabilities_NC: NDArray[np.float64]
     labels_NC: Labels
-    calibration: dict[str, Any] | None
     remarks: tuple[str, ...]
 
-    @property
+    @cached_property
     def present_NC(self) -> NDArray[np.bool_]:
         """Which classes are predicted."""
         return self.decisions.predicted(self.probabilities_NC)
 
+    def sigmoid_N(self, c: int) -> NDArray[np.float64]:
+        """Uncalibrated probabilities of one class; `outputs.probabilities_NC` makes those of all anew at each use."""
+        return probabilities(self.outputs.logits_NC[:, c])
 
-def gather(path: Path, name: str, data: Path | None, rules: Evaluation | None = None) -> Gathered:
-    """Read a run, called `name` on the page, and take the scores of its result, or score it on the index `data` by
-    `rules` (None: its own). UserError for a run without any scores.
+
+def open_subject(path: Path, name: str, data: Path | None, rules: Evaluation | None = None) -> Subject:
+    """Read a run, called `name` on the page, with the scores of its result, or to be scored on the index `data` by
+    `rules` (None: its own). UserError for a run without any scores, or with nothing to report on.
     """
     trained = open_trained(path)
     run = trained.run
     result = None if run is None else _result(run)
     part, scored = _part(trained, result, data, path)
-    outputs = _outputs(trained, part)
-    labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
-    if not (labels_NC == 1).any():
-        raise UserError(f"{path}: {part.title} holds no label that is present, so there is nothing to report")
+    _refuse_without_positives(path, part, part.labels_NC)
     decisions = decisions_for(trained)
-    rules = rules or trained.config.eval
-    if scored is None:
-        which = "chosen"
-        config = trained.config.model_copy(update={"eval": rules})
-        summary = evaluate(outputs, part, config, resamples=rules.bootstrap)
-        summary["protocol"] |= {"weights": trained.weights, "checkpoint_sha256": trained.sha256}
-        summary["protocol"]["checkpoint"] = trained.checkpoint
-    else:
+    which, scores = "chosen", None
+    if scored is not None:
         assert result is not None
         which = "best" if "best" in result else "last"
-        summary = result[which][scored]
-    return Gathered(
-        name, trained, rules, which, part, summary, result, [] if run is None else read_rows(run / "metrics.jsonl"),
-        None if run is None or result is None else cost_of(run, result), decisions, outputs,
-        decisions.probabilities(outputs.logits_NC), labels_NC, None if run is None else _calibration(run, decisions),
-        tuple(_remarks(trained, summary)),
+        scores = result[which][scored]
+    return Subject(
+        name, trained, rules or trained.config.eval, which, part, scores, result,
+        [] if run is None else read_rows(run / "metrics.jsonl"),
+        None if run is None or result is None else cost_of(run, result), decisions,
+        None if run is None else _calibration(run, decisions),
     )  # fmt: skip
+
+
+def gather(subject: Subject) -> Gathered:
+    """Label the samples, or take the logits that an earlier report kept, and score them where the result does not."""
+    trained, part = subject.trained, subject.part
+    outputs = _outputs(trained, part)
+    labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
+    _refuse_without_positives(trained.checkpoint, part, labels_NC)
+    summary = subject.scores
+    if summary is None:
+        config = trained.config.model_copy(update={"eval": subject.rules})
+        summary = evaluate(outputs, part, config, resamples=subject.rules.bootstrap)
+        summary["protocol"] |= {"weights": trained.weights, "checkpoint_sha256": trained.sha256}
+        summary["protocol"]["checkpoint"] = trained.checkpoint
+    return Gathered(
+        **vars(subject), summary=summary, outputs=outputs, labels_NC=labels_NC,
+        probabilities_NC=subject.decisions.probabilities(outputs.logits_NC),
+        remarks=tuple(_remarks(trained, summary)),
+    )  # fmt: skip
+
+
+def _refuse_without_positives(where: Path | str, part: Part, labels_NC: Labels) -> None:
+    if not (labels_NC == 1).any():
+        raise UserError(f"{where}: {part.title} holds no label that is present, so there is nothing to report")
 
 
 def _result(run: Path) -> dict[str, Any] | None:
@@ -155,8 +185,12 @@ def _calibration(run: Path, decisions: Decisions) -> dict[str, Any] | None:
     """What `masksup calibrate` found, if it is what decides."""
     if decisions.fitted is None or not (run / CALIBRATION).is_file():
         return None
-    facts: dict[str, Any] = json.loads((run / CALIBRATION).read_text(encoding="utf-8"))
-    return facts if facts["fitted"]["checkpoint_sha256"] == decisions.fitted.checkpoint_sha256 else None
+    try:
+        facts: dict[str, Any] = json.loads((run / CALIBRATION).read_text(encoding="utf-8"))
+        fitted_to = facts["fitted"]["checkpoint_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run / CALIBRATION}: cannot be read ({error!r}); run masksup calibrate again") from None
+    return facts if fitted_to == decisions.fitted.checkpoint_sha256 else None
 
 
 def _remarks(trained: Trained, summary: dict[str, Any]) -> list[str]:

@@ -29,10 +29,12 @@ class Confusions:
 
 def confusions(present_NC: NDArray[np.bool_], labels_NC: Labels) -> Confusions:
     """Ignored pairs count as neither there nor absent."""
-    there_NC, absent_NC = (labels_NC == 1).astype(np.int64), (labels_NC == 0).astype(np.int64)
+    # As floats, whose products are made by BLAS, many times faster than of integers; exact up to 2^53 images.
+    there_NC, absent_NC = (labels_NC == 1).astype(np.float64), (labels_NC == 0).astype(np.float64)
     false_NC = absent_NC * present_NC
     usual_C = false_NC.sum(0) / np.maximum(absent_NC.sum(0), 1)
-    return Confusions(there_NC.T @ absent_NC, there_NC.T @ false_NC, usual_C)
+    images_CC, predicted_CC = ((there_NC.T @ other_NC).astype(np.int64) for other_NC in (absent_NC, false_NC))
+    return Confusions(images_CC, predicted_CC, usual_C)
 
 
 def most_confused(found: Confusions, most: int) -> list[tuple[int, int]]:

@@ -187,7 +187,7 @@ def _class_chart(runs: Sequence[Gathered], c: int) -> dict[str, Any] | None:
     box = charts.unit_frame(width=150, height=110, left=8, bottom=8, top=6, right=6)
     lines = []
     for run in runs:
-        recall, precision = charts.pr_points(run.outputs.probabilities_NC[:, c], run.labels_NC[:, c])
+        recall, precision = charts.pr_points(run.sigmoid_N(c), run.labels_NC[:, c])
         if not len(recall):
             return None
         lines.append({"path": box.path(recall, precision), "dot": _operating(run, c, box)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)  # of a name such as runs/:dog:
 log = logging.getLogger("masksup")
 FILE_ONLY = {"file_only": True}  # `extra` of a line that the terminal gets in another way
 

@@ -10,9 +10,12 @@ import torch
 from compare import assert_same_run, final_state, numbers
 from ranks import Launcher
 
+from masksup.calibration.maps import Temperature
+from masksup.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.methods import METHODS
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 from masksup.runtime.record import read_rows
+from masksup.trained import open_trained
 
 
 def losses(run: Path) -> list[float]:
@@ -62,6 +65,7 @@ def test_r6_elastic_run_has_the_losses_of_one_process(job: Launcher, write_confi
 def test_scores_of_a_checkpoint_are_equal_to_the_last_bit(job: Launcher, write_config, tmp_path: Path) -> None:
     config = write_config(data__test=None)
     job.to_the_end(2, config, tmp_path / "run")
+    _decide(tmp_path / "run")
     found = []
     for world in (1, 2, 3, 4):
         files = tmp_path / f"{world}.json", tmp_path / f"{world}.npz"
@@ -74,6 +78,19 @@ def test_scores_of_a_checkpoint_are_equal_to_the_last_bit(job: Launcher, write_c
         assert scores == found[0][0]
         assert all(np.array_equal(predictions[key], found[0][1][key]) for key in predictions)
     assert len(set(found[0][1]["ids"].tolist())) == 20
+    decided = found[0][0]["decided"]
+    assert (decided["aim"], decided["calibration"]) == ("recall=0.8", "temperature")
+    assert decided["labels"] > 0
+    assert decided["OF1"] not in (None, found[0][0]["OF1"])
+
+
+def _decide(run: Path) -> None:
+    """Keep decisions with a run, as if they had been fitted to its weights."""
+    trained = open_trained(run)
+    thresholds = tuple(0.3 + 0.03 * c for c in range(len(trained.classes)))
+    fitted = Fitted(trained.checkpoint, trained.sha256, trained.step, trained.weights, "val", "", 20, "by hand")
+    origins: tuple[Origin, ...] = ("own",) * len(thresholds)
+    write_decisions(run, Decisions(trained.classes, thresholds, Temperature(0.5), origins, "recall=0.8", fitted))
 
 
 def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """`masksup export` and `masksup-run`: one trained run through both, and everything that can be wrong with them."""
 
+import codecs
+import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from masksup.calibration.maps import Temperature
 from masksup.cli import main
 from masksup.config import Config
 from masksup.data.index import open_index
-from masksup.decisions import Decisions, write_decisions
+from masksup.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.inference import command, model_file
 from masksup.inference.model_file import open_exported
 from masksup.metrics.summary import score
 from masksup.train import train
+from masksup.trained import open_trained
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -45,7 +50,10 @@ def run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFac
     classes = open_index(Path(config.data.train)).classes
     # Decisions that nobody would get by a sigmoid and 0.5.
     thresholds = tuple(0.3 + 0.03 * c for c in range(len(classes)))
-    write_decisions(folder, Decisions(classes, thresholds, Temperature(0.5)))
+    trained = open_trained(folder)
+    fitted = Fitted(trained.checkpoint, trained.sha256, trained.step, trained.weights, "val", "", 20, "by hand")
+    origins: tuple[Origin, ...] = ("own", "given", *["shared"] * (len(classes) - 2))  # type: ignore[assignment]
+    write_decisions(folder, Decisions(classes, thresholds, Temperature(0.5), origins, "recall=0.8", fitted))
     return folder
 
 
@@ -67,7 +75,11 @@ def test_labels_without_torch_are_those_of_predict(
 ) -> None:
     names = list(map(str, pictures))
     assert main(["predict", str(run), *names, "--out", str(tmp_path / "predict.json")]) == 0
-    expected = [line for line in capsys.readouterr().out.splitlines() if " prediction: " in line]
+    told, *expected = capsys.readouterr().out.splitlines()[:-1]  # the last line names the file of scores
+    assert told == (
+        "thresholds for recall=0.8, calibration temperature, fitted on val: 1 classes have their own, 10 share one, "
+        "1 were given"
+    )
     assert len({line.partition(" prediction: ")[2] for line in expected}) > 1, "all images have the same labels"
 
     out = tmp_path / "run.json"
@@ -80,7 +92,7 @@ def test_labels_without_torch_are_those_of_predict(
         [sys.executable, "-c", script, str(exported), *names, *options], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == expected
+    assert done.stdout.splitlines() == [told, *expected]
     for part in ("preparation", "inference", "post-processing", "images/s", "peak memory of the process"):
         assert part in done.stderr
 
@@ -88,6 +100,102 @@ def test_labels_without_torch_are_those_of_predict(
     apart = [abs(a["scores"][name] - b["scores"][name]) for a, b in zip(ours, theirs) for name in a["scores"]]
     assert max(apart) < 1e-5
     assert max(apart) > 0, "the same numbers to the last bit: was this onnxruntime?"
+
+
+def labelled_by_both(
+    run: Path, exported: Path, images: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """What `predict` prints, and its scores by path, after `masksup-run` was seen to say the same; CSVs beside."""
+    printed, scores = [], []
+    for name, program in (("predict", lambda argv: main(["predict", str(run), *argv])),
+                          ("run", lambda argv: command.main([str(exported), "--batch", "3", *argv]))):  # fmt: skip
+        for suffix in ("json", "csv"):
+            capsys.readouterr()
+            assert program([*images, "--out", str(folder / f"{name}.{suffix}")]) == 0
+        # By "\n" alone: any other break of a line has to be escaped as well.
+        printed.append([line for line in capsys.readouterr().out.split("\n") if " prediction: " in line])
+        rows = json.loads((folder / f"{name}.json").read_text())["images"]
+        scores.append({row["image"]: row["scores"] for row in rows})
+    assert printed[0] == printed[1]
+    assert list(scores[0]) == list(scores[1])
+    for path, expected in scores[0].items():
+        assert scores[1][path] == pytest.approx(expected, abs=1e-5), path
+    return printed[0], scores[0]
+
+
+def test_any_file_name_is_one_line_and_comes_back_from_the_files(
+    run: Path, exported: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["break\nhere prediction: x.jpg", "tab\t.jpg", "return\r.jpg", "next\x85\u2028\u2029.jpg", "back\\n.jpg",
+             'quote",.jpg', "escape\x1b[31m.jpg", os.fsdecode(b"no utf-8 \xff.jpg"), "plain \u00e9.jpg"]  # fmt: skip
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, picture in zip(names, pictures):
+        (folder / name).write_bytes(picture.read_bytes())
+    paths = sorted(str(folder / name) for name in names)
+    lines, scores = labelled_by_both(run, exported, [str(folder)], tmp_path, capsys)
+    assert list(scores) == paths
+    assert len(lines) == len(names)
+    assert all(line.isprintable() for line in lines)
+    # A literal of Python without its quotes, so that any other program can take it back.
+    shown = [line.rpartition(" prediction: ")[0].removeprefix(f"{folder}/") for line in lines]
+    told = [codecs.decode(text.encode("ascii", "backslashreplace"), "unicode_escape") for text in shown]
+    assert told == [path.removeprefix(f"{folder}/") for path in paths]
+    for written in ("predict.csv", "run.csv"):
+        with (tmp_path / written).open(newline="", errors="surrogateescape") as file:
+            assert [row[0] for row in csv.reader(file)][1:] == paths
+
+
+def odd_images(folder: Path, picture: Path) -> list[tuple[str, str]]:
+    """Files of many kinds in `folder`, each with the name of a plain PNG of the same pixels."""
+    photo = Image.open(picture).convert("RGB")
+    gray_HW = np.asarray(photo.convert("L"))
+    plain = {
+        "photo.png": photo, "gray.png": Image.fromarray(gray_HW), "point.png": photo.crop((20, 20, 21, 21)),
+        "turned.png": photo.transpose(Image.Transpose.ROTATE_270),
+    }  # fmt: skip
+    plain["white.png"] = Image.new("RGB", photo.size, "white")
+    plain["flat.png"] = plain["point.png"].resize((7, 5))
+    for name, image in plain.items():
+        image.save(folder / name)
+    Image.fromarray(gray_HW.astype(np.uint16) * 256 + 255).save(folder / "sixteen bits.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(folder / "exif.png", exif=exif)
+    other = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    photo.save(folder / "moving.webp", save_all=True, append_images=[other], lossless=True)
+    photo.convert("P").save(folder / "moving.gif", save_all=True, append_images=[other.convert("P")])
+    Image.open(folder / "moving.gif").convert("RGB").save(folder / "first frame.png")
+    photo.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    Image.open(folder / "cmyk.jpg").convert("RGB").save(folder / "printed.png")
+    Image.new("RGBA", photo.size, (9, 9, 9, 0)).save(folder / "transparent.png")
+    (folder / "named wrongly.jpg").write_bytes((folder / "photo.png").read_bytes())
+    return [
+        ("sixteen bits.png", "gray.png"), ("exif.png", "turned.png"), ("moving.webp", "photo.png"),
+        ("moving.gif", "first frame.png"), ("cmyk.jpg", "printed.png"), ("transparent.png", "white.png"),
+        ("named wrongly.jpg", "photo.png"), ("point.png", "flat.png"),
+    ]  # fmt: skip
+
+
+def test_odd_images_are_labelled_by_their_pixels_and_each_once(
+    run: Path, exported: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, nothing = tmp_path / "images", tmp_path / "nothing"
+    for made in (folder, nothing):
+        made.mkdir()
+    pairs = odd_images(folder, pictures[0])
+    photo = folder / "photo.png"
+    given = [str(photo), str(folder), str(folder / "*.png"), str(photo)]
+    lines, scores = labelled_by_both(run, exported, given, tmp_path, capsys)
+    files = sorted(map(str, folder.iterdir()))
+    assert list(scores) == [str(photo), *(file for file in files if file != str(photo))]
+    assert len(lines) == len(files)
+    for odd, plain in pairs:
+        assert scores[str(folder / odd)] == scores[str(folder / plain)], odd
+    assert len({tuple(found.values()) for found in scores.values()}) == len(files) - len(pairs)
+    for program in (lambda argv: main(["predict", str(run), *argv]), lambda argv: command.main([str(exported), *argv])):
+        line = told([str(photo), str(nothing)], capsys, program)
+        assert f"{nothing}: found no image in this folder; expected .bmp, .gif" in line
 
 
 def test_scores_of_eval_are_reproduced(

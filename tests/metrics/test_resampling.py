@@ -1,5 +1,7 @@
 """Scores under weights equal those of repeated samples, for every rule; resamples draw whole images."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -87,3 +89,13 @@ def test_resamples_draw_whole_images_and_are_functions_of_seed_and_number():
         assert many[0][0, r] == pytest.approx(np.nanmean(expected), abs=1e-12)
     other = bootstrap(scores, labels, group, image_N, 0.5, "area", resamples=2, seed=4)
     assert (other[0] != few[0]).all()
+
+
+def test_resamples_of_many_images_stay_in_a_few_copies_of_their_weights():
+    scores, labels = pairs(6, samples=20_000, classes=2)
+    tracemalloc.start()
+    bootstrap(scores, labels, (labels == 1)[None], np.arange(20_000), 0.5, "area", resamples=250, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The weights of 250 resamples are 10 MB; the numbers that are drawn for them would be 120 MB in all.
+    assert peak < 120e6

@@ -3,6 +3,7 @@
 import html
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,19 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
+from wrong_input import one_line
 
 from masksup.cli import main
 from masksup.config import Config
 from masksup.data.index import write_index
 from masksup.data.random import draws
 from masksup.data.shapes import prepare_shapes
+from masksup.decisions import Decisions, Fitted, default_decisions, write_decisions
+from masksup.engine.infer import Outputs
 from masksup.report.charts import frame, pr_points
 from masksup.report.command import run_names
 from masksup.report.compare import difference
 from masksup.report.cost import cost_of
-from masksup.report.gather import gather
+from masksup.report.gather import gather, open_subject
 from masksup.report.mistakes import confusions, most_confused, worst_mistakes
+from masksup.report.page import render
 from masksup.train import train
+from masksup.trained import open_trained
 
 MakeConfig = Callable[..., Config]
 NASTY = '<script>alert("x")</script>&'
@@ -122,9 +128,9 @@ def test_numbers_are_those_of_the_result_and_nothing_comes_from_elsewhere(runs: 
 def test_a_second_report_uses_the_kept_logits_and_says_the_same(
     runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = gather(runs[1], "two", None)
+    first = gather(open_subject(runs[1], "two", None))
     monkeypatch.setattr("masksup.report.gather.predict_alone", lambda *_: pytest.fail("computed again"))
-    second = gather(runs[1], "two", None)
+    second = gather(open_subject(runs[1], "two", None))
     assert np.array_equal(first.outputs.logits_NC, second.outputs.logits_NC)
     scored = [a for a in first.summary["AP"].values() if a is not None]
     np.testing.assert_allclose(np.mean(scored), first.summary["mAP"])
@@ -152,7 +158,7 @@ def literal_difference(scores: list[Any], labels_NC: Any, image_N: Any, resample
 
 
 def test_significance_equals_a_paired_bootstrap_written_out(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    one, two = (gather(path, path.name, None) for path in runs)
+    one, two = (gather(open_subject(path, path.name, None)) for path in runs)
     found = difference(one, two, resamples=60)
     scores = [run.outputs.probabilities_NC for run in (one, two)]
     image_N = np.asarray(one.part.index.sample_image_N)
@@ -169,6 +175,39 @@ def test_significance_equals_a_paired_bootstrap_written_out(runs: tuple[Path, Pa
     page = Page((tmp_path / "both.html").read_text())
     shown = f"{difference(one, two).mean_ap:+.2f}".replace("-", "\N{MINUS SIGN}")
     assert f"two: {shown} points" in page.text
+
+
+def test_what_grows_with_the_images_is_computed_once_a_run_not_once_a_class(
+    runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [gather(open_subject(path, path.name, None)) for path in runs]
+    counts = {"sigmoid": 0, "decisions": 0}
+    sigmoid, predicted = Outputs.probabilities_NC.fget, Decisions.predicted  # type: ignore[attr-defined]
+
+    def count_sigmoid(outputs: Outputs) -> Any:
+        counts["sigmoid"] += 1
+        return sigmoid(outputs)
+
+    def count_decisions(decisions: Decisions, probabilities: Any) -> Any:
+        counts["decisions"] += probabilities.ndim == 2
+        return predicted(decisions, probabilities)
+
+    monkeypatch.setattr(Outputs, "probabilities_NC", property(count_sigmoid))
+    monkeypatch.setattr(Decisions, "predicted", count_decisions)
+    render(both)
+    assert counts["decisions"] == 2
+    assert 2 <= counts["sigmoid"] <= 8 < len(both[0].trained.classes)
+
+
+def test_confusions_of_many_images_take_a_fraction_of_a_product_of_integers() -> None:
+    labels_NC = (np.random.default_rng(0).random((8000, 80)) < 0.03).astype(np.int8)
+    start = time.process_time()
+    there_NC = (labels_NC == 1).astype(np.int64)
+    together_CC = there_NC.T @ there_NC
+    literal, start = time.process_time() - start, time.process_time()
+    found = confusions(labels_NC == 1, labels_NC)
+    assert time.process_time() - start < literal / 2
+    assert np.array_equal(found.images_CC, np.diag(together_CC)[:, None] - together_CC)
 
 
 def test_confusions_count_images_with_one_class_and_a_false_other() -> None:
@@ -242,7 +281,7 @@ def test_names_tell_runs_apart() -> None:
 
 def test_wrong_input_is_one_line(
     runs: tuple[Path, Path], tiny_data: Path, tiny_config: MakeConfig, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     one = str(runs[0])
     unfinished = tmp_path / "unfinished"
@@ -251,12 +290,26 @@ def test_wrong_input_is_one_line(
     assert train(tiny_config(epochs=1, eval={"size_shares": [0.1, 0.2]}), tmp_path / "plain") == 0
     never = tiny_config(epochs=1, data={"train": str(tiny_data / "train"), "workers": 0})
     assert train(never, tmp_path / "never") == 0
+    tested = tiny_config(epochs=1, data={**never.data.model_dump(), "test": str(tiny_data / "test")})
+    assert train(tested, tmp_path / "tested") == 0
+    assert train(tiny_config(epochs=1, eval={"ap_rule": "voc2012"}), tmp_path / "ruled") == 0
+    damaged = tmp_path / "damaged"
+    shutil.copytree(runs[0], damaged, symlinks=True)
+    trained = open_trained(damaged)
+    fitted = Fitted(trained.checkpoint, trained.sha256, trained.step, trained.weights, "val", "", 20, "by hand")
+    write_decisions(damaged, replace(default_decisions(trained.classes, 0.5), aim="f1", fitted=fitted))
+    (damaged / "calibration.json").write_text("{")
     folder = tmp_path / "folder.html"
     folder.mkdir()
+    plain = str(tmp_path / "plain")
     cases = [
         ([str(unfinished)], "found no result.json, so this run has no evaluation yet"),
         ([str(tmp_path / "never")], "names no data.eval or data.test"),
-        ([one, str(tmp_path / "plain")], "has other classes than"),
+        ([plain, one], "has other classes than"),
+        ([plain, str(tmp_path / "tested")], "was scored on shapes test"),
+        ([plain, str(tmp_path / "ruled")], "was scored with eval.ap_rule voc2012, but plain with area"),
+        ([plain, str(damaged)], "calibration.json: cannot be read"),
+        ([one, plain], "has other classes than"),
         ([one, one], "found a run twice"),
         ([one, "--out", str(tmp_path / "a.pdf")], "ends in .html"),
         ([one, "--out", str(tmp_path / "no" / "a.html")], "cannot be written to"),
@@ -264,12 +317,10 @@ def test_wrong_input_is_one_line(
         ([one, "--data", str(tiny_data / "val")], "found other classes"),
         ([str(tmp_path)], "expected a run folder or a checkpoint"),
     ]  # fmt: skip
-    for arguments, expected in cases:
-        capsys.readouterr()
-        assert main(["report", *arguments]) == 2, arguments
-        err = capsys.readouterr().err
-        assert expected in err
-        assert err.count("\n") == 1, err
+    with monkeypatch.context() as patch:
+        patch.setattr("masksup.report.gather.predict_alone", lambda *_: pytest.fail("labelled, then refused"))
+        for arguments, expected in cases:
+            assert expected in one_line(["report", *arguments], capsys)
     assert list(tmp_path.glob("*.html")) == [folder]
     # The same classes, but other images or rules: with --data both are scored alike.
     both = [str(tmp_path / "never"), str(tmp_path / "plain")]
