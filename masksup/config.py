@@ -94,8 +94,7 @@ class Data(Section):
     max_pixels: Count = 100_000_000
     """Images with more pixels than this are refused (decompression bombs)."""
     broken_budget: Share = 0.0
-    """Share of the samples that may be unreadable: they are named, counted and ignored; above it, stop. A rank
-    counts those that it has met itself."""
+    """Share of the samples whose images may be broken: these are named, counted and ignored; above it, stop."""
     allow_leak: bool = False
     """Train although some evaluation images are byte-equal to training images."""
 
