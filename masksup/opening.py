@@ -218,11 +218,11 @@ def _introduce(run: Run, weights: str | None) -> None:
         log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
     if run.at.step:
         log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
-        after = os.environ.get("MASKSUP_RESUMED_AFTER")  # a launcher knows why: preempted, timeout, lost, ...
-        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}" + (f", {after} before" if after else ""))
     else:
         swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
         run.record.hyperparameters(config, swept.split(","))
+    # A launcher knows after what a run goes on: preempted, timeout, lost, ...
+    run.record.begin(run.at.step, run.folder.attempt, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
 
 
 def _ranks(world: int) -> str:

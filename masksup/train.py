@@ -113,6 +113,8 @@ def _loop(run: Run, bar: Progress) -> str | None:
         meter.add(share.samples, waited)
         if at.step % config.log.every_steps == 0 or at.step == plan.total_steps:
             _log_step(run, logs, lr, meter, bar)
+        if at.step in (run.started_at + 1, plan.total_steps):
+            run.record.mark(at.step)
         _check_gradients(run, micro_batches)
         at.seconds += time.perf_counter() - began
         bar.update(bar.task_ids[0], completed=at.step)
@@ -244,6 +246,8 @@ def save(run: Run) -> None:
     if not run.group.first:
         return
     at, part = run.at, run.source.train
+    run.record.mark(at.step)
+    run.record.flush()  # so that no curve has a hole before the step that a run goes on from
     name = run.saver.name(at.step)
     state = snapshot(tensors, {
         "name": name, "step": at.step, "epoch": run.plan.epoch_of(at.step), "at": vars(at),
