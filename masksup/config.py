@@ -330,7 +330,7 @@ class Config(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw is a function of it and of a position, step or name."""
-    epochs: Positive = 10.0
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] = 10.0
     """Passes over the training samples; may be a fraction."""
     data: Data
     augment: Augment = Augment()
