@@ -54,7 +54,7 @@ def test_interruptions_are_stairs_beside_the_curves_and_no_point_comes_twice(
 ) -> None:
     import masksup.engine.step as module
 
-    config = tiny_config(epochs=4, checkpoint={"every_steps": 2})
+    config = tiny_config(epochs=4, checkpoint={"every_steps": 2}, data__eval=None)  # scoring would flush, too
     real = module.Stepper.step
 
     def trained_until(last: int, after: str) -> None:
