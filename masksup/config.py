@@ -94,8 +94,7 @@ class Data(Section):
     max_pixels: Count = 100_000_000
     """Images with more pixels than this are refused (decompression bombs)."""
     broken_budget: Share = 0.0
-    """Share of the samples that may be unreadable: they are named, counted and ignored; above it, stop. A rank
-    counts those that it has met itself."""
+    """Share of the samples whose images may be broken: these are named, counted and ignored; above it, stop."""
     allow_leak: bool = False
     """Train although some evaluation images are byte-equal to training images."""
 
@@ -331,7 +330,7 @@ class Config(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw is a function of it and of a position, step or name."""
-    epochs: Positive = 10.0
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] = 10.0
     """Passes over the training samples; may be a fraction."""
     data: Data
     augment: Augment = Augment()

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from masksup.models import CSRA_HEADS
+
 if TYPE_CHECKING:
     from masksup.config import Config
 
@@ -33,6 +35,7 @@ def conflicts(c: "Config") -> list[tuple[bool, str]]:
          "augment.longer_side: the first number is above the second"),
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
+        *(_of_csra(**c.model.head.options) if c.model.head.name == "csra" else ()),
         (c.eval.size_shares[0] > c.eval.size_shares[1], "eval.size_shares: the first number is above the second"),
         (len(set(c.eval.masked)) < len(c.eval.masked), "eval.masked: a level stands twice; expected each once"),
         (c.model.frozen and c.data.broken_budget > 0,
@@ -51,4 +54,15 @@ def conflicts(c: "Config") -> list[tuple[bool, str]]:
         (c.parallel.offload_param == "cpu" and not (zero and c.parallel.zero_stage == 3),
          "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
         (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
+    ]  # fmt: skip
+
+
+def _of_csra(heads: int, temperatures: list[float] | None, **_: object) -> list[tuple[bool, str]]:
+    published = ", ".join(map(str, CSRA_HEADS))
+    return [
+        (temperatures is None and heads not in CSRA_HEADS,
+         f"model.head.heads: found {heads}, expected one of {published} (or list the temperatures in "
+         "model.head.temperatures)"),
+        (temperatures is not None and len(temperatures) != heads,
+         f"model.head.temperatures: found {len(temperatures or ())} values, expected {heads} (model.head.heads)"),
     ]  # fmt: skip

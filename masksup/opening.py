@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from masksup.config import Config
+from masksup.data.broken import BrokenImages
 from masksup.data.sampler import Plan
 from masksup.data.source import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network
@@ -62,8 +63,8 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep)
     record = Record(folder.path, writes=group.first)
     run = Run(
-        config, group, folder, parts.source, parts.plan, parts.network, stepper, ema, {}, parts.scored, record, saver,
-        At(), Vote(group), parts.threads, 0,
+        config, group, folder, parts.source, parts.plan, parts.network, stepper, ema, {}, _broken(config, parts.source),
+        parts.scored, record, saver, At(), Vote(group), parts.threads, 0,
     )  # fmt: skip
     if resumes:
         _resume(run)
@@ -73,6 +74,13 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     if config.model.frozen:
         run.features = _frozen_features(run)
     return run
+
+
+def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
+    parts = {"train": source.train, "eval": source.eval, "test": source.test}
+    return {
+        name: BrokenImages(part.index, len(part), config.data.broken_budget) for name, part in parts.items() if part
+    }
 
 
 def _build(config: Config, resumes: bool, place: Place) -> _Parts:
@@ -164,6 +172,8 @@ def _resume(run: Run) -> None:
     restore(of_this_rank(saved, group.place), run.stepper, run.ema)
     run.at = At(**saved.meta["at"])
     run.started_at = run.at.step
+    for part, samples in run.at.broken.items():
+        run.broken[part].known.update(samples)
     before = saved.meta.get("ranks", 1), saved.meta.get("threads", run.threads)
     if before != (group.world, run.threads):
         log.warning(
@@ -208,11 +218,11 @@ def _introduce(run: Run, weights: str | None) -> None:
         log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
     if run.at.step:
         log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
-        after = os.environ.get("MASKSUP_RESUMED_AFTER")  # a launcher knows why: preempted, timeout, lost, ...
-        run.record.event(run.at.step, f"resumed, attempt {run.folder.attempt}" + (f", {after} before" if after else ""))
     else:
         swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
         run.record.hyperparameters(config, swept.split(","))
+    # A launcher knows after what a run goes on: preempted, timeout, lost, ...
+    run.record.begin(run.at.step, run.folder.attempt, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
 
 
 def _ranks(world: int) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masksup.config import Config
+from masksup.data.broken import BrokenImages
 from masksup.data.sampler import Plan
 from masksup.data.source import Source
 from masksup.engine.ema import MovingAverage
@@ -26,6 +27,8 @@ class At:
     best: dict[str, Any] | None = None
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    broken: dict[str, list[int]] = field(default_factory=dict)
+    """Samples with broken images that were met so far, by part."""
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Run:
     stepper: Stepper
     ema: MovingAverage | None
     features: dict[str, FrozenFeatures]
+    broken: dict[str, BrokenImages]
+    """Of each part: train, eval, test."""
     scored_method: Method
     """A copy for evaluation, so that scoring never touches what is trained."""
     record: Record

@@ -151,7 +151,7 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
             continue
         outputs = _outputs(run, name, part, may_stop=False)
         scores[name] = _scored(run, outputs, part, facts)
-        scores[name]["masked"] = {level: _masked_scores(run, part, level, facts) for level in config.eval.masked}
+        scores[name]["masked"] = {level: _masked_scores(run, name, part, level, facts) for level in config.eval.masked}
     return scores
 
 
@@ -165,14 +165,15 @@ def _scored(run: Run, outputs: Outputs | Counted | None, part: Part, facts: dict
     return summary
 
 
-def _masked_scores(run: Run, part: Part, level: Level, facts: dict[str, Any]) -> dict[str, Any]:
+def _masked_scores(run: Run, name: str, part: Part, level: Level, facts: dict[str, Any]) -> dict[str, Any]:
     """The scores of a part with some of each image hidden; always from images, since holes are in no kept feature."""
     config, method = run.config, run.scored_method
     masks = evaluation_masks(level, config.model.size, [part.index.id(int(sample)) for sample in part.samples])
     place = run.group.place
     blocks = masked_blocks(image_blocks(part, config, place), masks, method.network.mean.cpu(), place)
     score = run_part if keeps_pairs(part, config) else count_part
-    outputs = score(method.predict, blocks, part, config, run.stepper.device, run.stepper.dtype, run.group)
+    stepper, broken = run.stepper, run.broken[name]
+    outputs = score(method.predict, blocks, part, config, stepper.device, stepper.dtype, run.group, broken=broken)
     return _scored(run, outputs, part, {**facts, "masked": masks.protocol})
 
 
@@ -209,11 +210,11 @@ def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs 
         blocks = image_blocks(part, config, place)
     stop = (lambda: _stop_voted(run)) if may_stop else (lambda: False)
     stepper, score = run.stepper, run_part if keeps_pairs(part, config) else count_part
-    return score(predict, blocks, part, config, stepper.device, stepper.dtype, run.group, stop)
+    return score(predict, blocks, part, config, stepper.device, stepper.dtype, run.group, stop, run.broken[name])
 
 
 def _stop_voted(run: Run) -> bool:
-    return run.vote.cast(wish(stop_requested(), False)) > SAVE
+    return run.vote.cast(wish(stop_requested())) > SAVE
 
 
 def _record(run: Run, summary: dict[str, Any], outputs: Outputs | Counted, part: Part, epoch: float) -> None:

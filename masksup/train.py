@@ -25,7 +25,7 @@ from masksup.opening import open_training
 from masksup.run import Run
 from masksup.runtime import heartbeat
 from masksup.runtime.checkpoint import snapshot
-from masksup.runtime.distributed import SAVE, Group, joined, signal_of, wish
+from masksup.runtime.distributed import SAVE, TELL, Group, joined, signal_of, wish
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.place import ALONE, Place
 from masksup.runtime.progress import Meter, duration, training_bar
@@ -97,6 +97,7 @@ def _loop(run: Run, bar: Progress) -> str | None:
         group.beat("loading step", at.step)
         micro_batches = next(batches)
         waited = time.perf_counter() - began
+        _note_broken(run, micro_batches)
         if at.step == run.started_at:
             group.beat("warming up")
             run.stepper.warm_up(micro_batches[0], at.step, at.step / plan.total_steps)
@@ -112,10 +113,16 @@ def _loop(run: Run, bar: Progress) -> str | None:
         meter.add(share.samples, waited)
         if at.step % config.log.every_steps == 0 or at.step == plan.total_steps:
             _log_step(run, logs, lr, meter, bar)
+        if at.step in (run.started_at + 1, plan.total_steps):
+            run.record.mark(at.step)
         _check_gradients(run, micro_batches)
         at.seconds += time.perf_counter() - began
         bar.update(bar.task_ids[0], completed=at.step)
-        outcome = run.vote.cast(wish(stop_requested(), _save_due_by_time(run, saved_at)))
+        outcome = run.vote.cast(
+            wish(stop_requested(), save=_save_due_by_time(run, saved_at), tell=bool(run.broken["train"].found))
+        )
+        if outcome == TELL:
+            run.broken["train"].tell(group)
         if outcome > SAVE or not _score_if_due(run, meter):
             return _stop(run, signal_of(outcome))
         if outcome == SAVE or _save_due(run):
@@ -123,6 +130,12 @@ def _loop(run: Run, bar: Progress) -> str | None:
             saved_at = time.monotonic()
         _alarm(run)
     return None
+
+
+def _note_broken(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:
+    for batch in micro_batches:
+        if "broken" in batch:  # features of a frozen backbone are of readable images
+            run.broken["train"].note(batch["broken"], batch["sample"])
 
 
 def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Progress) -> None:
@@ -227,10 +240,14 @@ def _stop(run: Run, name: str | None) -> str:
 def save(run: Run) -> None:
     """Begin to write a checkpoint of the run as it is now. `best` is the one it was improved in last. Collective."""
     run.group.beat("saving step", run.at.step)
+    run.broken["train"].tell(run.group)
+    run.at.broken = {name: sorted(images.known) for name, images in run.broken.items()}
     tensors, meta = collect(run.stepper, run.ema, run.group)
     if not run.group.first:
         return
     at, part = run.at, run.source.train
+    run.record.mark(at.step)
+    run.record.flush()  # so that no curve has a hole before the step that a run goes on from
     name = run.saver.name(at.step)
     state = snapshot(tensors, {
         "name": name, "step": at.step, "epoch": run.plan.epoch_of(at.step), "at": vars(at),

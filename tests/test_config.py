@@ -43,6 +43,7 @@ def write(path: Path, text: str) -> Path:
         ("data: {train: x, eval: y, folds: 3}\nmodel: {backbone: a}\n", r"data\.eval: set together with data\.folds"),
         ("data: {train: x, folds: 3, fold: 3}\nmodel: {backbone: a}\n", r"data\.fold: found 3, expected 0 to 2"),
         (MINIMAL + "augment: {scale: [1.0, 0.5]}\n", r"augment\.scale: the first number is above the second"),
+        (MINIMAL + "epochs: 1.0e+300\n", r"epochs: found 1e\+300; .*less than or equal to 1000000"),
         (MINIMAL + "epochs: true\n", r"epochs: found True, expected another kind of value"),
         (MINIMAL.replace("resnet18", "a, frozen: 1"), r"model\.frozen: found 1, expected true or false"),
         (MINIMAL + "seed: 2001-13-45\n", "not valid YAML"),
@@ -182,3 +183,27 @@ def test_config_is_frozen(tmp_path: Path) -> None:
         config.optim.lr = 3.0  # type: ignore[misc]
     assert isinstance(config, Config)
     assert dump(config)["batch"]["global"] == 16
+
+
+@pytest.mark.parametrize("temperatures", [None, [1.0, 2.0, 3.0]])
+def test_csra_heads_are_refused_before_torch_where_the_head_refuses_them(
+    tmp_path: Path, temperatures: list[float] | None
+) -> None:
+    from masksup.models.heads.csra import CSRA
+
+    for heads in range(10):
+        words = [
+            f"model.head.heads={heads}",
+            f"model.head.temperatures={'null' if temperatures is None else temperatures}",
+        ]
+        said = []
+        for make in (
+            lambda words=words: load_config(write(tmp_path / "a.yaml", MINIMAL), ["model.head.name=csra", *words]),
+            lambda heads=heads: CSRA(8, 3, heads=heads, lam=0.1, temperatures=temperatures),
+        ):
+            try:
+                make()
+                said.append("")
+            except UserError as error:
+                said.append(str(error).partition(": ")[2] if str(error).startswith(str(tmp_path)) else str(error))
+        assert said[0] == said[1], heads

@@ -256,6 +256,36 @@ def test_broken_images_within_the_budget_are_each_named_once_and_left_out(
     assert capsys.readouterr().out.count(f"{broken.name}: broken image") == 1
 
 
+def test_broken_images_of_all_starts_count_together_and_each_once(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from masksup.data.index import open_index, write_index
+    from masksup.data.shapes import prepare_shapes
+    from masksup.data.source import make_plan, open_source
+
+    for content in prepare_shapes(tmp_path / "root", train=30, val=10, test=5, size=48, seed=4):
+        write_index(tmp_path / content.split, content)
+    index = open_index(tmp_path / "train")
+    budget = {"data__train": str(tmp_path / "train"), "data__eval": None, "data__broken_budget": 1.9 / 30, "epochs": 3}
+    config = tiny_config(**budget)
+    plan = make_plan(config, open_source(config.data, config.seed).train)
+    sample = [int(plan.samples_at(plan.positions(step))[5]) for step in (0, 1)]  # steps 0 and 1 are an epoch
+    for run, count in (("one", 1), ("two", 2)):
+        broken = index.path(sample[count - 1])
+        broken.write_bytes(broken.read_bytes()[:200])
+        with monkeypatch.context() as patch:
+            stop_after(patch, 1)
+            assert train(config, tmp_path / run) == STOPPED
+        if count == 1:
+            assert train(config, tmp_path / run) == 0
+            state = read_checkpoint(list_checkpoints(tmp_path / run / "checkpoints")[0])
+            assert state.meta["at"]["broken"] == {"train": sample[:1]}
+            assert (tmp_path / run / "logs" / "rank0.log").read_text().count("broken image") == 1
+        else:
+            with pytest.raises(UserError, match=r"found 2 broken images of 30, .*\(data\.broken_budget\)"):
+                train(config, tmp_path / run)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_compiled_network_trains_and_resumes_bit_equal(

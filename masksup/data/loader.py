@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from masksup.data.dataset import Batch, EvalDataset, TrainDataset, stack
-from masksup.data.index import Index
 from masksup.data.sampler import Plan
 from masksup.errors import UserError
-from masksup.runtime.log import log
 
 
 def train_loader(
@@ -34,16 +32,12 @@ def train_loader(
         workers: loader processes; 0 loads in this one. The batches are the same for any number.
         prefetch: micro-batches each worker keeps ready.
 
-    Raises UserError for an unreadable sample, or once more samples are broken than `dataset.broken_budget`.
+    Raises UserError for an unreadable sample; where `dataset.broken_budget` is above 0, `broken` marks a broken one.
     """
     units = _MicroBatches(plan, start_step, rank, world)
     batches = _load(dataset, units, workers, prefetch, pin_memory)
-    broken = _BrokenSamples(dataset.index, dataset.broken_budget)
     for step in range(start_step, plan.total_steps):
-        step_batches = [next(batches) for _ in plan.share(step, rank, world).indices]
-        for batch in step_batches:
-            broken.count(batch)
-        yield step_batches
+        yield [next(batches) for _ in plan.share(step, rank, world).indices]
 
 
 def eval_loader(
@@ -55,10 +49,8 @@ def eval_loader(
     The last block is padded to full size by repeating the last sample, so that every forward has one shape;
     `valid` (bool B) marks what is not padding.
     """
-    broken = _BrokenSamples(dataset.index, dataset.broken_budget)
     blocks = _Blocks(len(dataset), batch, rank, world)
     for start, block in zip(blocks.starts, _load(dataset, blocks, workers, prefetch, pin_memory)):
-        broken.count(block)
         yield {**block, "valid": torch.arange(start, start + batch) < len(dataset)}
 
 
@@ -105,30 +97,6 @@ class _Stacked(Dataset[Batch | UserError]):
             return stack(self.dataset.fetch(positions))
         except UserError as error:
             return error
-
-
-@dataclass
-class _BrokenSamples:
-    """Names and counts the samples with broken images, each once, and stops the run above the budget."""
-
-    index: Index
-    budget: float
-
-    def __post_init__(self) -> None:
-        self.seen: set[int] = set()
-
-    def count(self, batch: Batch) -> None:
-        if not batch["broken"].any():
-            return
-        found = [sample for sample in batch["sample"][batch["broken"]].tolist() if sample not in self.seen]
-        for sample in dict.fromkeys(found):
-            log.warning(f"{self.index.where(sample)}: broken image, left out (sample {self.index.id(sample)})")
-        self.seen.update(found)
-        if len(self.seen) > self.budget * len(self.index):
-            raise UserError(
-                f"{self.index.where(found[-1])}: found {len(self.seen)} broken images of {len(self.index)}, "
-                f"expected a share of at most {self.budget} (data.broken_budget)"
-            )
 
 
 def _load(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.config import Config
+from masksup.data.broken import BrokenImages
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader
 from masksup.data.masks import FixedMasks, hide, unpack
@@ -108,14 +109,16 @@ def keeps_pairs(part: Part, config: Config) -> bool:
 def run_part(
     predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
     dtype: torch.dtype, group: Group, stop: Callable[[], bool] = lambda: False,
+    broken: BrokenImages | None = None,
 ) -> Outputs | None:  # fmt: skip
     """The same for a part whose blocks are dealt to the ranks; on rank 0, None elsewhere.
 
-    Raises Stopped, on all ranks alike, if `stop()`, which may be collective, turns true between two batches.
+    Raises Stopped, on all ranks alike, if `stop()`, which may be collective, turns true between two batches;
+    UserError once more images are broken than allowed. `broken`: those of the part that are known already.
     """
     mine = {
         number: (logits_BC.cpu(), *others)
-        for number, (logits_BC, *others) in _dealt(predict, blocks, part, config, device, dtype, group, stop)
+        for number, (logits_BC, *others) in _dealt(predict, blocks, part, config, device, dtype, group, stop, broken)
     }
     gathered = group.gather(mine)
     if not group.first:
@@ -131,6 +134,7 @@ def run_part(
 def count_part(
     predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
     dtype: torch.dtype, group: Group, stop: Callable[[], bool] = lambda: False,
+    broken: BrokenImages | None = None,
 ) -> Counted | None:  # fmt: skip
     """As `run_part`, in memory that does not grow with the samples: each block is counted and forgotten.
 
@@ -139,7 +143,7 @@ def count_part(
     threshold = decision_threshold(config.eval.threshold, config.eval.compat)
     counts = PairCounts(len(part.index.classes), threshold, TOP)
     head: Outputs | None = None
-    for number, forward in _dealt(predict, blocks, part, config, device, dtype, group, stop):
+    for number, forward in _dealt(predict, blocks, part, config, device, dtype, group, stop, broken):
         found, first = _outputs([forward]), number * config.eval.batch
         samples = _in_order([forward], part, first, min(first + config.eval.batch, len(part)))
         counts.add(found.logits_NC, np.asarray(part.index.labels_NC[samples]), found.broken_N)
@@ -167,18 +171,23 @@ def _count(part: Part, config: Config) -> int:
 
 def _dealt(
     predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
-    dtype: torch.dtype, group: Group, stop: Callable[[], bool],
+    dtype: torch.dtype, group: Group, stop: Callable[[], bool], broken: BrokenImages | None,
 ) -> Iterator[tuple[int, Forward]]:  # fmt: skip
     """The number and outputs of each block of this rank; collective between them."""
     total = _count(part, config)
+    if broken is None:
+        broken = BrokenImages(part.index, len(part), config.data.broken_budget)
     forwards = _forwards(predict, blocks, config, device, dtype)
     for start in range(0, total, group.world):  # as often on every rank, also where the last round leaves one out
         group.beat("scoring block", f"{start} of {total}")
         if stop():
             raise Stopped
         if start + group.place.rank < total:
-            yield start + group.place.rank, next(forwards)
+            forward = next(forwards)
+            broken.note(*forward[1:])
+            yield start + group.place.rank, forward
     group.beat("gathering scores")
+    broken.tell(group)
 
 
 @torch.inference_mode()

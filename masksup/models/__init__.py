@@ -2,6 +2,9 @@
 
 from masksup.registry import Registry
 
+# How many heads of CSRA have published temperatures; here, so that a configuration is checked without torch.
+CSRA_HEADS = (1, 2, 4, 6, 8)
+
 HEADS = Registry(
     kind="head",
     key="model.head.name",

@@ -117,12 +117,16 @@ class Group:
             time.sleep(0.2)
 
 
-SAVE = 1  # the wish to save; anything larger is a request to stop, which includes it
+# Wishes, each of which includes those before it: to tell the others of broken images, to save, and whatever is larger
+# is a request to stop.
+TELL, SAVE = 1, 2
 
 
-def wish(signal_name: str | None, save: bool) -> int:
-    """What a rank votes for: to stop because of a signal, to save, or (0) to go on."""
-    return SAVE + stop_code(signal_name) if signal_name else SAVE * save
+def wish(signal_name: str | None, save: bool = False, tell: bool = False) -> int:
+    """What a rank votes for: to stop because of a signal, to save, to tell, or (0) to go on."""
+    if signal_name:
+        return SAVE + stop_code(signal_name)
+    return SAVE if save else TELL * tell
 
 
 def signal_of(outcome: int) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,8 @@ class Record:
         resumed = any(self.folder.glob("events.out.tfevents.*"))
         self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None)
         self._alarmed = False
+        self._marks: dict[str, float] = {}
+        self._marked = step  # has its point by whoever saved that step
 
     def _guard(self, write: Callable[[], object]) -> None:
         """A disk that refuses the record must not stop the training: say so once."""
@@ -61,11 +64,32 @@ class Record:
                 lambda n=name, r=row: self.tensorboard.add_histogram(f"ranks/{n}", np.asarray(r), step)  # type: ignore[misc]
             )
 
-    def event(self, step: int, text: str) -> None:
-        """A remark on the run's history: resumed, preempted, finished."""
-        self._guard(lambda: self._line({"kind": "event", "step": step, "text": text}))
+    def event(self, step: int, text: str, after: str | None = None) -> None:
+        """A remark on the run's history: resumed (`after` what: preempted, timeout, ...), stopped, finished."""
+        row = {"kind": "event", "step": step, "text": text} | ({"after": after} if after else {})
+        self._guard(lambda: self._line(row))
         self._guard(lambda: self.tensorboard.add_text("events", text, step))
         self.flush()
+
+    def begin(self, step: int, attempt: int, after: str | None) -> None:
+        """Note which start of the run this is, and `after` what it goes on at `step`; None: nobody has said."""
+        if attempt > 1:
+            going_on = f"resumed, attempt {attempt}" if step else f"started again, attempt {attempt}"
+            self.event(step, going_on + (f", {after} before" if after else ""), after or "resumed")
+        rows = read_rows(self.path) if self.writes else []
+        self._marks = {"start": float(attempt), **Counter(row["after"] for row in rows if "after" in row)}
+
+    def mark(self, step: int) -> None:
+        """A point at `step` on the stairs beside the other curves, unless it has one.
+
+        `events/start` is the number of the start that did this step; `events/preempted`, `events/timeout`, ... how
+        often the run has gone on after that. Marked are the first step of a start and every step that is
+        saved, so that the stairs rise where it happened and no step has two points: a start goes on from a saved one.
+        """
+        if self.writes and step > self._marked:
+            for name, value in self._marks.items():
+                self._guard(lambda n=name, v=value: self.tensorboard.add_scalar(f"events/{n}", v, step))  # type: ignore[misc]
+            self._marked = step
 
     def _line(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")

@@ -163,10 +163,7 @@ def test_within_the_budget_broken_images_are_grey_marked_and_ignored(index: Inde
             assert (batch["image"][batch["broken"]] == 128).all()
             assert (batch["target"][batch["broken"]] == -1).all()
             assert (batch["target"][~batch["broken"]] != -1).all()
-    assert seen == [9, 9], "twice in two epochs, and counted once"
-    truncate(index.path(3))
-    with pytest.raises(UserError, match=r"0\d\d\.jpg: found 2 broken images of 23, .*data\.broken_budget"):
-        list(train_loader(train_set(index, p, broken_budget=0.05), p, 0, workers))
+    assert seen == [9, 9]
 
 
 class _SignalProbe:

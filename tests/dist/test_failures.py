@@ -100,12 +100,15 @@ def test_r7_a_stopped_rank_ends_the_job_and_is_named(stopped: int, job: Launcher
     assert "train.py" in log
 
 
+def instead_of(module: str, name: str, body: str) -> str:
+    """A probe: what a rank does in the place of a function, which is `real` and was `given` its arguments."""
+    return f"import os, time, {module} as m\nreal = m.{name}\ndef instead(*given):\n    {body}\nm.{name} = instead\n"
+
+
 def before_fetching(action: str) -> str:
     """A probe: what a rank does before it loads a micro-batch."""
-    return (
-        "import os, time, masksup.data.dataset as d\nreal = d.TrainDataset.fetch\n"
-        f"def fetch(self, positions):\n    {action}\n    return real(self, positions)\n"
-        "d.TrainDataset.fetch = fetch\n"
+    return instead_of(
+        "masksup.data.dataset", "TrainDataset.fetch", f"positions = given[1]\n    {action}\n    return real(*given)"
     )
 
 
@@ -132,13 +135,10 @@ def test_a_slow_rank_holds_nobody_up_for_good_and_is_named(job: Launcher, write_
 
 
 def test_r8_nan_on_one_rank_is_applied_on_none_and_named(job: Launcher, write_config, tmp_path: Path) -> None:
-    probe = (
-        "import os, torch, masksup.losses.bce as b\nreal = b.BinaryCrossEntropy.forward\n"
-        "def forward(self, logits, targets):\n"
-        "    loss = real(self, logits, targets)\n"
-        "    return loss * float('nan') if os.environ['RANK'] == '2' else loss\n"
-        "b.BinaryCrossEntropy.forward = forward\n"
-    )
+    probe = instead_of(
+        "masksup.losses.bce", "BinaryCrossEntropy.forward",
+        "return real(*given) * (float('nan') if os.environ['RANK'] == '2' else 1.0)",
+    )  # fmt: skip
     config = write_config(
         epochs=4, optim={"name": "adamw", "lr": 0.003, "max_skipped": 3}, checkpoint={"every_steps": 1}
     )
@@ -165,13 +165,10 @@ def test_r8_nan_on_one_rank_is_applied_on_none_and_named(job: Launcher, write_co
 
 
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(job: Launcher, write_config, tmp_path: Path) -> None:
-    probe = (
-        "import os, masksup.engine.step as s\nreal = s.Stepper.step\n"
-        "def step(self, b, n, *more):\n"
-        "    if n == 3 and os.environ['RANK'] == '1': raise KeyError('a bug')\n"
-        "    return real(self, b, n, *more)\n"
-        "s.Stepper.step = step\n"
-    )
+    probe = instead_of(
+        "masksup.engine.step", "Stepper.step",
+        "if given[2] == 3 and os.environ['RANK'] == '1': raise KeyError('a bug')\n    return real(*given)",
+    )  # fmt: skip
     config = write_config(epochs=4, checkpoint={"every_steps": 1})
     ranks = job.train(3, config, tmp_path / "run", probe=probe)
     assert ranks.wait() == [1, 1, 1], ranks.text()

@@ -1,13 +1,17 @@
 """metrics.jsonl and TensorBoard hold the same numbers, and a resumed run continues both without overlap."""
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import Tensor
 
 from masksup.config import Config
 from masksup.runtime.log import start_logging
@@ -43,6 +47,54 @@ def test_points_of_an_attempt_that_was_cut_off_are_replaced(tmp_path: Path) -> N
     points = [(event.step, event.value) for event in accumulated(tmp_path).Scalars("train/loss")]
     assert points == rows
     assert any(row["kind"] == "event" for row in read_rows(tmp_path / "metrics.jsonl"))
+
+
+def test_interruptions_are_stairs_beside_the_curves_and_no_point_comes_twice(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import masksup.engine.step as module
+
+    config = tiny_config(epochs=4, checkpoint={"every_steps": 2}, data__eval=None)  # scoring would flush, too
+    real = module.Stepper.step
+
+    def trained_until(last: int, after: str) -> None:
+        """A start, in a process that is gone without a word once it has done the step `last`."""
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                monkeypatch.setenv("MASKSUP_RESUMED_AFTER", after)
+
+                def step(stepper: module.Stepper, batches: list[dict[str, Tensor]], number: int, *more: Any) -> Any:
+                    if number == last:
+                        os._exit(9)
+                    return real(stepper, batches, number, *more)
+
+                monkeypatch.setattr(module.Stepper, "step", step)
+                train(config, tmp_path)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if last < 13 else 0)
+        time.sleep(1.1)  # event files are named by the second and read in that order
+
+    for last, after in ((5, ""), (9, "preempted"), (11, "timeout"), (11, "preempted"), (13, "")):
+        trained_until(last, after)
+
+    told = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "event"][:-1]
+    assert [row.get("after") for row in told] == ["preempted", "timeout", "preempted", "resumed"]
+    begun = [0, *(row["step"] for row in told)]
+    assert 2 <= begun[1] <= begun[2] - 2 <= begun[3] - 2
+    events = accumulated(tmp_path)
+    points = [(event.step, event.value) for event in events.Scalars("events/start")]
+    steps = [step for step, _ in points]
+    assert steps == sorted(set(steps))
+    assert {1, 13, *begun[1:], *(step + 1 for step in begun)} <= {*steps}, "each step up where a start began"
+    assert all(value == max(n for n, first in enumerate(begun, 1) if first < step) for step, value in points)
+    preempted = [(event.step, event.value) for event in events.Scalars("events/preempted")]
+    assert preempted[0] == (begun[1] + 1, 1.0)
+    assert preempted[-1] == (13, 2.0)
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("events/")} == {
+        "events/start", "events/preempted", "events/timeout", "events/resumed",
+    }  # fmt: skip
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 14)), "no hole, nothing twice"
 
 
 def test_runs_of_a_sweep_declare_what_tells_them_apart(
