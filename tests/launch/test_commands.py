@@ -126,7 +126,7 @@ def test_what_slurm_refuses_is_passed_on_in_its_words(
 def test_a_sites_file_is_checked_by_key_and_the_command_line_wins(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("partition: gpu\ncpus_per_rank: 7\n")
-    found = read_resources(file, {"cpus_per_rank": "3"})
+    found = read_resources(file, {"command line": {"cpus_per_rank": "3"}})
     assert (found.partition, found.cpus_per_rank) == ("gpu", 3)
     file.write_text("partitions: gpu\n")
     with pytest.raises(UserError, match=r"cluster.yaml: partitions: unknown key; did you mean 'partition'"):
