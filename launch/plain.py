@@ -135,7 +135,7 @@ def of_this_job(environment: Mapping[str, str]) -> Resources:
     return Resources(
         nodes=nodes, gpus_per_node=gpus, ranks_per_node=tasks,
         cpus_per_rank=int(environment.get("SLURM_CPUS_PER_TASK", "1")),
-        mem=environment.get("SLURM_MEM_PER_NODE"),
+        mem=environment.get("SLURM_MEM_PER_NODE") or None,
         sbatch={key: value for key, value in more.items() if value not in _NOTHING},
         **{key: value for key, value in said.items() if value not in _NOTHING},
     )  # fmt: skip
