@@ -146,6 +146,8 @@ def judge(
     if problem is not None:
         if folder.cancelled.exists() and not alive:
             return "cancelled", problem
+        if newest is not None and newest.outcome == "wrong":
+            return "failed", problem
         return ("running" if alive else "disagree"), problem
     if known is None or not known.active:
         if alive:

@@ -351,6 +351,16 @@ def test_slurm_and_the_run_are_told_apart(
     assert judge(Folder(tmp_path), known, newest, age, phase, None)[0] == expected
 
 
+def test_what_is_over_is_over_although_slurm_cannot_be_asked(tmp_path: Path) -> None:
+    folder, away = Folder(tmp_path), "no SLURM on this machine"
+    wrong = Attempt(1, "7", 0, 0.0, outcome="wrong")
+    assert judge(folder, None, wrong, 99.0, "training", away) == ("failed", away)
+    assert judge(folder, None, ENDED, 99.0, "training", away) == ("disagree", away)
+    folder.path.mkdir()
+    folder.cancelled.write_text("")
+    assert judge(folder, None, ENDED, 99.0, "training", away) == ("cancelled", away)
+
+
 def test_what_cannot_be_is_one_line(
     capsys: pytest.CaptureFixture[str], cluster: Callable[[str, str], None], tmp_path: Path
 ) -> None:
