@@ -107,7 +107,7 @@ def resources_of(args: argparse.Namespace) -> Any:
     """The site's file and the options of the command line, as `Resources`."""
     from launch.resources import read_resources
 
-    return read_resources(args.cluster_config, options_of(args))
+    return read_resources(args.cluster_config, {"command line": options_of(args)})
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from launch.attempt import Scheduler, job_resources, rank_command, run_attempt, 
 from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
 from launch.resources import Resources
+from launch.submit import refuse_full
 from masksup.errors import UserError
 
 # After the first rank left, the others have this long to save and follow; a rank that hangs is then killed.
@@ -114,7 +115,7 @@ def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
     ]  # fmt: skip
     if not slurm.here():
         raise UserError("found no srun on this machine, expected a node of a SLURM cluster")
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_full(folder)
     root = str(Path(__file__).parents[1])
     return subprocess.run(command, env={**os.environ, **resources.environment, "PYTHONPATH": root}).returncode
 

@@ -1,17 +1,25 @@
 """cancel, requeue, logs, resume: what a person does to runs that were submitted."""
 
+import itertools
+import os
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from launch import local, slurm
 from launch.ledger import Folder, attempts, job_of, read_json
-from launch.resources import Resources
+from launch.resources import joined
 from launch.status import find_runs
 from launch.submit import is_active, submit
 from masksup.config_file import load_config
 from masksup.errors import UserError
 from masksup.runtime.files import write_atomically
+
+_PAUSE_S = 1.0
+_ASK_EVERY = 10
+"""Pauses between two questions to SLURM."""
 
 
 def chosen(paths: list[Path]) -> list[Folder]:
@@ -34,7 +42,7 @@ def cancel(paths: list[Path], now: bool) -> int:
             continue
         write_atomically(folder.cancelled, f"{time.time()}\n")
         if job.startswith("local-"):
-            ask_local(folder)
+            signal_local(folder, signal.SIGKILL if now else signal.SIGUSR2)
         elif not now and _running(job):
             ask(folder, job)
         else:
@@ -44,20 +52,24 @@ def cancel(paths: list[Path], now: bool) -> int:
 
 
 def requeue(paths: list[Path]) -> int:
-    """Ask running runs to save, leave, and wait in the queue again."""
-    for folder in chosen(paths):
+    """Ask running runs to save, leave, and wait in the queue again. The status is 2 where none of them is active."""
+    folders = chosen(paths)
+    idle = 0
+    for folder in folders:
         job = job_of(folder)
         if job is None or not is_active(folder, job):
-            raise UserError(f"{folder.run}: not active, so it cannot be queued again; masksup-launch resume submits it")
-        if job.startswith("local-"):
-            ask_local(folder)
-        elif _running(job):
-            ask(folder, job)
-        else:
+            idle += 1
+            print(f"{folder.run}: not active, so it cannot be queued again; masksup-launch resume submits it",
+                  file=sys.stderr)  # fmt: skip
+        elif not job.startswith("local-") and not _running(job):
             print(f"{folder.run}: job {job} waits already")
-            continue
-        print(f"{folder.run}: job {job} was asked to save and to queue again")
-    return 0
+        else:
+            if job.startswith("local-"):
+                signal_local(folder, signal.SIGUSR2)
+            else:
+                ask(folder, job)
+            print(f"{folder.run}: job {job} was asked to save and to queue again")
+    return 2 if idle == len(folders) else 0
 
 
 def ask(folder: Folder, job: str) -> None:
@@ -67,15 +79,14 @@ def ask(folder: Folder, job: str) -> None:
         print(f"{folder.run}: job {job}: {problem}", file=sys.stderr)
 
 
-def ask_local(folder: Folder) -> None:
-    """Signal the ranks of a local run."""
-    import os
-    import signal
-
+def signal_local(folder: Folder, number: signal.Signals) -> None:
+    """Signal the ranks of a local run. Any one that is asked to leave tells the others."""
     beat = read_json(folder.heartbeat)
-    history = attempts(folder)
-    if history and history[-1].outcome is None and local.rank_of(beat, folder):
-        os.kill(int(beat["pid"]), signal.SIGUSR2)
+    ranks = local.ranks(folder)
+    asked = ranks if number == signal.SIGKILL else [rank for rank in ranks if rank == beat.get("pid")]
+    for rank in asked:
+        with suppress(ProcessLookupError):
+            os.kill(rank, number)
 
 
 def _running(job: str) -> bool:
@@ -91,7 +102,7 @@ def resume(paths: list[Path], options: dict[str, object]) -> int:
         if folder.result.exists() or (job is not None and is_active(folder, job)):
             print(f"{folder.run}: " + ("finished" if folder.result.exists() else f"job {job} is active"))
             continue
-        resources = Resources.model_validate({**row.get("resources", {}), **options})
+        resources = joined({str(folder.job): row.get("resources", {}), "command line": options})
         config = load_config(folder.config)[0]
         done = submit([(folder.run, config)], resources, row.get("cluster", "slurm"), f"masksup-{folder.run.name}",
                       folder.path)  # fmt: skip
@@ -100,9 +111,38 @@ def resume(paths: list[Path], options: dict[str, object]) -> int:
 
 
 def logs(path: Path, rank: int, attempt: int | None, launcher: bool, follow: bool) -> int:
-    """Print what a rank of the newest (or another) start wrote, or what the launcher itself did."""
-    folder = chosen([path])[0]
-    history = attempts(folder)
+    """Print what a rank of the newest (or another) start wrote, or what the launcher itself did.
+
+    follow: go on, also with the next start, until the run is finished or neither runs nor waits.
+    """
+    folders = chosen([path])
+    if len(folders) > 1:
+        raise UserError(f"{path}: found {len(folders)} runs there, expected one, such as {folders[0].run}")
+    folder = folders[0]
+    file = _log(folder, rank, attempt, launcher)
+    if file is None:
+        raise UserError(
+            f"{folder.run}: no such log; there are {len(attempts(folder))} starts; see {folder.run / 'logs'}"
+        )
+    lines = file.open(encoding="utf-8", errors="replace")
+    for turn in itertools.count():
+        # Asked before the rest is read, so that nothing is written in between.
+        over = not follow or folder.result.exists() or (turn % _ASK_EVERY == 1 and not _comes_back(folder))
+        newest = _log(folder, rank, attempt, launcher)
+        sys.stdout.write(lines.read())
+        sys.stdout.flush()
+        if newest is not None and newest != file:
+            lines.close()
+            file, lines = newest, newest.open(encoding="utf-8", errors="replace")
+        elif over:
+            break
+        else:
+            time.sleep(_PAUSE_S)
+    lines.close()
+    return 0
+
+
+def _log(folder: Folder, rank: int, attempt: int | None, launcher: bool) -> Path | None:
     if launcher:
         home = Path(read_json(folder.job).get("home", folder.path))
         job = job_of(folder) or ""
@@ -111,17 +151,13 @@ def logs(path: Path, rank: int, attempt: int | None, launcher: bool, follow: boo
             *home.glob(f"submitit/{job}.out"),
             *home.glob("submitit/local-*.log"),
         ]
-        file = max(files, key=lambda file: file.stat().st_mtime, default=None)
-    else:
-        number = attempt or (history[-1].number if history else 0)
-        matching = sorted((folder.run / "logs").glob(f"attempt{number:03d}-rank*.log"))
-        file = next((file for file in matching if int(file.stem.rpartition("rank")[2]) == rank), None)
-    if file is None:
-        raise UserError(f"{folder.run}: no such log; there are {len(history)} starts; see {folder.run / 'logs'}")
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        while True:
-            sys.stdout.write(lines.read())
-            sys.stdout.flush()
-            if not follow or folder.result.exists():
-                return 0
-            time.sleep(0.5)
+        return max(files, key=lambda file: file.stat().st_mtime, default=None)
+    history = attempts(folder)
+    start = f"attempt{attempt or history[-1].number:03d}-" if history else ""  # none: a run without the launcher
+    ranks = (folder.run / "logs").glob(f"{start}rank*.log")
+    return next((file for file in ranks if int(file.stem.rpartition("rank")[2]) == rank), None)
+
+
+def _comes_back(folder: Folder) -> bool:
+    job = job_of(folder)
+    return job is not None and is_active(folder, job)

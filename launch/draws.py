@@ -65,13 +65,17 @@ def _range(where: str, rule: Mapping[str, list[Any]]) -> Range:
     if len(rule) != 1:
         raise UserError(f"{where}: found {sorted(rule)}, expected one of uniform, log, integer, choice")
     ((kind, values),) = rule.items()
-    if kind == "choice" and values:
-        return Range("choice", tuple(values))
-    if kind not in ("uniform", "log", "integer"):
+    if kind not in _KINDS:
         raise UserError(f"{where}: {kind}: unknown; {nearest(kind, _KINDS)}")
+    if kind == "choice":
+        if not values:
+            raise UserError(f"{where}: choice: found no value, expected a list of some")
+        return Range("choice", tuple(values))
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(values) != 2 or len(numbers) != 2 or not numbers[0] <= numbers[1] or (kind == "log" and numbers[0] <= 0):
         raise UserError(f"{where}: {kind}: found {values}, expected a low and a high number")
+    if kind == "integer" and any(number != int(number) for number in numbers):
+        raise UserError(f"{where}: integer: found {values}, expected two whole numbers")
     return Range(kind, tuple(numbers))
 
 

@@ -117,7 +117,10 @@ def attempts(folder: Folder) -> list[Attempt]:
         if not isinstance(number, int):
             continue
         if number not in found and {"job", "restart", "began"} <= row.keys():
-            found[number] = Attempt(number, str(row["job"]), int(row["restart"]), float(row["began"]))
+            try:
+                found[number] = Attempt(number, str(row["job"]), int(row["restart"]), float(row["began"]))
+            except (TypeError, ValueError):  # damaged; the other starts are still told
+                continue
         if number in found:
             for key, value in row.items():
                 if key in Attempt.__dataclass_fields__:

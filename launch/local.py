@@ -45,13 +45,17 @@ def alive(job: str) -> bool:
     return b"launch.local" in words and state != "Z"
 
 
-def rank_of(beat: dict[str, object], folder: Folder) -> bool:
-    """Whether the process that a heartbeat names is, on this machine, a rank of this run."""
-    try:
-        words = Path(f"/proc/{beat['pid']}/cmdline").read_bytes().split(b"\0")
-    except (OSError, KeyError):
-        return False
-    return b"launch.job" in words and str(folder.run).encode() in words
+def ranks(folder: Folder) -> list[int]:
+    """Process numbers of a run's ranks on this machine, whoever started them; their loader workers among them."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if b"launch.job" in words and str(folder.run).encode() in words:
+            found.append(int(place.name))
+    return sorted(found)
 
 
 def main(runs: list[str]) -> int:

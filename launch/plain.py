@@ -12,13 +12,15 @@ from pathlib import Path
 
 from launch import batch, guided, slurm
 from launch.ledger import Folder, read_json, write_json
-from launch.resources import Resources
+from launch.resources import Resources, joined
 from launch.settings import read_sweep, settings
 from launch.snapshot import snapshot
-from launch.submit import prepare, refuse_full
+from launch.submit import check_run, prepare, refuse_full
 from launch.sweep import note, settings_now, sort_out
 from masksup.config_file import load_config
 from masksup.errors import UserError
+
+_NOTHING = ("", "(null)", "N/A")  # as scontrol writes what was not asked for
 
 
 def main(arguments: list[str]) -> int:
@@ -39,6 +41,7 @@ def _train(file: Path, overrides: list[str]) -> int:
     job = str(batch.own_token(os.environ).job)
     if read_json(folder.job).get("job") != job:  # the first start: later ones use what it wrote
         config, _ = load_config(file, overrides)
+        check_run(folder, config)
         refuse_full(folder.path)
         prepare(folder, config, of_this_job(os.environ), "slurm", snapshot(folder.path), folder.path)
         write_json(folder.job, read_json(folder.job) | {"job": job})
@@ -55,7 +58,9 @@ def _sweep(file: Path) -> int:
     job = batch.own_token(os.environ).job
     if read_json(folder.job).get("job") != job:
         setting = next(s for s in settings(file, guided.kept(home)) if home / s.folder == run)
-        prepare(folder, setting.config, of_this_job(os.environ), "slurm", snapshot(home / "launch"), home / "launch")
+        check_run(folder, setting.config)
+        given = resources_of_sweep(file, os.environ)
+        prepare(folder, setting.config, given, "slurm", snapshot(home / "launch"), home / "launch")
         write_json(folder.job, read_json(folder.job) | {"job": job})
     return _with_its_code(folder, run)
 
@@ -70,23 +75,40 @@ def _spread(file: Path, home: Path) -> int:
     note(home, file, found, proposed)
     elements = home / "launch" / f"elements-{os.environ['SLURM_JOB_ID']}"
     elements.write_text("".join(f"{home / setting.folder}\n" for setting in todo), encoding="utf-8")
-    at_once = read_sweep(file).parallel or Resources().array_parallel
+    resources = resources_of_sweep(file, os.environ)
+    at_once = read_sweep(file).parallel or resources.array_parallel
     script = slurm.call("scontrol", "write", "batch_script", os.environ["SLURM_JOB_ID"], "-")
     copy = home / "launch" / "sweep.sbatch"
     copy.write_text(script, encoding="utf-8")
     job = slurm.call(
         "sbatch", "--parsable", f"--array=0-{len(todo) - 1}%{at_once}", f"--output={home}/launch/%A_%a.out",
-        *_same_as_this_job(os.environ), f"--export=ALL,MASKSUP_ELEMENTS={elements}", str(copy), str(file),
+        *sbatch_options(resources), *_signal(file), f"--export=ALL,MASKSUP_ELEMENTS={elements}", str(copy), str(file),
     )  # fmt: skip
     print(f"array {job.strip()} of {len(todo)}: masksup-launch status {home}")
     return 0
 
 
-def _same_as_this_job(environment: Mapping[str, str]) -> list[str]:
-    # Options given to sbatch on its command line are not in the script.
-    fields = slurm.fields(environment["SLURM_JOB_ID"])
-    given = [f"--partition={fields['Partition']}", f"--time={fields['TimeLimit']}"]
-    return given + [f"--account={fields['Account']}"] * (fields.get("Account", "(null)") != "(null)")
+def sbatch_options(resources: Resources) -> list[str]:
+    """What an element asks for. Options given to sbatch on its command line are in no script, so all are repeated."""
+    given = {
+        "nodes": resources.nodes, "ntasks-per-node": resources.ranks_on_a_node,
+        "gpus-per-node": resources.gpus_per_node, "cpus-per-task": resources.cpus_per_rank, "mem": resources.mem,
+        "time": resources.time, "partition": resources.partition, "account": resources.account, "qos": resources.qos,
+        "constraint": resources.constraint, "exclude": resources.exclude, "comment": resources.comment,
+        **resources.sbatch,
+    }  # fmt: skip
+    return [f"--{name}={value}" if value != "" else f"--{name}" for name, value in given.items() if value is not None]
+
+
+def _signal(file: Path) -> list[str]:
+    seconds = read_sweep(file).resources.get("signal_seconds")  # else that of the script
+    return [] if seconds is None else [f"--signal=USR2@{seconds}"]
+
+
+def resources_of_sweep(file: Path, environment: Mapping[str, str]) -> Resources:
+    """What an element asks for: this job's own options, with `resources` of the sweep file on top."""
+    own = of_this_job(environment).model_dump(exclude_unset=True)
+    return joined({"this job": own, f"{file}: resources": read_sweep(file).resources})
 
 
 def _with_its_code(folder: Folder, run: Path) -> int:
@@ -104,10 +126,18 @@ def of_this_job(environment: Mapping[str, str]) -> Resources:
     gpus = len([device for device in environment.get("SLURM_JOB_GPUS", "").split(",") if device])
     if gpus not in (0, tasks):
         raise UserError(f"--ntasks-per-node: found {tasks} for {gpus} GPUs on a node, expected one task a GPU")
+    words = {
+        "partition": "Partition", "account": "Account", "qos": "QOS", "constraint": "Features",
+        "exclude": "ExcNodeList", "comment": "Comment", "time": "TimeLimit",
+    }  # fmt: skip
+    said = {key: fields.get(word, "") for key, word in words.items()}
+    more = {"mem-per-cpu": fields.get("MinMemoryCPU", ""), "reservation": fields.get("Reservation", "")}
     return Resources(
         nodes=nodes, gpus_per_node=gpus, ranks_per_node=tasks,
-        cpus_per_rank=int(environment.get("SLURM_CPUS_PER_TASK", "1")), time=fields["TimeLimit"],
-        partition=fields["Partition"],
+        cpus_per_rank=int(environment.get("SLURM_CPUS_PER_TASK", "1")),
+        mem=environment.get("SLURM_MEM_PER_NODE") or None,
+        sbatch={key: value for key, value in more.items() if value not in _NOTHING},
+        **{key: value for key, value in said.items() if value not in _NOTHING},
     )  # fmt: skip
 
 

@@ -168,6 +168,9 @@ def show(report: Report) -> None:
         network = "" if card.gib_per_second is None else f"{card.gib_per_second:.2f} GiB/s"
         print(f"{card.host:10}  {card.rank:4d}  {card.gpus:4d}  {card.driver or '-':10}  {card.nccl or '-':7}  "
               f"{network:10}  {disk:10}  {free}")  # fmt: skip
+    unseen = sorted({card.host for card in report.cards if card.driver is None and card.asked_gpus})
+    if unseen:
+        print(f"GPUs that SLURM gave were not looked at: no nvidia-smi on {', '.join(unseen)}")
     for node, found in sorted(report.bad.items()):
         for text in found:
             print(f"BAD {node}: {text}")

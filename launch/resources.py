@@ -2,10 +2,11 @@
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from masksup.config_file import read_yaml
 from masksup.errors import UserError, nearest
@@ -17,7 +18,10 @@ NotNegative = Annotated[int, Field(ge=0)]
 class Resources(BaseModel):
     """Each field is an option of `masksup-launch submit` and a key of the site's YAML file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,  # `time: 30`, `account: 1234`
+    )  # fmt: skip
 
     nodes: Count = 1
     """Nodes of a run."""
@@ -54,7 +58,7 @@ class Resources(BaseModel):
     environment: dict[str, str] = {}
     """Variables that the ranks get."""
     sbatch: dict[str, str] = {}
-    """Further options of sbatch by name, such as {reservation: maintenance}."""
+    """Further options of sbatch by name, such as {reservation: maintenance}. An empty value makes a bare flag."""
     preflight: bool = False
     """Check GPUs, network, disk and clocks when the job starts, before it trains."""
     max_failures: NotNegative = 3
@@ -65,6 +69,13 @@ class Resources(BaseModel):
     """Preemptions after which a run is not started again."""
     max_timeouts: NotNegative = 1000
     """Time limits reached after which a run is not started again."""
+
+    @field_validator("sbatch", mode="before")
+    @classmethod
+    def _flags(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: "" if given is True else given for name, given in value.items()}
 
     @property
     def ranks_on_a_node(self) -> int:
@@ -86,18 +97,33 @@ def site_file() -> Path:
     return Path(base) / "masksup" / "cluster.yaml"
 
 
-def read_resources(file: Path | None, options: dict[str, Any]) -> Resources:
-    """`options` over the site's `file` (None: the user's own, if there is one) over the defaults.
+def read_resources(file: Path | None, layers: Mapping[str, dict[str, Any]]) -> Resources:
+    """`layers`, the last one on top, over the site's `file` (None: the user's own, if there is one) over the defaults.
 
-    UserError naming the file and key.
+    layers: origin, as errors name it -> keys. `environment` and `sbatch` are joined, name by name. UserError naming
+    origin and key.
     """
     path = file or site_file()
     tree = read_yaml(path) if file is not None or path.is_file() else {}
-    for origin, part in ((str(path), tree), ("command line", options)):
-        _check(part, origin)
-    resources = _check({**tree, **options}, f"{path} and command line")
+    return joined({str(path): tree, **layers})
+
+
+def joined(layers: Mapping[str, dict[str, Any]]) -> Resources:
+    """The layers, checked one by one and joined."""
+    for origin, layer in layers.items():
+        _check(layer, origin)
+    resources = _check(_join(layers.values()), " and ".join(layers))
     seconds(resources.time)
     return resources
+
+
+def _join(layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = tree.get(key)
+            tree[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return tree
 
 
 def _check(tree: dict[str, Any], origin: str) -> Resources:

@@ -22,6 +22,7 @@ class Scored:
     missing: int
     """Seeds without a result."""
     error: str | None
+    """Why a seed has none: its last error, or how successive halving judged it."""
 
     @property
     def mean(self) -> float | None:
@@ -41,11 +42,17 @@ def scored(home: Path) -> list[Scored]:
     found = []
     for name, members in groups.items():
         scores = [score_of(read_json(home / place / "result.json")) for place, _ in members]
-        errors = [attempt.error for place, _ in members for attempt in attempts(Folder(home / place)) if attempt.error]
+        errors = [reason for place, _ in members if (reason := _reason(Folder(home / place))) is not None]
         overrides = tuple(text for text in members[0][1]["overrides"] if not text.startswith("seed="))
         have = tuple(score for score in scores if score is not None)
         found.append(Scored(name, overrides, have, len(scores) - len(have), errors[-1] if errors else None))
     return sorted(found, key=lambda setting: (setting.mean is None, -(setting.mean or 0.0), setting.name))
+
+
+def _reason(folder: Folder) -> str | None:
+    if folder.stopped_early.exists():
+        return folder.stopped_early.read_text(encoding="utf-8").strip()
+    return next((attempt.error for attempt in reversed(attempts(folder)) if attempt.error), None)
 
 
 def as_csv(table: list[Scored]) -> str:

@@ -52,7 +52,10 @@ def parameters(work: Work, resources: Resources) -> dict[str, Any]:
         "constraint": resources.constraint, "exclude": resources.exclude, "comment": resources.comment,
         "mem": resources.mem, "gpus_per_node": resources.gpus_per_node or None,
         "array_parallelism": resources.array_parallel, "stderr_to_stdout": True, "wckey": None,
-        "additional_parameters": {"time": resources.time, "requeue": True, **resources.sbatch},
+        "additional_parameters": {
+            "time": resources.time, "requeue": True,
+            **{name: value if value else True for name, value in resources.sbatch.items()},
+        },
         "setup": [
             # Bash would end at a signal to the whole job, before the run is queued again.
             "trap : USR2 TERM",

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launch.draws import Draws, Rules, drawn
 from masksup.config import Config
-from masksup.config_file import load_config, read_yaml, yaml_inline
+from masksup.config_file import load_config, read_yaml, schema_keys, yaml_inline
 from masksup.errors import UserError, nearest
 
 _LONGEST_NAME = 80
+_TAKEN = ("launch", "results.csv", "results.txt")
 Count = Annotated[int, Field(ge=1)]
 Named = list[tuple[str, dict[str, Any]]]
 """(name of a setting, the keys it changes)"""
@@ -112,17 +113,22 @@ def settings(path: Path, guided: Named | None = None) -> list[Setting]:
     guided: the settings that a search has proposed so far.
     """
     sweep = read_sweep(path)
+    if isinstance(sweep.repeat, list) and (not sweep.repeat or len(set(sweep.repeat)) < len(sweep.repeat)):
+        raise UserError(f"{path}: repeat: found {sweep.repeat}, expected a number of seeds or a list of different ones")
     base = path.parent / sweep.base
-    short = _short_keys(sweep)
     named: list[tuple[str, dict[str, Any]]] = []
     for values in itertools.product(*_columns(path, sweep)) if sweep.grid else ():
         keys = dict(zip(sweep.grid, values))
-        named.append((_name(keys, short), keys))
+        named.append((_name(keys), keys))
     for number, entry in enumerate(sweep.listed):
         keys = {key: value for key, value in entry.items() if key != "name"}
-        name = str(entry.get("name") or _name(keys, short))
-        if not re.fullmatch(r"[\w.=,+-]{1,80}", name):
-            raise UserError(f"{path}: list.{number}.name: found {name!r}, expected letters, digits and _.=,+-")
+        name = str(entry.get("name") or _name(keys))
+        if not re.fullmatch(r"[\w=,+-][\w.=,+-]{0,79}", name):
+            raise UserError(
+                f"{path}: list.{number}.name: found {name!r}, expected letters, digits and _.=,+-, and no dot first"
+            )
+        if name in _TAKEN:
+            raise UserError(f"{path}: list.{number}.name: found {name!r}, which the sweep's folder uses itself")
         named.append((name, keys))
     named += drawn(str(path), sweep.random) if sweep.random else []
     named += guided or []
@@ -153,17 +159,18 @@ def _repeated(path: Path, sweep: SweepFile, base: Path, name: str, keys: dict[st
 
 
 def _seeds(repeat: int | list[int], first: int) -> list[int]:
-    return list(range(first, first + repeat)) if isinstance(repeat, int) else repeat
+    if isinstance(repeat, int):
+        return list(range(first, first + repeat))
+    return repeat
 
 
-def _short_keys(sweep: SweepFile) -> dict[str, str]:
-    """The last part of a dotted key where that is enough to tell it from the others."""
-    keys = [*sweep.grid, *[key for entry in sweep.listed for key in entry if key != "name"]]
-    short = {}
-    for key in keys:
+def _short(key: str) -> str:
+    """The last part of a key of the configuration where no other key ends so; never a matter of the sweep's other keys,
+    so that a name stays when the file grows."""
+    if key in schema_keys():
         last = _last(key)
-        short[key] = last if len({k for k in keys if _last(k) == last}) == 1 else key
-    return short
+        return last if sum(_last(other) == last for other in schema_keys()) == 1 else key.removesuffix(".name")
+    return ".".join(key.split(".")[-2:])  # an option of a part: head.heads, method.weight
 
 
 def _last(key: str) -> str:
@@ -171,9 +178,8 @@ def _last(key: str) -> str:
     return key.removesuffix(".name").rpartition(".")[2]
 
 
-def _name(keys: dict[str, Any], short: dict[str, str]) -> str:
-    parts = [f"{short.get(key, key)}={_value(value)}" for key, value in keys.items()]
-    name = ",".join(parts) or "base"
+def _name(keys: dict[str, Any]) -> str:
+    name = ",".join(f"{_short(key)}={_value(value)}" for key, value in keys.items()) or "base"
     if len(name) <= _LONGEST_NAME:
         return name
     digest = hashlib.sha256(yaml.safe_dump(keys, sort_keys=True).encode()).hexdigest()[:8]

@@ -101,7 +101,7 @@ def queue(ids: Iterable[str]) -> dict[str, Job]:
 def fields(job: str) -> dict[str, str]:
     """All that `scontrol show job` says of a job, in its own words."""
     text = call("scontrol", "-o", "show", "job", job)
-    return dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
+    return dict(re.findall(r"([^\s=]+)=(.*?)(?=\s+[^\s=]+=|\s*$)", text.splitlines()[0]))
 
 
 def started(job: str) -> float | None:

@@ -144,6 +144,10 @@ def judge(
         return "stopped early", folder.stopped_early.read_text(encoding="utf-8").strip()
     alive = age is not None and age < FRESH_S and newest is not None and newest.outcome is None
     if problem is not None:
+        if folder.cancelled.exists() and not alive:
+            return "cancelled", problem
+        if newest is not None and newest.outcome == "wrong":
+            return "failed", problem
         return ("running" if alive else "disagree"), problem
     if known is None or not known.active:
         if alive:

@@ -14,9 +14,10 @@ from launch.ledger import Folder, job_of, read_json, write_json
 from launch.resources import Resources
 from launch.snapshot import snapshot
 from masksup.config import Config
-from masksup.config_file import differences, load_config, to_yaml
+from masksup.config_file import to_yaml
 from masksup.errors import UserError, nearest
 from masksup.runtime.files import write_atomically
+from masksup.runtime.run_folder import refuse_other_config
 
 # File systems that other nodes do not see, as /proc/mounts calls them.
 _NODE_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "overlay", "zfs", "f2fs", "squashfs"}
@@ -117,12 +118,7 @@ def try_out(work: script.Work, resources: Resources) -> None:
 def check_run(folder: Folder, config: Config) -> None:
     """UserError where the folder is another configuration's, finished, or in work."""
     if folder.config.exists():
-        changed = differences(load_config(folder.config)[0], config)
-        if changed:
-            raise UserError(
-                f"{folder.run}: this run folder has another configuration ({'; '.join(changed[:8])}); "
-                "use another --run-dir"
-            )
+        refuse_other_config(folder.run, config)
     elif folder.run.is_dir() and any(path.name != "launch" for path in folder.run.iterdir()):
         raise UserError(f"{folder.run}: found a folder that is not a run, expected a run folder or a new name")
     if folder.result.exists():
@@ -135,7 +131,7 @@ def check_run(folder: Folder, config: Config) -> None:
 def is_active(folder: Folder, job: str) -> bool:
     """Whether the job of a run runs, waits or comes back."""
     if read_json(folder.job).get("cluster") == "local":
-        return local.alive(job)
+        return not folder.result.exists() and (local.alive(job) or bool(local.ranks(folder)))
     found = slurm.queue([job]).get(job)
     return found is not None and found.active
 
@@ -146,8 +142,7 @@ def prepare(folder: Folder, config: Config, resources: Resources, cluster: str, 
     folder.path.chmod(0o700)
     (folder.run / "logs").mkdir(exist_ok=True)
     folder.cancelled.unlink(missing_ok=True)
-    if not folder.config.exists():
-        write_atomically(folder.config, to_yaml(config))
+    write_atomically(folder.config, to_yaml(config))  # also over another `parallel`, which the ranks read there
     row = {"job": None, "cluster": cluster, "code": str(code), "home": str(home), "resources": resources.model_dump()}
     write_json(folder.job, row)
 

@@ -14,6 +14,7 @@ from launch.settings import Named, Setting, read_sweep, settings
 from launch.snapshot import place_of
 from launch.submit import check_resources, check_run, is_active, submit
 from masksup.errors import UserError
+from masksup.runtime.run_folder import refuse_other_config
 
 
 def sweep(
@@ -22,7 +23,7 @@ def sweep(
     """Submit the settings of a file that have no result and no job."""
     asked = read_sweep(file)
     limit = {"array_parallel": asked.parallel} if asked.parallel else {}
-    resources = read_resources(cluster_config, {**asked.resources, **limit, **options})
+    resources = read_resources(cluster_config, {f"{file}: resources": asked.resources | limit, "command line": options})
     home = (folder or Path("runs") / file.stem).absolute()
     found, proposed = settings_now(file, home)
     todo, done, active = sort_out(home, found)
@@ -60,6 +61,8 @@ def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Sett
     for setting in found:
         folder = Folder(home / setting.folder)
         job = job_of(folder)
+        if folder.config.exists():
+            refuse_other_config(folder.run, setting.config)
         if folder.result.exists() or folder.stopped_early.exists():
             done.append(setting)
         elif job is not None and is_active(folder, job):

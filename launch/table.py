@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from launch.results import sweep_of
 from launch.status import Row, as_json, find_runs, rows
 from masksup.errors import UserError
 
@@ -19,6 +20,8 @@ def status(folder: Path, as_json_: bool, watch: float | None) -> int:
     """Print the table of all runs below `folder`, again and again every `watch` seconds."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected one that holds runs")
+    if watch is not None and not watch > 0:
+        raise UserError(f"--watch: found {watch:g}, expected seconds above 0")
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
     while True:
         found = find_runs(folder)
@@ -30,13 +33,13 @@ def status(folder: Path, as_json_: bool, watch: float | None) -> int:
                 console.clear()
             if not found:
                 console.print(f"{folder}: no runs", markup=False)
-            show(table, console)
+            show(table, console, folder)
         if watch is None:
             return 0
         time.sleep(watch)
 
 
-def show(table: list[Row], console: Console) -> None:
+def show(table: list[Row], console: Console, folder: Path) -> None:
     if not table:
         return
     printed = Table(box=None, pad_edge=False)
@@ -55,7 +58,19 @@ def show(table: list[Row], console: Console) -> None:
         for text in (row.error if row.state != "running" else None, row.note):
             if text:
                 console.print(f"{row.run}: {text}", markup=False, soft_wrap=True)
+    for name, group in _by_sweep(table, folder).items():
+        console.print(f"sweep {name}: {summary(group)}", markup=False, soft_wrap=True)
     console.print(summary(table), markup=False, soft_wrap=True)
+
+
+def _by_sweep(table: list[Row], folder: Path) -> dict[str, list[Row]]:
+    """The rows of each sweep below `folder`, where there is more than that one sweep."""
+    groups: dict[str, list[Row]] = {}
+    for row in table:
+        home = sweep_of(folder / row.run)
+        if home is not None and home.is_relative_to(folder) and home != folder:
+            groups.setdefault(str(home.relative_to(folder)), []).append(row)
+    return groups
 
 
 def summary(table: list[Row]) -> str:

@@ -1,6 +1,7 @@
 """YAML and `key=value` overrides into a `Config`, and back. The only reader of YAML."""
 
 import os
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,25 @@ _PARTS = {"model.head", "method", "loss"}
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """`yaml.safe_load`, refusing a key that stands twice in one mapping."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """`yaml.safe_dump` for texts that `_UniqueKeyLoader` reads."""
+
+
+# Numbers as people write them: 1e-4 is one, and 24:00:00 is not (YAML 1.1 has it the other way round).
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$",
+    "tag:yaml.org,2002:float": r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+    r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$",
+}
+for _either in (_UniqueKeyLoader, _Dumper):
+    _either.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag not in _NUMBERS]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for _tag, _pattern in _NUMBERS.items():
+        _either.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
 
 
 def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -113,7 +133,7 @@ def dump(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The resolved file: reading it gives the same `Config`."""
-    return yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(dump(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -130,7 +150,7 @@ def describe(config: Config, sources: dict[str, str]) -> Iterator[tuple[str, str
 
 
 def yaml_inline(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...")
+    return yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000).strip().removesuffix("\n...")
 
 
 def _meaning(key: str) -> str:
@@ -228,6 +248,18 @@ def _one_line(problem: Any) -> str:
         return ".".join([*location, str(message)])
     location = [part for part in location if part in _known_anywhere()] or location
     return f"{'.'.join(location)}: found {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+
+
+def schema_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """All dotted keys of a configuration; of a part (head, loss, method) `name` alone, as options depend on it."""
+    found = []
+    for name, field in section.model_fields.items():
+        key = prefix + (field.alias or name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += schema_keys(field.annotation, f"{key}.")
+        else:
+            found.append(key)
+    return found
 
 
 def _known(location: list[str]) -> list[str]:

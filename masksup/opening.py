@@ -125,8 +125,8 @@ def _enter(run_dir: Path, config: Config, group: Group) -> RunFolder:
         if group.first:
             opened = open_run(run_dir, config)
     attempt = group.broadcast(opened.attempt if opened else None)
-    folder = opened or join_run(run_dir, attempt)
     with group.together():
+        folder = opened or join_run(run_dir, attempt)
         start_logging(folder.path / "logs" / f"rank{group.place.rank}.log", group.place.rank)
     if group.watchdog is not None:
         group.watchdog.dump_to(folder.path / "logs" / f"rank{group.place.rank}.log")

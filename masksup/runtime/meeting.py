@@ -120,6 +120,9 @@ def _connect(place: Place, deadline: float) -> Store:
 
 
 def _open(host: str, port: int, keeper: bool, deadline: float) -> TCPStore:
+    # torch prints pages about a port that nobody listens on; rank 0 may simply be later.
+    if not keeper and not _wait(lambda: _listens(host, port), deadline):
+        raise JobError(f"no meeting with rank 0 at {host}:{port}: nobody listens there")
     left = timedelta(seconds=max(deadline - time.monotonic(), 1.0))
     try:
         store = TCPStore(host, port, None, keeper, left, wait_for_workers=False)
@@ -127,6 +130,14 @@ def _open(host: str, port: int, keeper: bool, deadline: float) -> TCPStore:
         raise JobError(f"no meeting with rank 0 at {host}:{port}: {str(error).splitlines()[0]}") from None
     store.set_timeout(timedelta(seconds=60))
     return store
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _listen(place: Place) -> TCPStore:
@@ -155,10 +166,8 @@ def _find(place: Place, deadline: float) -> TCPStore:
 
 def _answering(place: Place, port: int) -> TCPStore | None:
     """The store of this job, if it is what answers behind `port`."""
-    try:
-        # A probe first: the store itself would wait where nothing listens.
-        socket.create_connection((place.host, port), timeout=2).close()
-    except OSError:
+    # A probe first: the store itself would wait where nothing listens.
+    if not _listens(place.host, port):
         return None
     found: list[TCPStore] = []
     # In a thread, because the store waits without limit for the answer of something that is none.

@@ -36,7 +36,15 @@ class RunFolder:
 
 
 def join_run(path: Path, attempt: int) -> RunFolder:
-    """The run folder as another rank uses it that rank 0 has opened: it writes nothing but its own log."""
+    """The run folder as another rank uses it that rank 0 has opened: it writes nothing but its own log.
+
+    UserError where this rank does not see it.
+    """
+    if not (path / "logs").is_dir():
+        raise UserError(
+            f"{path}: rank 0 has opened this run folder, and node {platform.node()} does not see it; the ranks must be "
+            "given the same --run-dir on a file system that all nodes share"
+        )
     return RunFolder(path, attempt, None)
 
 
@@ -54,7 +62,7 @@ def open_run(path: Path, config: Config) -> RunFolder:
     refuse_unwritable(path, create=True)
     lock = _lock(path)
     if config_file.exists():
-        _same_configuration(path, config)
+        refuse_other_config(path, config)
     else:
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
@@ -65,7 +73,7 @@ def finished(path: Path, config: Config) -> bool:
     """Whether the run in `path` has its result. UserError if it is another configuration's."""
     if not (path / "result.json").exists() or not (path / "config.yaml").exists():
         return False
-    _same_configuration(path, config)
+    refuse_other_config(path, config)
     return True
 
 
@@ -76,8 +84,11 @@ def read_run_config(path: Path) -> Config:
     return load_config(path / "config.yaml")[0]
 
 
-def _same_configuration(path: Path, config: Config) -> None:
-    # How ranks share the work may change from start to start: the run is the same.
+def refuse_other_config(path: Path, config: Config) -> None:
+    """UserError if `path` holds the run of another configuration, with the difference.
+
+    `parallel` may change from start to start: it says how ranks share the work, and the run is the same.
+    """
     changed = [line for line in differences(read_run_config(path), config) if not line.startswith("parallel.")]
     if changed:
         shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")

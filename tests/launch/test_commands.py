@@ -14,7 +14,7 @@ import pytest
 import yaml
 from compare import assert_same_run
 
-from launch import slurm, snapshot
+from launch import plain, script, slurm, snapshot
 from launch.__main__ import main
 from launch.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
 from launch.resources import Resources, read_resources, seconds
@@ -126,11 +126,55 @@ def test_what_slurm_refuses_is_passed_on_in_its_words(
 def test_a_sites_file_is_checked_by_key_and_the_command_line_wins(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("partition: gpu\ncpus_per_rank: 7\n")
-    found = read_resources(file, {"cpus_per_rank": "3"})
+    found = read_resources(file, {"command line": {"cpus_per_rank": "3"}})
     assert (found.partition, found.cpus_per_rank) == ("gpu", 3)
     file.write_text("partitions: gpu\n")
     with pytest.raises(UserError, match=r"cluster.yaml: partitions: unknown key; did you mean 'partition'"):
         read_resources(file, {})
+
+
+def test_a_sites_mappings_are_added_to_and_its_numbers_need_no_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "time: 8:00:00\naccount: 1234\nmem: 64000\nenvironment: {A: 1, B: x}\n"
+        "sbatch: {reservation: maintenance, exclusive: true}\n"
+    )
+    found = read_resources(file, {"sweep": {"environment": {"B": "y"}}, "command line": {"sbatch": {"hold": ""}}})
+    assert (found.limit_seconds, found.account, found.mem) == (28800, "1234", "64000")
+    assert found.environment == {"A": "1", "B": "y"}
+    assert found.sbatch == {"reservation": "maintenance", "exclusive": "", "hold": ""}
+    work = script.Work("x", (tmp_path,), tmp_path, tmp_path)
+    more = script.parameters(work, found)["additional_parameters"]
+    assert more == {"time": "8:00:00", "requeue": True, "reservation": "maintenance", "exclusive": True, "hold": True}
+    with pytest.raises(UserError, match=r"sweep\.yaml: resources: nodes: found 0"):
+        read_resources(file, {"sweep.yaml: resources": {"nodes": 0}, "command line": {}})
+
+
+def test_an_array_that_a_script_submits_asks_for_all_that_its_job_was_given(
+    bin_: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """The line is what SLURM 22.05 says of a job with these options."""
+    bin_(
+        "scontrol",
+        """echo "JobId=3 JobName=wrap Account=root QOS=normal TimeLimit=00:30:00 Partition=low \
+ReqNodeList=(null) ExcNodeList=n1 CPUs/Task=2 MinMemoryNode=1500M Features=a100&ib Reservation=(null) \
+Comment=two words  StdErr=/tmp/o TresPerNode=gres:gpu:2 " """,
+    )
+    given = {"SLURM_JOB_NUM_NODES": "2", "SLURM_TASKS_PER_NODE": "2(x2)", "SLURM_JOB_GPUS": "0,1",
+             "SLURM_CPUS_PER_TASK": "2", "SLURM_MEM_PER_NODE": "1500", "SLURM_JOB_ID": "3"}  # fmt: skip
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "base: b.yaml\nresources: {cpus_per_rank: 3, environment: {A: b}, sbatch: {nice: 5, exclusive: true}}\n"
+    )
+    resources = plain.resources_of_sweep(file, given)
+    assert plain.sbatch_options(resources) == [
+        "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=3", "--mem=1500", "--time=00:30:00",
+        "--partition=low", "--account=root", "--qos=normal", "--constraint=a100&ib", "--exclude=n1",
+        "--comment=two words", "--nice=5", "--exclusive",
+    ]  # fmt: skip
+    assert resources.environment == {"A": "b"}
+    without = {**given, "SLURM_JOB_GPUS": "", "SLURM_MEM_PER_NODE": "", "SLURM_TASKS_PER_NODE": "1"}
+    assert "--gpus-per-node=0" in plain.sbatch_options(plain.resources_of_sweep(file, without))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +248,14 @@ def test_one_run_is_not_submitted_twice(
     assert "another configuration" in said(capsys, *submit_words(config, "optim.lr=0.5"))
     (config.parent / "run" / "result.json").write_text("{}")
     assert "this run is finished" in said(capsys, *submit_words(config))
+
+
+def test_a_run_may_go_on_with_another_engine(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(submit_words(config)) == 0
+    assert main(submit_words(config, "parallel.engine=deepspeed")) == 0
+    assert yaml_config(config.parent / "run").parallel.engine == "deepspeed", "which is what the ranks read"
 
 
 def test_the_copy_of_the_code_is_named_by_its_content(tmp_path: Path) -> None:
@@ -297,6 +349,45 @@ def test_slurm_and_the_run_are_told_apart(
     tmp_path: Path, known: slurm.Job | None, newest: Attempt | None, age: float | None, phase: str | None, expected: str
 ) -> None:
     assert judge(Folder(tmp_path), known, newest, age, phase, None)[0] == expected
+
+
+def test_what_is_over_is_over_although_slurm_cannot_be_asked(tmp_path: Path) -> None:
+    folder, away = Folder(tmp_path), "no SLURM on this machine"
+    wrong = Attempt(1, "7", 0, 0.0, outcome="wrong")
+    assert judge(folder, None, wrong, 99.0, "training", away) == ("failed", away)
+    assert judge(folder, None, ENDED, 99.0, "training", away) == ("disagree", away)
+    folder.path.mkdir()
+    folder.cancelled.write_text("")
+    assert judge(folder, None, ENDED, 99.0, "training", away) == ("cancelled", away)
+
+
+def test_what_cannot_be_is_one_line(
+    capsys: pytest.CaptureFixture[str], cluster: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    assert "--watch: found -1, expected seconds above 0" in said(capsys, "status", str(tmp_path), "--watch", "-1")
+    assert "/proc/none: cannot be written to" in said(capsys, "preflight", "--folder", "/proc/none")
+
+
+def test_each_sweep_has_its_line_in_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("one/a/seed0", "one/b/seed0", "two/a/seed0", "alone"):
+        begin(Folder(tmp_path / place), Token("local-0", 0), ["localhost"], 0)
+        (tmp_path / place / "config.yaml").write_text("")
+    for home in ("one", "two"):
+        write_json(tmp_path / home / "launch" / "sweep.json", {"settings": {}})
+    assert main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "sweep one: 2 runs: 2" in out
+    assert "sweep two: 1 runs: 1" in out
+    assert "\n4 runs: 4" in out
+
+
+def test_status_of_a_damaged_record_of_starts(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    begin(folder, Token("7", 0), ["n1"], 0)
+    begin(folder, Token("7", 1), ["n1"], 0)
+    text = folder.attempts.read_text()
+    folder.attempts.write_text(text.replace('"restart": 0', '"restart": "x"', 1))
+    assert [attempt.number for attempt in attempts(folder)] == [2]
 
 
 def test_status_knows_a_run_although_slurm_cannot_be_asked(

@@ -54,6 +54,25 @@ def test_more_draws_keys_and_values_change_no_setting_there_was(tmp_path: Path) 
     assert few == asked(3, **{"ema.decay": {"uniform": [0.1, 0.2]}})
 
 
+def test_a_longer_file_renames_no_setting(tmp_path: Path) -> None:
+    """Also where a new key ends as an old one does."""
+    grid = {"ema.decay": [0.0, 0.9], "model.head.name": ["linear", "csra"]}
+    few = {s.folder for s in settings(write(tmp_path, grid=grid))}
+    more = [{"optim.decay": "matrices"}, {"log.every_steps": 3}, {"model.head.name": "csra", "model.head.heads": 2}]
+    many = {s.folder for s in settings(write(tmp_path, grid=grid, list=more))}
+    assert few < many
+    assert "head=csra,head.heads=2/seed4" in many
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
+    write(tmp_path)
+    file = tmp_path / "sweep.yaml"
+    file.write_text("base: base.yaml\nrandom: {count: 5, keys: {optim.lr: {log: [1e-4, 1e-3]}}}\n")
+    assert all(1e-4 <= s.config.optim.lr <= 1e-3 for s in settings(file))
+    file.write_text("base: base.yaml\ngrid: {optim.lr: [1e-4, 0.0002]}\n")
+    assert [s.name for s in settings(file)] == ["lr=0.0001", "lr=0.0002"]
+
+
 @pytest.mark.parametrize(
     ("sweep", "said"),
     [
@@ -65,7 +84,13 @@ def test_more_draws_keys_and_values_change_no_setting_there_was(tmp_path: Path) 
         ({"list": [{"name": "a"}, {"name": "a", "epochs": 2}]}, "the setting 'a' stands twice"),
         ({"random": {"count": 1, "keys": {"optim.lr": {"lognormal": [0, 1]}}}}, "lognormal: unknown"),
         ({"random": {"count": 1, "keys": {"optim.lr": {"log": [0, 1]}}}}, "expected a low and a high number"),
+        ({"list": [{"name": ".."}]}, "list.0.name: found '..'"),
+        ({"list": [{"name": "launch"}]}, "list.0.name: found 'launch', which the sweep's folder uses itself"),
+        ({"random": {"count": 1, "keys": {"epochs": {"integer": [1.5, 1.9]}}}}, "expected two whole numbers"),
+        ({"random": {"count": 1, "keys": {"epochs": {"choice": []}}}}, "choice: found no value"),
         ({"repeat": 0}, "repeat"),
+        ({"repeat": []}, "repeat: found []"),
+        ({"repeat": [1, 1]}, "repeat: found [1, 1], expected a number of seeds or a list of different ones"),
         ({"parallel": 0}, "parallel: found 0"),
     ],
 )

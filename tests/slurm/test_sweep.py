@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 
 from launch.hours import gpu_hours
 from launch.ledger import Folder, attempts, job_of, read_json
-from launch.slurm import accounting, queue
+from launch.slurm import accounting, fields, queue
 
 from .conftest import ROOT, Cluster, state, step, until_finished, wait
 
@@ -98,26 +99,41 @@ def same_as_accounts(run: Path) -> None:
 
 
 def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbed: object, tmp_path: Path) -> None:
+    """And a second one neither takes its run away nor trains another configuration in its folder."""
     config, _ = undisturbed()  # type: ignore[operator]
     job = sbatch("train.sbatch", str(config), "epochs=60", cwd=tmp_path)
     run = tmp_path / "runs" / "config"
     wait(lambda: step(run, 1) > 5, "some steps")
+    second = sbatch("train.sbatch", str(config), "epochs=60", cwd=tmp_path)
+    wait(lambda: f"job {job} already works on this run" in output(second, tmp_path), "the second one is refused")
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     until_finished(run)
     assert [a.outcome for a in attempts(Folder(run))] == ["preempted", "done"]
     assert read_json(Folder(run).job)["job"] == job
     wait(lambda: queue([job])[job].state == "COMPLETED", "SLURM calls it completed")
+    third = sbatch("train.sbatch", str(config), "epochs=70", cwd=tmp_path)
+    wait(lambda: "another configuration (epochs: 60.0 -> 70.0)" in output(third, tmp_path), "the third one is refused")
 
 
 @pytest.mark.slow
 def test_the_sweep_script_without_submitit_submits_what_is_missing(cluster: Cluster, sweep: Path) -> None:
-    """Named settings and a wrong one; an element is asked to leave, and comes back alone."""
-    tree = yaml.safe_load(sweep.read_text())
-    sweep.write_text(yaml.safe_dump({key: value for key, value in tree.items() if key not in ("grid", "resources")}))
+    """Named settings and a wrong one; an element is asked to leave, and comes back alone.
+
+    The elements have what the job was given on its command line, and on top what the file's `resources` say.
+    """
+    tree = {key: value for key, value in yaml.safe_load(sweep.read_text()).items() if key != "grid"}
+    tree["resources"] = {"time": "11", "environment": {"MARK": "here"}, "max_failures": 1}
+    sweep.write_text(yaml.safe_dump(tree))
     home = sweep.parent / "runs" / "six"
-    sbatch("sweep.sbatch", str(sweep), cwd=sweep.parent)
+    given = ["--gpus-per-node=0", "--mem=900", "--comment=two words", "--exclude=n3"]
+    sbatch("sweep.sbatch", str(sweep), cwd=sweep.parent, options=given)
     csra, wide, wrong = (home / name / "seed5" for name in ("csra", "wide", "wrong"))
     wait(lambda: step(csra, 1) > 5, "an element trains")
+    asked = fields(str(job_of(Folder(csra))))
+    assert (asked["CPUs/Task"], asked["MinMemoryNode"], asked["TimeLimit"]) == ("1", "900M", "00:11:00")
+    assert (asked["Comment"], asked["ExcNodeList"], asked.get("TresPerNode")) == ("two words", "n3", None)
+    resources = read_json(Folder(csra).job)["resources"]
+    assert (resources["environment"], resources["max_failures"]) == ({"MARK": "here"}, 1)
     subprocess.run(["scancel", "--signal=USR2", str(job_of(Folder(csra)))], check=True)
     for run in (csra, wide):
         until_finished(run)
@@ -130,9 +146,14 @@ def test_the_sweep_script_without_submitit_submits_what_is_missing(cluster: Clus
     assert len(attempts(Folder(wide))) == 1
 
 
-def sbatch(script: str, *words: str, cwd: Path) -> str:
+def output(job: str, folder: Path) -> str:
+    file = folder / f"masksup-{job}.out"
+    return file.read_text() if file.exists() else ""
+
+
+def sbatch(script: str, *words: str, cwd: Path, options: Sequence[str] = ()) -> str:
     """Hand one of slurm/*.sbatch in as a person does. Returns the job's number."""
-    options = ["--parsable", "--cpus-per-task=1", "--time=10", "--signal=USR2@60"]
+    options = ["--parsable", "--cpus-per-task=1", "--time=10", "--signal=USR2@60", *options]
     env = {**os.environ, "MASKSUP_ROOT": str(ROOT), "MASKSUP_PYTHON": sys.executable}
     return subprocess.run(
         ["sbatch", *options, str(ROOT / "slurm" / script), *words], cwd=cwd, env=env, capture_output=True, text=True,

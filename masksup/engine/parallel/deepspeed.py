@@ -232,7 +232,7 @@ def deepspeed_config(config: Config, device: torch.device, place: Place) -> dict
         "zero_optimization": {**zero, **parallel.zero_options},
     }
     if parallel.compress == "bf16":
-        tree["communication_data_type"] = "bfp16"
+        tree["communication_data_type"] = "bf16"
     return tree
 
 
