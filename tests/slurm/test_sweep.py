@@ -131,7 +131,7 @@ def test_the_sweep_script_without_submitit_submits_what_is_missing(cluster: Clus
     wait(lambda: step(csra, 1) > 5, "an element trains")
     asked = fields(str(job_of(Folder(csra))))
     assert (asked["CPUs/Task"], asked["MinMemoryNode"], asked["TimeLimit"]) == ("1", "900M", "00:11:00")
-    assert (asked["Comment"], asked["ExcNodeList"], asked.get("TresPerNode")) == ("two words", "n3", None)
+    assert (asked["Comment"], asked["ExcNodeList"], asked["TresPerNode"]) == ("two words", "n3", "gres:gpu:0")
     resources = read_json(Folder(csra).job)["resources"]
     assert (resources["environment"], resources["max_failures"]) == ({"MARK": "here"}, 1)
     subprocess.run(["scancel", "--signal=USR2", str(job_of(Folder(csra)))], check=True)
