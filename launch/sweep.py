@@ -57,6 +57,8 @@ def settings_now(file: Path, home: Path) -> tuple[list[Setting], Named]:
 
 def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Setting], list[Setting]]:
     """Settings to submit, finished, and active; UserError where a folder holds another configuration."""
+    if (home / "config.yaml").exists():
+        raise UserError(f"{home}: found a run, expected the folder of a sweep or a new name; use another --sweep-dir")
     todo, done, active = [], [], []
     for setting in found:
         folder = Folder(home / setting.folder)
