@@ -11,6 +11,8 @@ from compare import assert_same_run, final_state, numbers
 from ranks import Launcher
 
 from masksup.calibration.maps import Temperature
+from masksup.data.index import write_index
+from masksup.data.shapes import prepare_shapes
 from masksup.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.methods import METHODS
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
@@ -60,6 +62,30 @@ def test_r6_elastic_run_has_the_losses_of_one_process(job: Launcher, write_confi
         [row["learning_rate"] for row in numbers(r) if row["kind"] == "train"] for r in (run, tmp_path / "one")
     ]
     assert learning_rates[0] == learning_rates[1]
+    averages, live = (moved(run, tmp_path / "one", part) for part in ("ema", "model"))
+    apart = moved(run, run, "ema", "model")
+    assert max(averages, live) * 20 < apart, "the average went on, it did not begin again from the live weights"
+
+
+def moved(a: Path, b: Path, part: str, other: str | None = None) -> float:
+    """The largest difference between the weights of two last checkpoints, or of their averages."""
+    ours, theirs = (read_checkpoint(list_checkpoints(run / "checkpoints")[0]) for run in (a, b))
+    left, right = ours.part(part), theirs.part(other or part)
+    names = [name for name in left if name.endswith("weight")]
+    assert names
+    return max(float((left[name] - right[name]).abs().max()) for name in names)
+
+
+def test_fewer_training_samples_than_ranks(job: Launcher, write_config, tmp_path: Path) -> None:
+    """Three samples, four ranks: one micro-batch of 2 and one of 1, and two ranks that never have one."""
+    for content in prepare_shapes(tmp_path / "root", train=3, val=2, test=1, size=32, seed=1):
+        write_index(tmp_path / content.split, content)
+    small = {"data__train": str(tmp_path / "train"), "data__eval": str(tmp_path / "val"), "data__last_batch": "partial"}
+    config = write_config(**small, batch={"global": 8, "micro": 2}, epochs=3, optim__lr=0.0001, model__size=64)
+    for world in (1, 4):
+        job.to_the_end(world, config, tmp_path / str(world))
+    assert len(losses(tmp_path / "1")) == 3
+    assert losses(tmp_path / "4") == pytest.approx(losses(tmp_path / "1"), abs=1e-5)
 
 
 def test_scores_of_a_checkpoint_are_equal_to_the_last_bit(job: Launcher, write_config, tmp_path: Path) -> None:
