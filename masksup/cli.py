@@ -219,7 +219,7 @@ def _told_once(place: Place) -> AbstractContextManager[None]:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from masksup.evaluate import Wanted, run_eval
+    from masksup.eval_command import Wanted, run_eval
 
     _check_threshold(args.threshold)
     if args.bootstrap is not None and args.bootstrap < 0:

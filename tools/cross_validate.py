@@ -36,7 +36,8 @@ from masksup.engine.features import compute_features
 from masksup.engine.infer import Outputs, feature_blocks, run_model
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
-from masksup.evaluate import predict_alone, write_predictions
+from masksup.eval_command import write_predictions
+from masksup.evaluate import predict_alone
 from masksup.metrics.average_precision import average_precision
 from masksup.runtime.files import write_json
 from masksup.train import train

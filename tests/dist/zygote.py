@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main() -> None:
-    import masksup.evaluate
+    import masksup.eval_command
     import masksup.train  # noqa: F401  what every rank would import
     from masksup.cli import main as command
 
