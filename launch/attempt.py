@@ -1,6 +1,7 @@
 """One start of a run, on the first node of its job: take the folder, start the ranks, judge how they left."""
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -106,7 +107,7 @@ def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:
     """What every place runs. Signals are blocked from the first instant; the rank lets them in when it can listen."""
-    container = resources.container.split() if resources.container else []
+    container = shlex.split(resources.container or "")
     python = resources.python or sys.executable
     return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", module, *arguments]
 

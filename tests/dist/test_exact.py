@@ -9,6 +9,7 @@ import pytest
 import torch
 from compare import assert_same_run, final_state, numbers
 from ranks import Launcher
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksup.calibration.maps import Temperature
 from masksup.data.index import write_index
@@ -123,6 +124,10 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
     """Batch norm's statistics differ between ranks: scoring and saving take their mean alike."""
     config = write_config(ema={"decay": 0.0})
     job.to_the_end(3, config, tmp_path / "run")
+    told = EventAccumulator(str(tmp_path / "run")).Reload()
+    paces = {name for name in told.Tags()["histograms"] if name.startswith("ranks/")}
+    assert paces
+    assert all(told.Histograms(name)[-1].histogram_value.num == 3 for name in paces), "one value a rank"
     state = read_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
     name = next(name for name in state.tensors if name.startswith("ranks/0/model/") and name.endswith("running_mean"))
     of_ranks = [state.tensors[name.replace("ranks/0", f"ranks/{rank}")] for rank in range(3)]

@@ -16,6 +16,7 @@ from compare import assert_same_run
 
 from launch import plain, script, slurm, snapshot
 from launch.__main__ import main
+from launch.attempt import rank_command
 from launch.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
 from launch.resources import Resources, read_resources, seconds
 from launch.status import find_runs, judge, rows
@@ -206,7 +207,8 @@ def test_a_full_disk_is_noticed_before_anything_is_submitted(
 def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
     cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    options = ["--time", "30", "--partition", "gpu", "--comment", "two words", "--constraint", "a100"]
+    options = ["--time", "30", "--partition", "gpu", "--comment", "two words", "--constraint", "a100", "--qos", "long"]
+    options += ["--account", "vision", "--exclude", "n7", "--mem", "5G", "--nodes", "2", "--gpus-per-node", "3"]
     assert main(submit_words(config, *options, "--dry-run")) == 0
     shown = capsys.readouterr().out
     run = config.parent / "run"
@@ -215,10 +217,22 @@ def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
     assert "job         77" in capsys.readouterr().out
     script = (run / "launch" / "submitit" / "77_submission.sh").read_text()
     assert script.strip() in shown
-    for line in ("--partition=gpu", "--comment='two words'", "--signal=USR2@90", "--requeue", "--open-mode=append"):
-        assert f"#SBATCH {line}" in script
+    for line in (
+        "--partition=gpu", "--comment='two words'", "--signal=USR2@90", "--requeue", "--open-mode=append", "--qos=long",
+        "--account=vision", "--exclude=n7", "--mem=5G", "--nodes=2", "--gpus-per-node=3", "--ntasks-per-node=3",
+        "--constraint=a100", "--time=30",
+    ):  # fmt: skip
+        assert f"#SBATCH {line}\n" in script
     assert "wckey=submitit" not in script
     assert to_yaml(yaml_config(run)) in shown
+
+
+def test_a_container_and_the_throttle_of_an_array(cluster: Callable[[str, str], None], tmp_path: Path) -> None:
+    resources = Resources(container="apptainer exec --nv 'my image.sif'", python="/opt/python", array_parallel=3)
+    command = rank_command(resources, "launch.job", ["run"])
+    assert command[2:7] == ["apptainer", "exec", "--nv", "my image.sif", "/opt/python"]
+    work = script.Work("x", (tmp_path / "a", tmp_path / "b"), tmp_path, tmp_path)
+    assert "#SBATCH --array=0-1%3\n" in script.text(work, resources)
 
 
 def yaml_config(run: Path) -> Config:
