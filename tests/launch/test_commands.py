@@ -231,8 +231,8 @@ def test_a_container_and_the_throttle_of_an_array(cluster: Callable[[str, str], 
     resources = Resources(container="apptainer exec --nv 'my image.sif'", python="/opt/python", array_parallel=3)
     command = rank_command(resources, "launch.job", ["run"])
     assert command[2:7] == ["apptainer", "exec", "--nv", "my image.sif", "/opt/python"]
-    work = script.Work("x", (tmp_path / "a", tmp_path / "b"), tmp_path, tmp_path)
-    assert "#SBATCH --array=0-1%3\n" in script.text(work, resources)
+    work = script.Work("x", tuple(tmp_path / name for name in "abcd"), tmp_path, tmp_path)
+    assert "#SBATCH --array=0-3%3\n" in script.text(work, resources)
 
 
 def yaml_config(run: Path) -> Config:
