@@ -1,4 +1,4 @@
-"""What DDP sends: one sum of each gradient a step, whatever the number of micro-batches, out of the buckets themselves."""
+"""What DDP sends: each gradient once a step, whatever the number of micro-batches, out of the buckets themselves."""
 
 import json
 from pathlib import Path

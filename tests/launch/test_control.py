@@ -17,6 +17,8 @@ from launch.settings import settings
 from launch.sweep import note, sort_out
 from masksup.config import Config
 from masksup.config_file import to_yaml
+from masksup.data.index import open_index, write_index
+from masksup.data.shapes import prepare_shapes
 from masksup.errors import UserError
 
 MakeConfig = Callable[..., Config]
@@ -95,6 +97,30 @@ def test_a_launcher_that_was_killed_leaves_ranks_that_can_be_told_to_leave(
     assert "was asked to save and leave" in capfd.readouterr().out
     until(lambda: not local.ranks(Folder(run)))
     assert list((run / "checkpoints").glob("step-*")), "it saved"
+
+
+def test_a_start_whose_preflight_fails_is_told_and_comes_again(
+    tiny_config: MakeConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "train"
+    write_index(index, prepare_shapes(tmp_path / "root", train=8, val=2, test=1, size=32, seed=1)[0])
+    image = open_index(index).path(0)
+    image.rename(tmp_path / "away")
+    file, run = tmp_path / "short.yaml", tmp_path / "run"
+    data = {"data__train": str(index), "data__eval": None, "batch": {"global": 4, "micro": 4}, "epochs": 1}
+    file.write_text(to_yaml(tiny_config(precision__device="cpu", **data)))
+    assert main(["submit", str(file), "--run-dir", str(run), "--preflight", *LOCAL]) == 0
+    until(lambda: attempts(Folder(run)) and attempts(Folder(run))[0].outcome)
+    first = attempts(Folder(run))[0]
+    assert first.outcome == "lost"
+    assert str(image) in str(first.error)
+    capfd.readouterr()
+    assert main(["status", str(run)]) == 0
+    assert str(image) in capfd.readouterr().out
+    (tmp_path / "away").rename(image)
+    until((run / "result.json").exists)
+    until(lambda: attempts(Folder(run))[-1].outcome == "done")
+    assert "preflight: fit" in (run / "logs" / f"attempt{len(attempts(Folder(run))):03d}-rank0.log").read_text()
 
 
 def test_logs_of_a_run_without_the_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
