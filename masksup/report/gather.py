@@ -187,10 +187,12 @@ def _calibration(run: Path, decisions: Decisions) -> dict[str, Any] | None:
         return None
     try:
         facts: dict[str, Any] = json.loads((run / CALIBRATION).read_text(encoding="utf-8"))
-        fitted_to = facts["fitted"]["checkpoint_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        fit = facts["fitted"], facts["aim"], {name: row["threshold"] for name, row in facts["classes"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run / CALIBRATION}: cannot be read ({error!r}); run masksup calibrate again") from None
-    return facts if fitted_to == decisions.fitted.checkpoint_sha256 else None
+    # The two files are written one after the other: a kill between them leaves facts of an earlier fit.
+    decides = vars(decisions.fitted), decisions.aim, dict(zip(decisions.classes, decisions.thresholds))
+    return facts if fit == decides else None
 
 
 def _remarks(trained: Trained, summary: dict[str, Any]) -> list[str]:

@@ -125,6 +125,20 @@ def test_numbers_are_those_of_the_result_and_nothing_comes_from_elsewhere(runs: 
     assert all(str(link["href"])[1:] in targets for link in page.all("a"))
 
 
+def test_facts_of_another_fit_are_not_shown(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """As a kill between the two files of `calibrate` leaves them."""
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run, symlinks=True)
+    quick = ["--bootstrap", "20", "--folds", "2"]
+    assert main(["calibrate", str(run), "--aim", "f1", *quick]) == 0
+    earlier = (run / "calibration.json").read_bytes()
+    assert main(["calibrate", str(run), "--aim", "recall=0.9", *quick]) == 0
+    for own in (True, False):
+        if not own:
+            (run / "calibration.json").write_bytes(earlier)
+        assert (gather(open_subject(run, "run", None)).calibration is not None) == own
+
+
 def test_a_second_report_uses_the_kept_logits_and_says_the_same(
     runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
