@@ -232,9 +232,10 @@ def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
     if isinstance(error, UserError | JobError):
         told = str(error) if place.first else f"rank {place.rank}: {error}"
     mine, first = True, True
+    gone: list[int] = []
     try:
         if _came_from_another_rank(error):
-            reason = _other_reason(watchdog)
+            reason, gone = _other_reason(watchdog)
             mine, told = reason is None, reason or told
         first = watchdog.claim(told)
     except RuntimeError:  # the store is gone with its keeper, who has said why
@@ -249,7 +250,7 @@ def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
     sys.stdout.flush()
     heartbeat.leave(status, told)
     with suppress(RuntimeError):
-        watchdog.part()
+        watchdog.part(gone)
     os._exit(status)  # an ordinary exit would wait for threads that wait for the other ranks
 
 
@@ -261,13 +262,14 @@ def _came_from_another_rank(error: BaseException) -> bool:
     )
 
 
-def _other_reason(watchdog: Watchdog) -> str | None:
-    """Who is to blame: what a failing rank said, or the ranks that went without a word."""
+def _other_reason(watchdog: Watchdog) -> tuple[str | None, list[int]]:
+    """Who is to blame: what a failing rank said, or the ranks that went without a word, and these ranks."""
     end = time.monotonic() + 2
     while time.monotonic() < end:
         reason = watchdog.reason()
         if reason is not None:
-            return reason
+            return reason, []
         time.sleep(0.1)
     gone = watchdog.gone()
-    return f"{named(gone)} died without a word (killed, out of memory, or the node is lost)" if gone else None
+    why = f"{named(gone)} died without a word (killed, out of memory, or the node is lost)"
+    return why if gone else None, gone

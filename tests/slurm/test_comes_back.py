@@ -25,6 +25,7 @@ def outcomes(run: Path) -> list[str | None]:
     return [attempt.outcome for attempt in attempts(Folder(run))]
 
 
+@pytest.mark.slow
 def test_preempted_in_the_middle_of_an_epoch(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
     run = submit()
     wait(lambda: step(run, 1) > 20, "some steps")
