@@ -64,7 +64,7 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable,
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _parse(text: str) -> Any:
+def parse_yaml(text: str | bytes) -> Any:
     """One YAML document. ValueError, in one line, for anything that is not one."""
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader: plain values, no objects, no code
@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
-        tree = _parse(text)
+        tree = parse_yaml(text)
     except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
@@ -206,7 +206,7 @@ def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None
     if not equals or not dotted:
         raise UserError(f"override '{override}': expected section.key=value")
     try:
-        value = _parse(text)
+        value = parse_yaml(text)
     except ValueError:
         raise UserError(f"override '{override}': the value is not valid YAML") from None
     *parents, last = dotted.split(".")

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import safetensors.torch
-import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
 from masksup import __version__
 from masksup.calibration.maps import fields, number
 from masksup.config import Config
-from masksup.config_file import to_yaml, validate
+from masksup.config_file import parse_yaml, to_yaml, validate
 from masksup.decisions import Decisions, decisions_from_text
 from masksup.errors import UserError
 from masksup.packing.archive import CARD, CONFIG, DECISIONS, MODEL, WEIGHTS, read_archive, write_archive
@@ -75,7 +74,7 @@ def read_packed(file: Path) -> Packed:
     number(f"{where}: epoch", facts["epoch"])
     if facts["weights"] not in ("live", "ema"):
         raise UserError(f"{where}: weights: found {facts['weights']!r}, expected live or ema")
-    tree = _parsed(yaml.safe_load, members[CONFIG], f"{file}: {CONFIG}")
+    tree = _parsed(parse_yaml, members[CONFIG], f"{file}: {CONFIG}")
     if not isinstance(tree, dict):
         raise UserError(f"{file}: {CONFIG}: found {type(tree).__name__}, expected a mapping of sections")
     config = validate(tree, f"{file}: {CONFIG}")
@@ -96,7 +95,7 @@ def read_packed(file: Path) -> Packed:
 def _parsed(parse: Callable[[bytes], Any], data: bytes, where: str) -> Any:
     try:
         return parse(data)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: cannot be read: {' '.join(str(error).split())[:200]}") from None
 
 

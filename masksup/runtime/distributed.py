@@ -271,5 +271,6 @@ def _other_reason(watchdog: Watchdog) -> tuple[str | None, list[int]]:
             return reason, []
         time.sleep(0.1)
     gone = watchdog.gone()
-    why = f"{named(gone)} died without a word (killed, out of memory, or the node is lost)"
-    return why if gone else None, gone
+    if not gone:
+        return None, []
+    return f"{named(gone)} died without a word (killed, out of memory, or the node is lost)", gone

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from masksup.config import Config
 from masksup.data.index import open_index
 from masksup.errors import UserError
 from masksup.packing.archive import MANIFEST, MEMBERS, WEIGHTS, seal
+from masksup.packing.packed import read_packed, write_packed
 from masksup.train import train
 
 
@@ -39,6 +41,14 @@ def archive(run: Path) -> Path:
     file = run.parent / "model.zip"
     assert main(["pack", str(run), "--out", str(file)]) == 0
     return file
+
+
+def test_the_configuration_is_read_as_it_was_written(archive: Path, tmp_path: Path) -> None:
+    """By the one reader of YAML: by the rules of version 1.1 the folder 1:20 is the number 80."""
+    packed = read_packed(archive)
+    config = packed.config.model_copy(update={"data": packed.config.data.model_copy(update={"train": "1:20"})})
+    write_packed(tmp_path / "again.zip", replace(packed, config=config), "")
+    assert Path(str(read_packed(tmp_path / "again.zip").config.data.train)).name == "1:20"
 
 
 def test_an_archive_is_the_run_it_was_packed_from(
