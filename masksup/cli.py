@@ -16,7 +16,7 @@ from masksup.runtime.place import Place, find_place
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for a mistake in the input, 75 for a run stopped on request."""
+    """Run one command. Returns the exit status: 0, 2 for a mistake in the input, 75 if stopped on request."""
     args = _parse(_parser(), argv)
     return status_of("masksup", lambda: args.run(args))
 
@@ -219,6 +219,7 @@ def _told_once(place: Place) -> AbstractContextManager[None]:
 
 
 def _eval(args: argparse.Namespace) -> int:
+    signals.install()  # before torch is loaded, which takes seconds
     from masksup.eval_command import Wanted, run_eval
 
     _check_threshold(args.threshold)

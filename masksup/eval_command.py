@@ -1,6 +1,7 @@
 """`masksup eval`: a run, checkpoint or archive scored on an index, with tables, files and the protocol."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ from masksup.data.masks import Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
 from masksup.deciding import decisions_for
 from masksup.decisions import Decisions
-from masksup.engine.infer import Counted, Outputs, keeps_pairs
+from masksup.engine.infer import keeps_pairs
+from masksup.engine.outputs import Counted, Outputs
 from masksup.engine.precision import set_numerics
+from masksup.engine.unfinished import Stopped, Unfinished, outputs_key
 from masksup.errors import UserError
-from masksup.evaluate import count_pairs, evaluate, predict_part
+from masksup.evaluate import count_pairs, evaluate, predict_part, ready
+from masksup.exits import STOPPED
 from masksup.metrics.tables import headline, tables
-from masksup.runtime.distributed import Group, joined, told_once
+from masksup.runtime.distributed import Group, Vote, joined, told_once
 from masksup.runtime.files import refuse_unwritable_file, write_json
 from masksup.runtime.log import console, log, start_logging
 from masksup.runtime.place import ALONE, Place
+from masksup.runtime.run_folder import unfinished_in
+from masksup.runtime.signals import stop_requested
 from masksup.trained import Trained, WhichWeights, open_trained
 from masksup.voc_server import ServerFiles, server_files, usual_competition, write_server_files
 
@@ -50,6 +56,9 @@ def run_eval(
 
     masked: hide part of every image under masks of this level, fixed for each sample id.
     place: this process among the ranks of its job, which share the work; rank 0 prints and writes.
+
+    Returns the exit status: 0, or 75 if it was asked to stop: what is done is kept beside the model until the same
+    command goes on.
     """
     start_logging(rank=place.rank)
     with told_once(place):
@@ -61,12 +70,18 @@ def run_eval(
         part = _part_to_score(trained, data)
         decisions = decisions_for(trained) if place.rank == 0 else None
     with joined(place, trained.config) as group:
-        return _eval(trained, part, decisions, wanted, masked, group)
+        return _eval(trained, part, decisions, wanted, masked, _kept_beside(path, trained), group)
+
+
+def _kept_beside(path: Path, trained: Trained) -> Path:
+    """Where an evaluation of the model in `path` that is cut off keeps what it has done."""
+    return unfinished_in(trained.run) if trained.run is not None else path.with_name(f"{path.name}.unfinished")
 
 
 def _eval(
-    trained: Trained, part: Part, decisions: Decisions | None, wanted: Wanted, masked: Level | None, group: Group
-) -> int:
+    trained: Trained, part: Part, decisions: Decisions | None, wanted: Wanted, masked: Level | None, kept_in: Path,
+    group: Group,
+) -> int:  # fmt: skip
     """`decisions`: on rank 0."""
     files = None
     with group.together():
@@ -75,8 +90,18 @@ def _eval(
         set_numerics(trained.config.precision, group.place.local_world)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
     masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, _ids(part))
-    keep = wanted.every_score or keeps_pairs(part, trained.config)
-    outputs = (predict_part if keep else count_pairs)(trained, part, group, masks)
+    counted = not (wanted.every_score or keeps_pairs(part, trained.config))
+    vote = Vote(group)
+    key = partial(outputs_key, trained.network, trained.config, part, masks, counted, *ready(trained))
+    unfinished = Unfinished(kept_in, key, group, vote, trained.config.checkpoint.every_minutes)
+    try:
+        outputs = (count_pairs if counted else predict_part)(trained, part, group, masks, unfinished)
+    except Stopped:
+        name = max(group.all(stop_requested() or ""))
+        vote.drain()
+        log.info(f"stopped by {name}; the same command goes on from here")
+        return STOPPED
+    vote.drain()
     group.beat_without_limit("computing scores")
     if outputs is None:
         return 0
@@ -85,6 +110,7 @@ def _eval(
     summary["decided"] = _decided(decisions, outputs, part)
     _show(summary, trained)
     _write(wanted, files, summary, outputs, part)
+    unfinished.discard()
     return 0
 
 

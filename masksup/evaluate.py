@@ -1,6 +1,7 @@
 """Exact scores that name their protocol, of outputs of any kind."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import torch
 from masksup.config import Config
 from masksup.data.masks import FixedMasks
 from masksup.data.source import Part
-from masksup.engine.infer import Block, Counted, Outputs, count_part, image_blocks, masked_blocks, run_part
+from masksup.engine.blocks import Block, image_blocks, masked_blocks
+from masksup.engine.infer import count_part, run_part
+from masksup.engine.outputs import Counted, Outputs
 from masksup.engine.precision import choose_device, choose_dtype, memory_format
+from masksup.engine.unfinished import Unfinished
 from masksup.metrics.strata import divisions
 from masksup.metrics.stratified import interval_protocol, stratified_scores
 from masksup.metrics.summary import score, score_counts
 from masksup.runtime.distributed import Group
-from masksup.runtime.place import ALONE, Place
+from masksup.runtime.place import ALONE
 from masksup.trained import Trained
 
 
@@ -80,33 +84,38 @@ def _by_stratum(
     return interval | {"stratified": scores, "stratified_why": None}
 
 
-def predict_part(trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None) -> Outputs | None:
+def predict_part(
+    trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None, unfinished: Unfinished | None = None
+) -> Outputs | None:
     """Outputs for a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and precision.
 
-    `masks` hide part of each image.
+    `masks` hide part of each image. `unfinished`, and what it raises: as in `run_part`.
     """
-    device, dtype = _ready(trained)
-    blocks = _blocks(trained, part, group.place, masks)
-    return run_part(trained.method.predict, blocks, part, trained.config, device, dtype, group)
+    device, dtype = ready(trained)
+    blocks = partial(_blocks, trained, part, masks)
+    return run_part(trained.method.predict, blocks, part, trained.config, device, dtype, group, unfinished=unfinished)
 
 
-def count_pairs(trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None) -> Counted | None:
+def count_pairs(
+    trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None, unfinished: Unfinished | None = None
+) -> Counted | None:
     """The same counted, for a part of which too many pairs would have to be kept."""
-    device, dtype = _ready(trained)
-    blocks = _blocks(trained, part, group.place, masks)
-    return count_part(trained.method.predict, blocks, part, trained.config, device, dtype, group)
+    device, dtype = ready(trained)
+    blocks = partial(_blocks, trained, part, masks)
+    return count_part(trained.method.predict, blocks, part, trained.config, device, dtype, group, unfinished=unfinished)
 
 
-def _ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
+def ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
+    """Move the model to where it runs. Its device and the type it computes in."""
     config = trained.config
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
     return device, choose_dtype(config.precision, device)
 
 
-def _blocks(trained: Trained, part: Part, place: Place, masks: FixedMasks | None) -> Iterator[Block]:
-    blocks = image_blocks(part, trained.config, place)
-    return blocks if masks is None else masked_blocks(blocks, masks, trained.network.mean.cpu(), place)
+def _blocks(trained: Trained, part: Part, masks: FixedMasks | None, numbers: range) -> Iterator[Block]:
+    blocks = image_blocks(part, trained.config, numbers)
+    return blocks if masks is None else masked_blocks(blocks, masks, trained.network.mean.cpu(), numbers)
 
 
 def predict_alone(trained: Trained, part: Part, masks: FixedMasks | None = None) -> Outputs:

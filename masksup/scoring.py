@@ -1,6 +1,7 @@
 """The scores of a run: after an epoch, and at its end with the best and the last weights."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.data.decode import decode_bytes
-from masksup.data.masks import Level, evaluation_masks
+from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part
+from masksup.engine.blocks import Block, feature_blocks, image_blocks, masked_blocks
 from masksup.engine.ema import copy_values
-from masksup.engine.infer import (
-    Counted,
-    Outputs,
-    count_part,
-    feature_blocks,
-    image_blocks,
-    keeps_pairs,
-    masked_blocks,
-    run_part,
-)
+from masksup.engine.infer import count_part, keeps_pairs, run_part
+from masksup.engine.outputs import Counted, Outputs
 from masksup.engine.state import load_network, scored_state
+from masksup.engine.unfinished import Unfinished, outputs_key
 from masksup.evaluate import evaluate
 from masksup.metrics.histogram import pr_curve_of_counts
 from masksup.metrics.precision_recall import pr_curve
@@ -32,11 +27,9 @@ from masksup.metrics.tables import headline, tables
 from masksup.pictures import contact_sheet, draw_prediction
 from masksup.run import Run
 from masksup.runtime.checkpoint import SUMS, read_checkpoint
-from masksup.runtime.distributed import SAVE, wish
 from masksup.runtime.files import write_json
 from masksup.runtime.log import console, log
 from masksup.runtime.progress import duration
-from masksup.runtime.signals import stop_requested
 
 _CURVES = ("mAP", *THRESHOLD_SCORES)
 
@@ -46,11 +39,13 @@ def score_epoch(run: Run) -> bool:
     part, at = run.source.eval, run.at
     assert part is not None
     _take_weights(run)
-    outputs = _outputs(run, "eval", part)
+    unfinished = _unfinished(run, part)
+    outputs = _outputs(run, "eval", part, unfinished)
     run.group.beat_without_limit("computing scores")
     improved = _judge(run, outputs, part) if outputs is not None else False
     told: tuple[bool, dict[str, Any] | None, list[dict[str, Any]]] = (improved, at.best, at.history)
     improved, at.best, at.history = run.group.broadcast(told)
+    unfinished.discard()
     return bool(improved)
 
 
@@ -72,7 +67,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
 
 
 def finish(run: Run) -> None:
-    """Score the best and the last weights, write `result.json`, print the final tables. Collective."""
+    """Score the best and the last weights, write `result.json`, print the final tables. Collective. Raises Stopped."""
     at, result = run.at, _facts(run)
     _take_weights(run)
     last = _final_scores(run, run.saver.name(at.step))
@@ -96,6 +91,7 @@ def finish(run: Run) -> None:
         run.record.scalars(f"masked_{level}", at.step, run.plan.epoch_of(at.step), _known(masked, _CURVES))
     run.record.event(at.step, "finished")
     write_json(run.folder.result, result)
+    shutil.rmtree(run.folder.unfinished, ignore_errors=True)
     log.info(
         f"finished {at.step} steps in {duration(at.seconds)} "
         f"({result['images_per_second']:.3g} images/s with scoring); result: {run.folder.result}"
@@ -145,18 +141,20 @@ def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
         "weights": run.config.eval_weights, "checkpoint": f"{run.folder.path.name}/{checkpoint}",
         "checkpoint_sha256": sums.read_text(encoding="ascii")[:64] if sums.exists() else None,
     }  # fmt: skip
-    config = run.config
     for name, part in (("eval", run.source.eval), ("test", run.source.test)):
         if part is None:
             continue
-        outputs = _outputs(run, name, part, may_stop=False)
-        scores[name] = _scored(run, outputs, part, facts)
-        scores[name]["masked"] = {level: _masked_scores(run, name, part, level, facts) for level in config.eval.masked}
+        scores[name] = _scored(run, name, part, None, facts)
+        scores[name]["masked"] = {}
+        for level in run.config.eval.masked:
+            masks = _masks(run, part, level)
+            scores[name]["masked"][level] = _scored(run, name, part, masks, {**facts, "masked": masks.protocol})
     return scores
 
 
-def _scored(run: Run, outputs: Outputs | Counted | None, part: Part, facts: dict[str, Any]) -> dict[str, Any]:
+def _scored(run: Run, name: str, part: Part, masks: FixedMasks | None, facts: dict[str, Any]) -> dict[str, Any]:
     """Scores with their protocol on rank 0, which alone has the outputs; empty elsewhere."""
+    outputs = _outputs(run, name, part, _unfinished(run, part, masks, to_the_end=True), masks)
     run.group.beat_without_limit("computing scores")
     if outputs is None:
         return {}
@@ -165,16 +163,8 @@ def _scored(run: Run, outputs: Outputs | Counted | None, part: Part, facts: dict
     return summary
 
 
-def _masked_scores(run: Run, name: str, part: Part, level: Level, facts: dict[str, Any]) -> dict[str, Any]:
-    """The scores of a part with some of each image hidden; always from images, since holes are in no kept feature."""
-    config, method = run.config, run.scored_method
-    masks = evaluation_masks(level, config.model.size, [part.index.id(int(sample)) for sample in part.samples])
-    place = run.group.place
-    blocks = masked_blocks(image_blocks(part, config, place), masks, method.network.mean.cpu(), place)
-    score = run_part if keeps_pairs(part, config) else count_part
-    stepper, broken = run.stepper, run.broken[name]
-    outputs = score(method.predict, blocks, part, config, stepper.device, stepper.dtype, run.group, broken=broken)
-    return _scored(run, outputs, part, {**facts, "masked": masks.protocol})
+def _masks(run: Run, part: Part, level: Level) -> FixedMasks:
+    return evaluation_masks(level, run.config.model.size, [part.index.id(int(sample)) for sample in part.samples])
 
 
 def _take_weights(run: Run) -> None:
@@ -201,20 +191,38 @@ def _read_into(run: Run, name: str) -> None:
     load_network(run.scored_method.network, tensors, name)
 
 
-def _outputs(run: Run, name: str, part: Part, may_stop: bool = True) -> Outputs | Counted | None:
-    config, method, place = run.config, run.scored_method, run.group.place
-    predict = method.network.head if run.features else method.predict
-    if run.features:
-        blocks = feature_blocks(run.features[name], part, config.eval.batch, place)
-    else:
-        blocks = image_blocks(part, config, place)
-    stop = (lambda: _stop_voted(run)) if may_stop else (lambda: False)
-    stepper, score = run.stepper, run_part if keeps_pairs(part, config) else count_part
-    return score(predict, blocks, part, config, stepper.device, stepper.dtype, run.group, stop, run.broken[name])
+def _unfinished(run: Run, part: Part, masks: FixedMasks | None = None, *, to_the_end: bool = False) -> Unfinished:
+    """Where an evaluation of the weights that are to be scored now is kept."""
+    config, stepper = run.config, run.stepper
+    counted = not keeps_pairs(part, config)
+
+    def key() -> str:
+        network = run.scored_method.network
+        return outputs_key(network, config, part, masks, counted, stepper.device, stepper.dtype)
+
+    return Unfinished(
+        run.folder.unfinished, key, run.group, run.vote, config.checkpoint.every_minutes, to_the_end=to_the_end
+    )
 
 
-def _stop_voted(run: Run) -> bool:
-    return run.vote.cast(wish(stop_requested())) > SAVE
+def _outputs(
+    run: Run, name: str, part: Part, unfinished: Unfinished, masks: FixedMasks | None = None
+) -> Outputs | Counted | None:
+    """Of the weights in the copy; under masks always from images, since holes are in no kept feature."""
+    config, method, stepper = run.config, run.scored_method, run.stepper
+    from_features = run.features and masks is None
+
+    def blocks(numbers: range) -> Iterator[Block]:
+        if from_features:
+            return feature_blocks(run.features[name], part, config, numbers)
+        images = image_blocks(part, config, numbers)
+        return images if masks is None else masked_blocks(images, masks, method.network.mean.cpu(), numbers)
+
+    score = run_part if keeps_pairs(part, config) else count_part
+    return score(
+        method.network.head if from_features else method.predict, blocks, part, config, stepper.device, stepper.dtype,
+        run.group, broken=run.broken[name], unfinished=unfinished,
+    )  # fmt: skip
 
 
 def _record(run: Run, summary: dict[str, Any], outputs: Outputs | Counted, part: Part, epoch: float) -> None:

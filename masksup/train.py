@@ -16,11 +16,12 @@ from masksup.data.loader import train_loader
 from masksup.data.source import transform_settings
 from masksup.data.transforms import train_transform
 from masksup.engine.features import feature_batches
-from masksup.engine.infer import Stopped
 from masksup.engine.optim import set_rates
 from masksup.engine.schedule import onecycle_momentum, rate_factor
 from masksup.engine.state import collect
+from masksup.engine.unfinished import Stopped
 from masksup.errors import UserError
+from masksup.exits import STOPPED
 from masksup.opening import open_training
 from masksup.run import Run
 from masksup.runtime import heartbeat
@@ -32,8 +33,6 @@ from masksup.runtime.progress import Meter, duration, training_bar
 from masksup.runtime.run_folder import finished
 from masksup.runtime.signals import stop_requested
 from masksup.scoring import finish, score_epoch
-
-STOPPED = 75  # the exit status of a run that was asked to stop and can go on: EX_TEMPFAIL
 
 
 def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
@@ -59,15 +58,26 @@ def _train(config: Config, run_dir: Path, group: Group) -> int:
             stopped = _loop(run, bar)
         run.vote.drain()
         _make_sure_it_is_saved(run)
+        if not stopped:
+            heartbeat.note(phase="finishing")
+            stopped = _finish(run)
+            run.vote.drain()
         if stopped:
             log.info(f"stopped by {stopped} after step {run.at.step}; the same command goes on from here")
             return STOPPED
-        heartbeat.note(phase="finishing")
-        finish(run)
         return 0
     finally:
         run.saver.wait()
         run.record.close()
+
+
+def _finish(run: Run) -> str | None:
+    """Score the run at its end. The signal that cut this off, if one did."""
+    try:
+        finish(run)
+    except Stopped:
+        return _who_stopped(run)
+    return None
 
 
 def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
@@ -231,8 +241,14 @@ def _save_due_by_time(run: Run, saved_at: float) -> bool:
 
 def _stop(run: Run, name: str | None) -> str:
     """Save because of a signal; where it came to another rank during an evaluation, its name is that rank's."""
-    name = max(run.group.all(name or stop_requested() or ""))
+    name = _who_stopped(run, name)
     save(run)
+    return name
+
+
+def _who_stopped(run: Run, name: str | None = None) -> str:
+    """Note the signal that stopped the run, `name` or what some rank received. Collective."""
+    name = max(run.group.all(name or stop_requested() or ""))
     run.record.event(run.at.step, f"stopped by {name}")
     return name
 

@@ -1,26 +1,27 @@
 """Evaluations too large to keep every score: counted, said so, and the same for any number of ranks."""
 
 import json
-import os
-import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from forked import on_ranks
 
 from masksup.cli import main
 from masksup.config import Config
 from masksup.data.index import open_index
 from masksup.data.source import whole
-from masksup.engine.infer import Counted, Outputs, count_part, image_blocks, keeps_pairs, run_part
+from masksup.engine.blocks import image_blocks
+from masksup.engine.infer import count_part, keeps_pairs, run_part
+from masksup.engine.outputs import Counted, Outputs
 from masksup.evaluate import evaluate
 from masksup.metrics.summary import COUNTED, EXACT
 from masksup.runtime.distributed import Group
-from masksup.runtime.place import ALONE, Place
+from masksup.runtime.place import ALONE
 from masksup.runtime.record import read_rows
 from masksup.train import train
 
@@ -40,7 +41,7 @@ def predict(images_B3SS: torch.Tensor) -> torch.Tensor:
 def run(score: Any, data: Path, config: Config, group: Group) -> Any:
     part = whole(open_index(data))
     assert len(part.index.classes) == CLASSES
-    return score(predict, image_blocks(part, config, group.place), part, config, CPU, torch.float32, group)
+    return score(predict, partial(image_blocks, part, config), part, config, CPU, torch.float32, group)
 
 
 @pytest.fixture
@@ -75,27 +76,6 @@ def test_the_size_decides_but_not_for_the_rules_of_an_original(tiny_data: Path, 
     assert keeps_pairs(part, tiny_config(eval={"exact_pairs": 0, "compat": "csra"}))
 
 
-def on_ranks(world: int, folder: Path, work: Callable[[Group], Any], config: Config) -> list[Any]:
-    """What `work` gives on each of several real ranks, forked from this process."""
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                store = f"file://{folder}/store{world}"
-                dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-                group = Group(Place(rank, world, rank, world), config.parallel, dist.group.WORLD)
-                (folder / f"{rank}.pickle").write_bytes(pickle.dumps(work(group)))
-                dist.barrier()
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * world
-    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world)]
-
-
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_any_number_of_ranks_gives_the_same_counts(world: int, tiny_data: Path, config: Config, tmp_path: Path) -> None:
     """20 images in 7 blocks of 3: ranks have more or fewer, and the eighth has none."""
@@ -112,10 +92,10 @@ def test_an_image_that_is_missing_or_comes_twice_is_never_scored(
     wrong: list[int], score: Any, tiny_data: Path, config: Config
 ) -> None:
     part, group = whole(open_index(tiny_data / "val")), Group(ALONE, config.parallel)
-    blocks = list(image_blocks(part, config, ALONE))
+    blocks = list(image_blocks(part, config, range(7)))
     blocks[0] = (*blocks[0][:3], torch.tensor(wrong))
     with pytest.raises(AssertionError, match="an image is missing or came twice"):
-        score(predict, iter(blocks), part, config, CPU, torch.float32, group)
+        score(predict, lambda _: iter(blocks), part, config, CPU, torch.float32, group)
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,11 @@ from masksup.data.shapes import prepare_shapes
 from masksup.engine.build import new_method, new_network
 from masksup.engine.schedule import rate_factor
 from masksup.errors import UserError
+from masksup.exits import STOPPED
 from masksup.models.backbones import Backbone, build_backbone
 from masksup.runtime.record import read_rows
 from masksup.smoke.shrink import BATCH, shrunk, stand_in
-from masksup.train import STOPPED, train
+from masksup.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 BASES = sorted((ROOT / "configs").glob("*/base.yaml"))

@@ -16,6 +16,7 @@ from watch import no_questions
 from masksup.config import Config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
+from masksup.exits import STOPPED
 from masksup.losses import LOSSES
 from masksup.methods import METHODS
 from masksup.models import HEADS
@@ -23,7 +24,7 @@ from masksup.models.network import build_network
 from masksup.registry import Registry
 from masksup.runtime.place import Place
 from masksup.runtime.record import read_rows
-from masksup.train import STOPPED, train
+from masksup.train import train
 
 MakeConfig = Callable[..., Config]
 B, D, C = 6, 16, 5

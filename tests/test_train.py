@@ -10,8 +10,9 @@ from compare import assert_same_run, final_state, numbers
 
 from masksup.config import Config
 from masksup.errors import UserError
+from masksup.exits import STOPPED
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.train import STOPPED, train
+from masksup.train import train
 
 MakeConfig = Callable[..., Config]
 

@@ -27,8 +27,9 @@ from masksup.config import Config
 from masksup.config_file import validate
 from masksup.data.sampler import share_of
 from masksup.data.source import Part
+from masksup.engine.blocks import Block
 from masksup.engine.build import new_method, new_network
-from masksup.engine.infer import Block, run_part
+from masksup.engine.infer import run_part
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
@@ -114,13 +115,13 @@ def _be_a_rank(rank: int, args: argparse.Namespace, folder: str) -> None:
 
 def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group) -> float:
     """Seconds to bring the logits of all samples to rank 0 in their order, checked: median of `--repeats`."""
-    rows, size, (rank, world) = np.arange(args.scored), config.eval.batch, (group.place.rank, group.world)
+    rows, size = np.arange(args.scored), config.eval.batch
     nothing: Any = None  # no image is read
     part = Part(nothing, rows)
 
-    def blocks() -> Iterator[Block]:
-        for start in range(rank * size, args.scored, world * size):
-            row_B = torch.arange(start, start + size)
+    def blocks(numbers: range) -> Iterator[Block]:
+        for number in numbers:
+            row_B = torch.arange(number * size, (number + 1) * size)
             valid_B = row_B < args.scored
             yield torch.zeros(size, SCORED_CLASSES, 1, 1), valid_B, ~valid_B, row_B.clamp(max=args.scored - 1)
 
@@ -128,7 +129,7 @@ def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group) -> 
     for _ in range(args.repeats):
         dist.barrier()
         began = time.perf_counter()
-        run_part(lambda x_BC11: x_BC11.flatten(1), blocks(), part, config, torch.device("cpu"), torch.float32, group)
+        run_part(lambda x_BC11: x_BC11.flatten(1), blocks, part, config, torch.device("cpu"), torch.float32, group)
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 

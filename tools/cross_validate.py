@@ -32,8 +32,10 @@ from rich.table import Table
 from masksup.config import Config
 from masksup.config_file import load_config, to_yaml
 from masksup.data.source import Part, open_source, whole
+from masksup.engine.blocks import count_blocks, feature_blocks
 from masksup.engine.features import compute_features
-from masksup.engine.infer import Outputs, feature_blocks, run_model
+from masksup.engine.infer import run_model
+from masksup.engine.outputs import Outputs
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 from masksup.eval_command import write_predictions
@@ -156,7 +158,8 @@ def predict_held_out(trained: Trained, part: Part) -> Outputs:
     features = compute_features(
         trained.network, whole(part.index), config, Path(config.model.features), device, dtype, False, print
     )
-    return run_model(trained.network.head, feature_blocks(features, part, config.eval.batch), config, device, dtype)
+    blocks = feature_blocks(features, part, config, range(count_blocks(part, config)))
+    return run_model(trained.network.head, blocks, config, device, dtype)
 
 
 def pooled_scores(folds: Sequence[dict[str, Any]], counted_C: Any, config: Config) -> dict[str, Any]:

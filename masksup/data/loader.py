@@ -41,17 +41,19 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: EvalDataset, batch: int, workers: int, *, prefetch: int = 4, pin_memory: bool = False,
-    rank: int = 0, world: int = 1,
+    dataset: EvalDataset, batch: int, workers: int, *, numbers: range | None = None, prefetch: int = 4,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Blocks of `batch` samples in order; of several ranks, block k is for rank k mod `world` (rule 7).
+    """Blocks of `batch` samples in order, or those that `numbers` names: block k begins with sample k x `batch`.
 
-    The last block is padded to full size by repeating the last sample, so that every forward has one shape;
+    The last block is padded to full size by repeating the last sample, so that every forward has one shape (rule 7);
     `valid` (bool B) marks what is not padding.
     """
-    blocks = _Blocks(len(dataset), batch, rank, world)
-    for start, block in zip(blocks.starts, _load(dataset, blocks, workers, prefetch, pin_memory)):
-        yield {**block, "valid": torch.arange(start, start + batch) < len(dataset)}
+    numbers = range(-(-len(dataset) // batch)) if numbers is None else numbers
+    blocks = _Blocks(len(dataset), batch, numbers)
+    for number, block in zip(numbers, _load(dataset, blocks, workers, prefetch, pin_memory)):
+        first = number * batch
+        yield {**block, "valid": torch.arange(first, first + batch) < len(dataset)}
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,12 @@ class _MicroBatches(Sampler[NDArray[np.int64]]):
 class _Blocks(Sampler[NDArray[np.int64]]):
     samples: int
     batch: int
-    rank: int
-    world: int
-
-    @property
-    def starts(self) -> range:
-        return range(self.rank * self.batch, self.samples, self.world * self.batch)
+    numbers: range
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        for start in self.starts:
-            yield np.minimum(np.arange(start, start + self.batch), self.samples - 1)
+        for number in self.numbers:
+            first = number * self.batch
+            yield np.minimum(np.arange(first, first + self.batch), self.samples - 1)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from masksup.config import Config
 from masksup.data.dataset import EvalDataset
@@ -21,6 +21,7 @@ from masksup.data.sampler import Plan
 from masksup.data.source import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.precision import autocast, memory_format
+from masksup.engine.state import hash_of
 from masksup.models.network import Network
 
 Features = NDArray[np.float32]
@@ -41,7 +42,7 @@ def compute_features(
     """The features of the whole index of `part`, read from `folder` if they are there already."""
     training = network.training
     network.eval()
-    weights = _hash_of(network.backbone)
+    weights = hash_of(network.backbone)
     views = {}
     for view in ("plain", "flipped") if flip else ("plain",):
         path = folder / f"{_key(part, config, weights, view, str(dtype), device.type)}.npy"
@@ -130,14 +131,6 @@ def _reserve(path: Path) -> None:
     """Take the space now: a full disk is an OSError here, but kills the process when it is written to as memory."""
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _hash_of(backbone: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in backbone.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device: str) -> str:

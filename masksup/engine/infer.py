@@ -1,92 +1,19 @@
 """Logits of a part of an index, in the order of its samples, the same for any number of workers or ranks (rule 7)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.config import Config
 from masksup.data.broken import BrokenImages
-from masksup.data.dataset import EvalDataset
-from masksup.data.loader import eval_loader
-from masksup.data.masks import FixedMasks, hide, unpack
-from masksup.data.source import Part, transform_settings
-from masksup.data.transforms import eval_transform
-from masksup.engine.features import FrozenFeatures
+from masksup.data.source import Part
+from masksup.engine.blocks import Block, BlocksOf, count_blocks
+from masksup.engine.outputs import Collector, Counted, Counts, Forward, Outputs, Pairs, outputs_of
 from masksup.engine.precision import autocast, memory_format
-from masksup.metrics.histogram import PairCounts
-from masksup.metrics.pairs import probabilities
-from masksup.metrics.summary import TOP, decision_threshold
-from masksup.runtime.distributed import Group
-from masksup.runtime.place import ALONE, Place
-
-# inputs (images B3SS, uint8 or float 0..1, or features BDHW); valid_B, False for padding; broken_B, True where the
-# image was unreadable; sample_B, its number in the index.
-Block = tuple[Tensor, Tensor, Tensor, Tensor]
-# Of a block without its padding: logits_BC in fp32 on the device, broken_B, sample_B.
-Forward = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a model says of a part: logits float32 N x C, and which of its images could not be read (bool N)."""
-
-    logits_NC: NDArray[np.float32]
-    broken_N: NDArray[np.bool_]
-
-    @property
-    def probabilities_NC(self) -> NDArray[np.float64]:
-        """Sigmoid of the logits, float64 N x C."""
-        return probabilities(self.logits_NC)
-
-
-@dataclass(frozen=True)
-class Counted:
-    """The same of a part too large to keep it: counts of all pairs, and the outputs of the first `eval.batch` rows."""
-
-    counts: PairCounts
-    head: Outputs
-
-
-class Stopped(Exception):
-    """A request to stop arrived between two batches; the evaluation is void."""
-
-
-def image_blocks(part: Part, config: Config, place: Place) -> Iterator[Block]:
-    """This rank's blocks of `eval.batch` samples; the last of all is padded to full size."""
-    dataset = EvalDataset(
-        part.index,
-        eval_transform(transform_settings(config.augment), config.model.size),
-        config.data.max_pixels,
-        config.data.broken_budget,
-        part.chosen,
-    )
-    batch, workers = config.eval.batch, config.data.workers
-    for block in eval_loader(dataset, batch, workers, rank=place.rank, world=place.world):
-        yield block["image"], block["valid"], block["broken"], block["sample"]
-
-
-def masked_blocks(
-    blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor, place: Place = ALONE
-) -> Iterator[Block]:
-    """The same images, each under its own mask, as float pixels 0..1 with the mean in the holes."""
-    for number, (images, valid, broken, samples) in enumerate(blocks):
-        start = (place.rank + number * place.world) * len(images)
-        rows = np.minimum(np.arange(start, start + len(images)), len(masks.index_N) - 1)
-        packed = masks.bank[torch.from_numpy(masks.index_N[rows])]
-        yield hide(images, unpack(packed, images.shape[-1]), mean_311), valid, broken, samples
-
-
-def feature_blocks(features: FrozenFeatures, part: Part, batch: int, place: Place = ALONE) -> Iterator[Block]:
-    """The same for features of a frozen backbone."""
-    for start in range(place.rank * batch, len(part), place.world * batch):
-        samples = part.numbers(np.minimum(np.arange(start, start + batch), len(part) - 1))
-        valid = torch.arange(start, start + batch) < len(part)
-        broken = torch.zeros(batch, dtype=torch.bool)
-        yield torch.from_numpy(np.asarray(features.plain[samples])), valid, broken, torch.from_numpy(samples)
+from masksup.engine.unfinished import Done, Stopped, Unfinished
+from masksup.runtime.distributed import SAVE, Group
+from masksup.runtime.log import log
 
 
 def run_model(
@@ -94,7 +21,7 @@ def run_model(
     dtype: torch.dtype,
 ) -> Outputs:  # fmt: skip
     """Outputs in the order of the blocks. Every forward has one shape: logits depend on it in the last bits."""
-    return _outputs(list(_forwards(predict, blocks, config, device, dtype)))
+    return outputs_of(list(_forwards(predict, blocks, config, device, dtype)))
 
 
 def keeps_pairs(part: Part, config: Config) -> bool:
@@ -107,87 +34,89 @@ def keeps_pairs(part: Part, config: Config) -> bool:
 
 
 def run_part(
-    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
-    dtype: torch.dtype, group: Group, stop: Callable[[], bool] = lambda: False,
-    broken: BrokenImages | None = None,
+    predict: Callable[[Tensor], Tensor], blocks: BlocksOf, part: Part, config: Config, device: torch.device,
+    dtype: torch.dtype, group: Group, *, broken: BrokenImages | None = None, unfinished: Unfinished | None = None,
 ) -> Outputs | None:  # fmt: skip
-    """The same for a part whose blocks are dealt to the ranks; on rank 0, None elsewhere.
+    """The same for a part whose blocks are dealt to the ranks: block k to rank k mod their number; on rank 0, None
+    elsewhere.
 
-    Raises Stopped, on all ranks alike, if `stop()`, which may be collective, turns true between two batches;
-    UserError once more images are broken than allowed. `broken`: those of the part that are known already.
+    broken: those of the part that are known already.
+    unfinished: where an evaluation that was cut off goes on, and keeps what is done when it is; without, none can be.
+
+    Raises Stopped, on all ranks alike, if one of them was asked to stop; UserError once more images are broken than
+    allowed.
     """
-    mine = {
-        number: (logits_BC.cpu(), *others)
-        for number, (logits_BC, *others) in _dealt(predict, blocks, part, config, device, dtype, group, stop, broken)
-    }
-    gathered = group.gather(mine)
-    if not group.first:
-        return None
-    found = {number: forward for of_rank in gathered for number, forward in of_rank.items()}
-    assert sum(map(len, gathered)) == len(found), "a block came twice"
-    assert sorted(found) == list(range(_count(part, config))), "a block is missing"
-    forwards = [found[number] for number in range(len(found))]
-    _in_order(forwards, part, 0, len(part))
-    return _outputs(forwards)
+    pairs = Pairs(part, config)
+    _collect(pairs, predict, blocks, part, config, device, dtype, group, broken, unfinished)
+    return pairs.result() if group.first else None
 
 
 def count_part(
-    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
-    dtype: torch.dtype, group: Group, stop: Callable[[], bool] = lambda: False,
-    broken: BrokenImages | None = None,
+    predict: Callable[[Tensor], Tensor], blocks: BlocksOf, part: Part, config: Config, device: torch.device,
+    dtype: torch.dtype, group: Group, *, broken: BrokenImages | None = None, unfinished: Unfinished | None = None,
 ) -> Counted | None:  # fmt: skip
     """As `run_part`, in memory that does not grow with the samples: each block is counted and forgotten.
 
     The counts of the ranks are summed as integers, so that the result is the same for any number of them.
     """
-    threshold = decision_threshold(config.eval.threshold, config.eval.compat)
-    counts = PairCounts(len(part.index.classes), threshold, TOP)
-    head: Outputs | None = None
-    for number, forward in _dealt(predict, blocks, part, config, device, dtype, group, stop, broken):
-        found, first = _outputs([forward]), number * config.eval.batch
-        samples = _in_order([forward], part, first, min(first + config.eval.batch, len(part)))
-        counts.add(found.logits_NC, np.asarray(part.index.labels_NC[samples]), found.broken_N)
-        if number == 0:  # dealt to rank 0
-            head = found
-    for counted in counts.arrays:
-        group.sum(torch.from_numpy(counted))
-    assert counts.totals[0] == len(part), (counts.totals[0], len(part))
-    if not group.first:
-        return None
-    assert head is not None
-    return Counted(counts, head)
+    counts = Counts(part, config)
+    _collect(counts, predict, blocks, part, config, device, dtype, group, broken, unfinished)
+    return counts.result() if group.first else None
 
 
-def _in_order(forwards: list[Forward], part: Part, start: int, end: int) -> NDArray[np.int64]:
-    """Assert that these are the outputs of rows `start` to `end` of the part, each once. Their numbers in the index."""
-    samples = torch.cat([sample_B for *_, sample_B in forwards]).numpy()
-    assert np.array_equal(samples, part.numbers(np.arange(start, end))), "an image is missing or came twice"
-    return samples
-
-
-def _count(part: Part, config: Config) -> int:
-    return -(-len(part) // config.eval.batch)
-
-
-def _dealt(
-    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], part: Part, config: Config, device: torch.device,
-    dtype: torch.dtype, group: Group, stop: Callable[[], bool], broken: BrokenImages | None,
-) -> Iterator[tuple[int, Forward]]:  # fmt: skip
-    """The number and outputs of each block of this rank; collective between them."""
-    total = _count(part, config)
+def _collect(
+    collector: Collector, predict: Callable[[Tensor], Tensor], blocks: BlocksOf, part: Part, config: Config,
+    device: torch.device, dtype: torch.dtype, group: Group, broken: BrokenImages | None,
+    unfinished: Unfinished | None,
+) -> None:  # fmt: skip
+    """Collect the outputs of all blocks on rank 0. Collective between two rounds of blocks."""
     if broken is None:
         broken = BrokenImages(part.index, len(part), config.data.broken_budget)
-    forwards = _forwards(predict, blocks, config, device, dtype)
-    for start in range(0, total, group.world):  # as often on every rank, also where the last round leaves one out
+    total, rank, world = count_blocks(part, config), group.place.rank, group.world
+
+    def keep(done: int) -> None:
+        assert unfinished is not None
+        group.beat("keeping outputs")
+        broken.tell(group)
+        collector.merge(group)
+        if group.first:
+            unfinished.keep(Done(done, collector.kept(), sorted(broken.known)), total)
+
+    done = 0 if unfinished is None else _go_on(collector, unfinished, group, broken, total)
+    forwards = _forwards(predict, blocks(range(done + rank, total, world)), config, device, dtype)
+    for start in range(done, total, world):  # as often on every rank, also where the last round leaves one out
         group.beat("scoring block", f"{start} of {total}")
-        if stop():
+        wished = 0 if unfinished is None else unfinished.asked()
+        if wished >= SAVE and start > done:
+            keep(start)
+            done = start
+        if wished > SAVE:
             raise Stopped
-        if start + group.place.rank < total:
+        if start + rank < total:
             forward = next(forwards)
             broken.note(*forward[1:])
-            yield start + group.place.rank, forward
+            collector.add(start + rank, forward)
     group.beat("gathering scores")
-    broken.tell(group)
+    if unfinished is not None and unfinished.to_the_end and done < total:
+        keep(total)
+    else:
+        broken.tell(group)
+        collector.merge(group)
+
+
+def _go_on(collector: Collector, unfinished: Unfinished, group: Group, broken: BrokenImages, total: int) -> int:
+    """Take what was kept, on rank 0. How many blocks that are, on all ranks."""
+    done: Done | None = None
+    group.beat_without_limit("looking for kept outputs")
+    if group.first:
+        done = unfinished.find()
+    if done is not None:
+        collector.take(done.outputs)
+        broken.found.update(set(done.broken) - broken.known)
+        if done.blocks < total:
+            log.info(f"evaluation: goes on after {done.blocks} of {total} blocks")
+    blocks: int = group.broadcast(0 if done is None else done.blocks)
+    return blocks
 
 
 @torch.inference_mode()
@@ -200,8 +129,3 @@ def _forwards(
         with autocast(device, dtype):
             logits_BC = predict(inputs)
         yield logits_BC.float()[valid.to(device)], unreadable[valid], samples[valid]
-
-
-def _outputs(forwards: list[Forward]) -> Outputs:
-    logits_NC = torch.cat([logits_BC for logits_BC, *_ in forwards]).cpu().numpy()
-    return Outputs(logits_NC, torch.cat([broken_B for _, broken_B, _ in forwards]).numpy())

@@ -1,8 +1,9 @@
 """Everything a run is at a step, into a checkpoint and back (rule 4)."""
 
+import hashlib
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from masksup.engine.ema import MovingAverage, copy_values
 from masksup.engine.ranks import apart
@@ -84,3 +85,12 @@ def refuse_other_model(own: dict[str, Tensor], weights: dict[str, Tensor], origi
             f"{origin}: is of another model: {len(wrong)} of {len(own)} tensors are missing or of another shape and "
             f"{len(extra)} are unknown (such as {examples})"
         )
+
+
+def hash_of(module: nn.Module) -> str:
+    """sha256 of all parameters and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -14,7 +14,7 @@ from masksup.data.index import open_index
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
 from masksup.deciding import decisions_for
 from masksup.decisions import Decisions
-from masksup.engine.infer import Outputs
+from masksup.engine.outputs import Outputs
 from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
 from masksup.metrics.pairs import Labels, probabilities

@@ -18,17 +18,18 @@ from masksup.cli import main
 from masksup.config import Config
 from masksup.config_file import to_yaml
 from masksup.data.masks import choose, evaluation_masks, hide, unpack
+from masksup.engine.blocks import masked_blocks
 from masksup.engine.build import new_method, new_network
-from masksup.engine.infer import masked_blocks
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.exits import STOPPED
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.masksup import MaskSup, consistency
 from masksup.methods.mcar import MCAR
 from masksup.models.network import Network, build_network
-from masksup.runtime.place import ALONE, Place
-from masksup.train import STOPPED, train
+from masksup.runtime.place import Place
+from masksup.train import train
 
 MakeConfig = Callable[..., Config]
 C, S = 5, 32
@@ -185,7 +186,7 @@ def test_each_sample_is_scored_under_the_mask_of_its_own_id() -> None:
     for size in (2, 4, 8):  # 7 samples; the last block is padded by repeating the last of them
         others = torch.ones(size, dtype=torch.bool), torch.zeros(size), torch.arange(size)
         blocks = [(images[:size], *others) for _ in range(8 // size)]
-        seen = torch.cat([inputs for inputs, *_ in masked_blocks(iter(blocks), masks, mean, ALONE)])
+        seen = torch.cat([inputs for inputs, *_ in masked_blocks(iter(blocks), masks, mean, range(8 // size))])
         for n, number in enumerate([0, 1, 2, 3, 4, 5, 6, 6]):
             holes = unpack(masks.bank[masks.index_N[number]][None], S)[0]
             assert torch.equal(seen[n], (~holes).float().expand(3, -1, -1)), (size, n)

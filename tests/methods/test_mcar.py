@@ -12,12 +12,13 @@ from masksup.config_file import load_config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.exits import STOPPED
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.localise import locate, normalise
 from masksup.methods.mcar import MCAR
 from masksup.models.network import build_network
 from masksup.runtime.place import Place
-from masksup.train import STOPPED, train
+from masksup.train import train
 
 CLASSES, SIZE = 5, 64
 

@@ -19,11 +19,12 @@ from masksup.config_file import load_config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.exits import STOPPED
 from masksup.methods.oass import OASS
 from masksup.methods.tiles import ramp
 from masksup.models.network import Network, build_network
 from masksup.runtime.place import Place
-from masksup.train import STOPPED, train
+from masksup.train import train
 
 MakeConfig = Callable[..., Config]
 S = 128

@@ -15,7 +15,7 @@ from masksup.data.prepare.csv import prepare_csv
 from masksup.data.shapes import prepare_shapes
 from masksup.data.shapes_picture import draw_image
 from masksup.data.source import Part, whole
-from masksup.engine.infer import Outputs
+from masksup.engine.outputs import Outputs
 from masksup.evaluate import evaluate
 from masksup.metrics.average_precision import average_precision, mean_average_precision
 from masksup.metrics.strata import MIXED, WITHOUT_BOXES, divisions

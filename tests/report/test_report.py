@@ -21,7 +21,7 @@ from masksup.data.index import write_index
 from masksup.data.random import draws
 from masksup.data.shapes import prepare_shapes
 from masksup.decisions import Decisions, Fitted, default_decisions, write_decisions
-from masksup.engine.infer import Outputs
+from masksup.engine.outputs import Outputs
 from masksup.report.charts import frame, pr_points
 from masksup.report.command import run_names
 from masksup.report.compare import difference

@@ -1,5 +1,6 @@
 """Whatever happens to a job, the run comes back by itself and ends bit-equal to one that nothing happened to."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -51,6 +52,7 @@ def test_preempted_in_an_evaluation(cluster: Cluster, config: Callable[..., Conf
     until_finished(run)
     assert outcomes(run) == ["preempted", "done"]
     assert attempts(Folder(run))[0].last_step == 32, "it stopped in the evaluation after ten epochs"
+    assert re.search(r"evaluation: goes on after \d+ of 1000 blocks", (run / "logs" / "rank0.log").read_text())
     assert_same_run(run, clean)
 
 

@@ -1,6 +1,7 @@
 """Two nodes, four ranks: one thing after the other happens to the run, and it ends as if nothing had."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -102,6 +103,7 @@ def test_whatever_else_happens_ends_bit_equal(
     runs.until(3, 45)
     assert runs.outcomes[1] == "preempted"
     assert attempts(Folder(runs.run))[1].last_step == 32
+    assert re.search(r"evaluation: goes on after \d+ of 2000 blocks", (runs.run / "logs" / "rank0.log").read_text())
 
     cluster("controller-kill")
     cluster("controller-start")

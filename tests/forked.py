@@ -1,0 +1,34 @@
+"""Work on several real ranks, forked from the test's own process."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from masksup.config import Config
+from masksup.runtime.distributed import Group
+from masksup.runtime.place import Place
+
+
+def on_ranks(world: int, folder: Path, work: Callable[[Group], Any], config: Config) -> list[Any]:
+    """What `work` gives on each of `world` ranks. `folder`: a new one for each call."""
+    children = []
+    folder.mkdir(exist_ok=True)
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+                group = Group(Place(rank, world, rank, world), config.parallel, dist.group.WORLD)
+                (folder / f"{rank}.pickle").write_bytes(pickle.dumps(work(group)))
+                dist.barrier()
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * world
+    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world)]

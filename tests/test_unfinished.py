@@ -1,0 +1,374 @@
+"""Evaluations that are cut off and go on: the same scores to the last bit, and no block is run twice."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compare import assert_same_run
+from forked import on_ranks
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import masksup.engine.infer as infer
+import masksup.engine.unfinished as module
+from masksup.cli import main
+from masksup.config import Config
+from masksup.data.index import open_index, write_index
+from masksup.data.masks import evaluation_masks
+from masksup.data.shapes import prepare_shapes
+from masksup.data.source import Part, whole
+from masksup.engine.blocks import image_blocks
+from masksup.engine.infer import count_part, run_part
+from masksup.engine.outputs import Counted, Outputs
+from masksup.engine.unfinished import Stopped, Unfinished, outputs_key
+from masksup.errors import UserError
+from masksup.exits import STOPPED
+from masksup.runtime.distributed import Group, Vote
+from masksup.runtime.log import start_logging
+from masksup.runtime.place import ALONE
+from masksup.train import train
+
+MakeConfig = Callable[..., Config]
+Score = Any
+CPU = torch.device("cpu")
+CLASSES, BLOCKS = 12, 10  # 20 images in blocks of 2
+NEVER = 1e9
+
+
+class Predict:
+    """Fixed logits of each image, and how often they were asked for; stops the process's evaluation after some."""
+
+    def __init__(self, stop_after: int | None, monkeypatch: Any = None) -> None:
+        self.calls, self.stop_after = 0, stop_after
+        self.weights_DC = torch.randn(3 * 32 * 32, CLASSES, generator=torch.Generator().manual_seed(0))
+
+    def __call__(self, images_B3SS: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return (images_B3SS.float().flatten(1) / 255 - 0.5) @ self.weights_DC / 4
+
+    def asked(self) -> str | None:
+        return "SIGTERM" if self.stop_after is not None and self.calls >= self.stop_after else None
+
+
+def evaluation(
+    group: Group, score: Score, part: Part, config: Config, folder: Path, stop_after: int | None = None,
+    minutes: float = NEVER, to_the_end: bool = False, key: str = "key", predict: Predict | None = None,
+) -> tuple[Any, int]:  # fmt: skip
+    """The outputs ("stopped" if it was), and how many blocks this rank ran; it is asked to stop after some."""
+    predict = predict or Predict(stop_after)
+    vote = Vote(group)
+    real, module.stop_requested = module.stop_requested, predict.asked
+    unfinished = Unfinished(folder, lambda: key, group, vote, minutes, to_the_end)
+    try:
+        found = score(
+            predict, partial(image_blocks, part, config), part, config, CPU, torch.float32, group, unfinished=unfinished
+        )
+    except Stopped:
+        found = "stopped"
+    finally:
+        module.stop_requested = real
+    vote.drain()
+    return found, predict.calls
+
+
+def alone(config: Config) -> Group:
+    return Group(ALONE, config.parallel)
+
+
+def assert_same(a: Outputs | Counted, b: Outputs | Counted) -> None:
+    if isinstance(a, Counted):
+        assert isinstance(b, Counted)
+        assert all(np.array_equal(x, y) for x, y in zip(a.counts.arrays, b.counts.arrays))
+        a, b = a.head, b.head
+    assert isinstance(a, Outputs)
+    assert isinstance(b, Outputs)
+    assert np.array_equal(a.logits_NC, b.logits_NC)
+    assert np.array_equal(a.broken_N, b.broken_N)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: MakeConfig) -> Config:
+    return tiny_config(eval={"batch": 2})
+
+
+@pytest.fixture(autouse=True)
+def _told() -> None:
+    start_logging(rank=0)
+
+
+@pytest.fixture(scope="module")
+def part(tiny_data: Path) -> Part:
+    return whole(open_index(tiny_data / "val"))
+
+
+@pytest.mark.parametrize("score", [run_part, count_part])
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_it_goes_on_at_the_block_it_was_stopped_at(
+    block: int, score: Score, part: Part, config: Config, tmp_path: Path
+) -> None:
+    clean, calls = evaluation(alone(config), score, part, config, tmp_path)
+    assert calls == BLOCKS
+    assert evaluation(alone(config), score, part, config, tmp_path, stop_after=block) == ("stopped", block)
+    found, calls = evaluation(alone(config), score, part, config, tmp_path)
+    assert calls == BLOCKS - block
+    assert_same(found, clean)
+
+
+@pytest.mark.parametrize("score", [run_part, count_part])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(starts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4))
+def test_any_ranks_go_on_after_any_others(
+    starts: list[tuple[int, int]], score: Score, part: Part, config: Config, tmp_path: Path
+) -> None:
+    """Starts on some ranks, of which the last is asked to stop after some blocks of its own; then one to the end."""
+    folder = tmp_path / "kept"
+    shutil.rmtree(tmp_path, ignore_errors=True)
+    tmp_path.mkdir()
+    clean, _ = evaluation(alone(config), score, part, config, folder)
+    ran = 0
+    for number, (world, stop_after) in enumerate([*starts, (3, None)]):
+
+        def work(group: Group, world: int = world, stop_after: int | None = stop_after) -> Any:
+            mine = stop_after if group.place.rank == world - 1 else None
+            return evaluation(group, score, part, config, folder, mine)
+
+        found = on_ranks(world, tmp_path / str(number), work, config)
+        ran += sum(calls for _, calls in found)
+        stopped = {str(outputs) == "stopped" for outputs, _ in found}
+        assert len(stopped) == 1, "all ranks alike"
+        if stopped == {False}:
+            break
+    assert ran == BLOCKS, "no block was run twice"
+    assert_same(found[0][0], clean)
+    assert all(outputs is None for outputs, _ in found[1:])
+
+
+@pytest.mark.parametrize("score", [run_part, count_part])
+def test_a_process_that_dies_goes_on_from_what_was_kept_by_time(
+    score: Score, part: Part, config: Config, tmp_path: Path
+) -> None:
+    clean, _ = evaluation(alone(config), score, part, config, tmp_path)
+
+    class Dies(Predict):
+        def __call__(self, images_B3SS: torch.Tensor) -> torch.Tensor:
+            if self.calls == 6:
+                raise MemoryError
+            return super().__call__(images_B3SS)
+
+    with pytest.raises(MemoryError):
+        evaluation(alone(config), score, part, config, tmp_path, minutes=0, predict=Dies(None))
+    assert len(list(tmp_path.iterdir())) == 1, "what was kept before is replaced"
+    (tmp_path / f".partial-key-{7:012d}").mkdir()  # the next one, if it was killed while it wrote
+    found, calls = evaluation(alone(config), score, part, config, tmp_path)
+    assert calls == BLOCKS - 6
+    assert_same(found, clean)
+    assert [path.name for path in tmp_path.iterdir()] == [f"key-{6:012d}"]
+
+
+def test_all_of_it_is_kept_where_other_work_follows(part: Part, config: Config, tmp_path: Path) -> None:
+    clean, _ = evaluation(alone(config), run_part, part, config, tmp_path, to_the_end=True)
+    found, calls = evaluation(alone(config), run_part, part, config, tmp_path, to_the_end=True)
+    assert calls == 0
+    assert_same(found, clean)
+    assert not (tmp_path / "other").exists()
+    evaluation(alone(config), run_part, part, config, tmp_path / "other")
+    assert not (tmp_path / "other").exists(), "nothing is written by an evaluation that nobody stops"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "lost"])
+def test_what_is_damaged_is_said_and_computed_again(
+    damage: str, part: Part, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, _ = evaluation(alone(config), run_part, part, config, tmp_path)
+    evaluation(alone(config), run_part, part, config, tmp_path, stop_after=4)
+    file = next(tmp_path.rglob("state.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content if damage == "flipped" else content[:-1])
+    if damage == "lost":
+        file.unlink()
+    found, calls = evaluation(alone(config), run_part, part, config, tmp_path)
+    assert calls == BLOCKS
+    assert_same(found, clean)
+    assert "computed again" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_refuses_is_said_and_the_stop_is_a_stop(
+    part: Part, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    found, _ = evaluation(alone(config), run_part, part, config, tmp_path / "file", stop_after=4)
+    assert found == "stopped"
+    assert "4 of 10 blocks could not be kept" in capsys.readouterr().out
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_outputs_of_anything_else_are_not_taken(
+    part: Part, tiny_data: Path, tiny_config: MakeConfig, config: Config
+) -> None:
+    def key(seed: int = 0, part: Part = part, config: Config = config, masks: Any = None, **other: Any) -> str:
+        torch.manual_seed(seed)
+        what = {"counted": False, "device": CPU, "dtype": torch.float32} | other
+        return outputs_key(nn.Linear(2, 3), config, part, masks, **what)
+
+    ids = [part.index.id(n) for n in range(len(part))]
+    others = [
+        key(seed=1), key(part=Part(part.index, np.arange(5))), key(part=Part(part.index, np.arange(6))),
+        key(part=whole(open_index(tiny_data / "train"))), key(config=tiny_config(eval={"batch": 3})),
+        key(config=tiny_config(eval={"batch": 2}, model__size=48)), key(masks=evaluation_masks("low", 32, ids)),
+        key(masks=evaluation_masks("high", 32, ids)), key(counted=True), key(dtype=torch.bfloat16),
+        key(device=torch.device("cuda")),
+    ]  # fmt: skip
+    assert len({key(), *others}) == 1 + len(others)
+    ranks = tiny_config(eval={"batch": 2}, parallel={"engine": "deepspeed", "zero_stage": 3})
+    assert key(config=ranks) == key(), "any engine goes on"
+
+
+def test_another_evaluation_begins_anew(part: Part, config: Config, tmp_path: Path) -> None:
+    evaluation(alone(config), run_part, part, config, tmp_path, stop_after=4)
+    _, calls = evaluation(alone(config), run_part, part, config, tmp_path, key="other")
+    assert calls == BLOCKS
+
+
+def test_broken_images_count_across_the_stop(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    for content in prepare_shapes(tmp_path / "root", train=1, val=20, test=1, size=48, seed=4):
+        write_index(tmp_path / content.split, content)
+    part = whole(open_index(tmp_path / "val"))
+    for sample in (1, 17):
+        file = part.index.path(sample)
+        file.write_bytes(file.read_bytes()[:200])
+    once, kept = tiny_config(eval={"batch": 2}, data__broken_budget=1 / 20), tmp_path / "kept"
+    evaluation(alone(once), run_part, part, once, kept, stop_after=4)
+    with pytest.raises(UserError, match="found 2 broken images of 20"):
+        evaluation(alone(once), run_part, part, once, kept)
+    twice = tiny_config(eval={"batch": 2}, data__broken_budget=2 / 20)
+    outputs, _ = evaluation(alone(twice), run_part, part, twice, kept)
+    assert np.flatnonzero(outputs.broken_N).tolist() == [1, 17]
+
+
+def forwards_counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one with every block that is run."""
+    real, ran = infer._forwards, []
+
+    def counted(*given: Any) -> Iterator[Any]:
+        for forward in real(*given):
+            ran.append(1)
+            yield forward
+
+    monkeypatch.setattr(infer, "_forwards", counted)
+    return ran
+
+
+def stop_in_block(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A signal that arrives before the `number`-th time that any evaluation of this process asks, from 0."""
+    asked = 0
+
+    def in_evaluation() -> str | None:
+        nonlocal asked
+        asked += 1
+        return afterwards()
+
+    def afterwards() -> str | None:
+        return "SIGTERM" if asked > number else None
+
+    monkeypatch.setattr(module, "stop_requested", in_evaluation)
+    monkeypatch.setattr("masksup.train.stop_requested", afterwards)
+    monkeypatch.setattr("masksup.eval_command.stop_requested", afterwards)
+
+
+@pytest.fixture(scope="module")
+def clean(tiny_data: Path, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A run that nothing disturbs, and how many blocks its evaluations run."""
+    folder = tmp_path_factory.mktemp("clean")
+    with pytest.MonkeyPatch.context() as patch:
+        ran = forwards_counted(patch)
+        assert train(run_config(tiny_data, tiny_config), folder / "run") == 0
+    return folder / "run", len(ran)
+
+
+def run_config(tiny_data: Path, tiny_config: MakeConfig) -> Config:
+    """Evaluations of 3 blocks: two of epochs; of the last and the best weights on eval and test, whole and masked."""
+    return tiny_config(data__test=str(tiny_data / "test"), eval={"batch": 8, "masked": ["low"]})
+
+
+@pytest.mark.parametrize("block", range(0, 30, 3))
+def test_a_run_stopped_in_any_evaluation_scores_no_block_twice(
+    block: int, clean: tuple[Path, int], tiny_data: Path, tiny_config: MakeConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    undisturbed, blocks = clean
+    assert blocks == 30
+    config, run = run_config(tiny_data, tiny_config), tmp_path / "run"
+    ran = forwards_counted(monkeypatch)
+    with monkeypatch.context() as patch:
+        stop_in_block(patch, block)
+        assert train(config, run) == STOPPED
+        assert len(ran) == block
+        assert not (run / "result.json").exists()
+    assert train(config, run) == 0
+    assert len(ran) == blocks
+    assert_same_run(run, undisturbed)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (run, undisturbed)]
+    for which in ("best", "last"):
+        for name in ("eval", "test"):
+            ours, theirs = (result[which][name] for result in results)
+            assert without_names(ours) == without_names(theirs)
+    assert not (run / "unfinished").exists()
+
+
+def without_names(scores: dict[str, Any]) -> dict[str, Any]:
+    """Scores without what names the run and the hash of its checkpoint, in which times stand."""
+    masked = {level: without_names(under) for level, under in scores.get("masked", {}).items()}
+    named = {"checkpoint", "checkpoint_sha256"}
+    protocol = {key: value for key, value in scores["protocol"].items() if key not in named}
+    return {**scores, "protocol": protocol, "masked": masked}
+
+
+@pytest.mark.parametrize("options", [[], ["--masked", "low"], ["--bootstrap", "0"]], ids=" ".join)
+@pytest.mark.parametrize("pairs", [10**6, 0], ids=["kept", "counted"])
+def test_masksup_eval_goes_on_where_it_was_stopped(
+    pairs: int, options: list[str], clean: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    shutil.copytree(clean[0], run)
+    command = ["eval", str(run), *options, "--json", str(tmp_path / "scores.json")]
+    monkeypatch.setattr("masksup.eval_command.keeps_pairs", lambda *_: pairs > 0)
+    assert main(command) == 0
+    undisturbed = json.loads((tmp_path / "scores.json").read_text())
+    (tmp_path / "scores.json").unlink()
+    ran = forwards_counted(monkeypatch)
+    with monkeypatch.context() as patch:
+        stop_in_block(patch, 2)
+        assert main(command) == STOPPED
+    assert not (tmp_path / "scores.json").exists()
+    told = capsys.readouterr().out
+    assert "2 of 3 blocks are kept" in told
+    assert "stopped by SIGTERM; the same command goes on from here" in told
+    assert main(command) == 0
+    assert len(ran) == 3
+    assert json.loads((tmp_path / "scores.json").read_text()) == undisturbed
+    assert not (run / "unfinished").exists()
+
+
+def test_an_archive_keeps_it_beside_itself(
+    clean: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "mine.zip"
+    assert main(["pack", str(clean[0]), "--out", str(archive)]) == 0
+    ran = forwards_counted(monkeypatch)
+    with monkeypatch.context() as patch:
+        stop_in_block(patch, 2)
+        assert main(["eval", str(archive)]) == STOPPED
+    assert list((tmp_path / "mine.zip.unfinished").iterdir())
+    assert main(["eval", str(archive)]) == 0
+    assert len(ran) == 3
+    assert list(tmp_path.iterdir()) == [archive]
