@@ -64,8 +64,9 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def refuse_full(folder: Path) -> None:
-    """UserError unless a small file can be written and kept in `folder`, which is made."""
+    """UserError unless a small file can be written and kept in `folder`, which is made, but not left where it can't."""
     probe = folder / f".probe-{os.getpid()}"
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with probe.open("wb") as file:
@@ -73,10 +74,16 @@ def refuse_full(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        _remove(probe, *new)
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            probe.unlink()
+    probe.unlink()
+
+
+def _remove(probe: Path, *folders: Path) -> None:
+    with suppress(OSError):
+        probe.unlink(missing_ok=True)
+        for folder in folders:
+            folder.rmdir()
 
 
 def check_resources(resources: Resources, cluster: str) -> None:

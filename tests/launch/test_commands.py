@@ -200,8 +200,11 @@ def test_a_full_disk_is_noticed_before_anything_is_submitted(
 
     monkeypatch.setattr(os, "fsync", full)
     cluster("sbatch", "touch submitted")
+    before = sorted(tmp_path.rglob("*"))
     assert "No space left on device" in said(capsys, *submit_words(config))
-    assert not list(tmp_path.rglob("submitted"))
+    with pytest.raises(UserError, match="No space left"):
+        refuse_full(tmp_path / "new" / "of" / "several")
+    assert sorted(tmp_path.rglob("*")) == before, "nothing was submitted, and no empty folder stays"
 
 
 def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
