@@ -39,13 +39,15 @@ def score_epoch(run: Run) -> bool:
     part, at = run.source.eval, run.at
     assert part is not None
     _take_weights(run)
-    unfinished = _unfinished(run, part)
+    last = at.step == run.plan.total_steps
+    unfinished = _unfinished(run, part, to_the_end=last)
     outputs = _outputs(run, "eval", part, unfinished)
     run.group.beat_without_limit("computing scores")
     improved = _judge(run, outputs, part) if outputs is not None else False
     told: tuple[bool, dict[str, Any] | None, list[dict[str, Any]]] = (improved, at.best, at.history)
     improved, at.best, at.history = run.group.broadcast(told)
-    unfinished.discard()
+    if not last:  # the end of the run scores the same weights on this part
+        unfinished.discard()
     return bool(improved)
 
 

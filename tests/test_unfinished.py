@@ -299,13 +299,13 @@ def run_config(tiny_data: Path, tiny_config: MakeConfig) -> Config:
     return tiny_config(data__test=str(tiny_data / "test"), eval={"batch": 8, "masked": ["low"]})
 
 
-@pytest.mark.parametrize("block", range(0, 30, 3))
+@pytest.mark.parametrize("block", range(0, 27, 3))
 def test_a_run_stopped_in_any_evaluation_scores_no_block_twice(
     block: int, clean: tuple[Path, int], tiny_data: Path, tiny_config: MakeConfig, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     undisturbed, blocks = clean
-    assert blocks == 30
+    assert blocks == 27, "the last weights are run on eval once, for the epoch and for the end"
     config, run = run_config(tiny_data, tiny_config), tmp_path / "run"
     ran = forwards_counted(monkeypatch)
     with monkeypatch.context() as patch:

@@ -45,10 +45,10 @@ def test_eval_goes_on_with_other_ranks(job: Launcher, write_config, tmp_path: Pa
 
 
 def test_a_run_stopped_while_it_scores_goes_on_with_other_ranks_and_engine(
-    job: Launcher, write_config, tmp_path: Path
+    job: Launcher, write_config, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """The last step is done, so that its scores are all that is left: after the epoch, and at the end of the run."""
-    config = write_config(epochs=1, eval__batch=2)
+    """The last step is done: what is left are its scores on eval, which are also those of the run, and on test."""
+    config = write_config(epochs=1, eval__batch=2, data__test=str(tiny_data / "test"))
     job.to_the_end(3, config, tmp_path / "clean")
     run, ran = tmp_path / "run", tmp_path / "ran"
     stop_within(job.train(3, config, run, probe=counting(ran)), ran, 2, victim=2)
@@ -61,5 +61,6 @@ def test_a_run_stopped_while_it_scores_goes_on_with_other_ranks_and_engine(
     assert ran.stat().st_size == 2 * BLOCKS
     ours, clean = (json.loads((folder / "result.json").read_text()) for folder in (run, tmp_path / "clean"))
     assert ours["history"] == clean["history"]
-    assert ours["last"]["eval"]["AP"] == clean["last"]["eval"]["AP"]
+    for name in ("eval", "test"):
+        assert ours["last"][name]["AP"] == clean["last"][name]["AP"]
     assert not (run / "unfinished").exists()
