@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
+from launch.decide import WRONG, Left, bad_nodes, first_error, outcome, why_not_again
 from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
 from launch.preflight import read_bad
 from launch.resources import Resources
@@ -65,11 +65,13 @@ def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Sched
         result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
         end(folder, attempt, result, error=why)
         return Verdict(result, why, [])
-    if resources.preflight and not _fit(folder, attempt, resources, scheduler.start_ranks):
+    unfit = _preflight(folder, attempt, resources, scheduler.start_ranks) if resources.preflight else 0
+    if unfit:
         bad, error = read_bad(folder.path)
-        end(folder, attempt, "lost", error=error, bad_nodes=bad)
-        say(f"attempt {attempt.number}: not fit to train on: {error}")
-        return Verdict("lost", why_not_again("lost", attempts(folder), resources), bad)
+        result = "wrong" if unfit == WRONG else "lost"
+        end(folder, attempt, result, error=error, bad_nodes=bad)
+        say(f"attempt {attempt.number}: {'' if unfit == WRONG else 'not fit to train on: '}{error}")
+        return Verdict(result, why_not_again(result, attempts(folder), resources), bad)
     status = _ranks(folder, attempt, resources, scheduler.start_ranks)
     return _judge(folder, attempt, status, resources, scheduler, began)
 
@@ -83,10 +85,11 @@ def _refusal(folder: Folder, token: Token) -> str | None:
     return None
 
 
-def _fit(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> bool:
+def _preflight(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
+    """The exit status of `launch.preflight`: 0 where all is well."""
     (folder.path / "preflight.json").unlink(missing_ok=True)
     command = rank_command(resources, "launch.preflight", [str(folder.path), *indexes(folder.config)])
-    return start_ranks(command, variables(attempt, resources), folder, attempt) == 0
+    return start_ranks(command, variables(attempt, resources), folder, attempt)
 
 
 def indexes(config: Path) -> list[str]:

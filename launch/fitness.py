@@ -58,6 +58,16 @@ def problems(cards: Sequence[Card]) -> dict[str, list[str]]:
     return bad
 
 
+def shared_mistake(cards: Sequence[Card]) -> str | None:
+    """What no node can read or write, for the same reason: that is no node's fault. None on a single node."""
+    hosts = {card.host for card in cards}
+    for what, name in (("data", "data_problem"), ("run folder", "disk_problem")):
+        told = {card.host: getattr(card, name) for card in cards if getattr(card, name) is not None}
+        if len(hosts) > 1 and told.keys() == hosts and len(set(told.values())) == 1:
+            return f"{what}: {next(iter(told.values()))}, on all of {len(hosts)} nodes"
+    return None
+
+
 def _of_one(card: Card) -> list[str]:
     found = []
     if card.driver == "does not answer":

@@ -11,11 +11,13 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.fitness import Card, problems
+from launch.decide import WRONG
+from launch.fitness import Card, problems, shared_mistake
 from launch.ledger import write_json
 from masksup.errors import JobError, UserError
 from masksup.runtime.place import Place, find_place
@@ -33,20 +35,21 @@ class Report:
 
 
 def main(folder: Path, indexes: list[Path]) -> int:
-    """Exit status 0 if all is well, 1 with the bad nodes named, 2 for a mistake in the input."""
+    """Exit status 0 if all is well, 1 with the bad nodes named, 2 for a mistake in the input, whatever the nodes."""
     place = find_place()
     try:
         report = examine(place, folder, indexes)
-    except JobError as error:
+        if report is None:
+            return 0
+        mistake = shared_mistake(report.cards)
+        if mistake is not None:
+            raise UserError(mistake)
+    except (JobError, UserError) as error:
         if place.first:
             print(f"masksup-launch: preflight: {error}", file=sys.stderr)
-            write_json(folder / "preflight.json", {"error": str(error), "bad": {}})
-        return 1
-    except UserError as error:
-        print(f"masksup-launch: preflight: {error}", file=sys.stderr)
-        return 2
-    if report is None:
-        return 0
+            with suppress(OSError):  # where this is what is wrong
+                write_json(folder / "preflight.json", {"error": str(error), "bad": {}})
+        return WRONG if isinstance(error, UserError) else 1
     show(report)
     write_json(folder / "preflight.json", {"bad": report.bad, "cards": [asdict(card) for card in report.cards]})
     return 1 if report.bad else 0

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launch.fitness import Card, problems
+from launch.fitness import Card, problems, shared_mistake
 
 
 def cards(**of_the_third: Any) -> list[Card]:
@@ -42,3 +42,12 @@ def test_the_odd_one_is_named(wrong: dict[str, Any], said: str) -> None:
     found = problems(cards(**wrong))
     assert list(found) == ["n3"]
     assert any(said in text for text in found["n3"])
+
+
+def test_what_all_nodes_cannot_read_is_no_nodes_fault() -> None:
+    nowhere = [Card(k, f"n{k // 2}", 1.0, data_problem=None if k % 2 else "x: no such index") for k in range(4)]
+    assert shared_mistake(nowhere) == "data: x: no such index, on all of 2 nodes"
+    assert shared_mistake([Card(k, f"n{k}", 1.0, disk_problem="/x: No space left") for k in range(3)]) is not None
+    assert shared_mistake(cards(data_problem="x: no such index")) is None, "one of four"
+    assert shared_mistake([Card(k, f"n{k}", 1.0, data_problem=f"{k}") for k in range(2)]) is None, "not the same"
+    assert shared_mistake(nowhere[:2]) is None, "a single node may be to blame"

@@ -101,6 +101,22 @@ def test_a_run_that_halving_stopped_is_not_started_again(folder: Folder) -> None
     assert (verdict.outcome, verdict.not_again) == ("hopeless", "hopeless")
 
 
+@pytest.mark.parametrize(("status", "outcome", "again"), [(1, "lost", True), (2, "wrong", False)])
+def test_a_mistake_that_preflight_finds_is_not_tried_again(
+    status: int, outcome: str, again: bool, folder: Folder
+) -> None:
+    folder.config.write_text("data: {train: x}\nmodel: {backbone: test_resnet}\n")
+    write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0, preflight=True).model_dump()})
+
+    def unfit(*_: object) -> int:
+        write_json(folder.path / "preflight.json", {"error": "data: x: no such index", "bad": {}})
+        return status
+
+    verdict = run_attempt(folder, Token("7", 0), ["n1", "n2"], scheduler(unfit), time.time())
+    assert (verdict.outcome, verdict.not_again is None, verdict.bad_nodes) == (outcome, again, [])
+    assert "no such index" in str(attempts(folder)[0].error)
+
+
 def test_runs_that_keep_losing_their_node_end(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0, max_losses=3).model_dump()})
     for restart in range(4):
