@@ -23,10 +23,9 @@ from masksup.evaluate import count_pairs, evaluate, predict_part, ready
 from masksup.exits import STOPPED
 from masksup.metrics.tables import headline, tables
 from masksup.runtime.distributed import Group, Vote, joined, told_once
-from masksup.runtime.files import refuse_unwritable_file, write_json
+from masksup.runtime.files import refuse_unwritable_file, write_json, written_whole
 from masksup.runtime.log import console, log, start_logging
 from masksup.runtime.place import ALONE, Place
-from masksup.runtime.run_folder import unfinished_in
 from masksup.runtime.signals import stop_requested
 from masksup.trained import Trained, WhichWeights, open_trained
 from masksup.voc_server import ServerFiles, server_files, usual_competition, write_server_files
@@ -74,8 +73,9 @@ def run_eval(
 
 
 def _kept_beside(path: Path, trained: Trained) -> Path:
-    """Where an evaluation of the model in `path` that is cut off keeps what it has done."""
-    return unfinished_in(trained.run) if trained.run is not None else path.with_name(f"{path.name}.unfinished")
+    """Where an evaluation of the model in `path` that is cut off keeps what it has done: apart from a run's own."""
+    named = path.resolve()
+    return trained.run / "unfinished-eval" if trained.run else named.with_name(f"{named.name}.unfinished")
 
 
 def _eval(
@@ -93,13 +93,14 @@ def _eval(
     counted = not (wanted.every_score or keeps_pairs(part, trained.config))
     vote = Vote(group)
     key = partial(outputs_key, trained.network, trained.config, part, masks, counted, *ready(trained))
-    unfinished = Unfinished(kept_in, key, group, vote, trained.config.checkpoint.every_minutes)
+    minutes = trained.config.checkpoint.every_minutes
+    unfinished = Unfinished(kept_in, key, group, vote, minutes, to_the_end=True)
     try:
         outputs = (count_pairs if counted else predict_part)(trained, part, group, masks, unfinished)
     except Stopped:
         name = max(group.all(stop_requested() or ""))
         vote.drain()
-        log.info(f"stopped by {name}; the same command goes on from here")
+        log.info(f"stopped by {name}; the same command {'begins anew' if unfinished.refused else 'goes on from here'}")
         return STOPPED
     vote.drain()
     group.beat_without_limit("computing scores")
@@ -176,9 +177,8 @@ def _confidence(outputs: Outputs) -> NDArray[np.float64]:
 def write_predictions(file: Path, logits_NC: NDArray[np.float32], part: Part) -> None:
     """An .npz with ids N, classes C, logits float32 N x C and labels int8 N x C (1, 0, -1 ignored)."""
     ids = np.array(_ids(part))
-    partial = file.with_name(f".{file.name}.partial.npz")
-    np.savez(partial, ids=ids, classes=np.array(part.index.classes), logits=logits_NC, labels=part.labels_NC)
-    partial.replace(file)
+    with written_whole(file, ".npz") as partial:
+        np.savez(partial, ids=ids, classes=np.array(part.index.classes), logits=logits_NC, labels=part.labels_NC)
 
 
 def _with(trained: Trained, rules: Any) -> Trained:

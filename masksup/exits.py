@@ -7,7 +7,7 @@ from collections.abc import Callable
 from masksup.errors import JobError, ToldElsewhere, UserError
 
 USER_ERROR, BUG, INTERRUPTED, READER_LEFT = 2, 1, 130, 141
-STOPPED = 75  # asked to stop, with all that is done kept: the same command goes on (EX_TEMPFAIL)
+STOPPED = 75  # asked to stop: the same command goes on (EX_TEMPFAIL)
 # What a file system says of a place that the user chose; any other error of it is a bug and shows where.
 _REFUSALS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,

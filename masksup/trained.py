@@ -80,6 +80,7 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
     method = new_method(config, network, len(classes), None).eval()
     resolved = folder.resolve()
     run = resolved.parent.parent if resolved.parent.name == "checkpoints" else None
+    run = run if run is not None and (run / "config.yaml").is_file() else None
     name = f"{run.name}/{resolved.name}" if run is not None else resolved.name
     sha256 = (folder / SUMS).read_text(encoding="ascii")[:64]
     return Trained(config, classes, network, method, name, sha256, step, epoch, kind, run, note)

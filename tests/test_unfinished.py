@@ -1,6 +1,9 @@
 """Evaluations that are cut off and go on: the same scores to the last bit, and no block is run twice."""
 
+import errno
+import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,10 +33,12 @@ from masksup.engine.outputs import Counted, Outputs
 from masksup.engine.unfinished import Stopped, Unfinished, outputs_key
 from masksup.errors import UserError
 from masksup.exits import STOPPED
-from masksup.runtime.distributed import Group, Vote
+from masksup.metrics.summary import COUNTED, EXACT
+from masksup.runtime.distributed import SAVE, Group, Vote
 from masksup.runtime.log import start_logging
 from masksup.runtime.place import ALONE
 from masksup.train import train
+from masksup.trained import open_trained
 
 MakeConfig = Callable[..., Config]
 Score = Any
@@ -123,11 +128,17 @@ def test_it_goes_on_at_the_block_it_was_stopped_at(
 
 @pytest.mark.parametrize("score", [run_part, count_part])
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(starts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4))
+@given(
+    starts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4),
+    minutes=st.sampled_from([0, NEVER]),
+)
 def test_any_ranks_go_on_after_any_others(
-    starts: list[tuple[int, int]], score: Score, part: Part, config: Config, tmp_path: Path
+    starts: list[tuple[int, int]], minutes: float, score: Score, part: Part, config: Config, tmp_path: Path
 ) -> None:
-    """Starts on some ranks, of which the last is asked to stop after some blocks of its own; then one to the end."""
+    """Starts on some ranks, of which the last is asked to stop after some blocks of its own; then one to the end.
+
+    `minutes` 0: what is done is kept between any two rounds, and the ranks go on.
+    """
     folder = tmp_path / "kept"
     shutil.rmtree(tmp_path, ignore_errors=True)
     tmp_path.mkdir()
@@ -137,7 +148,7 @@ def test_any_ranks_go_on_after_any_others(
 
         def work(group: Group, world: int = world, stop_after: int | None = stop_after) -> Any:
             mine = stop_after if group.place.rank == world - 1 else None
-            return evaluation(group, score, part, config, folder, mine)
+            return evaluation(group, score, part, config, folder, mine, minutes)
 
         found = on_ranks(world, tmp_path / str(number), work, config)
         ran += sum(calls for _, calls in found)
@@ -170,6 +181,29 @@ def test_a_process_that_dies_goes_on_from_what_was_kept_by_time(
     assert calls == BLOCKS - 6
     assert_same(found, clean)
     assert [path.name for path in tmp_path.iterdir()] == [f"key-{6:012d}"]
+
+
+def test_the_newest_of_several_is_taken_and_all_are_discarded(part: Part, config: Config, tmp_path: Path) -> None:
+    """As if it was killed after it had kept more, and before it removed what was kept before."""
+    for block in (3, 6):
+        evaluation(alone(config), run_part, part, config, tmp_path / str(block), stop_after=block)
+        shutil.copytree(tmp_path / str(block) / f"key-{block:012d}", tmp_path / "both" / f"key-{block:012d}")
+    unfinished = Unfinished(tmp_path / "both", lambda: "key", alone(config), Vote(alone(config)), NEVER)
+    done = unfinished.find()
+    assert done is not None
+    assert done.blocks == 6
+    unfinished.discard()
+    assert not (tmp_path / "both").exists()
+
+
+def test_it_is_due_once_every_so_many_minutes(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    unfinished = Unfinished(tmp_path, lambda: "key", alone(config), Vote(alone(config)), minutes=10)
+    asked = []
+    for now in range(0, 2000, 100):  # noqa: B007
+        asked.append(unfinished.asked() == SAVE)
+    assert [100 * number for number, due in enumerate(asked) if due] == [700, 1400]
 
 
 def test_all_of_it_is_kept_where_other_work_follows(part: Part, config: Config, tmp_path: Path) -> None:
@@ -208,6 +242,9 @@ def test_a_place_that_refuses_is_said_and_the_stop_is_a_stop(
     found, _ = evaluation(alone(config), run_part, part, config, tmp_path / "file", stop_after=4)
     assert found == "stopped"
     assert "4 of 10 blocks could not be kept" in capsys.readouterr().out
+    found, _ = evaluation(alone(config), run_part, part, config, tmp_path / "file", to_the_end=True)
+    assert found != "stopped"
+    assert not capsys.readouterr().out, "nothing is lost as yet"
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
@@ -284,29 +321,51 @@ def stop_in_block(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr("masksup.eval_command.stop_requested", afterwards)
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "kept": {}, "counted": {"eval__exact_pairs": 0}, "frozen": {"model__frozen": True, "eval__masked": []}
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def clean(tiny_data: Path, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """A run that nothing disturbs, and how many blocks its evaluations run."""
-    folder = tmp_path_factory.mktemp("clean")
-    with pytest.MonkeyPatch.context() as patch:
-        ran = forwards_counted(patch)
-        assert train(run_config(tiny_data, tiny_config), folder / "run") == 0
-    return folder / "run", len(ran)
+def undisturbed(
+    tiny_data: Path, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, Config, int]]:
+    """A run of some kind that nothing disturbs, its configuration, and how many blocks its evaluations run.
+
+    Evaluations have 3 blocks: two of epochs; of the last and the best weights on eval and test, whole and masked.
+    """
+
+    @functools.cache
+    def made(kind: str) -> tuple[Path, Config, int]:
+        fixed = {"data__test": str(tiny_data / "test"), "eval": {"batch": 8, "masked": ["low"]}}
+        config, run = tiny_config(**fixed, **KINDS[kind]), tmp_path_factory.mktemp(kind) / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            ran = forwards_counted(patch)
+            assert train(config, run) == 0
+        return run, config, len(ran)
+
+    return made
 
 
-def run_config(tiny_data: Path, tiny_config: MakeConfig) -> Config:
-    """Evaluations of 3 blocks: two of epochs; of the last and the best weights on eval and test, whole and masked."""
-    return tiny_config(data__test=str(tiny_data / "test"), eval={"batch": 8, "masked": ["low"]})
+@pytest.fixture
+def clean(undisturbed: Callable[[str], tuple[Path, Config, int]]) -> Path:
+    return undisturbed("kept")[0]
 
 
-@pytest.mark.parametrize("block", range(0, 27, 3))
+@pytest.mark.parametrize(
+    ("kind", "block"),
+    [*(("kept", block) for block in range(1, 27, 4)), ("counted", 4), ("counted", 11), ("frozen", 4), ("frozen", 7)],
+)
 def test_a_run_stopped_in_any_evaluation_scores_no_block_twice(
-    block: int, clean: tuple[Path, int], tiny_data: Path, tiny_config: MakeConfig, tmp_path: Path,
+    kind: str, block: int, undisturbed: Callable[[str], tuple[Path, Config, int]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    undisturbed, blocks = clean
-    assert blocks == 27, "the last weights are run on eval once, for the epoch and for the end"
-    config, run = run_config(tiny_data, tiny_config), tmp_path / "run"
+    clean, config, blocks = undisturbed(kind)
+    result = json.loads((clean / "result.json").read_text())
+    of_weights = 6 if kind == "frozen" else 12  # eval and test, and both masked
+    scored = of_weights * (1 + (result["best"]["step"] != result["last"]["step"]))
+    assert blocks == 2 * 3 + scored - 3, "the last weights are run on eval once, for their epoch and for the end"
+    run, block = tmp_path / "run", block % blocks
     ran = forwards_counted(monkeypatch)
     with monkeypatch.context() as patch:
         stop_in_block(patch, block)
@@ -315,13 +374,46 @@ def test_a_run_stopped_in_any_evaluation_scores_no_block_twice(
         assert not (run / "result.json").exists()
     assert train(config, run) == 0
     assert len(ran) == blocks
-    assert_same_run(run, undisturbed)
-    results = [json.loads((folder / "result.json").read_text()) for folder in (run, undisturbed)]
+    assert_same_run(run, clean)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (run, clean)]
     for which in ("best", "last"):
         for name in ("eval", "test"):
             ours, theirs = (result[which][name] for result in results)
             assert without_names(ours) == without_names(theirs)
     assert not (run / "unfinished").exists()
+
+
+def dying_at(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends without a signal in this block of its evaluations."""
+    real, ran = infer._forwards, iter(range(10**6))
+
+    def dying(*given: Any) -> Iterator[Any]:
+        for forward in real(*given):
+            if next(ran) == block:
+                raise MemoryError
+            yield forward
+
+    monkeypatch.setattr(infer, "_forwards", dying)
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(1e-9, 2), (10, 0)])
+def test_what_is_done_is_kept_as_often_as_checkpoints(
+    minutes: float, kept: int, tiny_config: MakeConfig, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(eval__batch=8, checkpoint={"every_minutes": minutes}, epochs=1)
+    with monkeypatch.context() as patch:
+        dying_at(2, patch)
+        with pytest.raises(MemoryError):
+            train(config, tmp_path / "run")
+    names = [path.name.partition("-")[2] for path in (tmp_path / "run").glob("unfinished/*")]
+    assert names == [f"{kept:012d}"] * bool(kept)
+    assert train(config, tmp_path / "run") == 0
+    with monkeypatch.context() as patch:
+        dying_at(2, patch)
+        with pytest.raises(MemoryError):
+            main(["eval", str(tmp_path / "run")])
+    names = [path.name.partition("-")[2] for path in (tmp_path / "run").glob("unfinished-eval/*")]
+    assert names == [f"{kept:012d}"] * bool(kept)
 
 
 def without_names(scores: dict[str, Any]) -> dict[str, Any]:
@@ -333,17 +425,16 @@ def without_names(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("options", [[], ["--masked", "low"], ["--bootstrap", "0"]], ids=" ".join)
-@pytest.mark.parametrize("pairs", [10**6, 0], ids=["kept", "counted"])
+@pytest.mark.parametrize("kind", ["kept", "counted"])
 def test_masksup_eval_goes_on_where_it_was_stopped(
-    pairs: int, options: list[str], clean: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, options: list[str], undisturbed: Callable[[str], tuple[Path, Config, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    run = tmp_path / "run"
-    shutil.copytree(clean[0], run)
+    run = undisturbed(kind)[0]
     command = ["eval", str(run), *options, "--json", str(tmp_path / "scores.json")]
-    monkeypatch.setattr("masksup.eval_command.keeps_pairs", lambda *_: pairs > 0)
     assert main(command) == 0
-    undisturbed = json.loads((tmp_path / "scores.json").read_text())
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["protocol"]["ap_computed"] == (COUNTED if kind == "counted" else EXACT)
     (tmp_path / "scores.json").unlink()
     ran = forwards_counted(monkeypatch)
     with monkeypatch.context() as patch:
@@ -355,20 +446,47 @@ def test_masksup_eval_goes_on_where_it_was_stopped(
     assert "stopped by SIGTERM; the same command goes on from here" in told
     assert main(command) == 0
     assert len(ran) == 3
-    assert json.loads((tmp_path / "scores.json").read_text()) == undisturbed
-    assert not (run / "unfinished").exists()
+    assert json.loads((tmp_path / "scores.json").read_text()) == scores
+    assert not list(run.glob("unfinished*")), "apart from what the run itself keeps"
 
 
-def test_an_archive_keeps_it_beside_itself(
-    clean: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_scores_that_cannot_be_written_lose_no_outputs(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archive = tmp_path / "mine.zip"
-    assert main(["pack", str(clean[0]), "--out", str(archive)]) == 0
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     ran = forwards_counted(monkeypatch)
+    command = ["eval", str(clean), "--predictions", str(tmp_path / "scores.npz")]
+    with monkeypatch.context() as patch:
+        patch.setattr("masksup.eval_command.np.savez", full)
+        assert main(command) == 2
+    assert capsys.readouterr().err == f"masksup: {tmp_path / 'scores.npz'}: No space left on device\n"
+    assert not list(tmp_path.iterdir())
+    assert main(command) == 0
+    assert len(ran) == 3
+    assert len(np.load(tmp_path / "scores.npz")["ids"]) == 20
+
+
+def test_archives_and_other_checkpoints_keep_it_beside_themselves(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, checkpoint = tmp_path / "mine.zip", tmp_path / "checkpoints" / "mine"
+    assert main(["pack", str(clean), "--out", str(archive)]) == 0
+    shutil.copytree(clean / "checkpoints" / "best", checkpoint)
+    data = str(open_trained(clean).config.data.test)
+    monkeypatch.chdir(checkpoint)
+    for model, beside in ((archive, tmp_path / "mine.zip.unfinished"), (Path(), checkpoint.parent / "mine.unfinished")):
+        ran = forwards_counted(monkeypatch)
+        with monkeypatch.context() as patch:
+            stop_in_block(patch, 2)
+            assert main(["eval", str(model), "--data", data]) == STOPPED
+        assert list(beside.iterdir())
+        assert main(["eval", str(model), "--data", data]) == 0
+        assert len(ran) == 3
+        assert not beside.exists()
+    archive.with_name("mine.zip.unfinished").write_text("in the way")
     with monkeypatch.context() as patch:
         stop_in_block(patch, 2)
         assert main(["eval", str(archive)]) == STOPPED
-    assert list((tmp_path / "mine.zip.unfinished").iterdir())
-    assert main(["eval", str(archive)]) == 0
-    assert len(ran) == 3
-    assert list(tmp_path.iterdir()) == [archive]
+    assert "stopped by SIGTERM; the same command begins anew" in capsys.readouterr().out

@@ -48,7 +48,7 @@ class Unfinished:
     key: what its outputs depend on (see `outputs_key`); asked for only once something is there or is to be kept.
     vote: by which the ranks agree to stop; the caller drains it.
     minutes: keep what is done so often, for a process that is killed without a signal.
-    to_the_end: keep all outputs too, until `discard`, because other work follows before the scores are safe.
+    to_the_end: keep all outputs too, until `discard`, because work follows before the scores are safe.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class Unfinished:
         self._seconds, self.to_the_end = 60 * minutes, to_the_end
         self._kept_at = time.monotonic()
         self._mine: list[Path] = []
+        self.refused = False
+        """On rank 0: the place could not be written to."""
 
     def asked(self) -> int:
         """What all ranks wish before the next block: above SAVE to stop, SAVE to keep what is done. Collective."""
@@ -72,20 +74,18 @@ class Unfinished:
             return None
         key = self._key()
         _remove(list(self.folder.glob(f".partial-{key}-*")))  # of a process that was killed while it wrote
-        for path in sorted(self.folder.glob(f"{key}-*"), reverse=True):
+        self._mine = sorted(self.folder.glob(f"{key}-*"), reverse=True)  # several if one was killed before it removed
+        for path in self._mine:
             try:
                 state = read_checkpoint(path)
-                found = Done(int(state.meta["blocks"]), state.tensors, list(state.meta["broken"]))
+                return Done(int(state.meta["blocks"]), state.tensors, list(state.meta["broken"]))
             except (UserError, KeyError) as error:
                 log.warning(f"{error}; these outputs are computed again")
                 shutil.rmtree(path, ignore_errors=True)
-            else:
-                self._mine.append(path)
-                return found
         return None
 
     def keep(self, done: Done, total: int) -> None:
-        """On rank 0: write it down, in the place of what was kept before. A disk that refuses is told, no more."""
+        """On rank 0: write it down, in the place of what was kept before. A place that refuses is told, no more."""
         name = f"{self._key()}-{done.blocks:012d}"
         outputs = {name: value.contiguous() for name, value in done.outputs.items()}
         try:
@@ -93,7 +93,9 @@ class Unfinished:
             if not path.is_dir():
                 write_checkpoint(self.folder, name, State(outputs, {"blocks": done.blocks, "broken": done.broken}))
         except OSError as error:
-            log.warning(f"{self.folder}: the outputs of {done.blocks} of {total} blocks could not be kept: {error}")
+            self.refused = True
+            if done.blocks < total:
+                log.warning(f"{self.folder}: the outputs of {done.blocks} of {total} blocks could not be kept: {error}")
             return
         before, self._mine = self._mine, [path]
         _remove(before, but=path)

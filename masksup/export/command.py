@@ -21,7 +21,7 @@ from masksup.export.check import Check, Outputs, Run, check_images, compare, eag
 from masksup.export.trace import Deployed, in_half_precision, trace
 from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
-from masksup.runtime.files import refuse_unwritable
+from masksup.runtime.files import refuse_unwritable, written_whole
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
 
@@ -149,14 +149,10 @@ def _pt2(program: ExportedProgram, card: Card) -> bytes:
 
 def _publish(file: Path, content: bytes, kind: Format) -> None:
     """Write under another name, read it back as a user would, rename: a file is whole or not there."""
-    partial = file.with_name(f".{file.name}.partial{file.suffix}")
-    try:
+    with written_whole(file, file.suffix) as partial:
         with partial.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         if kind == "onnx":
             open_exported(partial)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from masksup.calibration.maps import fields
 from masksup.errors import UserError
+from masksup.runtime.files import written_whole
 
 FORMAT = "masksup archive 1"
 MANIFEST = "manifest.json"
@@ -35,15 +36,11 @@ def write_archive(file: Path, members: dict[str, bytes]) -> None:
     assert tuple(members) == MEMBERS, tuple(members)
     sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()}
     manifest = json.dumps({"format": FORMAT, "files": sums}, indent=1).encode()
-    partial = file.with_name(f".{file.name}.partial")
-    try:
+    with written_whole(file) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for name, data in {MANIFEST: manifest, **members}.items():
                 archive.writestr(zipfile.ZipInfo(name), data)  # dated 1980, so that equal models give equal files
         seal(partial)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def seal(file: Path) -> None:

@@ -19,6 +19,7 @@ from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
 from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
+from masksup.runtime.files import written_whole
 from masksup.runtime.log import log
 from masksup.runtime.record import read_rows
 from masksup.trained import Trained, open_trained
@@ -171,11 +172,10 @@ def _outputs(trained: Trained, part: Part) -> Outputs:
             return Outputs(kept["logits"], kept["broken"])
     log.info(f"{trained.checkpoint}: labelling {len(part)} samples of {part.title}")
     outputs = predict_alone(trained, part)
-    partial = folder / f".{file.stem}.partial.npz"
     try:
         folder.mkdir(exist_ok=True)
-        np.savez(partial, logits=outputs.logits_NC, broken=outputs.broken_N)
-        partial.replace(file)
+        with written_whole(file, ".npz") as partial:
+            np.savez(partial, logits=outputs.logits_NC, broken=outputs.broken_N)
     except OSError as error:
         log.warning(f"{folder}: not kept for the next report: {error.strerror}")
     return outputs

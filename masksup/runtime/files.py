@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,30 @@ def refuse_unwritable_file(option: str, path: Path) -> None:
     refuse_unwritable(path.parent)
 
 
+@contextmanager
+def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
+    """The name to write a file under that becomes `path` at the end: readers and crashes see the old or the new one.
+
+    suffix: for writers that go by the end of a name. Where writing fails nothing is left, and the OSError names `path`.
+    """
+    partial = path.with_name(f".{path.name}.partial{suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        if error.filename is None:  # as from a full disk
+            error.filename = str(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small text file so that readers and crashes see the old or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -32,16 +32,12 @@ class RunFolder:
 
     @property
     def unfinished(self) -> Path:
-        return unfinished_in(self.path)
+        """Where evaluations of the run that were cut off keep what they have done."""
+        return self.path / "unfinished"
 
     @property
     def result(self) -> Path:
         return self.path / "result.json"
-
-
-def unfinished_in(run: Path) -> Path:
-    """Where evaluations of a run that were cut off keep what they have done."""
-    return run / "unfinished"
 
 
 def join_run(path: Path, attempt: int) -> RunFolder:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from masksup.data.index import IndexContent
 from masksup.data.prepare.wider import wider_files, wider_persons
 from masksup.errors import UserError
+from masksup.runtime.files import write_atomically
 
 # (data set, split) -> file; {our label: theirs}
 _LISTS: dict[tuple[str, str], tuple[str, dict[int, int]]] = {
@@ -84,9 +85,4 @@ def _target(labels_C: NDArray[np.int8], rule: dict[int, int]) -> list[int]:
 
 def _replace(file: Path, items: list[dict[str, Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(items), encoding="utf-8")
-        partial.rename(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(file, json.dumps(items))
