@@ -453,7 +453,8 @@ def test_masksup_eval_goes_on_where_it_was_stopped(
 def test_scores_that_cannot_be_written_lose_no_outputs(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
+    def full(file: Path, **_: Any) -> None:
+        file.write_bytes(b"some of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     ran = forwards_counted(monkeypatch)
