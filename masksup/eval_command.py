@@ -109,9 +109,9 @@ def _eval(
     summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
     summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
     summary["decided"] = _decided(decisions, outputs, part)
-    _show(summary, trained)
-    _write(wanted, files, summary, outputs, part)
+    _write(wanted, files, summary, outputs, part)  # first, because a reader of what is shown, such as head, may leave
     unfinished.discard()
+    _show(summary, trained)
     return 0
 
 

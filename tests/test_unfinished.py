@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ from masksup.engine.infer import count_part, run_part
 from masksup.engine.outputs import Counted, Outputs
 from masksup.engine.unfinished import Stopped, Unfinished, outputs_key
 from masksup.errors import UserError
-from masksup.exits import STOPPED
+from masksup.exits import READER_LEFT, STOPPED
 from masksup.metrics.summary import COUNTED, EXACT
 from masksup.runtime.distributed import SAVE, Group, Vote
 from masksup.runtime.log import start_logging
@@ -467,6 +468,17 @@ def test_scores_that_cannot_be_written_lose_no_outputs(
     assert main(command) == 0
     assert len(ran) == 3
     assert len(np.load(tmp_path / "scores.npz")["ids"]) == 20
+
+
+def test_a_reader_that_leaves_takes_no_files_along(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`masksup eval RUN --json FILE | head`: what is written is written before anything is shown."""
+    monkeypatch.setattr("masksup.eval_command._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert main(["eval", str(clean), "--json", str(tmp_path / "scores.json")]) == READER_LEFT
+    assert json.loads((tmp_path / "scores.json").read_text())["images"] == 20
+    assert not (clean / "unfinished-eval").exists()
 
 
 def test_archives_and_other_checkpoints_keep_it_beside_themselves(
