@@ -90,18 +90,14 @@ def _eval(
         set_numerics(trained.config.precision, group.place.local_world)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
     masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, _ids(part))
-    counted = not (wanted.every_score or keeps_pairs(part, trained.config))
-    vote = Vote(group)
-    key = partial(outputs_key, trained.network, trained.config, part, masks, counted, *ready(trained))
-    minutes = trained.config.checkpoint.every_minutes
-    unfinished = Unfinished(kept_in, key, group, vote, minutes, to_the_end=True)
+    config, vote = trained.config, Vote(group)
+    counted = not (wanted.every_score or keeps_pairs(part, config))
+    key = partial(outputs_key, trained.network, config, part, masks, counted, *ready(trained))
+    unfinished = Unfinished(kept_in, key, group, vote, config.checkpoint.every_minutes, to_the_end=True)
     try:
         outputs = (count_pairs if counted else predict_part)(trained, part, group, masks, unfinished)
     except Stopped:
-        name = max(group.all(stop_requested() or ""))
-        vote.drain()
-        log.info(f"stopped by {name}; the same command {'begins anew' if unfinished.refused else 'goes on from here'}")
-        return STOPPED
+        return _stopped(unfinished, vote, group)
     vote.drain()
     group.beat_without_limit("computing scores")
     if outputs is None:
@@ -113,6 +109,13 @@ def _eval(
     unfinished.discard()
     _show(summary, trained)
     return 0
+
+
+def _stopped(unfinished: Unfinished, vote: Vote, group: Group) -> int:
+    name = max(group.all(stop_requested() or ""))
+    vote.drain()
+    log.info(f"stopped by {name}; the same command {'begins anew' if unfinished.refused else 'goes on from here'}")
+    return STOPPED
 
 
 def _decided(decisions: Decisions | None, outputs: Outputs | Counted, part: Part) -> dict[str, Any] | None:

@@ -59,7 +59,6 @@ def _train(config: Config, run_dir: Path, group: Group) -> int:
         run.vote.drain()
         _make_sure_it_is_saved(run)
         if not stopped:
-            heartbeat.note(phase="finishing")
             stopped = _finish(run)
             run.vote.drain()
         if stopped:
@@ -72,11 +71,14 @@ def _train(config: Config, run_dir: Path, group: Group) -> int:
 
 
 def _finish(run: Run) -> str | None:
-    """Score the run at its end. The signal that cut this off, if one did."""
+    """Score the run at its end. The signal that cut this off, if one did; the last step was saved before."""
+    heartbeat.note(phase="finishing")
     try:
         finish(run)
     except Stopped:
-        return _who_stopped(run)
+        name: str = max(run.group.all(stop_requested() or ""))
+        run.record.event(run.at.step, f"stopped by {name}")
+        return name
     return None
 
 
@@ -241,14 +243,8 @@ def _save_due_by_time(run: Run, saved_at: float) -> bool:
 
 def _stop(run: Run, name: str | None) -> str:
     """Save because of a signal; where it came to another rank during an evaluation, its name is that rank's."""
-    name = _who_stopped(run, name)
-    save(run)
-    return name
-
-
-def _who_stopped(run: Run, name: str | None = None) -> str:
-    """Note the signal that stopped the run, `name` or what some rank received. Collective."""
     name = max(run.group.all(name or stop_requested() or ""))
+    save(run)
     run.record.event(run.at.step, f"stopped by {name}")
     return name
 
