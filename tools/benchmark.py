@@ -5,7 +5,8 @@
 
 Prints medians of interleaved repeats and their ratio. Input is synthetic: this times the step, not the loader
 (tools/benchmark_loader.py does that). With --ranks, the batch is that of a rank, and the first rank also works alone
-while the others wait; then the outputs of --scored images are gathered, by a model that costs nothing.
+while the others wait; then the outputs of --scored images are gathered, by a model that costs nothing, and once more
+with the outputs kept on disk, under the hash of the weights of --backbone, as an evaluation at the end of a run does.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,10 @@ from masksup.engine.infer import run_part
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.state import hash_of
 from masksup.engine.step import Stepper
-from masksup.runtime.distributed import Group
+from masksup.engine.unfinished import Unfinished
+from masksup.runtime.distributed import Group, Vote
 from masksup.runtime.place import ALONE, Place
 
 CLASSES = 20
@@ -99,7 +103,9 @@ def _be_a_rank(rank: int, args: argparse.Namespace, folder: str) -> None:
                 seconds[name].append(spent)
     control = dist.new_group(backend="gloo")
     assert isinstance(control, dist.ProcessGroup)
-    gathering = _time_of_scoring(args, together, Group(place, together.parallel, control))
+    group = Group(place, together.parallel, control)
+    gathering = _time_of_scoring(args, together, group)
+    keeping = _time_of_scoring(args, together, group, Path(folder) / "kept") - gathering
     if rank == 0:
         print(_title(args))
         for name, values in seconds.items():
@@ -109,12 +115,17 @@ def _be_a_rank(rank: int, args: argparse.Namespace, folder: str) -> None:
         print(f"  scaling, trainer         {100 * _ratio(ours, ours_all):9.1f} % of {world} times one rank")
         print(f"  scaling, bare loop       {100 * _ratio(bare, bare_all):9.1f} %")
         print(f"  gathering {args.scored} x {SCORED_CLASSES} scores  {1000 * gathering:9.0f} ms")
+        print(f"  keeping them too         {1000 * keeping:9.0f} ms more")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group) -> float:
-    """Seconds to bring the logits of all samples to rank 0 in their order, checked: median of `--repeats`."""
+def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group, kept: Path | None = None) -> float:
+    """Seconds to bring the logits of all samples to rank 0 in their order, checked: median of `--repeats`.
+
+    kept: a folder where they are kept on disk as well.
+    """
+    network, vote = new_network(config, SCORED_CLASSES), Vote(group)
     rows, size = np.arange(args.scored), config.eval.batch
     nothing: Any = None  # no image is read
     part = Part(nothing, rows)
@@ -127,10 +138,19 @@ def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group) -> 
 
     seconds = []
     for _ in range(args.repeats):
+        unfinished = None
+        if kept is not None:
+            unfinished = Unfinished(kept, lambda: hash_of(network), group, vote, minutes=60, to_the_end=True)
         dist.barrier()
         began = time.perf_counter()
-        run_part(lambda x_BC11: x_BC11.flatten(1), blocks, part, config, torch.device("cpu"), torch.float32, group)
+        run_part(
+            lambda x_BC11: x_BC11.flatten(1), blocks, part, config, torch.device("cpu"), torch.float32, group,
+            unfinished=unfinished,
+        )  # fmt: skip
         seconds.append(time.perf_counter() - began)
+        vote.drain()
+        if unfinished is not None:
+            unfinished.discard()
     return statistics.median(seconds)
 
 
