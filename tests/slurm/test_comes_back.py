@@ -37,22 +37,28 @@ def test_preempted_in_the_middle_of_an_epoch(cluster: Cluster, submit: Submit, u
     assert_same_run(run, undisturbed()[1])
 
 
-def test_preempted_in_an_evaluation(cluster: Cluster, config: Callable[..., Config], tmp_path: Path) -> None:
-    """On 2,000 images, so that SLURM has the time to preempt it."""
+def test_preempted_in_an_evaluation_and_at_the_end(
+    cluster: Cluster, config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """On 2,000 images, so that SLURM has the time to preempt it; at the end these are scored under masks."""
     for content in prepare_shapes(tmp_path / "root", train=1, val=2000, test=1, size=48, seed=4):
         write_index(tmp_path / content.split, content)
     file, clean = tmp_path / "long.yaml", tmp_path / "clean"
-    file.write_text(to_yaml(config(epochs=20, data__eval=str(tmp_path / "val"), eval__batch=2)))
+    many = {"data__eval": str(tmp_path / "val"), "eval__batch": 2, "eval__masked": ["low"]}
+    file.write_text(to_yaml(config(epochs=20, **many)))
     local = ["--cluster", "local", "--gpus-per-node", "0", "--cpus-per-rank", "1"]
     cluster.launch("submit", str(file), "--run-dir", str(clean), *local)
     until_finished(clean)
     run = Submit(cluster, file, tmp_path)()
     wait(lambda: read_json(Folder(run).heartbeat).get("phase") == "evaluating", "an evaluation")
     cluster.take(2)
+    wait(lambda: read_json(Folder(run).heartbeat).get("phase") == "finishing", "the end")
+    cluster.take(2)
     until_finished(run)
-    assert outcomes(run) == ["preempted", "done"]
+    assert outcomes(run) == ["preempted", "preempted", "done"]
     assert attempts(Folder(run))[0].last_step == 32, "it stopped in the evaluation after ten epochs"
-    assert re.search(r"evaluation: goes on after \d+ of 1000 blocks", (run / "logs" / "rank0.log").read_text())
+    log = (run / "logs" / "rank0.log").read_text()
+    assert len(re.findall(r"evaluation: goes on after \d+ of 1000 blocks", log)) == 2
     assert_same_run(run, clean)
 
 
