@@ -9,7 +9,7 @@ from ranks import Launcher, Ranks
 BLOCKS = 10  # 20 images in blocks of 2
 
 
-def counting(ran: Path, seconds: float = 0.2) -> str:
+def counting(ran: Path, seconds: float = 0.6) -> str:
     """A probe: each block that a rank runs adds a byte to the file `ran`, and takes some time."""
     return (
         "import masksup.engine.infer as m, time\nreal = m._forwards\n"
