@@ -6,6 +6,7 @@ the split. Competition 1 allows training on the VOC data alone, competition 2 on
 
 import os
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from masksup.config import Config
 from masksup.data.index import Index
 from masksup.data.prepare.voc import VOC_CLASSES
 from masksup.errors import UserError
-from masksup.runtime.files import refuse_unwritable
+from masksup.runtime.files import refuse_unwritable, written_whole
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,11 @@ def write_server_files(
     files: ServerFiles, ids: list[str], classes: tuple[str, ...], confidence_NC: NDArray[np.float64]
 ) -> None:
     """Write confidences (any that rise with certainty) in the order of `ids`; a crash leaves no file in part."""
-    written: list[tuple[Path, Path]] = []
-    try:
+    with ExitStack() as all_of_them:  # get their names at its end, so that the files of two models are not mixed
         for name, confidence_N in zip(classes, confidence_NC.T):
-            file = files.folder / f"{files.prefix}{name}.txt"
-            partial = file.with_name(f".{file.name}.partial")
-            written.append((partial, file))
+            partial = all_of_them.enter_context(written_whole(files.folder / f"{files.prefix}{name}.txt"))
             with partial.open("w", encoding="utf-8") as text:
                 # All digits: a rounded confidence would tie with others, and ties cost precision.
                 text.writelines(f"{image_id} {value!r}\n" for image_id, value in zip(ids, confidence_N.tolist()))
                 text.flush()
                 os.fsync(text.fileno())
-        for partial, file in written:  # only now, so that the files of two models are not mixed
-            partial.replace(file)
-    finally:
-        for partial, _ in written:
-            partial.unlink(missing_ok=True)

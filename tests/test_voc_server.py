@@ -120,7 +120,7 @@ def test_the_server_scores_whole_images(prepared, run, tmp_path, capsys):
     assert not (tmp_path / "server").exists()
 
 
-def test_files_appear_whole_or_not_at_all(prepared, run, tmp_path, monkeypatch):
+def test_files_appear_whole_or_not_at_all(prepared, run, tmp_path, monkeypatch, capsys):
     arguments = ["eval", str(run), "--data", str(prepared / "test"), "--write-voc-server", str(tmp_path)]
     assert main(arguments) == 0
     folder, real, calls = tmp_path / "results/VOC2012/Main", Path.open, []
@@ -130,12 +130,14 @@ def test_files_appear_whole_or_not_at_all(prepared, run, tmp_path, monkeypatch):
         if self.name.startswith(".comp1"):
             calls.append(self)
             if len(calls) == 11:
-                raise OSError(28, "No space left on device", str(self))
+                raise OSError(28, "No space left on device")
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", full)
+    capsys.readouterr()
     assert main([*arguments, "--weights", "live"]) == 2
     assert len(calls) == 11
+    assert capsys.readouterr().err == f"masksup: {folder / calls[-1].name[1:-8]}: No space left on device\n"
     assert {file.name: file.read_text() for file in folder.iterdir()} == before
 
 
