@@ -4,6 +4,7 @@ Blocks are dealt out in their order, and all ranks stop between the same two rou
 so many blocks, whoever did them. So any number of ranks, with any engine, goes on from there.
 """
 
+import functools
 import hashlib
 import json
 import shutil
@@ -54,7 +55,8 @@ class Unfinished:
     def __init__(
         self, folder: Path, key: Callable[[], str], group: Group, vote: Vote, minutes: float, to_the_end: bool = False
     ) -> None:
-        self.folder, self._key, self._group, self._vote = folder, key, group, vote
+        self.folder, self._group, self._vote = folder, group, vote
+        self._key = functools.cache(key)  # it reads all weights, which stay as they are during an evaluation
         self._seconds, self.to_the_end = 60 * minutes, to_the_end
         self._kept_at = time.monotonic()
         self._mine: list[Path] = []
@@ -87,7 +89,7 @@ class Unfinished:
     def keep(self, done: Done, total: int) -> None:
         """On rank 0: write it down, in the place of what was kept before. A place that refuses is told, no more."""
         name = f"{self._key()}-{done.blocks:012d}"
-        outputs = {name: value.contiguous() for name, value in done.outputs.items()}
+        outputs = {what: value.contiguous() for what, value in done.outputs.items()}
         try:
             path = self.folder / name
             if not path.is_dir():

@@ -20,6 +20,11 @@ from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 from masksup.runtime.record import read_rows
 from masksup.trained import open_trained
 
+DEPTH_AND_MASKS: dict[str, object] = {
+    "model__backbone": "test_vit", "model__backbone_options": {"drop_path_rate": 0.2},
+    "method": {"name": "masksup", "bank": 8},
+}  # fmt: skip
+
 
 def losses(run: Path) -> list[float]:
     rows = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"]
@@ -146,9 +151,16 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
         (3, {"precision": {"threads": 1, "dtype": "fp16"}, "optim": {"name": "sgd", "lr": 0.05, "clip": 1.0}}),
         (2, {"model__frozen": True}),
         (3, {"parallel__compress": "bf16", "parallel__static_graph": False}),
+        (3, DEPTH_AND_MASKS),
+        *(
+            pytest.param(2, {**DEPTH_AND_MASKS, "parallel": {"engine": "deepspeed", "zero_stage": stage}},
+                         marks=[pytest.mark.slow, pytest.mark.timeout(900)])
+            for stage in (0, 1, 2, 3)
+        ),
     ],
-    ids=["short last steps", "fp16", "frozen", "compressed"],
-)
+    ids=["short last steps", "fp16", "frozen", "compressed", "stochastic depth and masks",
+         *(f"the same, zero {stage}" for stage in (0, 1, 2, 3))],
+)  # fmt: skip
 def test_resume_is_bit_equal_for(world, overrides, job: Launcher, write_config, tmp_path: Path) -> None:
     config = write_config(**overrides)
     job.to_the_end(world, config, tmp_path / "clean")
