@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.decide import WRONG, Left, bad_nodes, first_error, outcome, why_not_again
+from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
 from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
 from launch.preflight import read_bad
 from launch.resources import Resources
 from launch.results import sweep_of, swept_keys, write_results
 from masksup.config_file import load_config
 from masksup.errors import UserError
+from masksup.exits import USER_ERROR
 from masksup.runtime.files import write_atomically
 
 StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
@@ -68,9 +69,9 @@ def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Sched
     unfit = _preflight(folder, attempt, resources, scheduler.start_ranks) if resources.preflight else 0
     if unfit:
         bad, error = read_bad(folder.path)
-        result = "wrong" if unfit == WRONG else "lost"
+        result = "wrong" if unfit == USER_ERROR else "lost"
         end(folder, attempt, result, error=error, bad_nodes=bad)
-        say(f"attempt {attempt.number}: {'' if unfit == WRONG else 'not fit to train on: '}{error}")
+        say(f"attempt {attempt.number}: {'' if unfit == USER_ERROR else 'not fit to train on: '}{error}")
         return Verdict(result, why_not_again(result, attempts(folder), resources), bad)
     status = _ranks(folder, attempt, resources, scheduler.start_ranks)
     return _judge(folder, attempt, status, resources, scheduler, began)

@@ -6,9 +6,10 @@ from typing import Any
 
 from launch.ledger import Attempt
 from launch.resources import Resources
+from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
 
-DONE, WRONG, STOPPED = 0, 2, 75
+DONE = 0
 # SLURM asks up to a minute earlier than it was told to.
 _COARSE_S = 60
 
@@ -45,7 +46,7 @@ def outcome(left: Left, resources: Resources) -> str:
         return "cancelled"
     if left.hopeless and statuses <= {DONE, STOPPED}:
         return "hopeless"
-    if WRONG in statuses:
+    if USER_ERROR in statuses:
         return "wrong"
     if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
         near = left.seconds >= resources.limit_seconds - resources.signal_seconds - _COARSE_S
@@ -59,7 +60,7 @@ def first_error(left: Left) -> str | None:
     """The most telling line of the ranks: a mistake in the input, else the first that is not about a peer."""
     rows = [(rank, row) for rank, row in sorted(left.exits.items()) if row.get("error")]
     if rows:
-        rows.sort(key=lambda item: (item[1]["status"] != WRONG, _about_a_peer(item[1]["error"]), item[1]["time"]))
+        rows.sort(key=lambda item: (item[1]["status"] != USER_ERROR, _about_a_peer(item[1]["error"]), item[1]["time"]))
         rank, row = rows[0]
         return f"rank {rank} on {row['host']}: {row['error']}"
     missing = sorted(set(range(left.world)) - set(left.exits))

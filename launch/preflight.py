@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.decide import WRONG
 from launch.fitness import Card, problems, shared_mistake
 from launch.ledger import write_json
 from masksup.errors import JobError, UserError
+from masksup.exits import USER_ERROR
 from masksup.runtime.place import Place, find_place
 
 _DISK_MIB, _NETWORK_MIB, _ROUNDS = 32, 16, 5
@@ -49,7 +49,7 @@ def main(folder: Path, indexes: list[Path]) -> int:
             print(f"masksup-launch: preflight: {error}", file=sys.stderr)
             with suppress(OSError):  # where this is what is wrong
                 write_json(folder / "preflight.json", {"error": str(error), "bad": {}})
-        return WRONG if isinstance(error, UserError) else 1
+        return USER_ERROR if isinstance(error, UserError) else 1
     show(report)
     write_json(folder / "preflight.json", {"bad": report.bad, "cards": [asdict(card) for card in report.cards]})
     return 1 if report.bad else 0

@@ -37,11 +37,11 @@ def run_part(
     predict: Callable[[Tensor], Tensor], blocks: BlocksOf, part: Part, config: Config, device: torch.device,
     dtype: torch.dtype, group: Group, *, broken: BrokenImages | None = None, unfinished: Unfinished | None = None,
 ) -> Outputs | None:  # fmt: skip
-    """The same for a part whose blocks are dealt to the ranks: block k to rank k mod their number; on rank 0, None
-    elsewhere.
+    """The same for a part whose blocks are dealt to the ranks in turn; on rank 0, None elsewhere.
 
     broken: those of the part that are known already.
-    unfinished: where an evaluation that was cut off goes on, and keeps what is done when it is; without, none can be.
+    unfinished: from where an evaluation that was cut off goes on, and where this one keeps what it has done; None: it
+    heeds no request to stop.
 
     Raises Stopped, on all ranks alike, if one of them was asked to stop; UserError once more images are broken than
     allowed.
