@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +30,22 @@ def refuse_unwritable_file(option: str, path: Path) -> None:
     refuse_unwritable(path.parent)
 
 
+def partial_name(path: Path, suffix: str = "") -> Path:
+    """A hidden name beside `path` to write it under: one that no other writer has, on whatever host.
+
+    A process number would not do: two hosts that share a file system may both have it.
+    """
+    return path.with_name(f".partial-{path.name[:40]}-{secrets.token_hex(6)}{suffix}")  # names may have 255 bytes
+
+
 @contextmanager
 def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
     """The name to write a file under that becomes `path` at the end: readers and crashes see the old or the new one.
 
     suffix: for writers that go by the end of a name. Where writing fails nothing is left, and the OSError names `path`.
+    Of several that write at once the last to end is read.
     """
-    partial = path.with_name(f".{path.name}.partial{suffix}")
+    partial = partial_name(path, suffix)
     try:
         yield partial
         partial.replace(path)
