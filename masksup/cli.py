@@ -185,6 +185,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         "model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, checkpoint or packed archive"
     )
     command.add_argument("--weights", choices=("auto", "live", "ema"), default="auto", help="which weights")
+    command.add_argument("--checkpoint", metavar="NAME", help="which checkpoint of the run (default: best)")
+
+
+def _model(args: argparse.Namespace) -> Path:
+    from masksup.trained import at_checkpoint
+
+    return at_checkpoint(args.model, args.checkpoint)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -230,20 +237,23 @@ def _eval(args: argparse.Namespace) -> int:
     names = ("ap_rule", "compat", "threshold", "bootstrap")
     rules = {name: getattr(args, name) for name in names}
     wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
-    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, find_place())
+    place = find_place()
+    with _told_once(place):
+        model = _model(args)
+    return run_eval(model, args.data, args.weights, rules, wanted, args.masked, place)
 
 
 def _calibrate(args: argparse.Namespace) -> int:
     from masksup.calibration.command import Wanted, run_calibrate
 
     wanted = Wanted(args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given))
-    return run_calibrate(args.model, args.data, args.weights, wanted)
+    return run_calibrate(_model(args), args.data, args.weights, wanted)
 
 
 def _pack(args: argparse.Namespace) -> int:
     from masksup.packing.command import run_pack
 
-    return run_pack(args.model, args.out, args.weights)
+    return run_pack(_model(args), args.out, args.weights)
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -251,7 +261,7 @@ def _predict(args: argparse.Namespace) -> int:
 
     _check_threshold(args.threshold)
     return run_predict(
-        args.model, args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes
+        _model(args), args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes
     )
 
 
@@ -271,7 +281,7 @@ def _export(args: argparse.Namespace) -> int:
     from masksup.export.command import run_export
 
     precisions = args.precision.split(",")
-    return run_export(args.model, args.weights, args.format, args.out, precisions, args.opset, args.check)
+    return run_export(_model(args), args.weights, args.format, args.out, precisions, args.opset, args.check)
 
 
 def _smoke(args: argparse.Namespace) -> int:

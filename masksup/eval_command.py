@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from masksup.calibration.cross_validation import decision_scores
 from masksup.data.index import open_index
-from masksup.data.masks import Level, evaluation_masks
+from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.source import Part, open_source, refuse_other_classes, whole
 from masksup.deciding import decisions_for
 from masksup.decisions import Decisions
@@ -100,15 +100,22 @@ def _eval(
         return _stopped(unfinished, vote, group)
     vote.drain()
     group.beat_without_limit("computing scores")
-    if outputs is None:
-        return 0
+    if outputs is not None:
+        summary = _summary(trained, part, decisions, masks, outputs)
+        _write(wanted, files, summary, outputs, part)  # first, because a reader of what is shown may leave
+        unfinished.discard()
+        _show(summary, trained)
+    group.broadcast(None)  # the others leave when this is done, however long it takes
+    return 0
+
+
+def _summary(
+    trained: Trained, part: Part, decisions: Decisions | None, masks: FixedMasks | None, outputs: Outputs | Counted
+) -> dict[str, Any]:
     summary = evaluate(outputs, part, trained.config, resamples=trained.config.eval.bootstrap)
     summary["protocol"] |= {**_who(trained), "masked": None if masks is None else masks.protocol}
     summary["decided"] = _decided(decisions, outputs, part)
-    _write(wanted, files, summary, outputs, part)  # first, because a reader of what is shown, such as head, may leave
-    unfinished.discard()
-    _show(summary, trained)
-    return 0
+    return summary
 
 
 def _stopped(unfinished: Unfinished, vote: Vote, group: Group) -> int:

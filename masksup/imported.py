@@ -18,7 +18,7 @@ from masksup.models.originals.original import Original
 from masksup.models.originals.settings import config_tree
 from masksup.models.weights import fit, sha256_of
 from masksup.runtime.checkpoint import checkpoint_name, point, snapshot, write_checkpoint
-from masksup.runtime.files import write_atomically
+from masksup.runtime.files import partial_name, write_atomically
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def write_import(run: Import, out: Path) -> None:
         {"name": name, "step": 0, "epoch": 0.0, "classes": run.classes, "note": run.note, "config": dump(run.config),
          "imported": run.facts},
     )  # fmt: skip
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_name(out)
     try:
         partial.mkdir(parents=True)
         write_checkpoint(partial / "checkpoints", name, state)

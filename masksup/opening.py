@@ -23,12 +23,13 @@ from masksup.methods.method import Method
 from masksup.models.network import Network
 from masksup.models.weights import load_weights
 from masksup.run import At, Run
-from masksup.runtime.checkpoint import Saver, State, list_checkpoints, newest_valid, read_checkpoint
+from masksup.runtime.checkpoint import State, list_checkpoints, newest_valid, read_checkpoint
 from masksup.runtime.distributed import Group, Vote
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.place import Place
 from masksup.runtime.record import Record
 from masksup.runtime.run_folder import RunFolder, join_run, open_run
+from masksup.runtime.saver import Saver
 from masksup.trained import is_run, open_trained
 
 
@@ -53,14 +54,17 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     UserError leaves `run_dir` as it was, unless what is wrong is in `run_dir` itself.
     """
     # Of all that ranks see in a folder they share, rank 0 decides: they may not see the same at one moment.
-    resumes = group.broadcast(bool(list_checkpoints(run_dir / "checkpoints")))
+    resumes = False
+    with group.together():
+        resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
+    resumes = group.broadcast(resumes)
     with group.together():
         parts = _build(config, resumes, group.place)
     engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
     stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
     ema = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
     folder = _enter(run_dir, config, group)
-    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep)
+    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep, folder.refuse_replaced)
     record = Record(folder.path, writes=group.first)
     run = Run(
         config, group, folder, parts.source, parts.plan, parts.network, stepper, ema, {}, _broken(config, parts.source),
@@ -172,6 +176,10 @@ def _resume(run: Run) -> None:
     restore(of_this_rank(saved, group.place), run.stepper, run.ema)
     run.at = At(**saved.meta["at"])
     run.started_at = run.at.step
+    with group.together():
+        if group.first:
+            run.saver.take_up(run.at.best)
+    run.at.best = group.broadcast(run.saver.best)
     for part, samples in run.at.broken.items():
         run.broken[part].known.update(samples)
     before = saved.meta.get("ranks", 1), saved.meta.get("threads", run.threads)
@@ -233,10 +241,10 @@ def _frozen_features(run: Run) -> dict[str, FrozenFeatures]:
     """Computed by rank 0 where they are not there yet, while the others wait, and read by all."""
     group = run.group
     group.beat_without_limit("waiting for the features of the frozen backbone")
-    group.wait_for_first("features", done=False)
-    found = _open_features(run)
-    group.wait_for_first("features", done=True)
-    return found
+    if group.first:
+        found = _open_features(run)
+    group.broadcast(None)
+    return found if group.first else _open_features(run)
 
 
 def _open_features(run: Run) -> dict[str, FrozenFeatures]:

@@ -12,10 +12,10 @@ from masksup.engine.features import FrozenFeatures
 from masksup.engine.step import Stepper
 from masksup.methods.method import Method
 from masksup.models.network import Network
-from masksup.runtime.checkpoint import Saver
 from masksup.runtime.distributed import Group, Vote
 from masksup.runtime.record import Record
 from masksup.runtime.run_folder import RunFolder
+from masksup.runtime.saver import Saver
 
 
 @dataclass
@@ -25,6 +25,7 @@ class At:
     step: int = 0
     scored_step: int = 0
     best: dict[str, Any] | None = None
+    """The best score so far whose weights are on disk, or on their way there, and the name of their checkpoint."""
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     broken: dict[str, list[int]] = field(default_factory=dict)

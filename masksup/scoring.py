@@ -26,7 +26,7 @@ from masksup.metrics.summary import THRESHOLD_SCORES
 from masksup.metrics.tables import headline, tables
 from masksup.pictures import contact_sheet, draw_prediction
 from masksup.run import Run
-from masksup.runtime.checkpoint import SUMS, read_checkpoint
+from masksup.runtime.checkpoint import SUMS, Damaged, read_checkpoint
 from masksup.runtime.files import write_json
 from masksup.runtime.log import console, log
 from masksup.runtime.progress import duration
@@ -56,6 +56,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     at = run.at
     summary = evaluate(outputs, part, run.config)
     epoch = run.plan.epoch_of(at.step)
+    at.best = run.saver.settled(at.best)
     mean_ap = summary["mAP"]
     improved = mean_ap is not None and (at.best is None or mean_ap > at.best["mAP"])
     at.history.append({"step": at.step, "epoch": epoch, "mAP": mean_ap})
@@ -71,20 +72,28 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
 def finish(run: Run) -> None:
     """Score the best and the last weights, write `result.json`, print the final tables. Collective. Raises Stopped."""
     at, result = run.at, _facts(run)
+    at.best = run.group.broadcast(run.saver.settled(at.best))
     _take_weights(run)
     last = _final_scores(run, run.saver.name(at.step))
     result["last"] = {"step": at.step, "epoch": run.plan.epoch_of(at.step), **last}
     if at.best is not None:
-        if run.group.broadcast((run.folder.checkpoints / at.best["checkpoint"]).is_dir()):
-            if at.best["step"] != at.step:
-                _take_checkpoint(run, at.best["checkpoint"])
-            same = at.best["checkpoint"] == run.saver.name(at.step)
+        same = at.best["checkpoint"] == run.saver.name(at.step)
+        problem = None if same else _take_checkpoint(run, at.best["checkpoint"])
+        if problem is None:
             scores = last if same else _final_scores(run, at.best["checkpoint"])
             result["best"] = {**at.best, **scores}
         else:
-            log.warning(f"the best checkpoint {at.best['checkpoint']} could not be saved; only the last is scored")
-    if not run.group.first:
-        return
+            log.error(f"ALARM: the best checkpoint is lost, so only the last weights are scored: {problem}")
+            run.record.event(at.step, f"best lost: {problem}")
+            result["best_lost"] = {**at.best, "why": problem}
+    if run.group.first:
+        _conclude(run, result)
+    run.group.broadcast(None)  # the others leave when this is done, however long it takes
+
+
+def _conclude(run: Run, result: dict[str, Any]) -> None:
+    """On rank 0: print the tables, and write down what the run came to."""
+    at = run.at
     _print_scores(result)
     if "best" in result:
         run.record.scalars("best", at.step, result["best"]["epoch"], {"mAP": at.best["mAP"] if at.best else 0.0})
@@ -175,14 +184,25 @@ def _take_weights(run: Run) -> None:
     copy_values(scored_state(run.stepper, ema, run.group), run.scored_method.network.state_dict())
 
 
-def _take_checkpoint(run: Run, name: str) -> None:
-    """The best weights, read by rank 0: other ranks may not see yet what was renamed a moment ago."""
+def _take_checkpoint(run: Run, name: str) -> str | None:
+    """The best weights, read by rank 0: other ranks may not see yet what was renamed a moment ago.
+
+    What is wrong with the checkpoint, if it is gone or damaged; the weights are then as they were.
+    """
     network, group = run.scored_method.network, run.group
+    group.beat_without_limit("reading the best checkpoint")
+    problem: str | None = None
     with group.together():
         if group.first:
-            _read_into(run, name)
-    for value in network.state_dict().values():
+            try:
+                _read_into(run, name)
+            except Damaged as error:
+                problem = str(error)
+    problem = group.broadcast(problem)
+    assert problem is None or isinstance(problem, str)
+    for value in network.state_dict().values() if problem is None else ():
         value.copy_(group.broadcast(value.cpu() if group.first else None))
+    return problem
 
 
 def _read_into(run: Run, name: str) -> None:

@@ -27,10 +27,12 @@ from masksup.run import Run
 from masksup.runtime import heartbeat
 from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.distributed import SAVE, TELL, Group, joined, signal_of, wish
+from masksup.runtime.files import remedy
 from masksup.runtime.log import log, start_logging
 from masksup.runtime.place import ALONE, Place
 from masksup.runtime.progress import Meter, duration, training_bar
 from masksup.runtime.run_folder import finished
+from masksup.runtime.saver import PATIENCE
 from masksup.runtime.signals import stop_requested
 from masksup.scoring import finish, score_epoch
 
@@ -244,47 +246,80 @@ def _save_due_by_time(run: Run, saved_at: float) -> bool:
 def _stop(run: Run, name: str | None) -> str:
     """Save because of a signal; where it came to another rank during an evaluation, its name is that rank's."""
     name = max(run.group.all(name or stop_requested() or ""))
-    save(run)
+    save(run, None)
     run.record.event(run.at.step, f"stopped by {name}")
     return name
 
 
-def save(run: Run) -> None:
-    """Begin to write a checkpoint of the run as it is now. `best` is the one it was improved in last. Collective."""
-    run.group.beat("saving step", run.at.step)
-    run.broken["train"].tell(run.group)
-    run.at.broken = {name: sorted(images.known) for name, images in run.broken.items()}
-    tensors, meta = collect(run.stepper, run.ema, run.group)
-    if not run.group.first:
+def save(run: Run, patience: float | None = PATIENCE) -> None:
+    """Begin to write a checkpoint of the run as it is now. `best` is the one it was improved in last. Collective.
+
+    patience: how many seconds the disk is waited for that still writes the one before; then this one is left out, which
+    an alarm says, unless it is the best so far. None: as long as it takes.
+    """
+    group, at = run.group, run.at
+    group.beat_without_limit("waiting for the disk")
+    if not group.broadcast(group.first and _disk_takes_it(run, patience)):
         return
-    at, part = run.at, run.source.train
+    group.beat("collecting step", at.step)
+    run.broken["train"].tell(group)
+    at.broken = {name: sorted(images.known) for name, images in run.broken.items()}
+    tensors, meta = collect(run.stepper, run.ema, group)
+    if not group.first:
+        return
     run.record.mark(at.step)
     run.record.flush()  # so that no curve has a hole before the step that a run goes on from
     name = run.saver.name(at.step)
     state = snapshot(tensors, {
         "name": name, "step": at.step, "epoch": run.plan.epoch_of(at.step), "at": vars(at),
-        "hashes": run.source.hashes, "classes": run.source.classes, "note": part.index.note,
+        "hashes": run.source.hashes, "classes": run.source.classes, "note": run.source.train.index.note,
         "config": dump(run.config), "threads": run.threads, **meta,
     })  # fmt: skip
-    run.saver.save(state, name, at.best["checkpoint"] if at.best else None)
+    run.saver.save(state, name, at.best)
+
+
+def _disk_takes_it(run: Run, patience: float | None) -> bool:
+    """Whether the run is to be saved now, once it is known whether the best before it was."""
+    at, saver = run.at, run.saver
+    is_best = at.best is not None and at.best["checkpoint"] == saver.name(at.step)
+    free = saver.wait(patience)
+    if free and not is_best:
+        at.best = saver.best
+    if not (free or is_best):
+        text = f"step {at.step} is not saved, because the disk has been writing {saver.behind()}"
+        log.error(f"ALARM: {text}; training goes on")
+        run.record.event(at.step, text)
+    return free or is_best
 
 
 def _make_sure_it_is_saved(run: Run) -> None:
     """The last state must be on disk before a run calls itself stopped or finished; try twice. Collective."""
-    run.saver.wait()
     last = run.folder.checkpoints / run.saver.name(run.at.step)
-    if not run.group.broadcast(last.is_dir()):
+    if not _saved(run, last):
         _alarm(run)
-        save(run)
-        run.saver.wait()
+        save(run, None)
+        _saved(run, last)
     with run.group.together():
-        problem = run.saver.take_problem()
         if run.group.first and not last.is_dir():
-            raise UserError(f"{last}: could not be saved: {problem}; make room and run the same command again")
+            problem = run.saver.take_problem()
+            if isinstance(problem, UserError):
+                raise problem
+            raise UserError(f"{last}: could not be saved: {problem}; {remedy(problem)} and run the same command again")
+
+
+def _saved(run: Run, last: Path) -> bool:
+    """Wait, as long as it takes, until the disk has done its work; whether `last` is there then. Collective."""
+    run.group.beat_without_limit("waiting for the disk")
+    if run.group.first and not run.saver.wait(PATIENCE):
+        log.warning(f"waiting for the disk, which has been writing {run.saver.behind()}")
+        run.saver.wait()
+    return bool(run.group.broadcast(last.is_dir()))
 
 
 def _alarm(run: Run) -> None:
     problem = run.saver.take_problem()
+    if isinstance(problem, UserError):  # nothing can be saved there any more
+        raise problem
     if problem is not None:
         log.error(f"ALARM: a checkpoint could not be saved, training goes on without it: {problem}")
         run.record.event(run.at.step, f"save failed: {problem}")

@@ -13,7 +13,7 @@ from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.models.network import Network
 from masksup.packing.packed import read_packed
-from masksup.runtime.checkpoint import META, SUMS, newest_valid, read_checkpoint, verify
+from masksup.runtime.checkpoint import META, SUMS, Damaged, State, list_checkpoints, read_checkpoint
 from masksup.runtime.log import log
 
 WhichWeights = Literal["auto", "live", "ema"]
@@ -49,8 +49,8 @@ def is_run(path: Path) -> bool:
 
 def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
     """Build and fill the model in `path`: a checkpoint, an archive of `masksup pack`, or a run folder, of which the
-    best checkpoint is taken (the newest where none was chosen). Verified first; reading executes nothing. UserError
-    names what is wrong.
+    best checkpoint is taken (the newest where none was chosen), and never another one in its place. Verified first;
+    reading executes nothing. UserError names what is wrong.
     """
     if not path.exists():
         raise UserError(f"{path}: no such run folder or checkpoint")
@@ -58,8 +58,7 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
         return _unpacked(path, weights)
     if not is_run(path):
         raise UserError(f"{path}: found no config.yaml or {META} in it, expected a run folder or a checkpoint")
-    folder = path if (path / META).is_file() else _chosen(path)
-    state = read_checkpoint(folder)
+    folder, state = (path, read_checkpoint(path)) if (path / META).is_file() else _read_chosen(path)
     try:
         meta, classes = state.meta, tuple(str(name) for name in state.meta["classes"])
         step, epoch, note = int(meta["step"]), float(meta["epoch"]), str(meta["note"])
@@ -101,17 +100,44 @@ def _unpacked(file: Path, weights: WhichWeights) -> Trained:
     )  # fmt: skip
 
 
-def _chosen(run: Path) -> Path:
-    best = run / "checkpoints" / "best"
-    if best.exists():
+def at_checkpoint(path: Path, name: str | None) -> Path:
+    """What `--checkpoint` names of the run in `path`: a checkpoint, `best` or `latest`; None: the run itself."""
+    if name is None:
+        return path
+    folder = path / "checkpoints"
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"--checkpoint: found with {path}, which is no run folder; a run has several to choose from")
+    if name not in ("best", "latest", *(found.name for found in list_checkpoints(folder))):
+        raise UserError(f"--checkpoint: found {name}, expected best, latest or {_others(folder)}")
+    return folder / name
+
+
+def _read_chosen(run: Path) -> tuple[Path, State]:
+    """The best checkpoint of a run, or the newest where none was chosen. Never another one in its place."""
+    folder = run / "checkpoints"
+    best, there = folder / "best", list_checkpoints(folder)
+    if not best.is_symlink() and not best.exists():
+        if not there:
+            raise UserError(f"{run}: found no checkpoint in it yet; train further first")
+        state = _read_or_refuse(there[0])
+        chosen = (state.meta.get("at") or {}).get("best")  # a copy of a run may have lost its links
+        if chosen is None or chosen["checkpoint"] == there[0].name:
+            return there[0], state
+        best = folder / str(chosen["checkpoint"])
+    return best, _read_or_refuse(best)
+
+
+def _read_or_refuse(checkpoint: Path) -> State:
+    problem = f"{checkpoint}: the best checkpoint is gone ({checkpoint.resolve().name})"
+    if checkpoint.exists():
         try:
-            verify(best)
-            return best
-        except UserError as error:
-            log.warning(f"{error}; taking the newest whole checkpoint instead")
-    state, problems = newest_valid(run / "checkpoints")
-    for problem in problems.values():
-        log.warning(problem)
-    if state is None:
-        raise UserError(f"{run}: found no whole checkpoint in it yet; train further first")
-    return run / "checkpoints" / str(state.meta["name"])
+            return read_checkpoint(checkpoint)
+        except Damaged as error:
+            problem = str(error)
+    others = _others(checkpoint.parent, but=checkpoint.resolve().name)
+    raise UserError(f"{problem}; name another one with --checkpoint: {others}")
+
+
+def _others(folder: Path, but: str = "") -> str:
+    names = [path.name for path in list_checkpoints(folder) if path.name != but]
+    return ", ".join(names) or "none, as there is no other"

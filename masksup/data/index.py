@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from masksup.data.store import FOLDER, LOCATIONS, Shards, read_file
 from masksup.errors import UserError
+from masksup.runtime.files import partial_name
 
 FORMAT = "masksup index"
 VERSION = 1
@@ -189,7 +190,7 @@ def write_index(folder: Path, content: IndexContent) -> Index:
         "classes": list(content.classes),
     }  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = partial_name(folder)
     try:
         partial.mkdir()
         for key, value in columns.items():
@@ -227,7 +228,7 @@ def _is_index(folder: Path) -> bool:
 def publish(partial: Path, folder: Path) -> None:
     """Give the written folder `partial` its name, in place of an index that had it."""
     _sync_folder(partial)
-    retired = folder.with_name(f".{folder.name}.retired-{os.getpid()}")
+    retired = partial_name(folder)
     if folder.exists():
         folder.rename(retired)
     partial.rename(folder)

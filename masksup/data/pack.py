@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from masksup.data.index import Index, open_index, publish
 from masksup.data.store import BLOCK, FOLDER, LOCATIONS, tar_header
 from masksup.errors import UserError
+from masksup.runtime.files import partial_name
 
 _END = bytes(2 * BLOCK)  # of a tar file
 # Of a member: shard number, offset and length in bytes, digest of the content.
@@ -31,7 +32,7 @@ def pack_index(index: Index, out: Path, shard_bytes: int, said: Callable[[str], 
     out = out.absolute()
     if out.is_symlink() or out.exists():
         raise UserError(f"--out {out}: found it there already, expected a new folder")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial = partial_name(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         (partial / FOLDER).mkdir(parents=True)

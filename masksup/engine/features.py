@@ -23,6 +23,7 @@ from masksup.data.transforms import eval_transform
 from masksup.engine.precision import autocast, memory_format
 from masksup.engine.state import hash_of
 from masksup.models.network import Network
+from masksup.runtime.files import partial_name
 
 Features = NDArray[np.float32]
 
@@ -105,7 +106,7 @@ def _compute(
         config.data.broken_budget,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.npy")
+    partial = partial_name(path, ".npy")
     out: np.memmap[Any, np.dtype[np.float32]] | None = None
     done = 0
     try:

@@ -76,11 +76,12 @@ def _collect(
 
     def keep(done: int) -> None:
         assert unfinished is not None
-        group.beat("keeping outputs")
+        group.beat_without_limit("keeping outputs")
         broken.tell(group)
         collector.merge(group)
         if group.first:
             unfinished.keep(Done(done, collector.kept(), sorted(broken.known)), total)
+        group.broadcast(None)  # the others wait for the disk, too, instead of for rank 0 at the next block
 
     done = 0 if unfinished is None else _go_on(collector, unfinished, group, broken, total)
     forwards = _forwards(predict, blocks(range(done + rank, total, world)), config, device, dtype)

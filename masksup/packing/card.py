@@ -6,15 +6,28 @@ from typing import Any
 
 from masksup.calibration.command import FILE as CALIBRATION
 from masksup.decisions import Decisions
+from masksup.errors import UserError
 from masksup.packing.packed import versions
 from masksup.trained import Trained
 
 _SCORES = ("mAP", "CF1", "OF1", "CP", "CR", "OP", "OR")
 _LISTED = 100  # classes
+_REMEDY = {
+    "result.json": "Put it back, or move it away to do without the scores of the training",
+    CALIBRATION: "Run masksup calibrate again",
+}
 
 
 def model_card(trained: Trained, decisions: Decisions) -> str:
     """Model, data, scores with their protocol, decisions, use, limits and versions of a run."""
+    try:
+        return _card(trained, decisions)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # JSON, but not as it was written
+        files = f"{trained.run}: result.json or calibration.json"
+        raise UserError(f"{files}: damaged ({error!r} while reading it); expected it as it was written") from None
+
+
+def _card(trained: Trained, decisions: Decisions) -> str:
     result = _read(trained, "result.json")
     parts = [
         f"# {_text(trained.checkpoint)}", _model(trained), _data(trained, result), _training(trained, result),
@@ -171,15 +184,17 @@ def _positives(result: dict[str, Any]) -> dict[str, int]:
 
 
 def _read(trained: Trained, name: str) -> dict[str, Any]:
-    """A file of facts beside the run; nothing where there is none."""
+    """A file of facts beside the run; nothing where there is none. UserError for a damaged one."""
     file = trained.run / name if trained.run is not None else None
-    if file is None or not file.is_file():
+    if file is None or not file.exists():
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    except ValueError as error:
+        raise UserError(f"{file}: damaged ({error}); the card would miss what it holds. {_REMEDY[name]}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: found a {type(found).__name__}, expected an object. {_REMEDY[name]}")
+    return found
 
 
 def _list(title: str, rows: dict[str, str]) -> str:

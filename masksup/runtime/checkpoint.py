@@ -10,7 +10,8 @@ import json
 import os
 import re
 import shutil
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from masksup.errors import UserError
+from masksup.errors import JobError, UserError
 from masksup.runtime import fence
+from masksup.runtime.files import partial_name
 
 TENSORS, META, SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{9,})-a(\d{2,})")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (state\.safetensors|state\.json)")
+
+
+class Damaged(UserError):
+    """Of a checkpoint that was read, and is not whole: the one before it may take its place."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,17 @@ def checkpoint_name(step: int, attempt: int) -> str:
 
 
 def write_checkpoint(folder: Path, name: str, state: State) -> Path:
-    """Write `state` as `folder/name`: whole and durable, or not at all. OSError where the disk refuses."""
-    final, partial = folder / name, folder / f".partial-{name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    """Write `state` as `folder/name`: whole and durable, or not at all.
+
+    OSError where the disk refuses, and where what `folder` lies in is gone: it is not made anew.
+    """
+    final, partial = folder / name, partial_name(folder / name)
+    folder.mkdir(exist_ok=True)
     try:
         partial.mkdir()
-        save_file(state.tensors, partial / TENSORS)
         (partial / META).write_text(json.dumps(state.meta, indent=1), encoding="utf-8")
+        save_file(state.tensors, partial / TENSORS)
+        shutil.copymode(partial / META, partial / TENSORS)  # safetensors' own is 0600, whatever the umask
         sums = [f"{_sync_and_hash(partial / part)}  {part}" for part in (TENSORS, META)]
         (partial / SUMS).write_text("\n".join(sums) + "\n", encoding="utf-8")
         _sync(partial / SUMS)
@@ -71,20 +80,48 @@ def write_checkpoint(folder: Path, name: str, state: State) -> Path:
         _sync(folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # how that library reports a disk that refuses
-            raise OSError(str(error)) from None
+        if isinstance(error, SafetensorError):
+            raise _disk_error(error, partial / TENSORS) from None
         raise
     return final
 
 
+def _disk_error(error: SafetensorError, file: Path) -> OSError:
+    """That library reports a disk that refuses as text with the number of the error in it."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(file)) if number else OSError(str(error))
+
+
 def read_checkpoint(folder: Path) -> State:
-    """The state in a checkpoint folder, every byte verified first. UserError naming the file that is not whole."""
-    verify(folder)
+    """The state in a checkpoint folder, every byte verified first.
+
+    Damaged names the file that is not whole; UserError says what may not be read, JobError what could not be.
+    """
+    with _reading(folder):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such checkpoint")
+        _refuse_damaged(folder)
+        try:
+            return State(load_file(folder / TENSORS), read_meta(folder))
+        except OSError:
+            raise
+        except Exception as error:  # verified, so the file was written wrongly: name it all the same
+            raise Damaged(f"{folder}: not a checkpoint of this program: {error}") from None
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What a file system's refusals mean for a checkpoint."""
     try:
-        tensors = load_file(folder / TENSORS)
-        return State(tensors, read_meta(folder))
-    except Exception as error:  # verified, so the file was written wrongly: name it all the same
-        raise UserError(f"{folder}: not a checkpoint of this program: {error}") from None
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise Damaged(f"{folder}: damaged or incomplete: {error}") from None
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename or folder}: you may not read this file; ask its owner for the permission"
+        ) from None
+    except OSError as error:  # says nothing of what is on the disk
+        raise JobError(f"{folder}: could not be read: {error.strerror or error}") from None
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -94,27 +131,39 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def verify(folder: Path) -> None:
-    """Compare both files with their hashes; UserError naming the one that differs."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such checkpoint")
-    try:
-        lines = (folder / SUMS).read_bytes().decode("ascii")
-        matches = [_SUM_LINE.fullmatch(line) for line in lines.removesuffix("\n").split("\n")]
-        sums = {match[2]: match[1] for match in matches if match is not None}
-        if len(matches) != 2 or set(sums) != {TENSORS, META} or not lines.endswith("\n"):
-            raise UserError(f"{folder / SUMS}: damaged: expected the sha256 of {TENSORS} and {META}")
-        for part, expected in sums.items():
-            if _hash(folder / part) != expected:
-                raise UserError(f"{folder / part}: damaged: its sha256 is not the one in {SUMS}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder}: damaged or incomplete: {error}") from None
+def _refuse_damaged(folder: Path) -> None:
+    """Compare both files with their hashes; Damaged names the one that differs."""
+    lines = (folder / SUMS).read_bytes().decode("ascii")
+    matches = [_SUM_LINE.fullmatch(line) for line in lines.removesuffix("\n").split("\n")]
+    sums = {match[2]: match[1] for match in matches if match is not None}
+    if len(matches) != 2 or set(sums) != {TENSORS, META} or not lines.endswith("\n"):
+        raise Damaged(f"{folder / SUMS}: damaged: expected the sha256 of {TENSORS} and {META}")
+    for part, expected in sums.items():
+        if _hash(folder / part) != expected:
+            raise Damaged(f"{folder / part}: damaged: its sha256 is not the one in {SUMS}")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Published checkpoints, newest first (by step, then attempt), not yet verified."""
-    found = [path for path in folder.glob("step-*-a*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: _order(path.name), reverse=True)
+    """Published checkpoints, newest first (by step, then attempt), not yet verified.
+
+    UserError or JobError where `folder` cannot be looked into, which is not the same as none.
+    """
+    try:
+        names = [path.name for path in folder.iterdir()]  # glob() takes a folder that may not be read for an empty one
+    except FileNotFoundError:
+        if folder.is_symlink():
+            raise UserError(f"{folder}: found a link to {folder.readlink()}, which is not there") from None
+        return []
+    except (PermissionError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: cannot be looked into for checkpoints: {error.strerror}") from None
+    except OSError as error:
+        raise JobError(f"{folder}: could not be looked into for checkpoints: {error.strerror or error}") from None
+    return [folder / name for name in sorted(filter(_NAME.fullmatch, names), key=_order, reverse=True)]
+
+
+def attempt_of(checkpoint: Path) -> int:
+    """The number of the start that wrote a checkpoint, from its name."""
+    return _order(checkpoint.name)[1]
 
 
 def _order(name: str) -> tuple[int, int]:
@@ -124,73 +173,40 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def newest_valid(folder: Path) -> tuple[State | None, dict[Path, str]]:
-    """The newest checkpoint that is whole (None if there is none), and for each newer one what is wrong with it."""
+    """The newest checkpoint that is whole (None if there is none), and for each newer one what is wrong with it.
+
+    One that cannot be read may be whole: `read_checkpoint` says so.
+    """
     problems: dict[Path, str] = {}
     for path in list_checkpoints(folder):
         try:
             return read_checkpoint(path), problems
-        except UserError as error:
+        except Damaged as error:
             problems[path] = str(error)
     return None, problems
 
 
-def prune(folder: Path, keep: int, best: str | None) -> None:
-    """Delete all but the `keep` newest checkpoints and the best one, and what an interrupted save left behind."""
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints and the one that `best` means, and what interrupted saves left."""
+    kept = pointed(folder, "best")
     for path in list_checkpoints(folder)[keep:]:
-        if path.name != best:
-            shutil.rmtree(path, ignore_errors=True)
+        if path.name != kept:
+            path.rename(partial_name(path))  # so that a kill leaves no half of it under its name
     for partial in folder.glob(".partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def point(folder: Path, link: str, name: str) -> None:
-    """Make the link `latest` or `best` point to a checkpoint; for people, resuming scans instead."""
-    temporary = folder / f".partial-{link}"
-    temporary.unlink(missing_ok=True)
+    """Make the link `latest` or `best` point to a checkpoint that is there; resuming scans instead."""
+    temporary = partial_name(folder / link)
     temporary.symlink_to(name)
     temporary.replace(folder / link)
 
 
-class Saver:
-    """Writes checkpoints off the training thread, one at a time. A disk that refuses does not stop the training."""
-
-    def __init__(self, folder: Path, attempt: int, keep: int) -> None:
-        self.folder, self.attempt, self.keep = folder, attempt, keep
-        self._thread: threading.Thread | None = None
-        self._problem: Exception | None = None
-
-    def name(self, step: int) -> str:
-        """What a checkpoint of this attempt at `step` is called."""
-        return checkpoint_name(step, self.attempt)
-
-    def save(self, state: State, name: str, best: str | None) -> None:
-        """Begin to write `state` as `name`; `best` names the checkpoint to keep (it may be this one)."""
-        self.wait()
-        self._thread = threading.Thread(target=self._write, args=(name, state, best), name="checkpoint")
-        self._thread.start()
-
-    def _write(self, name: str, state: State, best: str | None) -> None:
-        try:
-            if not (self.folder / name).is_dir():
-                write_checkpoint(self.folder, name, state)
-            fence.check()
-            point(self.folder, "latest", name)
-            if best is not None and (self.folder / best).is_dir():
-                point(self.folder, "best", best)
-            prune(self.folder, self.keep, best)
-        except Exception as error:  # whatever it is, the training thread reports it and goes on
-            self._problem = error
-
-    def wait(self) -> None:
-        """Wait until nothing is being written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def take_problem(self) -> Exception | None:
-        """The error of the last save, once."""
-        problem, self._problem = self._problem, None
-        return problem
+def pointed(folder: Path, link: str) -> str | None:
+    """The name of the checkpoint that `latest` or `best` means, whether it is there or not; None without that link."""
+    place = folder / link
+    return place.readlink().name if place.is_symlink() else None
 
 
 def _sync_and_hash(path: Path) -> str:

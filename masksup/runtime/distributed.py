@@ -30,6 +30,8 @@ from masksup.runtime.signals import stop_code, stop_name
 from masksup.runtime.watchdog import Watchdog, quick_to_answer
 
 _TO_TELL = 600.0  # seconds to wait for other ranks where no configuration says how long
+# Of a collective: the watchdog alone knows what has a limit, and what, such as waiting for a disk, has none.
+_NO_LIMIT = timedelta(days=30)
 
 
 class Group:
@@ -107,15 +109,6 @@ class Group:
         if joint is not None:
             raise UserError(joint) if self.first else ToldElsewhere(joint)
 
-    def wait_for_first(self, key: str, done: bool) -> None:
-        """Hold the other ranks until rank 0 has called this with `done`; no time-out, for work of hours."""
-        if self.watchdog is None:
-            return
-        if done and self.first:
-            self.watchdog.tell(key)
-        while not done and not self.first and not self.watchdog.told(key):
-            time.sleep(0.2)
-
 
 # Wishes, each of which includes those before it: to tell the others of broken images, to save, and whatever is larger
 # is a request to stop.
@@ -168,7 +161,8 @@ def told_once(place: Place) -> Iterator[None]:
         yield
     except UserError as error:
         if place.world > 1:
-            meet(place, my_card("", str(error)), _TO_TELL)
+            with suppress(JobError):  # a rank that comes late changes nothing about the mistake
+                meet(place, my_card("", str(error)), _TO_TELL)
         raise
 
 
@@ -199,16 +193,14 @@ def joined(place: Place, config: Config) -> Iterator[Group]:
 
 def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, watchdog: Watchdog) -> Group:
     watchdog.beat("connecting", parallel.start_seconds)
-    # The watchdog ends what takes too long; these are for the case that it cannot.
-    longest = timedelta(seconds=2 * max(parallel.first_step_seconds, parallel.step_seconds, parallel.start_seconds))
     on_gpu = precision.device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(gpu_of(place, torch.cuda.device_count()))
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", store=PrefixStore("default", store), rank=place.rank,
-        world_size=place.world, timeout=longest,
+        world_size=place.world, timeout=_NO_LIMIT,
     )  # fmt: skip
-    control = dist.new_group(backend="gloo", timeout=longest)
+    control = dist.new_group(backend="gloo", timeout=_NO_LIMIT)
     assert isinstance(control, dist.ProcessGroup)
     watchdog.beat("opening the run", None)
     return Group(place, parallel, control, watchdog)

@@ -1,5 +1,6 @@
 """Small files that are whole or not there; without anything but the standard library."""
 
+import errno
 import json
 import os
 import secrets
@@ -28,6 +29,16 @@ def refuse_unwritable_file(option: str, path: Path) -> None:
     if path.is_dir():
         raise UserError(f"{option}: found the folder {path}, expected the name of a file")
     refuse_unwritable(path.parent)
+
+
+def remedy(error: Exception | None) -> str:
+    """What a person can do about a disk that refuses to write."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "make room"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "give yourself the permission to write there"
+    return "see to the disk"
 
 
 def partial_name(path: Path, suffix: str = "") -> Path:

@@ -9,10 +9,12 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from masksup.runtime import fence
+from masksup.runtime.files import written_whole
 
 _last_words: list[Callable[[int, str | None], None]] = []
 _place: dict[str, Any] = {"phase": "starting"}
@@ -56,9 +58,6 @@ def _beat(path: Path, token: str, every_seconds: float, stop: threading.Event) -
 
 def _write(path: Path, token: str) -> None:
     row = {"token": token, "time": time.time(), "host": platform.node(), "pid": os.getpid(), **_place}
-    partial = path.with_name(f".{path.name}.{token}")
-    try:
+    # No disk that refuses, whatever for, stops the training or this thread; who watches sees that the file grows old.
+    with suppress(OSError), written_whole(path) as partial:
         partial.write_text(json.dumps(row) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError:  # a full disk stops neither the training nor this thread
-        return

@@ -1,9 +1,11 @@
 """The run folder: the truth about a run. One configuration, one process at a time, many attempts."""
 
+import errno
 import fcntl
 import json
 import os
 import platform
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
 from masksup.runtime.files import refuse_unwritable, write_atomically
+from masksup.runtime.json_lines import split_lines
+from masksup.runtime.log import log
 
 _LOCK_S = 15
 
@@ -25,6 +29,8 @@ class RunFolder:
     path: Path
     attempt: int
     lock: IO[str] | None
+    handle: int | None = None
+    """Of the folder itself, whatever its name becomes."""
 
     @property
     def checkpoints(self) -> Path:
@@ -38,6 +44,23 @@ class RunFolder:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+    def refuse_replaced(self) -> None:
+        """UserError if the folder of that name is not the one that was opened; leaves if another process took it over.
+
+        Removed or renamed, it must not rise again half empty, and what stands in its place belongs to another run.
+        """
+        fence.check()
+        assert self.handle is not None, "only rank 0 writes"
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or not os.path.samestat(there, os.fstat(self.handle)):
+            raise UserError(
+                f"{self.path}: was removed or renamed while this run was training in it, so nothing can be saved "
+                "there; give it its name back and run the same command again"
+            )
 
 
 def join_run(path: Path, attempt: int) -> RunFolder:
@@ -65,13 +88,15 @@ def open_run(path: Path, config: Config) -> RunFolder:
     if path.is_dir() and any(path.iterdir()) and not (config_file.exists() or (path / ".lock").exists()):
         raise UserError(f"{path}: found a folder that is not a run, expected a run folder or a new name")
     refuse_unwritable(path, create=True)
+    if (path / "checkpoints").is_dir():
+        refuse_unwritable(path / "checkpoints")
     lock = _lock(path)
     if config_file.exists():
         refuse_other_config(path, config)
     else:
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
-    return RunFolder(path, _new_attempt(path), lock)
+    return RunFolder(path, _new_attempt(path), lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def finished(path: Path, config: Config) -> bool:
@@ -105,30 +130,59 @@ def _lock(path: Path) -> IO[str]:
     # Where a launcher fences the folder, who holds the lock has lost it and leaves, or stands still on a machine that
     # was cut off: then its lock means nothing, and the fence keeps it from writing.
     patience = time.monotonic() + (_LOCK_S if fence.is_set() else 0)
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    while not _locked(lock, path):
+        if time.monotonic() < patience:
+            time.sleep(0.2)
+        elif fence.is_set():
             break
-        except OSError:
-            if time.monotonic() < patience:
-                time.sleep(0.2)
-            elif fence.is_set():
-                break
-            else:
-                lock.seek(0)
-                raise UserError(
-                    f"{path}: another process is training in this run folder ({lock.read().strip()})"
-                ) from None
+        else:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise UserError(
+                f"{path}: another process is training in this run folder ({holder or 'it has not said which'})"
+            )
     lock.truncate(0)
     lock.write(f"pid {os.getpid()} on {platform.node()}")
     lock.flush()
     return lock
 
 
+def _locked(lock: IO[str], path: Path) -> bool:
+    """Whether this process holds the run folder now; False if another one does."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        if not fence.is_set():
+            _fence(path, error)
+    return True
+
+
+def _fence(path: Path, error: OSError) -> None:
+    """What stands in for a lock: the process that starts last has the folder, and one that is still in it leaves."""
+    log.warning(
+        f"{path}: its file system has no locks ({error.strerror}), so nothing keeps you from starting this run twice; "
+        "a process that is still training here leaves before it saves the next time"
+    )
+    token = f"pid {os.getpid()} on {platform.node()}, start {secrets.token_hex(4)}"
+    write_atomically(path / ".holder", token)
+    fence.hold(path / ".holder", token)
+
+
 def _new_attempt(path: Path) -> int:
-    """Number this start from 1 and note it; the file is also the record of how often the run was started."""
+    """Number this start from 1 and note it; the file is also the record of how often the run was started.
+
+    No two starts have one number, even where the file lost lines: checkpoints are named by it.
+    """
+    from masksup.runtime.checkpoint import attempt_of, list_checkpoints  # needs torch; the launcher does without it
+
     starts = path / "starts.jsonl"
-    row = {"time": time.time(), "host": platform.node(), "pid": os.getpid()}
-    with starts.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-    return len(starts.read_text(encoding="utf-8").splitlines())
+    before = starts.read_bytes() if starts.exists() else b""
+    saved = max(map(attempt_of, list_checkpoints(path / "checkpoints")), default=0)
+    attempt = max(len(split_lines(before)), saved) + 1
+    row = {"attempt": attempt, "time": time.time(), "host": platform.node(), "pid": os.getpid()}
+    with starts.open("ab") as file:
+        cut_off = before and not before.endswith(b"\n")
+        file.write(b"\n" * bool(cut_off) + json.dumps(row).encode() + b"\n")
+    return attempt

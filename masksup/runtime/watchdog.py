@@ -90,14 +90,6 @@ class Watchdog:
         while self._place.first and not self._store.check(everyone) and time.monotonic() < end:
             time.sleep(0.1)
 
-    def tell(self, key: str) -> None:
-        """Let the other ranks know that something is done."""
-        self._store.set(f"told/{key}", "1")
-
-    def told(self, key: str) -> bool:
-        """Whether some rank has told that."""
-        return self._store.check([f"told/{key}"])
-
     def gone(self, wait: float = 2.5) -> list[int]:
         """Ranks whose thread has said nothing for `wait` seconds: killed, stopped, or on a lost node."""
         before = self._heard()

@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 import masksup.runtime.checkpoint as checkpoint
 from masksup.errors import UserError
 from masksup.runtime.checkpoint import (
-    Saver,
     State,
     list_checkpoints,
     newest_valid,
+    point,
     prune,
     read_checkpoint,
     snapshot,
     write_checkpoint,
 )  # fmt: skip
+from masksup.runtime.saver import Saver
 
 MUTATIONS = int(os.environ.get("MASKSUP_MUTATIONS", "200"))
 
@@ -148,16 +149,17 @@ def test_pruning_keeps_the_newest_and_the_best(
     for step in steps:
         (folder / f"step-{step:09d}-a01").mkdir()
     best = f"step-{data.draw(st.sampled_from(steps)):09d}-a01"
-    prune(folder, keep, best)
+    point(folder, "best", best)
+    prune(folder, keep)
     left = {path.name for path in folder.iterdir()}
-    assert left == {f"step-{step:09d}-a01" for step in sorted(steps)[-keep:]} | {best}
+    assert left == {f"step-{step:09d}-a01" for step in sorted(steps)[-keep:]} | {best, "best"}
 
 
 def test_saver_points_latest_and_best_and_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saver = Saver(tmp_path, attempt=2, keep=2)
     for step in (1, 2, 3, 4):
-        saver.save(a_state(step), saver.name(step), "step-000000001-a02")
-    saver.wait()
+        saver.save(a_state(step), saver.name(step), {"checkpoint": "step-000000001-a02"})
+        saver.wait()
     assert (tmp_path / "latest").resolve().name == "step-000000004-a02"
     assert (tmp_path / "best").resolve().name == "step-000000001-a02"
     assert {path.name for path in list_checkpoints(tmp_path)} == {f"step-00000000{s}-a02" for s in (1, 3, 4)}
