@@ -1,12 +1,13 @@
-"""Small files that are whole or not there; without anything but the standard library."""
+"""Files that are written whole or not at all, and read only where they are files; with the standard library alone."""
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from masksup.errors import UserError
 
@@ -55,5 +56,59 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def as_json(value: Any, **layout: Any) -> str:
+    """JSON as every reader takes it; `layout` as of `json.dumps`. ValueError for NaN or infinity, which it has not."""
+    return json.dumps(value, allow_nan=False, **layout)
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
+    write_atomically(path, as_json(value, indent=1) + "\n")
+
+
+def refuse_special(path: Path) -> None:
+    """UserError for a FIFO, socket or device, which may never answer or never end; OSError where nothing is there."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        raise UserError(f"{path}: found {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a regular file")
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file to read its bytes. UserError if it is a FIFO, socket or device; OSError as of `open`."""
+    refuse_special(path)
+    return path.open("rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """All bytes of a file. UserError and OSError as of `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file. UserError, which says that `what` was expected, where there is none to be read."""
+    try:
+        value = parse_json(read_regular(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected {what}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected {what}") from None
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: malformed JSON ({error}), expected {what}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: found {type(value).__name__}, expected {what}")
+    return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. ValueError for all that is none, NaN, infinities and bottomless nesting included."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
