@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from masksup.config import Config
 from masksup.config_component import Component
 from masksup.errors import UserError, nearest
+from masksup.runtime.files import read_text
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
 _PATHS = (
@@ -101,7 +102,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file (safe loader, duplicate keys refused)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -170,8 +170,8 @@ def open_index(folder: Path) -> Index:
     columns = {key: getattr(index, key) for key in _COLUMNS}
     if _hash(columns, index.classes, index.exif) != index.hash:
         raise UserError(
-            f"{index.folder}: damaged: its columns (*.npy) are not those that the hash in index.json is of; prepare the "
-            "data again"
+            f"{index.folder}: damaged: its columns (*.npy) are not those that the hash in index.json is of; prepare "
+            "the data again"
         )
     return index
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from masksup.errors import UserError
 from masksup.runtime import fence
+from masksup.runtime.files import as_json, open_regular, read_json, read_regular
 
 TENSORS, META, SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{9,})-a(\d{2,})")
@@ -46,7 +47,7 @@ def snapshot(tensors: dict[str, Tensor], meta: dict[str, Any]) -> State:
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
-    return State(copies, json.loads(json.dumps(meta)))
+    return State(copies, json.loads(as_json(meta)))
 
 
 def checkpoint_name(step: int, attempt: int) -> str:
@@ -61,7 +62,7 @@ def write_checkpoint(folder: Path, name: str, state: State) -> Path:
     try:
         partial.mkdir()
         save_file(state.tensors, partial / TENSORS)
-        (partial / META).write_text(json.dumps(state.meta, indent=1), encoding="utf-8")
+        (partial / META).write_text(as_json(state.meta, indent=1), encoding="utf-8")
         sums = [f"{_sync_and_hash(partial / part)}  {part}" for part in (TENSORS, META)]
         (partial / SUMS).write_text("\n".join(sums) + "\n", encoding="utf-8")
         _sync(partial / SUMS)
@@ -88,10 +89,7 @@ def read_checkpoint(folder: Path) -> State:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    if not isinstance(meta, dict):
-        raise UserError(f"{folder / META}: found {type(meta).__name__}, expected an object")
-    return meta
+    return read_json(folder / META, "the facts of a checkpoint")
 
 
 def verify(folder: Path) -> None:
@@ -99,7 +97,7 @@ def verify(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint")
     try:
-        lines = (folder / SUMS).read_bytes().decode("ascii")
+        lines = read_regular(folder / SUMS).decode("ascii")
         matches = [_SUM_LINE.fullmatch(line) for line in lines.removesuffix("\n").split("\n")]
         sums = {match[2]: match[1] for match in matches if match is not None}
         if len(matches) != 2 or set(sums) != {TENSORS, META} or not lines.endswith("\n"):
@@ -199,7 +197,7 @@ def _sync_and_hash(path: Path) -> str:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

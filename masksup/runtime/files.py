@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and read only where they are files; with the standard library alone."""
 
+import io
 import json
 import os
 import stat
@@ -7,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from masksup.errors import UserError
 
@@ -73,7 +74,7 @@ def refuse_special(path: Path) -> None:
         raise UserError(f"{path}: found {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a regular file")
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file to read its bytes. UserError if it is a FIFO, socket or device; OSError as of `open`."""
     refuse_special(path)
     return path.open("rb")
@@ -82,6 +83,12 @@ def open_regular(path: Path) -> IO[bytes]:
 def read_regular(path: Path) -> bytes:
     """All bytes of a file. UserError and OSError as of `open_regular`."""
     with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text of a file, every line end as a newline. UserError and OSError as of `open_regular`."""
+    with io.TextIOWrapper(open_regular(path), encoding, errors) as file:
         return file.read()
 
 

@@ -3,7 +3,6 @@
 Off unless a launcher starts it. Imports nothing heavy.
 """
 
-import json
 import os
 import platform
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from masksup.runtime import fence
+from masksup.runtime.files import as_json
 
 _last_words: list[Callable[[int, str | None], None]] = []
 _place: dict[str, Any] = {"phase": "starting"}
@@ -58,7 +58,7 @@ def _write(path: Path, token: str) -> None:
     row = {"token": token, "time": time.time(), "host": platform.node(), "pid": os.getpid(), **_place}
     partial = path.with_name(f".{path.name}.{token}")
     try:
-        partial.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        partial.write_text(as_json(row) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError:  # a full disk stops neither the training nor this thread
         return

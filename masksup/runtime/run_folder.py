@@ -1,7 +1,6 @@
 """The run folder: the truth about a run. One configuration, one process at a time, many attempts."""
 
 import fcntl
-import json
 import os
 import platform
 import time
@@ -13,7 +12,7 @@ from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
-from masksup.runtime.files import refuse_unwritable, write_atomically
+from masksup.runtime.files import as_json, read_regular, refuse_unwritable, write_atomically
 
 _LOCK_S = 15
 
@@ -130,5 +129,5 @@ def _new_attempt(path: Path) -> int:
     starts = path / "starts.jsonl"
     row = {"time": time.time(), "host": platform.node(), "pid": os.getpid()}
     with starts.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-    return len(starts.read_text(encoding="utf-8").splitlines())
+        file.write(as_json(row) + "\n")
+    return len(read_regular(starts).splitlines())
