@@ -101,7 +101,8 @@ class Attempt:
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add a line so that it survives a crash of the machine; one write, so that lines of two writers stay whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cut_off = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    before = read_regular(path) if path.exists() else b""
+    cut_off = before != b"" and not before.endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
         file.write(("\n" if cut_off else "") + as_json(row) + "\n")
         file.flush()

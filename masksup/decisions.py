@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from masksup.calibration.maps import Calibration, Uncalibrated, calibration_from_json, fields, number, numbers
 from masksup.errors import UserError, nearest
-from masksup.runtime.files import parse_json, read_regular, write_json
+from masksup.runtime.files import parse_json, read_sealed, write_sealed
 
 FILE = "decisions.json"
 FORMAT = "masksup decisions 1"
@@ -171,7 +171,8 @@ def read_decisions(run: Path) -> Decisions | None:
     file = run / FILE
     if not file.exists():
         return None
-    return decisions_from_text(read_regular(file), str(file))
+    again = "run masksup calibrate again (--class NAME=P sets a threshold by hand)"
+    return Decisions.from_json(read_sealed(file, "the decisions of a run", again), str(file))
 
 
 def decisions_from_text(text: str | bytes, where: str) -> Decisions:
@@ -185,7 +186,7 @@ def decisions_from_text(text: str | bytes, where: str) -> Decisions:
 
 def write_decisions(run: Path, decisions: Decisions) -> Path:
     """Keep them in a run folder: whole, or the old ones stay. Returns the file."""
-    write_json(run / FILE, decisions.to_json())
+    write_sealed(run / FILE, decisions.to_json())
     return run / FILE
 
 

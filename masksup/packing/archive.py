@@ -52,11 +52,13 @@ def seal(file: Path) -> None:
 
 def read_archive(file: Path) -> dict[str, bytes]:
     """The members by name, every byte checked. UserError names the file and what is wrong with it."""
-    _refuse_changed(file)
     try:
+        _refuse_changed(file)
         with zipfile.ZipFile(file) as archive:
             _refuse_strange(file, archive.infolist())
             found = {name: archive.read(name) for name in (MANIFEST, *MEMBERS)}
+    except UserError:
+        raise
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
         raise UserError(f"{file}: damaged archive: {error}") from None
     _compare(file, found.pop(MANIFEST), found)

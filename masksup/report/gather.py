@@ -18,7 +18,7 @@ from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
 from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
-from masksup.runtime.files import read_json, refuse_special, written_whole
+from masksup.runtime.files import read_json, read_sealed, refuse_special, written_whole
 from masksup.runtime.log import log
 from masksup.runtime.record import read_rows
 from masksup.trained import Trained, open_trained
@@ -91,7 +91,7 @@ def open_subject(path: Path, name: str, data: Path | None, rules: Evaluation | N
         name, trained, rules or trained.config.eval, which, part, scores, result,
         [] if run is None else read_rows(run / "metrics.jsonl"),
         None if run is None or result is None else cost_of(run, result), decisions,
-        None if run is None else _calibration(run, decisions),
+        None if run is None else kept_calibration(run, decisions),
     )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def _outputs(trained: Trained, part: Part) -> Outputs:
     chosen = "" if part.chosen is None else f"-{len(part)}"
     file = folder / f"logits-{trained.sha256[:12]}-{trained.weights}-{part.index.hash[:12]}{chosen}.npz"
     if file.exists():
-        kept = _kept(file, part)
+        kept = kept_outputs(file, part)
         if kept is not None:
             return kept
     log.info(f"{trained.checkpoint}: labelling {len(part)} samples of {part.title}")
@@ -178,7 +178,7 @@ def _outputs(trained: Trained, part: Part) -> Outputs:
     return outputs
 
 
-def _kept(file: Path, part: Part) -> Outputs | None:
+def kept_outputs(file: Path, part: Part) -> Outputs | None:
     """What an earlier report kept, of which the zip file has checksums; None where it is damaged, which is said."""
     refuse_special(file)
     try:
@@ -194,14 +194,14 @@ def _kept(file: Path, part: Part) -> Outputs | None:
     return found
 
 
-def _calibration(run: Path, decisions: Decisions) -> dict[str, Any] | None:
+def kept_calibration(run: Path, decisions: Decisions) -> dict[str, Any] | None:
     """What `masksup calibrate` found, if it is what decides."""
-    if decisions.fitted is None or not (run / CALIBRATION).is_file():
+    if decisions.fitted is None or not (run / CALIBRATION).exists():
         return None
     try:
-        facts = read_json(run / CALIBRATION, "what masksup calibrate found")
+        facts = read_sealed(run / CALIBRATION, "what masksup calibrate found", "run masksup calibrate again")
         fit = facts["fitted"], facts["aim"], {name: row["threshold"] for name, row in facts["classes"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run / CALIBRATION}: cannot be read ({error!r}); run masksup calibrate again") from None
     # The two files are written one after the other: a kill between them leaves facts of an earlier fit.
     decides = vars(decisions.fitted), decisions.aim, dict(zip(decisions.classes, decisions.thresholds))

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and read only where they are files; with the standard library alone."""
 
+import hashlib
 import io
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from masksup.errors import UserError
+
+_SEAL = "sha256"  # key of the hash of all else in a JSON file
 
 
 def refuse_unwritable(folder: Path, create: bool = False) -> None:
@@ -66,16 +69,39 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, as_json(value, indent=1) + "\n")
 
 
+def write_sealed(path: Path, tree: dict[str, Any]) -> None:
+    """An object as JSON together with its own hash, so that damage shows when `read_sealed` reads it."""
+    write_json(path, {**tree, _SEAL: _hash(tree)})
+
+
+def _hash(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(as_json(tree, sort_keys=True).encode()).hexdigest()
+
+
+def read_sealed(path: Path, what: str, again: str) -> dict[str, Any]:
+    """What `write_sealed` wrote, now or before there were hashes.
+
+    UserError as of `read_json`, and where the content is not what the hash is of: `again` says how to make it anew.
+    """
+    tree = read_json(path, what)
+    if tree.pop(_SEAL, found := _hash({key: value for key, value in tree.items() if key != _SEAL})) != found:
+        raise UserError(f"{path}: was changed after it was written (its sha256 differs); {again}")
+    return tree
+
+
 def refuse_special(path: Path) -> None:
-    """UserError for a FIFO, socket or device, which may never answer or never end; OSError where nothing is there."""
+    """UserError for a folder, and for a FIFO, socket or device, which may never answer or never end.
+
+    OSError where nothing is there.
+    """
     mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
         raise UserError(f"{path}: found {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a regular file")
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file to read its bytes. UserError if it is a FIFO, socket or device; OSError as of `open`."""
+    """Open a file to read its bytes. UserError as of `refuse_special`, OSError as of `open`."""
     refuse_special(path)
     return path.open("rb")
 

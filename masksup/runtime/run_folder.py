@@ -12,7 +12,7 @@ from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
-from masksup.runtime.files import as_json, read_regular, refuse_unwritable, write_atomically
+from masksup.runtime.files import as_json, read_regular, refuse_special, refuse_unwritable, write_atomically
 
 _LOCK_S = 15
 
@@ -70,7 +70,7 @@ def open_run(path: Path, config: Config) -> RunFolder:
     else:
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
-    return RunFolder(path, _new_attempt(path), lock)
+    return RunFolder(path, new_attempt(path), lock)
 
 
 def finished(path: Path, config: Config) -> bool:
@@ -124,10 +124,16 @@ def _lock(path: Path) -> IO[str]:
     return lock
 
 
-def _new_attempt(path: Path) -> int:
-    """Number this start from 1 and note it; the file is also the record of how often the run was started."""
+def new_attempt(path: Path) -> int:
+    """Number this start from 1 and note it; the file is also the record of how often the run was started.
+
+    Checkpoints are named by the number and never overwritten, so it is above theirs even where the file was damaged.
+    """
     starts = path / "starts.jsonl"
     row = {"time": time.time(), "host": platform.node(), "pid": os.getpid()}
+    if starts.exists():
+        refuse_special(starts)
     with starts.open("a", encoding="utf-8") as file:
         file.write(as_json(row) + "\n")
-    return len(read_regular(starts).splitlines())
+    saved = [place.name.rpartition("-a")[2] for place in (path / "checkpoints").glob("step-*-a*")]
+    return max([len(read_regular(starts).splitlines()), *(int(number) + 1 for number in saved if number.isdecimal())])
