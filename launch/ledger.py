@@ -3,14 +3,13 @@
 The run folder is the truth: SLURM forgets jobs, and a requeued job starts with nothing but this folder.
 """
 
-import json
 import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masksup.runtime.files import write_atomically
+from masksup.runtime.files import as_json, parse_json, read_regular, read_text, write_atomically
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,10 @@ class Attempt:
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add a line so that it survives a crash of the machine; one write, so that lines of two writers stay whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cut_off = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    before = read_regular(path) if path.exists() else b""
+    cut_off = before != b"" and not before.endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if cut_off else "") + json.dumps(row) + "\n")
+        file.write(("\n" if cut_off else "") + as_json(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -156,9 +156,9 @@ def progress(folder: Folder, attempt: Attempt) -> dict[str, Any]:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """JSON objects of a file, a line each; lines that a crash cut off are left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for line in read_text(path, errors="replace").splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):
@@ -169,7 +169,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a small file; empty where there is none, or none that can be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_regular(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -177,7 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
+    write_atomically(path, as_json(value, indent=1) + "\n")
 
 
 def job_of(folder: Folder) -> str | None:

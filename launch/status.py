@@ -197,4 +197,4 @@ def _error(history: list[Attempt], state: str) -> str | None:
 
 
 def as_json(table: list[Row]) -> str:
-    return json.dumps([asdict(row) for row in table], indent=1)
+    return json.dumps([asdict(row) for row in table], indent=1, allow_nan=False)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from masksup.errors import nearest
+from masksup.errors import nearest, shown
 from masksup.registry import Registry
 
 
@@ -15,10 +15,10 @@ def problem(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
 
 
-def _holds_nan(value: Any) -> bool:
+def _not_finite(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return any(map(_holds_nan, value))
-    return isinstance(value, float) and math.isnan(value)
+        return any(map(_not_finite, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 class Component(BaseModel):
@@ -46,13 +46,13 @@ class Component(BaseModel):
                 hint = nearest(key, ["name", *options.model_fields])
                 raise problem(str(key), f"not an option of {cls.registry.kind} '{name}'; {hint}")
         for key, value in given.items():
-            if _holds_nan(value):  # every comparison with it is false, so that no check of a part would refuse it
-                raise problem(str(key), f"found {value!r}, expected numbers")
+            if _not_finite(value):  # every comparison with NaN is false, and JSON has neither it nor infinity
+                raise problem(str(key), f"found {shown(value)}, expected numbers")
         try:
             return {"name": name, **options.model_validate(given).model_dump()}
         except ValidationError as error:
             first = error.errors()[0]
-            raise problem(str(first["loc"][0]), f"found {first['input']!r}, {first['msg'].lower()}") from None
+            raise problem(str(first["loc"][0]), f"found {shown(first['input'])}, {first['msg'].lower()}") from None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from masksup.config import Config
 from masksup.config_component import Component
-from masksup.errors import UserError, nearest
+from masksup.errors import UserError, nearest, shown
+from masksup.runtime.files import read_text
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
 _PATHS = (
@@ -101,7 +102,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file (safe loader, duplicate keys refused)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -247,7 +248,7 @@ def _one_line(problem: Any) -> str:
     if kind == "component":
         return ".".join([*location, str(message)])
     location = [part for part in location if part in _known_anywhere()] or location
-    return f"{'.'.join(location)}: found {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+    return f"{'.'.join(location)}: found {shown(problem['input'])}; {message[:1].lower()}{message[1:]}"
 
 
 def schema_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

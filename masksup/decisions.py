@@ -4,7 +4,6 @@ Kept with a run as `RUN/decisions.json`, written into every exported and packed 
 A run without that file decides by the sigmoid and one threshold.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from masksup.calibration.maps import Calibration, Uncalibrated, calibration_from_json, fields, number, numbers
 from masksup.errors import UserError, nearest
-from masksup.runtime.files import write_json
+from masksup.runtime.files import parse_json, read_sealed, write_sealed
 
 FILE = "decisions.json"
 FORMAT = "masksup decisions 1"
@@ -71,10 +70,18 @@ class Decisions:
         return np.array(self.thresholds, np.float64)
 
     def probabilities(self, logits_NC: NDArray[Any]) -> NDArray[np.float64]:
-        """Calibrated probabilities float64 N x C of logits N x C of any float type."""
+        """Calibrated probabilities float64 N x C of logits N x C of any float type. UserError where one is NaN."""
         assert logits_NC.ndim == 2, logits_NC.shape
         assert logits_NC.shape[1] == len(self.classes), f"{logits_NC.shape[1]} logits, {len(self.classes)} classes"
-        return self.calibration(logits_NC)
+        probabilities_NC = self.calibration(logits_NC)
+        wrong_NC = np.isnan(probabilities_NC)
+        if wrong_NC.any():  # below every threshold, so that they would read as "absent"
+            raise UserError(
+                f"the network's output: found NaN for class '{self.classes[int(wrong_NC.any(0).argmax())]}' of "
+                f"{int(wrong_NC.any(1).sum())} of {len(wrong_NC)} images, expected numbers; take other weights "
+                "(its training diverged, or the precision is too low for it)"
+            )
+        return probabilities_NC
 
     def predicted(self, probabilities_NC: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which classes are predicted, bool N x C, from calibrated probabilities N x C (or of one image, C)."""
@@ -162,23 +169,24 @@ def default_decisions(classes: Sequence[str], threshold: float) -> Decisions:
 def read_decisions(run: Path) -> Decisions | None:
     """Those kept in a run folder; None where there are none. UserError where they are broken."""
     file = run / FILE
-    if not file.is_file():
+    if not file.exists():
         return None
-    return decisions_from_text(file.read_bytes(), str(file))
+    again = "run masksup calibrate again (--class NAME=P sets a threshold by hand)"
+    return Decisions.from_json(read_sealed(file, "the decisions of a run", again), str(file))
 
 
 def decisions_from_text(text: str | bytes, where: str) -> Decisions:
     """From the text of a decisions file. UserError names `where`."""
     try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        tree = parse_json(text)
+    except ValueError as error:
         raise UserError(f"{where}: not JSON: {error}") from None
     return Decisions.from_json(tree, where)
 
 
 def write_decisions(run: Path, decisions: Decisions) -> Path:
     """Keep them in a run folder: whole, or the old ones stay. Returns the file."""
-    write_json(run / FILE, decisions.to_json())
+    write_sealed(run / FILE, decisions.to_json())
     return run / FILE
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LONGEST = 100
+
 
 class UserError(ValueError):
     """A mistake in the user's input. The command line prints its text as one line and exits with 2.
@@ -17,6 +19,12 @@ class ToldElsewhere(UserError):
 
 class JobError(RuntimeError):
     """The job broke, not the input: a rank is missing, dead or stuck. One line, exit status 1."""
+
+
+def shown(value: object) -> str:
+    """A value that somebody gave, as an error shows it: as in Python, and not longer than can be read."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from masksup.decisions import Decisions
 from masksup.errors import UserError
-from masksup.runtime.files import refuse_unwritable_file, write_atomically
+from masksup.runtime.files import as_json, refuse_unwritable_file, write_atomically
 
 Row = tuple[Path, NDArray[np.float64]]
 
@@ -83,4 +82,4 @@ def _as_json(rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> st
         "aim": decisions.aim, "calibration": decisions.calibration.kind,
         "thresholds": dict(zip(decisions.classes, decisions.thresholds)),
     }  # fmt: skip
-    return json.dumps({**facts, **how, "images": images}, indent=1) + "\n"
+    return as_json({**facts, **how, "images": images}, indent=1) + "\n"

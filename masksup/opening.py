@@ -174,7 +174,7 @@ def _resume(run: Run) -> None:
             raise UserError(f"{run.folder.path}: the indexes changed since this run was started; use another --run-dir")
         refuse_other_model(run.scored_method.network.state_dict(), saved.part("model"), name)
     restore(of_this_rank(saved, group.place), run.stepper, run.ema)
-    run.at = At(**saved.meta["at"])
+    run.at = _place_of(saved)
     run.started_at = run.at.step
     with group.together():
         if group.first:
@@ -188,6 +188,17 @@ def _resume(run: Run) -> None:
             f"saved by {before[0]} ranks of {before[1]} threads, going on with {group.world} of {run.threads}: the "
             "same samples and micro-batches, summed in another order"
         )
+
+
+def _place_of(saved: State) -> At:
+    """Where the run was. Another version of this program may have kept other facts of it."""
+    try:
+        return At(**saved.meta["at"])
+    except TypeError as error:
+        raise UserError(
+            f"{saved.meta['name']}: written by another version of this program ({error}); go on with that version, or "
+            "start anew in another --run-dir"
+        ) from None
 
 
 def _newest(folder: RunFolder) -> State:
@@ -242,12 +253,12 @@ def _frozen_features(run: Run) -> dict[str, FrozenFeatures]:
     group = run.group
     group.beat_without_limit("waiting for the features of the frozen backbone")
     if group.first:
-        found = _open_features(run)
+        found = _open_features(run, check=True)
     group.broadcast(None)
-    return found if group.first else _open_features(run)
+    return found if group.first else _open_features(run, check=False)
 
 
-def _open_features(run: Run) -> dict[str, FrozenFeatures]:
+def _open_features(run: Run, check: bool) -> dict[str, FrozenFeatures]:
     config, stepper = run.config, run.stepper
     folder = Path(config.model.features) if config.model.features else run.folder.path / "features"
     found: dict[str, FrozenFeatures] = {}
@@ -255,6 +266,6 @@ def _open_features(run: Run) -> dict[str, FrozenFeatures]:
         if part is not None:
             flip = name == "train" and config.augment.flip > 0
             found[name] = compute_features(
-                run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info
+                run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info, check
             )
     return found

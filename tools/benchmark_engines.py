@@ -39,6 +39,7 @@ from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
 from masksup.runtime.checkpoint import State
+from masksup.runtime.files import as_json
 from masksup.runtime.place import Place
 
 CLASSES = 20
@@ -112,7 +113,7 @@ def _be_a_rank(args: argparse.Namespace) -> None:
     dist.init_process_group(backend, init_method=store, rank=args.rank, world_size=args.world)
     result = {"losses": _losses, "start": _start, "rest": _rest}[args.part](config, args, device)
     if args.rank == 0:
-        (args.folder / "result.json").write_text(json.dumps(result))
+        (args.folder / "result.json").write_text(as_json(result))
     dist.barrier()
     dist.destroy_process_group()
 

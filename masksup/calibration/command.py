@@ -20,7 +20,7 @@ from masksup.errors import UserError, nearest
 from masksup.evaluate import predict_alone
 from masksup.metrics.calibration import calibration_scores
 from masksup.metrics.pairs import Labels, check_pairs, probabilities
-from masksup.runtime.files import refuse_unwritable, write_json
+from masksup.runtime.files import refuse_unwritable, write_sealed
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
 
@@ -75,7 +75,7 @@ def run_calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: 
     facts = _facts(trained, plan, wanted.resamples, decisions, scores, bounds, logits_NC, labels_NC)
     show(facts)
     file = write_decisions(trained.run, decisions)
-    write_json(trained.run / FILE, facts)
+    write_sealed(trained.run / FILE, facts)
     log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / FILE}")
     return 0
 

@@ -1,7 +1,8 @@
 """The index: what `masksup prepare` writes and everything else reads, a folder of memory-mapped columns.
 
-`index.json` names the columns; each column is one `.npy` file opened with ``mmap_mode="r"``, so that opening
-costs the same for 80 and for 80,000 images and all processes of a node share one copy of the pages.
+`index.json` names the columns; each column is one `.npy` file that is mapped into memory, so that all processes of a
+node share one copy of the pages. Opening an index reads every column once and compares it with the hash in the header;
+an image is compared with its own hash whenever it is read. So a score never names the hash of other data.
 
 Shapes: I images, N samples (a sample is an image, or one person in it), C classes, M boxes of all samples.
 """
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.data.store import FOLDER, LOCATIONS, Shards, read_file
+from masksup.data.pillow import BrokenImage
+from masksup.data.store import FOLDER, LOCATIONS, Shards, digest_of, read_file
 from masksup.errors import UserError
-from masksup.runtime.files import partial_name
+from masksup.runtime.files import as_json, partial_name, read_json, refuse_special
 
 FORMAT = "masksup index"
 VERSION = 1
 DIFFICULT, TRUNCATED, OCCLUDED, CROWD = 1, 2, 4, 8
+_SEAL = "header_sha256"  # of all else in the header but `root`, which may be edited: images have hashes of their own
 
 # Column -> dtype. Names and ids are stored as one run of UTF-8 bytes and the offsets into it.
 _COLUMNS = {
@@ -61,7 +64,7 @@ class IndexContent:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """One split, memory-mapped. Unpickling opens the folder again instead of copying the columns."""
+    """One split, memory-mapped. Unpickling maps the columns again, which are neither copied nor hashed then."""
 
     folder: Path
     root: Path  # images are relative to it; looked for when the first image is asked for
@@ -91,7 +94,7 @@ class Index:
         return len(self.sample_image_N)
 
     def __reduce__(self) -> Any:
-        return open_index, (self.folder,)
+        return _open_again, (self.folder, self.hash)
 
     def id(self, sample: int) -> str:
         """The unique id of a sample, as in the annotations."""
@@ -107,10 +110,20 @@ class Index:
         return _text(self.image_name_bytes, self.image_name_start_I1, image)
 
     def read_image(self, image: int) -> bytes:
-        """The file of image number `image`, or what a shard holds of it. UserError where it is not to be had."""
+        """The file of image number `image`, or what a shard holds of it.
+
+        UserError where it is not to be had, BrokenImage where it is not what it was when the index was made.
+        """
         if self.shards is not None:
-            return self.shards.read(image, self.image_name(image))
-        return read_file(self._file(image))
+            data = self.shards.read(image, self.image_name(image))
+        else:
+            data = read_file(self._file(image))
+        if digest_of(data) != self.file_hash_I16[image].tobytes():
+            raise BrokenImage(
+                f"{self.where_image(image)}: found other bytes than when the index {self.folder} was made, expected "
+                "the same file (put it back, or prepare the data again)"
+            )
+        return data
 
     def read(self, sample: int) -> bytes:
         """The same for the image that sample number `sample` lies in."""
@@ -149,18 +162,38 @@ class Index:
 
 
 def open_index(folder: Path) -> Index:
-    """Open the index in `folder` without reading its columns.
+    """Open the index in `folder`, and compare its columns with the hash in its header.
 
-    UserError for a missing folder, one that is no index, another format version, or a damaged column.
+    UserError for a missing folder, one that is no index, another format version, or a damaged header or column.
     """
-    folder = Path(folder)
-    header = _header(folder)
+    index = _mapped(Path(folder))
+    columns = {key: getattr(index, key) for key in _COLUMNS}
+    if _hash(columns, index.classes, index.exif) != index.hash:
+        raise UserError(
+            f"{index.folder}: damaged: its columns (*.npy) are not those that the hash in index.json is of; prepare "
+            "the data again"
+        )
+    return index
+
+
+def _open_again(folder: Path, expected: str) -> Index:
+    """In another process: the index that was checked when it was opened first."""
+    index = _mapped(folder)
+    if index.hash != expected:
+        raise UserError(f"{folder}: found another index there than when it was opened, expected it to stay as it is")
+    return index
+
+
+def _mapped(folder: Path) -> Index:
+    header = read_header(folder)
     try:
         fields = {key: header[key] for key in ("name", "split", "exif", "hash", "note")}
         classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]
         columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in _COLUMNS.items()}
         shards = _shards(folder, header)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{folder / 'index.json'}: damaged header ({error}): prepare the data again") from error
     return Index(folder=folder, root=root, classes=classes, shards=shards, **fields, **columns)
 
@@ -198,13 +231,23 @@ def write_index(folder: Path, content: IndexContent) -> Index:
                 np.save(file, value)
                 _sync(file.fileno())
         with (partial / "index.json").open("w", encoding="utf-8") as text:
-            json.dump(header, text, indent=1, ensure_ascii=False)
+            text.write(header_text(header))
             text.flush()
             _sync(text.fileno())
         publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return open_index(folder)
+    return _mapped(folder)
+
+
+def header_text(header: dict[str, Any]) -> str:
+    """The content of `index.json`: the header with its own hash."""
+    return as_json({**header, _SEAL: _header_hash(header)}, indent=1, ensure_ascii=False)
+
+
+def _header_hash(header: dict[str, Any]) -> str:
+    facts = {key: value for key, value in header.items() if key not in ("root", _SEAL)}
+    return hashlib.sha256(as_json(facts, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -219,10 +262,9 @@ def refuse_foreign(folder: Path) -> None:
 
 def _is_index(folder: Path) -> bool:
     try:
-        header = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / "index.json", "the header of an index").get("format") == FORMAT
+    except UserError:
         return False
-    return isinstance(header, dict) and header.get("format") == FORMAT
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -248,34 +290,37 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _header(folder: Path) -> dict[str, Any]:
+def read_header(folder: Path) -> dict[str, Any]:
+    """The content of `index.json`. UserError where there is none, or another or damaged one."""
     file = folder / "index.json"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected an index (`masksup prepare` writes one)")
-    if not file.is_file():
+    if not file.exists():
         splits = sorted(child.name for child in folder.iterdir() if (child / "index.json").is_file())
         if splits:
             raise UserError(f"{folder}: found splits {', '.join(splits)}, expected one: {folder / splits[0]}")
         raise UserError(f"{folder}: found no index.json, expected an index (`masksup prepare` writes one)")
-    try:
-        header = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: malformed JSON ({error}), expected the header of an index") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    header = read_json(file, "the header of an index")
+    if header.get("format") != FORMAT:
         raise UserError(f"{file}: found another kind of JSON, expected the header of an index")
     if header.get("version") != VERSION:
         raise UserError(f"{file}: format version {header.get('version')}, expected {VERSION}: prepare the data again")
+    if header.get(_SEAL, sealed := _header_hash(header)) != sealed:  # old ones have none
+        raise UserError(f"{file}: damaged header (its {_SEAL} is of another): prepare the data again")
     return header
 
 
 def _column(folder: Path, key: str, dtype: str, shape: list[int]) -> Any:
     file = folder / f"{key}.npy"
     try:
-        column = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        refuse_special(file)
+        column = np.lib.format.open_memmap(file, mode="r")
+    except UserError:
+        raise
+    except Exception as error:  # numpy evaluates the head of the file, which may fail in any way
         problem = "no such file" if isinstance(error, FileNotFoundError) else "truncated or damaged"
         raise UserError(f"{file}: {problem}, expected a column of {shape}: prepare the data again") from error
-    if list(column.shape) != shape or column.dtype.str != dtype:
+    if list(column.shape) != shape or column.dtype.str != dtype or not column.flags.c_contiguous:
         raise UserError(f"{file}: found {column.dtype.str} {list(column.shape)}, expected {dtype} {shape}")
     return column
 
@@ -324,5 +369,5 @@ def _hash(columns: dict[str, NDArray[Any]], classes: tuple[str, ...], exif: bool
     digest = hashlib.sha256(json.dumps([FORMAT, VERSION, list(classes), exif]).encode("utf-8"))
     for key, value in columns.items():
         digest.update(f"{key} {value.dtype.str} {value.shape}".encode())
-        digest.update(value.tobytes())
+        digest.update(value.data if value.size else b"")  # not copied: a column may be larger than the memory
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from masksup.data.random import draws
 from masksup.errors import UserError
+from masksup.runtime.files import refuse_special
 
 # Shapes: B images, N masks of the bank, S x S pixels. A hole is True where the image is hidden.
 
@@ -129,9 +130,10 @@ def folder_holes(folder: Path, level: Level, size: int) -> Iterator[Holes]:
 
 def _read_holes(file: Path, size: int) -> Holes:
     try:
+        refuse_special(file)
         with Image.open(file) as opened:
             picture = opened.convert("P")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"method.folder: {file}: cannot be read as a picture ({error})") from None
     width, height = picture.size
     short = min(width, height)

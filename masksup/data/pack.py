@@ -1,7 +1,6 @@
 """An index of files -> the same index with its images in tar shards, whole or not at all."""
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,8 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.data.index import Index, open_index, publish
-from masksup.data.store import BLOCK, FOLDER, LOCATIONS, tar_header
+from masksup.data.index import Index, header_text, open_index, publish, read_header
+from masksup.data.store import BLOCK, FOLDER, LOCATIONS, digest_of, tar_header
 from masksup.errors import UserError
 from masksup.runtime.files import partial_name
 
@@ -49,17 +48,8 @@ def pack_index(index: Index, out: Path, shard_bytes: int, said: Callable[[str], 
 def check_shards(index: Index) -> int:
     """Read every image and compare it with its hash; the number of images. UserError for the first that differs."""
     for image in range(index.images):
-        _content(index, image)
+        index.read_image(image)
     return index.images
-
-
-def _content(index: Index, image: int) -> tuple[bytes, bytes]:
-    """The bytes of an image and their digest, which must be the one in the index."""
-    data = index.read_image(image)
-    digest = hashlib.blake2b(data, digest_size=16).digest()
-    if digest != index.file_hash_I16[image].tobytes():
-        raise UserError(f"{index.where_image(image)}: found other bytes than when the index {index.folder} was made")
-    return data, digest
 
 
 def _write_shards(
@@ -90,20 +80,20 @@ def _write_shards(
 def _fill(file: BinaryIO, index: Index, first: int, shard: int, shard_bytes: int) -> Iterator[_Member]:
     """Write images from number `first` on until the shard is full."""
     for image in range(first, index.images):
-        data, digest = _content(index, image)
+        data = index.read_image(image)
         header = tar_header(index.image_name(image), len(data))
         padding = -len(data) % BLOCK
         if image > first and file.tell() + len(header) + len(data) + padding + len(_END) > shard_bytes:
             break
         file.write(header)
-        yield shard, file.tell(), len(data), digest
+        yield shard, file.tell(), len(data), digest_of(data)
         file.write(data + bytes(padding))
     file.write(_END)
 
 
 def _write_index(index: Index, folder: Path, locations: dict[str, NDArray[Any]], shards: list[dict[str, Any]]) -> None:
     """The columns as they are, those of the locations beside them, and a header that names the shards."""
-    header = json.loads((index.folder / "index.json").read_text(encoding="utf-8"))
+    header = read_header(index.folder)
     for key in header["columns"]:
         if key not in locations:
             shutil.copyfile(index.folder / f"{key}.npy", folder / f"{key}.npy")
@@ -111,7 +101,7 @@ def _write_index(index: Index, folder: Path, locations: dict[str, NDArray[Any]],
         np.save(folder / f"{key}.npy", value)
     header["columns"] |= {key: list(value.shape) for key, value in locations.items()}
     header["shards"] = shards
-    (folder / "index.json").write_text(json.dumps(header, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "index.json").write_text(header_text(header), encoding="utf-8")
     for file in folder.iterdir():
         if file.is_file():
             with file.open("rb") as written:

@@ -8,7 +8,6 @@ As in VOC, a box is the extent of the visible part. `truncated`: at least 5 % of
 the shorter side of its box is under 8 % of the image's side. Less than 15 % visible does not happen.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from masksup.data.index import IndexContent
 from masksup.data.prepare.voc import read_voc
 from masksup.data.shapes_picture import CLASSES, Shape, draw_image
 from masksup.errors import UserError
-from masksup.runtime.files import partial_name
+from masksup.runtime.files import as_json, partial_name, read_json
 
 
 def prepare_shapes(
@@ -46,7 +45,7 @@ def draw_shapes(root: Path, train: int, val: int, test: int, size: int, seed: in
     partial = partial_name(devkit)
     try:
         _draw_all(partial / "VOC2007", train, val, test, size, seed)
-        (partial / "shapes.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        (partial / "shapes.json").write_text(as_json(made, indent=1) + "\n", encoding="utf-8")
         partial.rename(devkit)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,7 +109,7 @@ def _check_same(devkit: Path, made: dict[str, Any]) -> None:
     record = devkit / "shapes.json"
     if not record.is_file():
         raise UserError(f"{devkit}: found a folder that shapes did not draw, expected none or our own")
-    found = json.loads(record.read_text(encoding="utf-8"))
+    found = read_json(record, "the record of the data set")
     if found != made:
         key = next(k for k in made if found.get(k) != made[k])
         raise UserError(f"{record}: found {key} {found.get(key)}, expected {made[key]} (remove the folder to redraw)")

@@ -5,6 +5,7 @@ every image stands its tar header; a header that is not that of the image wanted
 belong together, so a wrong image is never handed out.
 """
 
+import hashlib
 import os
 import tarfile
 from collections import OrderedDict
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.errors import UserError
+from masksup.runtime.files import open_regular, refuse_special
 
 # Column -> dtype: where each image lies. They are no part of the index's hash, which identifies what is scored.
 LOCATIONS = {"shard_I": "<i4", "offset_I": "<i8", "length_I": "<i8"}
@@ -25,13 +27,19 @@ _AGAIN = "expected the shard that tools/pack_shards.py wrote (pack the index aga
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file. UserError if it is missing or cannot be read."""
+    """The bytes of a file. UserError if it is missing, no regular file or cannot be read."""
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: found no such file, expected an image") from None
     except OSError as error:
         raise UserError(f"{path}: found it unreadable ({error.strerror}), expected an image") from None
+
+
+def digest_of(data: bytes) -> bytes:
+    """What an index keeps of the bytes of each image."""
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def tar_header(name: str, length: int) -> bytes:
@@ -91,6 +99,7 @@ class _Descriptors:
         if path in self._of:
             self._of.move_to_end(path)
             return self._of[path]
+        refuse_special(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         found = os.fstat(descriptor).st_size
         if found != size:

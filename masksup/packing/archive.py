@@ -6,7 +6,6 @@ whoever means to can write another archive, with sums that fit. Reading one exec
 """
 
 import hashlib
-import json
 import struct
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import BinaryIO
 
 from masksup.calibration.maps import fields
 from masksup.errors import UserError
-from masksup.runtime.files import written_whole
+from masksup.runtime.files import as_json, open_regular, parse_json, written_whole
 
 FORMAT = "masksup archive 1"
 MANIFEST = "manifest.json"
@@ -35,7 +34,7 @@ def write_archive(file: Path, members: dict[str, bytes]) -> None:
     """Write the members (those of MEMBERS) with their manifest: whole, or not at all."""
     assert tuple(members) == MEMBERS, tuple(members)
     sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()}
-    manifest = json.dumps({"format": FORMAT, "files": sums}, indent=1).encode()
+    manifest = as_json({"format": FORMAT, "files": sums}, indent=1).encode()
     with written_whole(file) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for name, data in {MANIFEST: manifest, **members}.items():
@@ -53,11 +52,13 @@ def seal(file: Path) -> None:
 
 def read_archive(file: Path) -> dict[str, bytes]:
     """The members by name, every byte checked. UserError names the file and what is wrong with it."""
-    _refuse_changed(file)
     try:
+        _refuse_changed(file)
         with zipfile.ZipFile(file) as archive:
             _refuse_strange(file, archive.infolist())
             found = {name: archive.read(name) for name in (MANIFEST, *MEMBERS)}
+    except UserError:
+        raise
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
         raise UserError(f"{file}: damaged archive: {error}") from None
     _compare(file, found.pop(MANIFEST), found)
@@ -65,7 +66,7 @@ def read_archive(file: Path) -> dict[str, bytes]:
 
 
 def _refuse_changed(file: Path) -> None:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         size = stream.seek(0, 2)
         stream.seek(0)
         if stream.read(4) != b"PK\x03\x04":
@@ -109,8 +110,8 @@ def _refuse_strange(file: Path, infos: list[zipfile.ZipInfo]) -> None:
 def _compare(file: Path, manifest: bytes, found: dict[str, bytes]) -> None:
     where = f"{file}: {MANIFEST}"
     try:
-        tree = json.loads(manifest)
-    except (ValueError, RecursionError) as error:
+        tree = parse_json(manifest)
+    except ValueError as error:
         raise UserError(f"{where}: not JSON: {error}") from None
     given = fields(tree, where, ("format", "files"))
     if given["format"] != FORMAT:

@@ -1,6 +1,5 @@
 """A trained model into an archive, and back."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +17,7 @@ from masksup.config_file import parse_yaml, to_yaml, validate
 from masksup.decisions import Decisions, decisions_from_text
 from masksup.errors import UserError
 from masksup.packing.archive import CARD, CONFIG, DECISIONS, MODEL, WEIGHTS, read_archive, write_archive
+from masksup.runtime.files import as_json, parse_json
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_packed(file: Path) -> Packed:
     """Everything in an archive, checked. UserError names the file, and the member that is wrong. Executes nothing."""
     members = read_archive(file)
     where = f"{file}: {MODEL}"
-    facts = fields(_parsed(json.loads, members[MODEL], where), where, tuple(_FACTS))
+    facts = fields(_parsed(parse_json, members[MODEL], where), where, tuple(_FACTS))
     for key, kind in _FACTS.items():
         if not isinstance(facts[key], kind) or isinstance(facts[key], bool):
             raise UserError(f"{where}: {key}: found {facts[key]!r}")
@@ -100,4 +100,4 @@ def _parsed(parse: Callable[[bytes], Any], data: bytes, where: str) -> Any:
 
 
 def _json(tree: Any) -> bytes:
-    return (json.dumps(tree, indent=1) + "\n").encode()
+    return (as_json(tree, indent=1) + "\n").encode()

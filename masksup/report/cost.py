@@ -1,9 +1,10 @@
 """What a run cost: its time, its speed, and GPU-hours that counted and that were lost."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from masksup.runtime.files import parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ def cost_of(run: Path, result: dict[str, Any]) -> Cost:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+    for line in read_text(file, errors="replace").splitlines() if file.is_file() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:  # cut off by a crash
             continue
         if isinstance(row, dict):

@@ -1,6 +1,5 @@
 """Everything a report says of one run: read from its folder, and its predictions computed once and kept there."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
 from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
-from masksup.runtime.files import written_whole
+from masksup.runtime.files import read_json, read_sealed, refuse_special, written_whole
 from masksup.runtime.log import log
 from masksup.runtime.record import read_rows
 from masksup.trained import Trained, open_trained
@@ -92,7 +91,7 @@ def open_subject(path: Path, name: str, data: Path | None, rules: Evaluation | N
         name, trained, rules or trained.config.eval, which, part, scores, result,
         [] if run is None else read_rows(run / "metrics.jsonl"),
         None if run is None or result is None else cost_of(run, result), decisions,
-        None if run is None else _calibration(run, decisions),
+        None if run is None else kept_calibration(run, decisions),
     )  # fmt: skip
 
 
@@ -121,13 +120,10 @@ def _refuse_without_positives(where: Path | str, part: Part, labels_NC: Labels) 
 
 
 def _result(run: Path) -> dict[str, Any] | None:
-    try:
-        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (run / "result.json").exists():
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run / 'result.json'}: cannot be read: {error}") from None
-    if not isinstance(result, dict) or not isinstance(result.get("last"), dict):
+    result = read_json(run / "result.json", "the scores of a run")
+    if not isinstance(result.get("last"), dict):
         raise UserError(f"{run / 'result.json'}: not written by a training of this program")
     return result
 
@@ -167,9 +163,10 @@ def _outputs(trained: Trained, part: Part) -> Outputs:
     folder = trained.run / FOLDER
     chosen = "" if part.chosen is None else f"-{len(part)}"
     file = folder / f"logits-{trained.sha256[:12]}-{trained.weights}-{part.index.hash[:12]}{chosen}.npz"
-    if file.is_file():
-        with np.load(file, allow_pickle=False) as kept:
-            return Outputs(kept["logits"], kept["broken"])
+    if file.exists():
+        kept = kept_outputs(file, part)
+        if kept is not None:
+            return kept
     log.info(f"{trained.checkpoint}: labelling {len(part)} samples of {part.title}")
     outputs = predict_alone(trained, part)
     try:
@@ -181,14 +178,30 @@ def _outputs(trained: Trained, part: Part) -> Outputs:
     return outputs
 
 
-def _calibration(run: Path, decisions: Decisions) -> dict[str, Any] | None:
+def kept_outputs(file: Path, part: Part) -> Outputs | None:
+    """What an earlier report kept, of which the zip file has checksums; None where it is damaged, which is said."""
+    refuse_special(file)
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            found = Outputs(kept["logits"], kept["broken"])
+    except Exception as error:  # a damaged zip file, or the head of an array in it, fails in any way
+        log.warning(f"{file}: cannot be read ({error!r}); labelling again")
+        return None
+    if (found.logits_NC.shape, found.logits_NC.dtype) != ((len(part), len(part.index.classes)), np.float32) or (
+        found.broken_N.shape, found.broken_N.dtype) != ((len(part),), np.bool_):  # fmt: skip
+        log.warning(f"{file}: is of other samples or classes; labelling again")
+        return None
+    return found
+
+
+def kept_calibration(run: Path, decisions: Decisions) -> dict[str, Any] | None:
     """What `masksup calibrate` found, if it is what decides."""
-    if decisions.fitted is None or not (run / CALIBRATION).is_file():
+    if decisions.fitted is None or not (run / CALIBRATION).exists():
         return None
     try:
-        facts: dict[str, Any] = json.loads((run / CALIBRATION).read_text(encoding="utf-8"))
+        facts = read_sealed(run / CALIBRATION, "what masksup calibrate found", "run masksup calibrate again")
         fit = facts["fitted"], facts["aim"], {name: row["threshold"] for name, row in facts["classes"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run / CALIBRATION}: cannot be read ({error!r}); run masksup calibrate again") from None
     # The two files are written one after the other: a kill between them leaves facts of an earlier fit.
     decides = vars(decisions.fitted), decisions.aim, dict(zip(decisions.classes, decisions.thresholds))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from masksup.errors import JobError, UserError
 from masksup.runtime import fence
-from masksup.runtime.files import partial_name
+from masksup.runtime.files import NotAFile, as_json, open_regular, parse_json, partial_name, read_regular
 
 TENSORS, META, SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{9,})-a(\d{2,})")
@@ -52,7 +52,7 @@ def snapshot(tensors: dict[str, Tensor], meta: dict[str, Any]) -> State:
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
-    return State(copies, json.loads(json.dumps(meta)))
+    return State(copies, json.loads(as_json(meta)))
 
 
 def checkpoint_name(step: int, attempt: int) -> str:
@@ -68,7 +68,7 @@ def write_checkpoint(folder: Path, name: str, state: State) -> Path:
     folder.mkdir(exist_ok=True)
     try:
         partial.mkdir()
-        (partial / META).write_text(json.dumps(state.meta, indent=1), encoding="utf-8")
+        (partial / META).write_text(as_json(state.meta, indent=1), encoding="utf-8")
         save_file(state.tensors, partial / TENSORS)
         shutil.copymode(partial / META, partial / TENSORS)  # safetensors' own is 0600, whatever the umask
         sums = [f"{_sync_and_hash(partial / part)}  {part}" for part in (TENSORS, META)]
@@ -114,7 +114,7 @@ def _reading(folder: Path) -> Iterator[None]:
     """What a file system's refusals mean for a checkpoint."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotAFile, UnicodeDecodeError) as error:
         raise Damaged(f"{folder}: damaged or incomplete: {error}") from None
     except PermissionError as error:
         raise UserError(
@@ -125,15 +125,16 @@ def _reading(folder: Path) -> Iterator[None]:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    """The facts of a checkpoint. ValueError where they are none, NotAFile and OSError as of `open_regular`."""
+    meta = parse_json(read_regular(folder / META))
     if not isinstance(meta, dict):
-        raise UserError(f"{folder / META}: found {type(meta).__name__}, expected an object")
+        raise Damaged(f"{folder / META}: found {type(meta).__name__}, expected an object")
     return meta
 
 
 def _refuse_damaged(folder: Path) -> None:
     """Compare both files with their hashes; Damaged names the one that differs."""
-    lines = (folder / SUMS).read_bytes().decode("ascii")
+    lines = read_regular(folder / SUMS).decode("ascii")
     matches = [_SUM_LINE.fullmatch(line) for line in lines.removesuffix("\n").split("\n")]
     sums = {match[2]: match[1] for match in matches if match is not None}
     if len(matches) != 2 or set(sums) != {TENSORS, META} or not lines.endswith("\n"):
@@ -215,7 +216,7 @@ def _sync_and_hash(path: Path) -> str:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,9 +1,12 @@
-"""Small files that are whole or not there; without anything but the standard library."""
+"""Files that are written whole or not at all, and read only where they are files; with the standard library alone."""
 
 import errno
+import hashlib
+import io
 import json
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from masksup.errors import UserError
+
+_SEAL = "sha256"  # key of the hash of all else in a JSON file
 
 
 def refuse_unwritable(folder: Path, create: bool = False) -> None:
@@ -76,5 +81,92 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def as_json(value: Any, **layout: Any) -> str:
+    """JSON as every reader takes it; `layout` as of `json.dumps`. ValueError for NaN or infinity, which it has not."""
+    return json.dumps(value, allow_nan=False, **layout)
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
+    write_atomically(path, as_json(value, indent=1) + "\n")
+
+
+def write_sealed(path: Path, tree: dict[str, Any]) -> None:
+    """An object as JSON together with its own hash, so that damage shows when `read_sealed` reads it."""
+    write_json(path, {**tree, _SEAL: _hash(tree)})
+
+
+def _hash(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(as_json(tree, sort_keys=True).encode()).hexdigest()
+
+
+def read_sealed(path: Path, what: str, again: str) -> dict[str, Any]:
+    """What `write_sealed` wrote, now or before there were hashes.
+
+    UserError as of `read_json`, and where the content is not what the hash is of: `again` says how to make it anew.
+    """
+    tree = read_json(path, what)
+    if tree.pop(_SEAL, found := _hash({key: value for key, value in tree.items() if key != _SEAL})) != found:
+        raise UserError(f"{path}: was changed after it was written (its sha256 differs); {again}")
+    return tree
+
+
+class NotAFile(UserError):
+    """A folder, FIFO, socket or device stands where a file is expected."""
+
+
+def refuse_special(path: Path) -> None:
+    """NotAFile for a folder, and for a FIFO, socket or device, which may never answer or never end.
+
+    OSError where nothing is there.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        raise NotAFile(f"{path}: found {kinds.get(stat.S_IFMT(mode), 'a device')}, expected a regular file")
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to read its bytes. NotAFile as of `refuse_special`, OSError as of `open`."""
+    refuse_special(path)
+    return path.open("rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """All bytes of a file. NotAFile and OSError as of `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text of a file, every line end as a newline. NotAFile and OSError as of `open_regular`."""
+    with io.TextIOWrapper(open_regular(path), encoding, errors) as file:
+        return file.read()
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file. UserError, which says that `what` was expected, where there is none to be read."""
+    try:
+        value = parse_json(read_regular(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected {what}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected {what}") from None
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: malformed JSON ({error}), expected {what}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: found {type(value).__name__}, expected {what}")
+    return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. ValueError for all that is none, NaN, infinities and bottomless nesting included."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")

@@ -3,7 +3,6 @@
 Off unless a launcher starts it. Imports nothing heavy.
 """
 
-import json
 import os
 import platform
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from masksup.runtime import fence
-from masksup.runtime.files import written_whole
+from masksup.runtime.files import as_json, written_whole
 
 _last_words: list[Callable[[int, str | None], None]] = []
 _place: dict[str, Any] = {"phase": "starting"}
@@ -60,4 +59,4 @@ def _write(path: Path, token: str) -> None:
     row = {"token": token, "time": time.time(), "host": platform.node(), "pid": os.getpid(), **_place}
     # No disk that refuses, whatever for, stops the training or this thread; who watches sees that the file grows old.
     with suppress(OSError), written_whole(path) as partial:
-        partial.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        partial.write_text(as_json(row) + "\n", encoding="utf-8")

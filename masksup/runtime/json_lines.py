@@ -1,9 +1,10 @@
 """Files of JSON objects, one a line, that grow while crashes, full disks and bad sectors happen to them."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from masksup.runtime.files import as_json, parse_json, read_regular
 
 Row = dict[str, Any]
 
@@ -17,8 +18,8 @@ def split_lines(content: bytes) -> list[bytes]:
 def parse_line(line: bytes) -> Row | None:
     """The object in a line; None for a damaged one."""
     try:
-        row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
+        row = parse_json(line.decode("utf-8"))
+    except ValueError:
         return None
     return row if isinstance(row, dict) else None
 
@@ -26,7 +27,7 @@ def parse_line(line: bytes) -> Row | None:
 def read_lines(path: Path) -> list[Row]:
     """All rows of a file that are whole, those behind a damaged one too; none where there is no file."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         return []
     return [row for line in split_lines(content) if (row := parse_line(line)) is not None]
@@ -41,7 +42,7 @@ class Appender:
 
     def append(self, row: Row) -> None:
         """OSError where the disk refuses; the row is not lost by that."""
-        self._unwritten += json.dumps(row).encode("utf-8") + b"\n"
+        self._unwritten += as_json(row).encode("utf-8") + b"\n"
         self.flush()
 
     def flush(self) -> None:

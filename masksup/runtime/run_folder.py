@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import platform
 import secrets
@@ -15,7 +14,7 @@ from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
-from masksup.runtime.files import refuse_unwritable, write_atomically
+from masksup.runtime.files import as_json, read_regular, refuse_unwritable, write_atomically
 from masksup.runtime.json_lines import split_lines
 from masksup.runtime.log import log
 
@@ -96,7 +95,7 @@ def open_run(path: Path, config: Config) -> RunFolder:
     else:
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
-    return RunFolder(path, _new_attempt(path), lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+    return RunFolder(path, new_attempt(path), lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def finished(path: Path, config: Config) -> bool:
@@ -170,7 +169,7 @@ def _fence(path: Path, error: OSError) -> None:
     fence.hold(path / ".holder", token)
 
 
-def _new_attempt(path: Path) -> int:
+def new_attempt(path: Path) -> int:
     """Number this start from 1 and note it; the file is also the record of how often the run was started.
 
     No two starts have one number, even where the file lost lines: checkpoints are named by it.
@@ -178,11 +177,11 @@ def _new_attempt(path: Path) -> int:
     from masksup.runtime.checkpoint import attempt_of, list_checkpoints  # needs torch; the launcher does without it
 
     starts = path / "starts.jsonl"
-    before = starts.read_bytes() if starts.exists() else b""
+    before = read_regular(starts) if starts.exists() else b""
     saved = max(map(attempt_of, list_checkpoints(path / "checkpoints")), default=0)
     attempt = max(len(split_lines(before)), saved) + 1
     row = {"attempt": attempt, "time": time.time(), "host": platform.node(), "pid": os.getpid()}
     with starts.open("ab") as file:
         cut_off = before and not before.endswith(b"\n")
-        file.write(b"\n" * bool(cut_off) + json.dumps(row).encode() + b"\n")
+        file.write(b"\n" * bool(cut_off) + as_json(row).encode() + b"\n")
     return attempt

@@ -17,6 +17,7 @@ from PIL import Image
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index, IndexContent, write_index
 from masksup.data.loader import eval_loader, train_loader
+from masksup.data.store import digest_of
 from masksup.data.transforms import TransformSettings, eval_transform
 from masksup.errors import UserError
 
@@ -32,7 +33,8 @@ def make_index(root: Path, folder: Path, crops: bool = False) -> Index:
     content = IndexContent(
         root=root, name="test", split="train", classes=("a", "b", "c"), exif=False, note="", image_names=names,
         ids=[name[:-4] for name in names], sizes_I2=np.tile(np.array([[64, 48]], np.int32), (n, 1)),
-        file_hash_I16=np.zeros((n, 16), np.uint8), sample_image_N=np.arange(n, dtype=np.int32), crop_N4=crop,
+        file_hash_I16=np.array([list(digest_of((root / name).read_bytes())) for name in names], np.uint8),
+        sample_image_N=np.arange(n, dtype=np.int32), crop_N4=crop,
         labels_NC=LABELS, box_start_N1=np.zeros(n + 1, np.int64), boxes_M4=np.zeros((0, 4), np.float32),
         box_class_M=np.zeros(0, np.int16), box_share_M=np.zeros(0, np.float32), box_flags_M=np.zeros(0, np.uint8),
     )  # fmt: skip
@@ -139,9 +141,9 @@ def test_a_broken_image_is_one_line_from_any_process(index: Index, workers: int)
     p = plan()
     with pytest.raises(UserError) as raised:
         list(train_loader(train_set(index, p), p, 0, workers))
-    assert str(raised.value).startswith(f"{index.path(9)}: found a damaged image")
+    assert str(raised.value).startswith(f"{index.path(9)}: found other bytes than when the index")
     assert "\n" not in str(raised.value)
-    with pytest.raises(UserError, match=r"009\.jpg: found a damaged image"):
+    with pytest.raises(UserError, match=r"009\.jpg: found other bytes"):
         list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, workers))
 
 

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from masksup.data.prepare.splits import storable
 from masksup.errors import UserError
+from masksup.runtime.files import read_regular
 
 # Formats that are safe to parse and that decode.py reads; PIL would try some fifty others.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -84,10 +85,12 @@ def _progress(
 
 def _facts_or_problem(path: Path, exif: bool) -> ImageFacts | str:
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         width, height = _size_of(data, exif)
     except BrokenFile as problem:
         return str(problem)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
     except FileNotFoundError:
         return "no such image"
     except OSError as error:

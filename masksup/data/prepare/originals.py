@@ -5,7 +5,6 @@ rules: training lists turn ignored into 0; VOC2007 test says -1 absent, 0 ignore
 for ignored. Their COCO lists leave out images without objects.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from masksup.data.index import IndexContent
 from masksup.data.prepare.wider import wider_files, wider_persons
 from masksup.errors import UserError
-from masksup.runtime.files import write_atomically
+from masksup.runtime.files import as_json, write_atomically
 
 # (data set, split) -> file; {our label: theirs}
 _LISTS: dict[tuple[str, str], tuple[str, dict[int, int]]] = {
@@ -85,4 +84,4 @@ def _target(labels_C: NDArray[np.int8], rule: dict[int, int]) -> list[int]:
 
 def _replace(file: Path, items: list[dict[str, Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(items))
+    write_atomically(file, as_json(items))

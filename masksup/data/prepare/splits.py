@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.errors import UserError
+from masksup.runtime import files
 
 # Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
 MAX_NUMBER = 1e9
@@ -75,7 +76,7 @@ def storable(text: str) -> bool:
 def read_text(file: Path) -> str:
     """The text of a UTF-8 file (a byte order mark is dropped). UserError if it is missing or something else."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return files.read_text(file, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: found bytes that are no UTF-8 (at {error.start}), expected text") from error
     except OSError as error:

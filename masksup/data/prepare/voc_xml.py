@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from masksup.data.index import DIFFICULT, OCCLUDED, TRUNCATED
 from masksup.data.prepare.splits import MAX_NUMBER
 from masksup.errors import UserError
+from masksup.runtime.files import read_regular
 
 _FLAGS = {"difficult": DIFFICULT, "truncated": TRUNCATED, "occluded": OCCLUDED}
 
@@ -28,7 +29,7 @@ class Annotation:
 def read_annotation(file: Path) -> Annotation:
     """Read one XML file. UserError naming file and line if it is malformed or lacks what VOC files have."""
     try:
-        data = file.read_bytes()
+        data = read_regular(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}, expected a readable XML file") from error
     # Entities can expand to gigabytes or read other files; no VOC file declares any. UTF-16 would hide the
