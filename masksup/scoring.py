@@ -136,7 +136,7 @@ def _final(result: dict[str, Any]) -> dict[str, Any] | None:
 
 def _facts(run: Run) -> dict[str, Any]:
     at = run.at
-    images = at.step * run.config.batch.global_
+    images = run.plan.samples_before(at.step)
     return {
         "run": run.folder.path.name, "data": run.source.train.title, "note": run.source.train.index.note,
         "seed": run.config.seed, "steps": at.step, "seconds": at.seconds, "images_per_second": images / at.seconds,

@@ -124,7 +124,7 @@ def _loop(run: Run, bar: Progress) -> str | None:
             run.ema.update(run.stepper.engine.network_state(), at.step)
         at.step += 1
         heartbeat.note(last_step=at.step)
-        meter.add(share.samples, waited)
+        meter.add(0 if share.weightless else sum(len(batch["target"]) for batch in micro_batches), waited)
         if at.step % config.log.every_steps == 0 or at.step == plan.total_steps:
             _log_step(run, logs, lr, meter, bar)
         if at.step in (run.started_at + 1, plan.total_steps):
@@ -183,16 +183,16 @@ def _pace(run: Run, meter: Meter) -> dict[str, float]:
     values, place = meter.read(), run.group.place
     if place.world == 1:
         return values
-    names = ("images_per_second", "step_seconds", "data_wait_seconds")
-    own = torch.zeros(len(names), place.world, dtype=torch.float64)
-    own[:, place.rank] = torch.tensor([values[name] for name in names])
-    ranks = dict(zip(names, run.group.sum(own).tolist()))
+    own = torch.zeros(len(values), place.world, dtype=torch.float64)
+    own[:, place.rank] = torch.tensor(list(values.values()))
+    ranks = dict(zip(values, run.group.sum(own).tolist()))
     run.record.of_ranks(run.at.step, run.plan.epoch_of(run.at.step), ranks)
     # The one for whose data all others waited, at the next sum of the gradients.
     straggler = max(range(place.world), key=ranks["data_wait_seconds"].__getitem__)
-    return values | {
+    waiting = {name: ranks[name][straggler] for name in ("data_wait_seconds", "data_wait_share")}
+    return values | waiting | {
         "images_per_second": sum(ranks["images_per_second"]), "data_wait_straggler": float(straggler),
-        "data_wait_seconds": ranks["data_wait_seconds"][straggler],
+        "memory_mib": max(ranks["memory_mib"]),
     }  # fmt: skip
 
 

@@ -89,6 +89,13 @@ class Plan:
         stop = min(start + self.global_batch, self.samples)
         return epoch * self.samples + np.arange(start, stop, dtype=np.int64)
 
+    def samples_before(self, step: int) -> int:
+        """How many samples the steps before `step` took together."""
+        if self.last_batch != "partial":
+            return step * self.global_batch
+        epoch, step_in_epoch = divmod(step, int(self._steps_per_epoch))
+        return epoch * self.samples + step_in_epoch * self.global_batch
+
     def micro_batches(self, step: int) -> list[Int64s]:
         """The positions of `step`, cut into micro-batches (the last may be shorter only under "partial")."""
         positions = self.positions(step)

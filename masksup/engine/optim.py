@@ -1,6 +1,6 @@
 """The optimiser: parameter groups with their factors, and a step that skips gradients that are not finite."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -8,6 +8,23 @@ from torch import Tensor, nn
 
 from masksup.config import Optim
 from masksup.models.network import Network
+
+
+class ZeroedSGD(torch.optim.SGD):
+    """torch's SGD, with momentum that begins at zero: the same numbers, whichever step is the first that is applied.
+
+    The fused form makes the buffers without filling them, and where that step is skipped leaves whatever the memory
+    held, on which the next step goes on. Nor does it take parameters whose first gradients come in different steps.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                if parameter.grad is not None and "momentum_buffer" not in self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        loss: float | None = super().step(closure)
+        return loss
 
 
 def build_optimizer(optim: Optim, network: Network) -> torch.optim.Optimizer:
@@ -18,7 +35,7 @@ def build_optimizer(optim: Optim, network: Network) -> torch.optim.Optimizer:
     """
     groups = list(_groups(optim, network))
     if optim.name == "sgd":
-        return torch.optim.SGD(
+        return ZeroedSGD(
             groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay,
             nesterov=optim.nesterov, fused=True,
         )  # fmt: skip

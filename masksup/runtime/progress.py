@@ -33,7 +33,7 @@ class Meter:
         self._start, self._steps, self._images, self._waited = time.perf_counter(), 0, 0, 0.0
 
     def add(self, images: int, waited: float) -> None:
-        """Count a step of `images` samples, for whose data the loop waited `waited` seconds."""
+        """Count a step of which this process did `images` samples; the loop waited `waited` seconds for their data."""
         self._steps += 1
         self._images += images
         self._waited += waited

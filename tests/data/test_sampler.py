@@ -73,6 +73,14 @@ def test_epochs_end_where_their_last_sample_was_consumed(size: tuple[int, int, i
     assert p.epoch_of(p.total_steps) >= epochs
 
 
+@pytest.mark.parametrize("last", ["continue", "partial", "drop"])
+def test_the_samples_before_a_step_are_those_of_the_steps_before_it(last: LastBatch) -> None:
+    for n, batch in ((50, 12), (48, 12), (12, 12), (100, 7)):
+        p = plan(n, batch, batch, last=last)
+        sizes = [len(p.positions(step)) for step in range(20)]
+        assert [p.samples_before(step) for step in range(20)] == [sum(sizes[:step]) for step in range(20)]
+
+
 def test_every_epoch_and_seed_has_its_own_order() -> None:
     orders = [plan(50, 5, seed=seed).samples_at(np.arange(100)).reshape(2, 50).tolist() for seed in (0, 1)]
     assert len({tuple(order) for pair in orders for order in pair}) == 4

@@ -32,7 +32,8 @@ MICRO = 4
 class Job:
     """`tree`: settings; `steps`: how many from `first` on; `origin`: the job whose state is gone on from, if any.
 
-    `origin` is a path such as `folder/job`. `poison`: the step in which the last rank sees infinity.
+    `origin` is a path such as `folder/job`. `poison`: the step in which the last rank sees infinity; in such a job
+    memory that was never written holds NaN. `without`: steps that are left out.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Job:
     first: int = 0
     origin: str | None = None
     poison: int | None = None
+    without: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     share = share_of(config.batch.global_ // MICRO, config.batch.global_, rank, world)
     stepper.warm_up(batch(job.first, rank), job.first, 0.0)
     result: dict[str, Any] = {"losses": [], "norms": [], "skipped": []}
-    for step in range(job.first, job.first + job.steps):
+    _fill_new_memory(job.poison is not None)
+    for step in (step for step in range(job.first, job.first + job.steps) if step not in job.without):
         set_rates(stepper.engine.param_groups, config.optim.lr / (1 + 0.1 * step), None)
         mine = [batch(step, index) for index in share.indices]
         poisoned = step == job.poison and rank == world - 1
@@ -178,7 +181,14 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
             stepper.gradient_is_finite(batch(job.first, index), job.first, index, 0.0)
             for index in (share.indices if job.poison is not None else ())
         ]
+    _fill_new_memory(False)
     torch.save(result, folder / f"{job.name}.{rank}.pt")
+
+
+def _fill_new_memory(junk: bool) -> None:
+    """Whether memory that was never written holds NaN, as memory that was freed may hold anything."""
+    torch.use_deterministic_algorithms(junk, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = junk  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compare import assert_same_run, final_state, numbers
-from ranks import Launcher
+from compare import assert_same_run, numbers
+from ranks import IN_FLOAT64, Launcher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksup.calibration.maps import Temperature
@@ -20,6 +20,9 @@ from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 from masksup.runtime.record import read_rows
 from masksup.trained import open_trained
 
+# Of losses in float64: ten million times its rounding, so that no processor's order of sums comes near it in a hundred
+# steps, and a thousandth of what one wrong weight of a sample would make.
+ROUNDING = 1e-9
 DEPTH_AND_MASKS: dict[str, object] = {
     "model__backbone": "test_vit", "model__backbone_options": {"drop_path_rate": 0.2},
     "method": {"name": "masksup", "bank": 8},
@@ -31,9 +34,9 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows]
 
 
-def stop_at(job: Launcher, world: int, config: Path, run: Path, step: int, *overrides: str) -> None:
+def stop_at(job: Launcher, world: int, config: Path, run: Path, step: int, probe: str = "") -> None:
     """Train until about `step` steps are done, then ask the last rank to stop."""
-    ranks = job.train(world, config, run, *overrides)
+    ranks = job.train(world, config, run, probe=probe)
     ranks.until(lambda: len(losses(run)) >= step)
     ranks.signal(world - 1, signal.SIGTERM)
     assert ranks.wait() == [75] * world, ranks.text()
@@ -54,15 +57,15 @@ def test_r11_repeated_and_resumed_runs_are_bit_equal(world: int, job: Launcher, 
 def test_r6_elastic_run_has_the_losses_of_one_process(job: Launcher, write_config, tmp_path: Path) -> None:
     """4 -> 2 -> 3 -> 4 -> 1 ranks, with batch norm and dropout; compared in the 20 steps after each change."""
     config = write_config(epochs=34, checkpoint={"every_steps": 5}, data__eval=None, optim__lr=0.0001)
-    job.to_the_end(1, config, tmp_path / "one")
+    job.to_the_end(1, config, tmp_path / "one", probe=IN_FLOAT64)
     run, stops = tmp_path / "elastic", [21, 42, 63, 84]
     for world, stop in zip((4, 2, 3, 4), stops):
-        stop_at(job, world, config, run, stop)
-    ranks = job.to_the_end(1, config, run)
+        stop_at(job, world, config, run, stop, IN_FLOAT64)
+    ranks = job.to_the_end(1, config, run, probe=IN_FLOAT64)
     assert "saved by 4 ranks" in ranks.text()
     one, elastic = losses(tmp_path / "one"), losses(run)
     assert len(one) == len(elastic) == 107
-    assert elastic == pytest.approx(one, abs=1e-5)
+    assert elastic == pytest.approx(one, abs=ROUNDING)
     assert elastic != one  # another order of summation: otherwise this compares a run with itself
     learning_rates = [
         [row["learning_rate"] for row in numbers(r) if row["kind"] == "train"] for r in (run, tmp_path / "one")
@@ -89,9 +92,9 @@ def test_fewer_training_samples_than_ranks(job: Launcher, write_config, tmp_path
     small = {"data__train": str(tmp_path / "train"), "data__eval": str(tmp_path / "val"), "data__last_batch": "partial"}
     config = write_config(**small, batch={"global": 8, "micro": 2}, epochs=3, optim__lr=0.0001, model__size=64)
     for world in (1, 4):
-        job.to_the_end(world, config, tmp_path / str(world))
+        job.to_the_end(world, config, tmp_path / str(world), probe=IN_FLOAT64)
     assert len(losses(tmp_path / "1")) == 3
-    assert losses(tmp_path / "4") == pytest.approx(losses(tmp_path / "1"), abs=1e-5)
+    assert losses(tmp_path / "4") == pytest.approx(losses(tmp_path / "1"), abs=ROUNDING)
 
 
 def test_scores_of_a_checkpoint_are_equal_to_the_last_bit(job: Launcher, write_config, tmp_path: Path) -> None:
@@ -186,11 +189,9 @@ def test_short_steps_weigh_every_sample_alike(job: Launcher, write_config, tmp_p
         data__last_batch="partial", batch={"global": 12, "micro": 4}, data__eval=None, model__head={"name": "linear"}
     )
     for world in (1, 3):
-        job.to_the_end(world, config, tmp_path / str(world))
-    assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "1"), abs=1e-5)
-    ours, theirs = final_state(tmp_path / "3"), final_state(tmp_path / "1")
-    weights = [name for name in theirs if name.startswith("model/") and name.endswith("weight")]
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in weights)
+        job.to_the_end(world, config, tmp_path / str(world), probe=IN_FLOAT64)
+    assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "1"), abs=ROUNDING)
+    assert moved(tmp_path / "3", tmp_path / "1", "model") < 1e-6, "AdamW makes more of a gradient near zero"
 
 
 def test_fewer_samples_than_ranks_to_score(job: Launcher, write_config, tiny_data: Path, tmp_path: Path) -> None:
@@ -201,10 +202,12 @@ def test_fewer_samples_than_ranks_to_score(job: Launcher, write_config, tiny_dat
 
 @pytest.mark.parametrize("name", METHODS.entries)
 def test_every_method_trains_on_two_ranks_as_on_one(name: str, job: Launcher, write_config, tmp_path: Path) -> None:
-    # SGD, because Adam's first steps turn the rounding of a gradient near zero into a step of full length.
+    # SGD, because Adam's first steps turn the rounding of a gradient near zero into a step of full length. A profile of
+    # MCAR between two neighbours of a map is half as high exactly in the middle, which may be a pixel: not at 0.47.
     sgd = {"name": "sgd", "lr": 0.01}
-    config = write_config(method={"name": name}, model__size=64, data__eval=None, optim=sgd, epochs=1)
+    method = {"name": name} | ({"threshold": 0.47} if name == "mcar" else {})
+    config = write_config(method=method, model__size=64, data__eval=None, optim=sgd, epochs=1)
     for world in (1, 2):
-        job.to_the_end(world, config, tmp_path / str(world))
+        job.to_the_end(world, config, tmp_path / str(world), probe=IN_FLOAT64)
     assert len(losses(tmp_path / "2")) == 4
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), abs=1e-5)
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), abs=ROUNDING)

@@ -1,11 +1,13 @@
 """Kills, signals, stuck ranks, bad gradients: the job ends or goes on as one."""
 
+import json
 import os
 import random
 import re
 import signal
 import time
 from contextlib import suppress
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,22 @@ def test_a_slow_rank_holds_nobody_up_for_good_and_is_named(job: Launcher, write_
         assert ranks["data_wait_seconds"][1] >= 0.2
         assert (train["data_wait_straggler"], train["data_wait_seconds"]) == (1.0, ranks["data_wait_seconds"][1])
         assert train["images_per_second"] == pytest.approx(sum(ranks["images_per_second"]))
+        assert train["data_wait_share"] == ranks["data_wait_share"][1]
+
+
+def test_images_a_second_are_the_samples_of_the_steps_by_the_clocks_of_the_ranks(
+    job: Launcher, write_config, tmp_path: Path
+) -> None:
+    """Two epochs of 50 = 4 x 12 + 2 samples, where two of three ranks have none of the last two."""
+    config = write_config(data__last_batch="partial", batch={"global": 12, "micro": 4})
+    job.to_the_end(3, config, tmp_path / "run")
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] in ("ranks", "train")]
+    for samples, ranks, train in zip([12, 12, 12, 12, 2] * 2, rows[::2], rows[1::2], strict=True):
+        seconds, speeds = ranks["step_seconds"], ranks["images_per_second"]
+        assert sum(map(mul, speeds, seconds)) == pytest.approx(samples)
+        assert samples / max(seconds) * 0.999 <= train["images_per_second"] <= samples / min(seconds) * 1.001
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["images_per_second"] == pytest.approx(100 / result["seconds"])
 
 
 def test_r8_nan_on_one_rank_is_applied_on_none_and_named(job: Launcher, write_config, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Replicas:
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(parameters, self.clip)
         # The sum is not finite where the gradient of any rank is not, so all ranks skip together.
-        bad = (~torch.isfinite(norm)).float()
+        bad = (~torch.isfinite(norm)).to(torch.float32)  # the type that fused optimisers read
         if not self.scaler.is_enabled():  # the scaler tells the optimiser itself
             self.optimizer.found_inf = bad  # type: ignore[attr-defined]
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
