@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from masksup.data.store import FOLDER, LOCATIONS, Shards, read_file
 from masksup.errors import UserError
+from masksup.runtime.files import naming
 
 FORMAT = "masksup index"
 VERSION = 1
@@ -191,16 +192,17 @@ def write_index(folder: Path, content: IndexContent) -> Index:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir()
-        for key, value in columns.items():
-            with (partial / f"{key}.npy").open("wb") as file:
-                np.save(file, value)
-                _sync(file.fileno())
-        with (partial / "index.json").open("w", encoding="utf-8") as text:
-            json.dump(header, text, indent=1, ensure_ascii=False)
-            text.flush()
-            _sync(text.fileno())
-        publish(partial, folder)
+        with naming(folder):
+            partial.mkdir()
+            for key, value in columns.items():
+                with (partial / f"{key}.npy").open("wb") as file:
+                    np.save(file, value)
+                    _sync(file.fileno())
+            with (partial / "index.json").open("w", encoding="utf-8") as text:
+                json.dump(header, text, indent=1, ensure_ascii=False)
+                text.flush()
+                _sync(text.fileno())
+            publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_index(folder)

@@ -21,6 +21,7 @@ from masksup.data.index import IndexContent
 from masksup.data.prepare.voc import read_voc
 from masksup.data.shapes_picture import CLASSES, Shape, draw_image
 from masksup.errors import UserError
+from masksup.runtime.files import naming
 
 
 def prepare_shapes(
@@ -43,7 +44,16 @@ def draw_shapes(root: Path, train: int, val: int, test: int, size: int, seed: in
         _check_same(devkit, made)
         return
     shutil.rmtree(partial, ignore_errors=True)
-    folder = partial / "VOC2007"
+    try:
+        with naming(devkit):
+            _draw(partial / "VOC2007", train, val, test, size, seed)
+            (partial / "shapes.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            partial.rename(devkit)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _draw(folder: Path, train: int, val: int, test: int, size: int, seed: int) -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
     labels: dict[str, dict[str, int]] = {}
@@ -58,8 +68,6 @@ def draw_shapes(root: Path, train: int, val: int, test: int, size: int, seed: in
     splits["trainval"] = ids[: train + val]
     for split, members in splits.items():
         _write_lists(folder / "ImageSets" / "Main", split, members, labels)
-    (partial / "shapes.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    partial.rename(devkit)
 
 
 def _labels(objects: Sequence[Shape]) -> dict[str, int]:

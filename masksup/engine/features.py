@@ -23,6 +23,7 @@ from masksup.data.transforms import eval_transform
 from masksup.engine.precision import autocast, memory_format
 from masksup.engine.state import hash_of
 from masksup.models.network import Network
+from masksup.runtime.files import naming
 
 Features = NDArray[np.float32]
 
@@ -116,8 +117,9 @@ def _compute(
             maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
             if out is None:
                 shape = (len(part.index), *maps.shape[1:])
-                out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-                _reserve(partial)
+                with naming(path):
+                    out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+                    _reserve(partial)
             out[done : done + len(maps)] = maps
             done += len(maps)
         assert out is not None

@@ -1,5 +1,6 @@
 """Small files that are whole or not there; without anything but the standard library."""
 
+import errno
 import json
 import os
 import tempfile
@@ -30,6 +31,19 @@ def refuse_unwritable_file(option: str, path: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError name `path` where it names no file, as that of a full disk, or of a library that hides it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # numpy and Pillow say that less was written than they gave
+            raise OSError(errno.ENOSPC, f"could not be written whole; is the disk full? ({error})", str(path)) from None
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
     """The name to write a file under that becomes `path` at the end: readers and crashes see the old or the new one.
 
@@ -37,12 +51,9 @@ def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial{suffix}")
     try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        if error.filename is None:  # as from a full disk
-            error.filename = str(path)
-        raise
+        with naming(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
-from masksup.runtime.files import refuse_unwritable, write_atomically
+from masksup.runtime.files import naming, refuse_unwritable, write_atomically
 
 _LOCK_S = 15
 
@@ -129,6 +129,6 @@ def _new_attempt(path: Path) -> int:
     """Number this start from 1 and note it; the file is also the record of how often the run was started."""
     starts = path / "starts.jsonl"
     row = {"time": time.time(), "host": platform.node(), "pid": os.getpid()}
-    with starts.open("a", encoding="utf-8") as file:
+    with naming(starts), starts.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     return len(starts.read_text(encoding="utf-8").splitlines())
