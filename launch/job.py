@@ -12,7 +12,8 @@ from pathlib import Path  # noqa: E402
 
 from launch.attempt import leave_word  # noqa: E402
 from launch.ledger import Folder  # noqa: E402
-from masksup.errors import UserError  # noqa: E402
+from masksup.errors import ToldElsewhere, UserError  # noqa: E402
+from masksup.exits import BUG, status_of_error, told  # noqa: E402
 from masksup.runtime import fence, heartbeat  # noqa: E402
 from masksup.runtime.place import find_place  # noqa: E402
 
@@ -21,20 +22,19 @@ SHOWN_S = 20
 
 
 def main(run: Path) -> int:
-    """Train the run of this folder as one of its ranks. Returns the exit status: 0, 2, 75, or 1 for a bug."""
+    """Train the run of this folder as one of its ranks. Returns the exit status, as in `masksup.exits`."""
     folder, attempt = Folder(run), int(os.environ["MASKSUP_ATTEMPT"])
     rank, error = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), None
     heartbeat.on_leave(lambda status, said: leave_word(folder, attempt, rank, status, said))
     try:
         status = _train(folder, rank)
-    except UserError as problem:
-        error = " ".join(str(problem).split())
-        print(f"masksup: rank {rank}: {error}", file=sys.stderr, flush=True)
-        status = 2
     except BaseException as problem:
-        traceback.print_exc()
-        error = "".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]
-        status = 1
+        status, line = status_of_error(problem), told(problem)
+        error = " ".join(str(line).split()) if line else traceback.format_exception_only(problem)[-1].strip()
+        if line is None and status == BUG:
+            traceback.print_exc()
+        elif line is not None and error and not isinstance(line, ToldElsewhere):
+            print(f"masksup: rank {rank}: {error}", file=sys.stderr, flush=True)
     heartbeat.leave(status, error)
     return status
 

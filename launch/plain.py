@@ -19,20 +19,20 @@ from launch.submit import check_run, prepare, refuse_full
 from launch.sweep import note, settings_now, sort_out
 from masksup.config_file import load_config
 from masksup.errors import UserError
+from masksup.exits import status_of
 
 _NOTHING = ("", "(null)", "N/A")  # as scontrol writes what was not asked for
 
 
 def main(arguments: list[str]) -> int:
     """Exit status of the batch job."""
-    try:
-        kind, file, *more = arguments
-        if "SLURM_JOB_ID" not in os.environ or kind not in ("train", "sweep"):
-            raise UserError("launch.plain: expected to be run by slurm/train.sbatch or slurm/sweep.sbatch")
-        return _train(Path(file), more) if kind == "train" else _sweep(Path(file))
-    except UserError as error:
-        print(f"masksup: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return status_of("masksup", lambda: _run(*arguments))
+
+
+def _run(kind: str, file: str, *more: str) -> int:
+    if "SLURM_JOB_ID" not in os.environ or kind not in ("train", "sweep"):
+        raise UserError("launch.plain: expected to be run by slurm/train.sbatch or slurm/sweep.sbatch")
+    return _train(Path(file), list(more)) if kind == "train" else _sweep(Path(file))
 
 
 def _train(file: Path, overrides: list[str]) -> int:

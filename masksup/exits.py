@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from masksup.errors import JobError, ToldElsewhere, UserError
+from masksup.exhausted import exhausted
 
 USER_ERROR, BUG, INTERRUPTED, READER_LEFT = 2, 1, 130, 141
 STOPPED = 75  # asked to stop: the same command goes on (EX_TEMPFAIL)
@@ -15,26 +16,38 @@ _REFUSALS = {
 }  # fmt: skip
 
 
-def status_of(program: str, run: Callable[[], int]) -> int:
-    """The exit status of `run`, or that of the error it ends with, told in one line that begins with `program`.
+def told(error: BaseException) -> UserError | JobError | None:
+    """The error as it is told in one line, such as a full disk or memory that is used up; None for a bug."""
+    if isinstance(error, UserError | JobError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _REFUSALS:
+        return UserError(f"{error.filename}: {error.strerror}")
+    return exhausted(error)
 
-    Bugs are raised on, with their traceback.
+
+def status_of_error(error: BaseException) -> int:
+    """With which status a process ends because of it."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return USER_ERROR if isinstance(told(error), UserError) else BUG
+
+
+def status_of(program: str, run: Callable[[], int | None]) -> int:
+    """The exit status of `run` (0 where it gives none), or that of the error it ends with.
+
+    The error is told in one line that begins with `program`. Bugs are raised on, with their traceback.
     """
     try:
-        return run()
-    except ToldElsewhere:
-        return USER_ERROR
-    except (UserError, JobError) as error:
-        if str(error):
-            print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR if isinstance(error, UserError) else BUG
+        return run() or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
         return READER_LEFT
-    except OSError as error:
-        if error.filename is None or error.errno not in _REFUSALS:
-            raise
-        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        line = told(error)
+        if line is None:
+            raise
+        if str(line) and not isinstance(line, ToldElsewhere):
+            print(f"{program}: {' '.join(str(line).split())}", file=sys.stderr)
+        return status_of_error(line)

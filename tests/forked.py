@@ -1,4 +1,4 @@
-"""Work on several real ranks, forked from the test's own process."""
+"""Real processes: work on several ranks, forked from the test's own, and whether one still runs."""
 
 import os
 import pickle
@@ -11,6 +11,14 @@ import torch.distributed as dist
 from masksup.config import Config
 from masksup.runtime.distributed import Group
 from masksup.runtime.place import Place
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended; an ended one stays until its parent asks for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def on_ranks(world: int, folder: Path, work: Callable[[Group], Any], config: Config) -> list[Any]:

@@ -40,6 +40,7 @@ from masksup.engine.precision import choose_device, choose_dtype, memory_format,
 from masksup.errors import UserError
 from masksup.eval_command import write_predictions
 from masksup.evaluate import predict_alone
+from masksup.exits import status_of
 from masksup.metrics.average_precision import average_precision
 from masksup.runtime.files import write_json
 from masksup.train import train
@@ -51,12 +52,7 @@ Setting = tuple[str, ...]  # its overrides, such as ("optim.lr=0.01", "optim.wei
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, best first, and write DIR/cross_validation.json. Exit status 2 for a mistake in the input."""
     args = _parser().parse_args(argv)
-    try:
-        _cross_validate(args)
-    except UserError as error:
-        print(f"cross_validate: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of("cross_validate", lambda: _cross_validate(args))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,22 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from masksup.errors import UserError
-
-USER_ERROR = 2
+from masksup.exits import status_of
 
 
 def main(argv: list[str] | None = None) -> int:
     """Import one file. Returns 0, or 2 for a mistake in the input, which leaves nothing behind."""
     args = _parser().parse_args(argv)
-    try:
-        run(args)
-    except UserError as error:
-        print(f"import_weights: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"import_weights: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
-        return USER_ERROR
-    return 0
+    return status_of("import_weights", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,6 +22,7 @@ def run(args: argparse.Namespace) -> None:
     from masksup.imported import prepare_import, write_import
     from masksup.models.originals.contents import read_original
     from masksup.models.originals.settings import settle
+    from masksup.runtime.files import naming
 
     found = read_original(args.file, assume_layout=args.assume_layout)
     if args.assume_layout and not found.assumed:
@@ -38,7 +30,8 @@ def run(args: argparse.Namespace) -> None:
     settings = settle(found, _given(args), args.preset)
     out = args.out.resolve()
     imported = prepare_import(found, settings, out)
-    write_import(imported, out)
+    with naming(out):
+        write_import(imported, out)
     print(f"{args.file}: {found.summary}")
     model = imported.config.model
     print(f"  network: {model.backbone}, {model.size} px, mean {model.mean}, std {model.std}")

@@ -14,24 +14,15 @@ from pathlib import Path
 
 from masksup.data.index import open_index
 from masksup.data.pack import check_shards, pack_index
-from masksup.errors import UserError
+from masksup.exits import status_of
 
-USER_ERROR = 2
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Pack or check one index. Returns 0, or 2 for a mistake in the input or a full disk, which leaves nothing."""
     args = _parser().parse_args(argv)
-    try:
-        _run(args)
-    except UserError as error:
-        print(f"pack_shards: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"pack_shards: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
-        return USER_ERROR
-    return 0
+    return status_of("pack_shards", lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from masksup.data.pillow import BrokenImage
 from masksup.data.store import FOLDER, LOCATIONS, Shards, digest_of, read_file
 from masksup.errors import UserError
-from masksup.runtime.files import as_json, partial_name, read_json, refuse_special
+from masksup.runtime.files import as_json, naming, partial_name, read_json, refuse_special
 
 FORMAT = "masksup index"
 VERSION = 1
@@ -225,16 +225,17 @@ def write_index(folder: Path, content: IndexContent) -> Index:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(folder)
     try:
-        partial.mkdir()
-        for key, value in columns.items():
-            with (partial / f"{key}.npy").open("wb") as file:
-                np.save(file, value)
-                _sync(file.fileno())
-        with (partial / "index.json").open("w", encoding="utf-8") as text:
-            text.write(header_text(header))
-            text.flush()
-            _sync(text.fileno())
-        publish(partial, folder)
+        with naming(folder):
+            partial.mkdir()
+            for key, value in columns.items():
+                with (partial / f"{key}.npy").open("wb") as file:
+                    np.save(file, value)
+                    _sync(file.fileno())
+            with (partial / "index.json").open("w", encoding="utf-8") as text:
+                text.write(header_text(header))
+                text.flush()
+                _sync(text.fileno())
+            publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _mapped(folder)

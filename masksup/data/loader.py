@@ -1,5 +1,9 @@
 """Batches from worker processes. What is in a batch depends on the plan alone, never on who loaded it."""
 
+import atexit
+import ctypes
+import functools
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from masksup.data.dataset import Batch, EvalDataset, TrainDataset, stack
 from masksup.data.sampler import Plan
 from masksup.errors import UserError
+
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: the signal that a process gets when its parent ends
 
 
 def train_loader(
@@ -104,6 +110,8 @@ def _load(
     prefetch: int,
     pin_memory: bool,
 ) -> Iterator[Batch]:
+    if workers:
+        _end_with_this_process()
     loader: DataLoader[Any] = DataLoader(
         _Stacked(dataset),
         batch_size=None,
@@ -127,11 +135,24 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """Leave requests to stop to the trainer: workers end with it.
+    """Leave requests to stop to the trainer: workers end with it, however it ends.
 
     SLURM and a terminal send a signal to every process of a job. A worker that died of it would raise an error in
     the middle of the trainer's step, before the trainer could finish the step and save.
     """
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.set_num_threads(1)
+
+
+@functools.cache
+def _end_with_this_process() -> None:
+    """Python waits for its child processes before it ends, after a SIGTERM that ours ignore."""
+    atexit.register(_kill_workers)  # runs before what Python itself has registered
+
+
+def _kill_workers() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for each
+    for process in multiprocessing.active_children():
+        process.kill()

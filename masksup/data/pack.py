@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from masksup.data.index import Index, header_text, open_index, publish, read_header
 from masksup.data.store import BLOCK, FOLDER, LOCATIONS, digest_of, tar_header
 from masksup.errors import UserError
-from masksup.runtime.files import partial_name
+from masksup.runtime.files import naming, partial_name
 
 _END = bytes(2 * BLOCK)  # of a tar file
 # Of a member: shard number, offset and length in bytes, digest of the content.
@@ -34,12 +34,13 @@ def pack_index(index: Index, out: Path, shard_bytes: int, said: Callable[[str], 
     partial = partial_name(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        (partial / FOLDER).mkdir(parents=True)
-        members, shards = _write_shards(index, partial / FOLDER, shard_bytes, said)
-        locations = {key: np.array([member[i] for member in members], dtype)
-                     for i, (key, dtype) in enumerate(LOCATIONS.items())}  # fmt: skip
-        _write_index(index, partial, locations, shards)
-        publish(partial, out)
+        with naming(out):
+            (partial / FOLDER).mkdir(parents=True)
+            members, shards = _write_shards(index, partial / FOLDER, shard_bytes, said)
+            locations = {key: np.array([member[i] for member in members], dtype)
+                         for i, (key, dtype) in enumerate(LOCATIONS.items())}  # fmt: skip
+            _write_index(index, partial, locations, shards)
+            publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_index(out)

@@ -20,7 +20,7 @@ from masksup.data.index import IndexContent
 from masksup.data.prepare.voc import read_voc
 from masksup.data.shapes_picture import CLASSES, Shape, draw_image
 from masksup.errors import UserError
-from masksup.runtime.files import as_json, partial_name, read_json
+from masksup.runtime.files import as_json, naming, partial_name, read_json
 
 
 def prepare_shapes(
@@ -44,14 +44,15 @@ def draw_shapes(root: Path, train: int, val: int, test: int, size: int, seed: in
         return
     partial = partial_name(devkit)
     try:
-        _draw_all(partial / "VOC2007", train, val, test, size, seed)
-        (partial / "shapes.json").write_text(as_json(made, indent=1) + "\n", encoding="utf-8")
-        partial.rename(devkit)
+        with naming(devkit):
+            _draw(partial / "VOC2007", train, val, test, size, seed)
+            (partial / "shapes.json").write_text(as_json(made, indent=1) + "\n", encoding="utf-8")
+            partial.rename(devkit)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _draw_all(folder: Path, train: int, val: int, test: int, size: int, seed: int) -> None:
+def _draw(folder: Path, train: int, val: int, test: int, size: int, seed: int) -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
     labels: dict[str, dict[str, int]] = {}

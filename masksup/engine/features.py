@@ -28,7 +28,7 @@ from masksup.engine.precision import autocast, memory_format
 from masksup.engine.state import hash_of
 from masksup.errors import UserError
 from masksup.models.network import Network
-from masksup.runtime.files import open_regular, partial_name, read_regular, refuse_special, write_atomically
+from masksup.runtime.files import naming, open_regular, partial_name, read_regular, refuse_special, write_atomically
 
 Features = NDArray[np.float32]
 
@@ -148,8 +148,9 @@ def _compute(
             maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
             if out is None:
                 shape = (len(part.index), *maps.shape[1:])
-                out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-                _reserve(partial)
+                with naming(path):
+                    out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+                    _reserve(partial)
             out[done : done + len(maps)] = maps
             done += len(maps)
         assert out is not None

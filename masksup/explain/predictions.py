@@ -20,6 +20,7 @@ from masksup.explain.looks import look, of_image, view_masks
 from masksup.explain.picture import Scored, chosen_classes, draw_looks
 from masksup.pictures import draw_prediction
 from masksup.region_picture import Region, draw_regions
+from masksup.runtime.files import written_whole
 from masksup.trained import Trained
 
 
@@ -63,10 +64,12 @@ def draw_file(
     as_seen = input_3SS if places and config.augment.eval_resize != "squish" else picture_3HW
     photo = Image.fromarray(as_seen.permute(1, 2, 0).numpy())
     if wanted is None:
-        draw_plain(photo, scores_C, regions, trained, decisions).save(target)
-        return
-    masks = of_image(wanted.masks, wanted.files.index(file))
-    draw_explained(photo, input_3SS, scores_C, regions, trained, decisions, masks, wanted.classes).save(target)
+        picture = draw_plain(photo, scores_C, regions, trained, decisions)
+    else:
+        masks = of_image(wanted.masks, wanted.files.index(file))
+        picture = draw_explained(photo, input_3SS, scores_C, regions, trained, decisions, masks, wanted.classes)
+    with written_whole(target, target.suffix) as partial:
+        picture.save(partial)
 
 
 def draw_plain(

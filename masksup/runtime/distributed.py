@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from masksup import exits
 from masksup.config import Config, Parallel, Precision
 from masksup.config_file import to_yaml
 from masksup.errors import JobError, ToldElsewhere, UserError
@@ -219,22 +220,25 @@ def gpu_of(place: Place, visible: int) -> int:
 
 def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
     """End this rank, and with it the job: the others learn why from the store. Never returns to a collective."""
-    status = 2 if isinstance(error, UserError) else 1
+    status, line = exits.status_of_error(error), exits.told(error)
     told = f"rank {place.rank}: {type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, UserError | JobError):
-        told = str(error) if place.first else f"rank {place.rank}: {error}"
+    if line is not None:
+        told = str(line) if place.first else f"rank {place.rank}: {line}"
+    elif isinstance(error, KeyboardInterrupt):
+        told = f"rank {place.rank}: Ctrl-C"
+    elsewhere = line is None and _came_from_another_rank(error)
     mine, first = True, True
     gone: list[int] = []
     try:
-        if _came_from_another_rank(error):
+        if elsewhere:
             reason, gone = _other_reason(watchdog)
             mine, told = reason is None, reason or told
         first = watchdog.claim(told)
     except RuntimeError:  # the store is gone with its keeper, who has said why
-        mine = first = not _came_from_another_rank(error)
+        mine = first = not elsewhere
         told = told if mine else "another rank has ended, see its log"
     log.error(f"ended: {told}", extra=FILE_ONLY)
-    if mine and not isinstance(error, UserError | JobError):
+    if mine and status == exits.BUG and line is None:
         lines = "".join(traceback.format_exception(error))
         print(textwrap.indent(lines, f"[rank {place.rank}] "), file=sys.stderr, flush=True)
     elif first:

@@ -55,6 +55,19 @@ def partial_name(path: Path, suffix: str = "") -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError name `path` where it names no file, as that of a full disk, or of a library that hides it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # numpy and Pillow say that less was written than they gave
+            raise OSError(errno.ENOSPC, f"could not be written whole; is the disk full? ({error})", str(path)) from None
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
     """The name to write a file under that becomes `path` at the end: readers and crashes see the old or the new one.
 
@@ -63,12 +76,9 @@ def written_whole(path: Path, suffix: str = "") -> Iterator[Path]:
     """
     partial = partial_name(path, suffix)
     try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        if error.filename is None:  # as from a full disk
-            error.filename = str(path)
-        raise
+        with naming(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

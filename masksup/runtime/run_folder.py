@@ -14,7 +14,7 @@ from masksup.config import Config
 from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
-from masksup.runtime.files import as_json, read_regular, refuse_unwritable, write_atomically
+from masksup.runtime.files import as_json, naming, read_regular, refuse_unwritable, write_atomically
 from masksup.runtime.json_lines import split_lines
 from masksup.runtime.log import log
 
@@ -181,7 +181,7 @@ def new_attempt(path: Path) -> int:
     saved = max(map(attempt_of, list_checkpoints(path / "checkpoints")), default=0)
     attempt = max(len(split_lines(before)), saved) + 1
     row = {"attempt": attempt, "time": time.time(), "host": platform.node(), "pid": os.getpid()}
-    with starts.open("ab") as file:
+    with naming(starts), starts.open("ab") as file:
         cut_off = before and not before.endswith(b"\n")
         file.write(b"\n" * bool(cut_off) + as_json(row).encode() + b"\n")
     return attempt

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from compare import assert_same_run
+from forked import runs
 from ranks import Launcher
 
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
@@ -209,6 +210,34 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(job: Launcher, wri
         # A rank whose connections break before it can ask for the reason points to the one that has it.
         assert "rank 1: KeyError" in told or "another rank has ended" in told
     job.to_the_end(3, config, tmp_path / "run")
+
+
+def test_memory_that_one_rank_lacks_is_one_line_and_a_mistake(job: Launcher, write_config, tmp_path: Path) -> None:
+    probe = instead_of(
+        "masksup.engine.step", "Stepper.step",
+        "if given[2] == 3 and os.environ['RANK'] == '1': import torch; torch.empty(1 << 50)\n    return real(*given)",
+    )  # fmt: skip
+    ranks = job.train(3, write_config(epochs=4), tmp_path / "run", probe=probe)
+    assert ranks.wait() == [1, 2, 1], ranks.text()
+    told = [line for line in ranks.text().splitlines() if "masksup:" in line]
+    assert len(told) == 1, ranks.text()
+    assert re.match("masksup: rank 1: out of memory .* batch.micro", told[0])
+    assert "Traceback" not in ranks.text()
+
+
+def test_a_loader_process_of_one_rank_that_the_machine_kills(job: Launcher, write_config, tmp_path: Path) -> None:
+    config = write_config(epochs=1000, data__workers=1, data__eval=None)
+    ranks = job.train(3, config, tmp_path / "run")
+    ranks.until(lambda: rows(tmp_path / "run") > 4)
+    workers = [int(Path(f"/proc/{pid}/task/{pid}/children").read_text()) for pid in ranks.pids]
+    os.kill(workers[1], signal.SIGKILL)
+    assert ranks.wait(60) == [1, 1, 1], ranks.text()
+    told = [line for line in ranks.text().splitlines() if "masksup:" in line]
+    assert len(told) == 1, ranks.text()
+    assert f"rank 1: loader process {workers[1]} was killed" in told[0], ranks.text()
+    assert "Traceback" not in ranks.text()
+    time.sleep(1)
+    assert not any(map(runs, workers)), "they end with their rank"
 
 
 def test_only_rank_0_writes_shared_files(job: Launcher, write_config, tmp_path: Path) -> None:
