@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -47,7 +47,9 @@ def take_gpu(place: Place, backend: Backend) -> str | None:
     # NCCL from 2.30 on lets ranks share a GPU if it is told to.
     if backend == "gloo" or os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1":
         return None
-    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    found: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+    if not hasattr(found, "pci_bus_id"):  # an older torch; of a whole GPU this is as good
+        return str(found.uuid)
     return f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}"
 
 

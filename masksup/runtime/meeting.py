@@ -47,8 +47,8 @@ def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
     """Connect all ranks and call the roll. Returns their common store and everyone's card, by rank.
 
     JobError names ranks that did not show up within `seconds`; UserError the mistake in some rank's input, the ranks
-    whose configuration or code is not that of rank 0, or those that would share a GPU. Every rank leaves then, and rank 0
-    tells.
+    whose configuration or code is not that of rank 0, or those that would share a GPU. Every rank leaves then, and
+    rank 0 tells.
     """
     deadline = time.monotonic() + seconds
     store = _connect(place, deadline)

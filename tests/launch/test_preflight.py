@@ -1,4 +1,4 @@
-"""What preflight says of GPUs, with a driver and a torch that are imitated: N/A, MIG, GPUs that fail, one for two ranks."""
+"""What preflight says of GPUs, with a driver and a torch that are imitated: N/A, MIG, GPUs that fail."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ VERSION = (
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A driver, one GPU with 3 of 80 GiB in use of which SLURM gave this process one, and an nvidia-smi without words."""
+    """A driver, one GPU with 1 of 80 GiB in use, given by SLURM, and an nvidia-smi without words."""
     driver, folder = tmp_path / "version", tmp_path / "bin"
     driver.write_text(VERSION.format("", ""))
     folder.mkdir()

@@ -1,0 +1,39 @@
+"""A run that is killed twice ends bit-equal to one that is not: a network of convolutions and one of attention."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.gpu_checks import runs
+from tools.gpu_checks.results import Row
+from tools.gpu_checks.setting import Setting
+
+_KILLED_AT = (1, 3)  # checkpoints that stand when the run is killed
+
+
+def run(setting: Setting) -> Iterator[Row]:
+    data = runs.synthetic_data(setting, 64 if setting.tiny else 256, 64)
+    vit = {"model": {"backbone": "vit_tiny_patch16_224", "size": 64, "head": {"name": "csra", "heads": 4}}}
+    kinds = {"ResNet": {}} if setting.tiny else {"ResNet": {}, "ViT": vit}
+    for what, keys in kinds.items():
+        if what not in setting.done:
+            yield {"what": what, **_check(setting, runs.write_config(setting, what, data, **keys))}
+
+
+def _check(setting: Setting, config: Path) -> Row:
+    clean, cut = (config.with_name(f"{config.stem}-{kind}") for kind in ("clean", "cut"))
+    with (config.with_suffix(".log")).open("w") as log:
+        undisturbed = runs.start(config, clean, log, setting.ranks)
+        for least in _KILLED_AT:
+            process = runs.start(config, cut, log, setting.ranks)
+            runs.wait_for_checkpoints(process, cut, least, 60)
+            runs.kill(process)
+        last = runs.start(config, cut, log, setting.ranks)
+        codes = [process.wait() for process in (undisturbed, last)]
+    if any(codes):
+        return {"passed": False, "error": f"exit statuses {codes}: {runs.last_line(config.with_suffix('.log'))}"}
+    attempts = len(list((cut / "checkpoints").glob("step-*-a03")))
+    tensors, apart = runs.unequal(clean, cut)
+    return {
+        "passed": tensors > 0 and not apart and attempts > 0, "steps": len(runs.losses(clean)), "tensors": tensors,
+        "unequal": len(apart), "first": sorted(apart)[:2],
+    }  # fmt: skip
