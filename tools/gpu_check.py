@@ -22,7 +22,6 @@ from tools.gpu_checks.results import read
 from tools.gpu_checks.run import check, run_step
 from tools.gpu_checks.setting import Setting
 from tools.gpu_checks.steps import steps_for
-from tools.gpu_checks.table import tables
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +35,8 @@ def _main(args: argparse.Namespace) -> int:
     if wrong:
         raise UserError(f"--only: found {wrong[0]}, expected of {', '.join(names)}")
     if args.table:
+        from tools.gpu_checks.table import tables  # imports all that is measured
+
         print(tables(read(args.out)))
         return 0
     if args.step:

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from masksup.config import Config
 from masksup.config_file import validate
-from masksup.engine.parallel.engine import Engine
 from tools.gpu_checks.results import Row
+
+if TYPE_CHECKING:  # a step that makes no network need not import what networks are made of
+    from masksup.engine.parallel.engine import Engine
 
 CLASSES = 80
 
@@ -62,7 +64,7 @@ def now() -> float:
     return time.perf_counter()
 
 
-def digest(engine: Engine) -> str:
+def digest(engine: "Engine") -> str:
     """The hash of the whole state of a training: weights, buffers, optimiser."""
     hashed = hashlib.sha256()
     tensors, _ = engine.export_state()
