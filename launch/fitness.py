@@ -25,6 +25,8 @@ class Card:
     """GPUs that SLURM gave to this process."""
     gpus: int = 0
     driver: str | None = None
+    """None: there is none on this node, and its GPUs are not looked at."""
+    gpu_problem: str | None = None
     nccl: str | None = None
     busy_mib: float = 0.0
     gib_per_second: float | None = None
@@ -70,8 +72,8 @@ def shared_mistake(cards: Sequence[Card]) -> str | None:
 
 def _of_one(card: Card) -> list[str]:
     found = []
-    if card.driver == "does not answer":
-        found.append("nvidia-smi does not answer")
+    if card.gpu_problem is not None:
+        found.append(f"GPUs do not answer: {card.gpu_problem}")
     elif card.driver is not None and card.gpus < card.asked_gpus:
         found.append(f"GPUs: found {card.gpus}, SLURM gave {card.asked_gpus}")
     if card.busy_mib > MOST_BUSY_MIB:

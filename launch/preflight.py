@@ -7,8 +7,8 @@ Seconds, not minutes: it may run at the start of every job.
 
 import json
 import os
+import re
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -24,6 +24,7 @@ from masksup.runtime.place import Place, find_place
 
 _DISK_MIB, _NETWORK_MIB, _ROUNDS = 32, 16, 5
 _MEET_S = 90.0
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass
@@ -64,15 +65,13 @@ def examine(place: Place, folder: Path, indexes: list[Path]) -> Report | None:
     import torch.distributed as dist
     from torch._C._distributed_c10d import PrefixStore
 
-    from masksup.runtime.meeting import meet, my_card
+    from masksup.runtime.gpus import choose_backend, rank_card
+    from masksup.runtime.meeting import meet
 
-    store, _ = meet(place, my_card("preflight"), _MEET_S)
     gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        "nccl" if gpu else "gloo", store=PrefixStore("preflight", store), rank=place.rank, world_size=place.world
-    )
+    backend = choose_backend("auto", gpu)
+    store, _ = meet(place, rank_card(place, "preflight", "auto", gpu), _MEET_S)
+    dist.init_process_group(backend, store=PrefixStore("preflight", store), rank=place.rank, world_size=place.world)
     control = dist.new_group(backend="gloo")
     assert isinstance(control, dist.ProcessGroup)
     card.gib_per_second = _all_reduce(torch.device("cuda" if gpu else "cpu"), place.world)
@@ -88,7 +87,7 @@ def look_around(place: Place, folder: Path, indexes: list[Path]) -> Card:
     """What one rank sees of its node. The disk is measured by one rank a node."""
     card = Card(place.rank, os.uname().nodename, time.time())
     card.asked_gpus = len([x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()])
-    card.driver, card.gpus, card.busy_mib = _gpus()
+    _look_at_gpu(card, place)
     card.nccl = _nccl()
     if place.local_rank == 0:
         card.disk_mib_per_second, card.disk_problem = _disk(folder, place.rank)
@@ -97,20 +96,26 @@ def look_around(place: Place, folder: Path, indexes: list[Path]) -> Card:
     return card
 
 
-def _gpus() -> tuple[str | None, int, float]:
-    """Driver, number of GPUs, and memory in use on the fullest of them."""
-    if shutil.which("nvidia-smi") is None:
-        return None, 0, 0.0
-    query = ["nvidia-smi", "--query-gpu=driver_version,memory.used", "--format=csv,noheader,nounits"]
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+def _look_at_gpu(card: Card, place: Place) -> None:
+    """Driver, number of GPUs and memory in use on the rank's own, as torch sees them: MIG is no special case then.
+
+    The GPUs of other ranks are theirs to look at: a context of every rank on each would fill them.
+    """
+    import torch
+
+    from masksup.runtime.gpus import gpu_of
+
+    if not _DRIVER.exists():
+        return
+    found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", _DRIVER.read_text(errors="replace"))
+    card.driver = found[1] if found else "unknown"
     try:
-        text = subprocess.run(
-            [*query, *([f"--id={devices}"] if devices else [])], capture_output=True, text=True, timeout=30, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return "does not answer", 0, 0.0
-    rows = [line.split(",") for line in text.splitlines() if "," in line]
-    return (rows[0][0].strip(), len(rows), max(float(row[1]) for row in rows)) if rows else (None, 0, 0.0)
+        card.gpus = torch.cuda.device_count()
+        if card.gpus:
+            free, total = torch.cuda.mem_get_info(gpu_of(place, card.gpus, shared=True))
+            card.busy_mib = (total - free) / 2**20
+    except RuntimeError as error:
+        card.gpu_problem = " ".join(str(error).split("\n")[0].split())
 
 
 def _nccl() -> str | None:
@@ -173,7 +178,7 @@ def show(report: Report) -> None:
               f"{network:10}  {disk:10}  {free}")  # fmt: skip
     unseen = sorted({card.host for card in report.cards if card.driver is None and card.asked_gpus})
     if unseen:
-        print(f"GPUs that SLURM gave were not looked at: no nvidia-smi on {', '.join(unseen)}")
+        print(f"GPUs that SLURM gave were not looked at: no NVIDIA driver on {', '.join(unseen)}")
     for node, found in sorted(report.bad.items()):
         for text in found:
             print(f"BAD {node}: {text}")

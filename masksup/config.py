@@ -255,6 +255,9 @@ class Parallel(Section):
     """deepspeed, stage 3: parameters wait in main memory."""
     zero_options: dict[str, Any] = {}
     """Further keys of `zero_optimization` in DeepSpeed's own configuration, such as stage3_max_live_parameters."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """What carries tensors between ranks; auto: NCCL on GPUs, gloo on CPUs. gloo on GPUs is slow and lets several ranks
+    share a GPU, to try them out; not for deepspeed."""
     bucket_mb: Positive = 25.0
     """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
     start_seconds: Positive = 600.0

@@ -224,7 +224,9 @@ def _bare(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None
     network: torch.nn.Module = new_network(config, CLASSES)
     network = network.to(device).to(memory_format=memory_format(config.precision)).train()
     if place.world > 1:
-        network = DistributedDataParallel(network, device_ids=None if device.type == "cpu" else [device])
+        network = DistributedDataParallel(
+            network, device_ids=None if device.type == "cpu" else [torch.cuda.current_device()]
+        )
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=True)
     data = _batch(batch, config.model.size)
     if not config.precision.channels_last:

@@ -1,12 +1,12 @@
 """Engines and ZeRO stages on real ranks, beside a bare DDP loop: what they compute, how they resume, what they cost.
 
-    python tools/benchmark_engines.py [--ranks 1 2 --stages 0 1 2 3 --steps 20 --repeats 9]
+    python tools/benchmark_engines.py [--ranks 1 2 --stages 0 1 2 3 --steps 20 --repeats 9 --json FILE]
 
 Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses over the steps from
 those of one process (of the same micro-batches), whether a run of half the steps that fresh processes go on from ends
 bit-equal, median time of a step over that of a bare DDP loop in the same processes (single steps in turn), and by how
 much the memory of a rank has grown at most since before the network was made. Input is synthetic and resident; on CPUs
-the ranks talk over gloo, with one thread each.
+the ranks talk over gloo, with one thread each. `--json` also appends each row to a file, as a line of JSON.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from masksup.engine.precision import choose_device, choose_dtype, memory_format,
 from masksup.engine.step import Stepper
 from masksup.runtime.checkpoint import State
 from masksup.runtime.files import as_json
+from masksup.runtime.gpus import choose_backend, take_gpu
 from masksup.runtime.place import Place
 
 CLASSES = 20
@@ -64,7 +65,12 @@ def main() -> None:
         reference = _launch(args, ("ddp", 0), 1, Path(folder), "losses")["losses"]
         for world in args.ranks:
             for engine in engines:
-                _print_row(engine, world, _measure(args, engine, world, Path(folder)), reference)
+                row = _measure(args, engine, world, Path(folder))
+                row["difference"] = max(abs(a - b) / abs(b) for a, b in zip(row["losses"], reference))
+                _print_row(engine, world, row)
+                if args.json is not None:
+                    with args.json.open("a") as out:
+                        out.write(json.dumps({"engine": _title(engine), "ranks": world, **row}) + "\n")
 
 
 def _measure(args: argparse.Namespace, engine: Engine, world: int, folder: Path) -> dict[str, Any]:
@@ -74,11 +80,14 @@ def _measure(args: argparse.Namespace, engine: Engine, world: int, folder: Path)
     return {**before, "equal": before["digest"] == after["digest"]}
 
 
-def _print_row(engine: Engine, world: int, row: dict[str, Any], reference: list[float]) -> None:
+def _title(engine: Engine) -> str:
     name, stage = engine
-    difference = max(abs(a - b) / abs(b) for a, b in zip(row["losses"], reference))
+    return name if name == "ddp" else f"ZeRO {stage}"
+
+
+def _print_row(engine: Engine, world: int, row: dict[str, Any]) -> None:
     print(
-        f"| {name if name == 'ddp' else f'ZeRO {stage}'} | {world} | {difference:.1e} | "
+        f"| {_title(engine)} | {world} | {row['difference']:.1e} | "
         f"{'bit-equal' if row['equal'] else '**differs**'} | {row['ratio']:.2f} x | {row['memory']:.0f} |",
         flush=True,
     )
@@ -108,7 +117,9 @@ def _be_a_rank(args: argparse.Namespace) -> None:
     config = _config(args)
     set_numerics(config.precision)
     device = choose_device(config.precision)
-    backend = "gloo" if device.type == "cpu" else "nccl"
+    backend = choose_backend("auto", device.type == "cuda")
+    if device.type == "cuda":
+        take_gpu(Place(args.rank, args.world, args.rank, args.world), backend)
     store = f"file://{args.folder / 'store'}"
     dist.init_process_group(backend, init_method=store, rank=args.rank, world_size=args.world)
     result = {"losses": _losses, "start": _start, "rest": _rest}[args.part](config, args, device)
@@ -187,7 +198,9 @@ class _Trainer:
 def _bare(config: Config, args: argparse.Namespace, device: torch.device) -> Callable[[int], Tensor]:
     """What one would write in twenty lines around DDP: the same network, loss, optimiser and micro-batches."""
     method = _method(config, device)
-    network = DistributedDataParallel(method.network, device_ids=None if device.type == "cpu" else [device])
+    network = DistributedDataParallel(
+        method.network, device_ids=None if device.type == "cpu" else [torch.cuda.current_device()]
+    )
     optimizer = build_optimizer(config.optim, method.network)
     dtype = choose_dtype(config.precision, device)
 
@@ -279,6 +292,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--deadline", type=float, default=500.0, help="seconds a launch may take")
     for name, kind in (("rank", int), ("world", int), ("stage", int), ("engine", str), ("part", str), ("folder", Path)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)  # of the processes that it starts

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from masksup.config import Config
 from masksup.engine.build import new_method, new_network
@@ -43,28 +44,37 @@ def ratios(seconds: Mapping[str, list[float]], to: str) -> dict[str, float]:
     return {name: statistics.median(a / b for a, b in zip(each, seconds[to])) for name, each in seconds.items()}
 
 
-def new_step(config: Config, classes: int) -> Step:
-    """A function that makes one training step of the configuration. The caller has set threads and kernels.
-
-    Input is synthetic and resident: this times the step, not the loader.
-    """
-    device = choose_device(config.precision)
+def new_stepper(config: Config, classes: int, device: torch.device | None = None) -> Stepper:
+    """The trainer's step with random weights, on `device` (None: the configuration's). The caller sets the numerics."""
+    device = device or choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
     network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, classes, None)
     method.prepare(config.seed)
     method.to(device).train()
+    if config.precision.compile:
+        network.compile()
     engine = make_engine(config, method, device, dtype, Place())
     set_rates(engine.param_groups, 1e-4, None)
-    stepper = Stepper(engine, device, dtype, 0)
+    return Stepper(engine, device, dtype, 0)
+
+
+def resident_batch(config: Config, classes: int, device: torch.device, seed: int = 0) -> dict[str, Tensor]:
+    """A synthetic micro-batch that lies on `device`: this times the step, not the loader."""
     count, size = config.batch.micro_size, config.model.size
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     targets = torch.rand(count, classes, generator=generator) < 1.5 / classes  # as many classes as in VOC
-    batch = {
+    return {
         "image": images.to(device, memory_format=torch.channels_last),
         "target": targets.to(device, torch.int8),
         "sample": torch.arange(count, device=device), "position": torch.arange(count, device=device),
     }  # fmt: skip
-    micro_batches = [batch] * (config.batch.global_ // count)
+
+
+def new_step(config: Config, classes: int) -> Step:
+    """A function that makes one training step of the configuration on a resident batch."""
+    stepper = new_stepper(config, classes)
+    batch = resident_batch(config, classes, stepper.device)
+    micro_batches = [batch] * (config.batch.global_ // config.batch.micro_size)
     return lambda: stepper.step(micro_batches, 0, 0.0)

@@ -24,6 +24,7 @@ from masksup.config import Config, Parallel, Precision
 from masksup.config_file import to_yaml
 from masksup.errors import JobError, ToldElsewhere, UserError
 from masksup.runtime import heartbeat
+from masksup.runtime.gpus import choose_backend, rank_card, take_gpu
 from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import joint_mistake, meet, my_card, named
 from masksup.runtime.place import Place
@@ -174,7 +175,9 @@ def joined(place: Place, config: Config) -> Iterator[Group]:
         yield Group(place, config.parallel)
         return
     parallel = config.parallel
-    store, cards = meet(place, my_card(to_yaml(config)), parallel.start_seconds)
+    store, cards = meet(
+        place, rank_card(place, to_yaml(config), parallel.backend, _on_gpu(config.precision)), parallel.start_seconds
+    )
     watchdog = Watchdog(quick_to_answer(store), place, cards, parallel.step_seconds)
     try:
         group = _form(place, parallel, config.precision, store, watchdog)
@@ -192,30 +195,23 @@ def joined(place: Place, config: Config) -> Iterator[Group]:
     dist.destroy_process_group()
 
 
+def _on_gpu(precision: Precision) -> bool:
+    return precision.device != "cpu" and torch.cuda.is_available()
+
+
 def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, watchdog: Watchdog) -> Group:
     watchdog.beat("connecting", parallel.start_seconds)
-    on_gpu = precision.device != "cpu" and torch.cuda.is_available()
+    on_gpu = _on_gpu(precision)
+    backend = choose_backend(parallel.backend, on_gpu)
     if on_gpu:
-        torch.cuda.set_device(gpu_of(place, torch.cuda.device_count()))
+        take_gpu(place, backend)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo", store=PrefixStore("default", store), rank=place.rank,
-        world_size=place.world, timeout=_NO_LIMIT,
-    )  # fmt: skip
+        backend, store=PrefixStore("default", store), rank=place.rank, world_size=place.world, timeout=_NO_LIMIT
+    )
     control = dist.new_group(backend="gloo", timeout=_NO_LIMIT)
     assert isinstance(control, dist.ProcessGroup)
     watchdog.beat("opening the run", None)
     return Group(place, parallel, control, watchdog)
-
-
-def gpu_of(place: Place, visible: int) -> int:
-    """Which of the GPUs that this process was given is its own: the only one, or that of its local rank."""
-    if visible == 1:
-        return 0
-    if place.local_rank >= visible:
-        raise UserError(
-            f"local rank {place.local_rank}: found {visible} GPUs, expected one for each of {place.local_world} ranks"
-        )
-    return place.local_rank
 
 
 def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:

@@ -25,24 +25,30 @@ _LATE = 15.0  # seconds that other ranks give rank 0 for its verdict
 
 @dataclass(frozen=True)
 class Card:
-    """What a rank says of itself at the start. `mistake` is what it finds wrong with its input."""
+    """What a rank says of itself at the start.
+
+    mistake: what it finds wrong with its input.
+    gpu: the PCI bus id of a GPU that no other rank may use.
+    """
 
     host: str
     pid: int
     config: str
     code: str
     mistake: str | None
+    gpu: str | None = None
 
 
-def my_card(config_text: str, mistake: str | None = None) -> Card:
-    return Card(platform.node(), os.getpid(), _digest(config_text.encode()), _code_digest(), mistake)
+def my_card(config_text: str, mistake: str | None = None, gpu: str | None = None) -> Card:
+    return Card(platform.node(), os.getpid(), _digest(config_text.encode()), _code_digest(), mistake, gpu)
 
 
 def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
     """Connect all ranks and call the roll. Returns their common store and everyone's card, by rank.
 
-    JobError names ranks that did not show up within `seconds`; UserError the mistake in some rank's input, or the
-    ranks whose configuration or code is not that of rank 0. Every rank leaves then, and rank 0 tells.
+    JobError names ranks that did not show up within `seconds`; UserError the mistake in some rank's input, the ranks
+    whose configuration or code is not that of rank 0, or those that would share a GPU. Every rank leaves then, and
+    rank 0 tells.
     """
     deadline = time.monotonic() + seconds
     store = _connect(place, deadline)
@@ -98,6 +104,21 @@ def _mistake(cards: list[Card]) -> str | None:
         if other:
             hosts = ", ".join(sorted({cards[rank].host for rank in other}))
             return f"{named(other)} on {hosts}: found another {what} than rank 0 on {cards[0].host}, expected the same"
+    return _shared_gpu(cards)
+
+
+def _shared_gpu(cards: list[Card]) -> str | None:
+    """The first GPU that several ranks want for themselves."""
+    ranks_of: dict[tuple[str, str], list[int]] = {}
+    for rank, card in enumerate(cards):
+        if card.gpu is not None:
+            ranks_of.setdefault((card.host, card.gpu), []).append(rank)
+    for (host, gpu), ranks in ranks_of.items():
+        if len(ranks) > 1:
+            return (
+                f"{named(ranks)} on {host}: found one GPU ({gpu}) for {len(ranks)} ranks, expected one for each, as "
+                "NCCL needs; start fewer ranks, or let them share it with parallel.backend=gloo, which is slow"
+            )
     return None
 
 

@@ -1,5 +1,6 @@
 """How ranks find each other, and what is said where they cannot."""
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from ranks import Launcher
 
 from masksup.errors import UserError
-from masksup.runtime.distributed import gpu_of
+from masksup.runtime.gpus import choose_backend, gpu_of
 from masksup.runtime.place import Place, find_place, first_host, ports_of
 
 
@@ -87,6 +88,54 @@ def test_a_rank_uses_the_gpu_it_was_given() -> None:
     assert gpu_of(Place(local_rank=3), visible=4) == 3
     with pytest.raises(UserError, match="local rank 3: found 2 GPUs"):
         gpu_of(Place(local_rank=3, local_world=4), visible=2)
+    assert [gpu_of(Place(local_rank=k), visible=2, shared=True) for k in range(4)] == [0, 1, 0, 1]
+
+
+def test_tensors_travel_over_nccl_on_gpus_unless_told_otherwise() -> None:
+    assert choose_backend("auto", on_gpu=True) == choose_backend("nccl", on_gpu=True) == "nccl"
+    assert choose_backend("auto", on_gpu=False) == choose_backend("gloo", on_gpu=True) == "gloo"
+
+
+GPUS = """
+import os, types, torch
+import masksup.runtime.distributed as d
+n = int(os.environ["RANK"])
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: {visible}
+torch.cuda.set_device = lambda k: None
+torch.cuda.current_device = lambda: n % {visible}
+torch.cuda.get_device_properties = lambda k: types.SimpleNamespace(pci_domain_id=0, pci_bus_id=27 + k, pci_device_id=0)
+def reached(*a, **k): raise SystemExit(7)
+d.dist.init_process_group = reached
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "backend", "said"),
+    [
+        (
+            1,
+            "auto",
+            r"ranks 0, 1 on .*: found one GPU \(0000:1b:00\) for 2 ranks, expected one for each, as NCCL needs; ",
+        ),
+        (1, "gloo", ""),
+        (2, "auto", ""),
+    ],
+)
+def test_two_ranks_on_one_gpu_are_told_in_one_line_before_nccl_is_asked(
+    visible: int, backend: str, said: str, job: Launcher, write_config, tmp_path: Path
+) -> None:
+    """What torch says of GPUs is imitated; NCCL is reached (status 7) only where ranks do not share one."""
+    probe, config = GPUS.format(visible=visible), write_config(parallel__backend=backend)
+    ranks = job.train(2, config, tmp_path / "run", probe=probe)
+    codes = ranks.wait()
+    if said:
+        assert codes == [2, 2], ranks.text()
+        assert re.search(said + ".*parallel.backend=gloo", one_line(ranks))
+    else:
+        assert 2 not in codes, ranks.text()
+        assert "found one GPU" not in ranks.text()
+    assert not (tmp_path / "run").exists()
 
 
 def test_ranks_of_srun_meet_although_ports_are_taken(job: Launcher, write_config, tmp_path: Path) -> None:
@@ -130,6 +179,7 @@ def test_a_rank_with_another_configuration_is_named(job: Launcher, write_config,
             "batch.micro=8",
             "2 micro-batches of 8 in a batch of 16, fewer than the 3 ranks; expected at most 2 ranks, or batch.micro 5",
         ),
+        ("parallel.backend=nccl", "parallel.backend: found nccl, but these ranks run on CPUs; expected auto or gloo"),
         ("parallel.sync_batchnorm=true", "parallel.sync_batchnorm: found true, but the ranks run on CPUs"),
     ],
 )

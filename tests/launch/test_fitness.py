@@ -28,7 +28,7 @@ def test_nodes_that_are_alike_are_fit() -> None:
     [
         ({"gpus": 3}, "GPUs: found 3, SLURM gave 4"),
         ({"driver": "565"}, "driver: found 565, the others have 570"),
-        ({"driver": "does not answer"}, "nvidia-smi does not answer"),
+        ({"gpu_problem": "CUDA error: unknown error"}, "GPUs do not answer: CUDA error: unknown error"),
         ({"nccl": "2.20"}, "nccl"),
         ({"busy_mib": 30000.0}, "30000 MiB in use by others"),
         ({"clock": 1009.5}, "clock: +9.5 s off"),

@@ -159,14 +159,24 @@ def _wrap(method: Method, parallel: Parallel, compiled: bool, device: torch.devi
 
 def _sum(_: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     # DDP's own hook divides by the number of ranks; losses come with their share of the step, so a sum is exact.
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda done: done.value()[0])
+    return _summed(bucket.buffer(), lambda summed: summed)
 
 
 def _sum_in_bf16(_: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     whole = bucket.buffer()
-    work = dist.all_reduce(whole.to(torch.bfloat16), async_op=True)
-    return work.get_future().then(lambda done: whole.copy_(done.value()[0]))
+    return _summed(whole.to(torch.bfloat16), whole.copy_)
+
+
+def _summed(values: Tensor, then: Callable[[Tensor], Tensor]) -> torch.futures.Future[Tensor]:
+    """The sum of `values` over the ranks, in their place, and what `then` makes of it."""
+    work = dist.all_reduce(values, async_op=True)
+    if values.is_cuda and dist.get_backend() == "gloo":
+        # Its future is done before the sum is back on the GPU; only `wait` orders the two.
+        work.wait()
+        future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[values.device])
+        future.set_result(then(values))
+        return future
+    return work.get_future().then(lambda done: then(done.value()[0]))
 
 
 def synchronise_batchnorm(method: Method, device: torch.device) -> None:

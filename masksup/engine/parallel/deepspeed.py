@@ -250,6 +250,11 @@ def check(config: Config, method: Method, device: torch.device, place: Place) ->
             f"parallel.zero_stage: found 3, but method {config.method.name} keeps a copy of the weights, which ZeRO 3 "
             "takes apart; expected 0, 1 or 2"
         )
+    if parallel.backend == "gloo" and device.type == "cuda":
+        raise UserError(
+            "parallel.backend: found gloo, but parallel.engine is deepspeed on GPUs, whose collectives gloo does not "
+            "have; expected auto or nccl, or parallel.engine ddp"
+        )
     _import_deepspeed(device)
     _check_options(config, device, place)
 

@@ -1,0 +1,50 @@
+"""DDP and ZeRO 0 to 3 beside a bare DDP loop, by the benchmark of the engines: losses, resume, time, memory."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.gpu_checks.results import Row
+from tools.gpu_checks.setting import Setting
+
+MOST = 1e-4
+"""Largest relative difference of a loss from that of one process."""
+_TOOL = Path(__file__).parents[1] / "benchmark_engines.py"
+
+
+def ddp(setting: Setting) -> Iterator[Row]:
+    yield from _measure(setting, [])
+
+
+def zero(setting: Setting) -> Iterator[Row]:
+    yield from _measure(setting, [2] if setting.tiny else [0, 1, 2, 3])
+
+
+def _measure(setting: Setting, stages: list[int]) -> Iterator[Row]:
+    file, steps = setting.folder / "engines.jsonl", "4" if setting.tiny else "10"
+    words = [
+        "--ranks",
+        str(setting.ranks),
+        "--steps",
+        steps,
+        "--repeats",
+        "3",
+        "--micro-batches",
+        str(max(4, setting.ranks)),
+    ]
+    words += ["--json", str(file), "--stages", *map(str, stages)]
+    done = subprocess.run(
+        [sys.executable, str(_TOOL), *words, *(["--backbone", "test_resnet"] if setting.tiny else [])]
+    )
+    for line in file.read_text().splitlines() if file.exists() else ():
+        row = json.loads(line)
+        if (row["engine"] == "ddp") == (not stages):
+            yield {
+                "what": row["engine"], "passed": row["equal"] and row["difference"] <= MOST,
+                "losses_off": row["difference"],
+                "resume_bit_equal": row["equal"], "over_bare": row["ratio"], "memory_mb": row["memory"],
+            }  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.returncode)
