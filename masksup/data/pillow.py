@@ -16,6 +16,8 @@ from masksup.errors import UserError
 
 FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")
 ORIENTATION = 0x0112  # of EXIF
+# JPEG frames whose every block of 8 x 8 pixels takes a bit at least; decoders fill what is missing with grey.
+_HUFFMAN = (0xC0, 0xC1, 0xC2, 0xC3)
 
 
 class BrokenImage(UserError):
@@ -57,6 +59,11 @@ def _jpeg_header(data: bytes, name: str) -> Header:
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+            if marker in _HUFFMAN and -(-width // 8) * -(-height // 8) > 8 * (len(data) - at):
+                raise BrokenImage(
+                    f"{name}: found a head of {width} x {height} pixels on data that cannot hold them, expected a "
+                    "whole image"
+                )
             return Header("cmyk" if data[at + 9] == 4 else "jpeg", width, height)
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4])

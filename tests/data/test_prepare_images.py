@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from masksup.data.decode import decode
+from masksup.data.pillow import BrokenImage
 from masksup.data.prepare.images import ImageFacts, check_images, inside
 from masksup.errors import UserError
 
@@ -58,6 +62,46 @@ def test_jpeg_cut_anywhere_is_found(
     folder = tmp_path_factory.mktemp("cut")
     assert isinstance(check(folder, data), ImageFacts)
     assert isinstance(check(folder, data[: int(share * len(data))]), str)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "quality": 1}])
+def test_jpeg_head_that_is_larger_than_its_data_is_found_by_all_readers(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Decoders fill what is missing with grey. A plain white image has the least data of all, and passes."""
+    file, buffer = tmp_path / "a.jpg", io.BytesIO()
+    Image.new("RGB", (4000, 3000), "white").save(buffer, "JPEG", **options)
+    file.write_bytes(buffer.getvalue())
+    assert isinstance(check_images(tmp_path, ["a.jpg"], exif=False)["a.jpg"], ImageFacts)
+    assert decode(file, exif=True, max_pixels=10**9).shape == (3, 3000, 4000)
+
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 60).convert("RGB").save(buffer, "JPEG", **options)
+    data = bytearray(buffer.getvalue())
+    frame = data.find(b"\xff\xc2\x00\x11" if options.get("progressive") else b"\xff\xc0\x00\x11")
+    data[frame + 5 : frame + 9] = (65500).to_bytes(2) + (1500).to_bytes(2)
+    file.write_bytes(data)
+    said = "found a head of 1500 x 65500 pixels on data that cannot hold them"
+    assert said in str(check_images(tmp_path, ["a.jpg"], exif=False)["a.jpg"])
+    with pytest.raises(BrokenImage, match=said):
+        decode(file, exif=True, max_pixels=10**9)
+
+
+def test_links_in_the_root_are_followed_and_names_never_lead_out_of_it(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    Image.new("RGB", (4, 3)).save(outside / "a.png")
+    (root / "linked").symlink_to(outside)
+    (root / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(root / "fifo.png")
+    found = check_images(root, ["linked/a.png", "zero.png", "fifo.png"], exif=False)
+    assert isinstance(found["linked/a.png"], ImageFacts)
+    assert found["zero.png"] == "unreadable image (found a device, expected a regular file)"
+    assert found["fifo.png"] == "unreadable image (found a FIFO, expected a regular file)"
+    for name in ("../outside/a.png", "linked/../../outside/a.png", str(outside / "a.png")):
+        with pytest.raises(UserError, match="expected one that stays inside the root"):
+            inside(name, "x.csv, line 1")
 
 
 def test_jpeg_with_bytes_behind_its_end_passes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from masksup.data.pillow import BrokenImage, read_header
 from masksup.data.prepare.splits import storable
 from masksup.errors import UserError
 from masksup.runtime.files import read_regular
@@ -37,7 +38,11 @@ class BrokenFile(Exception):
 
 
 def inside(name: str, where: str) -> str:
-    """`name` normalised, with '/'. UserError naming `where` if it is empty, would leave the root or cannot exist."""
+    """`name` normalised, with '/'. UserError naming `where` if it is empty, would leave the root or cannot exist.
+
+    The rule: the text of an annotation file, which may come from anybody, never leads out of the root. Links in the
+    root are followed wherever they lead, because who made them chose that; a device or FIFO behind one is refused.
+    """
     path = posixpath.normpath(name.replace("\\", "/")) if name else ""
     drive = len(path) > 1 and path[1] == ":"
     if path in ("", ".") or "\0" in path or path.startswith("/") or drive or path.split("/")[0] == "..":
@@ -90,7 +95,7 @@ def _facts_or_problem(path: Path, exif: bool) -> ImageFacts | str:
     except BrokenFile as problem:
         return str(problem)
     except UserError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return f"unreadable image ({str(error).removeprefix(f'{path}: ')})"
     except FileNotFoundError:
         return "no such image"
     except OSError as error:
@@ -118,6 +123,10 @@ def _size_of(data: bytes, exif: bool) -> tuple[int, int]:
 
 def _require_complete(data: bytes, image: Image.Image) -> None:
     if image.format == "JPEG":
+        try:
+            read_header(data, "image")
+        except BrokenImage as error:
+            raise BrokenFile(str(error).removeprefix("image: ")) from None
         # Inside the entropy-coded data a 0xff byte is always escaped, so this is the true end marker; looking
         # only behind the first scan skips that of an EXIF thumbnail.
         if data.find(b"\xff\xd9", _first_scan(data)) < 0:
