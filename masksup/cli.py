@@ -11,6 +11,7 @@ from masksup import __version__
 from masksup.data.prepare import command as prepare
 from masksup.errors import UserError
 from masksup.exits import status_of
+from masksup.running import add_running, running_of
 from masksup.runtime import signals
 from masksup.runtime.place import Place, find_place
 
@@ -83,6 +84,7 @@ def _add_eval(commands: _Commands) -> None:
         "--voc-competition", choices=("comp1", "comp2"),
         help="1: trained on VOC alone, 2: on other data too (default: 1 if it began with random weights, else 2)",
     )  # fmt: skip
+    add_running(command)
     command.set_defaults(run=_eval)
 
 
@@ -116,6 +118,7 @@ def _add_calibrate(commands: _Commands) -> None:
         metavar="NAME=P",
         help="set a threshold by hand, repeatable",
     )
+    add_running(command)
     command.set_defaults(run=_calibrate)
 
 
@@ -137,6 +140,10 @@ def _add_predict(commands: _Commands) -> None:
     command.add_argument(
         "--classes", metavar="A,B,C", help="of which classes --explain shows maps (default: predicted)"
     )
+    command.add_argument(
+        "--exact", action="store_true", help="the scores of masksup eval to the last bit: fills the last batch up"
+    )
+    add_running(command)
     command.set_defaults(run=_predict, more="images")
 
 
@@ -152,6 +159,7 @@ def _add_export(commands: _Commands) -> None:
     command.add_argument(
         "--check", nargs="+", default=[], metavar="IMAGES", help="images to check on (default: the run's evaluation)"
     )
+    add_running(command, device="cpu", batch="1, 3 and 8 in turn, of the check")
     command.set_defaults(run=_export)
 
 
@@ -168,6 +176,7 @@ def _add_report(commands: _Commands) -> None:
     )
     command.add_argument("--out", type=Path, metavar="FILE.html", help="(default: RUN/report.html; of several, here)")
     command.add_argument("--data", type=Path, metavar="INDEX", help="score them on this (default: as in their results)")
+    add_running(command)
     command.set_defaults(run=_report)
 
 
@@ -177,6 +186,7 @@ def _add_demo(commands: _Commands) -> None:
         "model", type=Path, metavar="RUN_OR_CHECKPOINT", help="run folder, checkpoint or packed archive"
     )
     command.add_argument("--port", type=int, default=8080, metavar="N", help="on 127.0.0.1 (default: 8080)")
+    add_running(command)
     command.set_defaults(run=_demo)
 
 
@@ -237,17 +247,17 @@ def _eval(args: argparse.Namespace) -> int:
     names = ("ap_rule", "compat", "threshold", "bootstrap")
     rules = {name: getattr(args, name) for name in names}
     wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
-    place = find_place()
+    place, running = find_place(), running_of(args)
     with _told_once(place):
         model = _model(args)
-    return run_eval(model, args.data, args.weights, rules, wanted, args.masked, place)
+    return run_eval(model, args.data, args.weights, rules, wanted, args.masked, place, running)
 
 
 def _calibrate(args: argparse.Namespace) -> int:
     from masksup.calibration.command import Wanted, run_calibrate
 
     wanted = Wanted(args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given))
-    return run_calibrate(_model(args), args.data, args.weights, wanted)
+    return run_calibrate(_model(args), args.data, args.weights, wanted, running_of(args))
 
 
 def _pack(args: argparse.Namespace) -> int:
@@ -261,27 +271,30 @@ def _predict(args: argparse.Namespace) -> int:
 
     _check_threshold(args.threshold)
     return run_predict(
-        _model(args), args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes
-    )
+        _model(args), args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes,
+        running_of(args), exact=args.exact,
+    )  # fmt: skip
 
 
 def _report(args: argparse.Namespace) -> int:
     from masksup.report.command import run_report
 
-    return run_report(args.runs, args.out, args.data)
+    return run_report(args.runs, args.out, args.data, running_of(args))
 
 
 def _demo(args: argparse.Namespace) -> int:
     from masksup.demo.command import run_demo
 
-    return run_demo(args.model, args.port)
+    return run_demo(args.model, args.port, running_of(args))
 
 
 def _export(args: argparse.Namespace) -> int:
     from masksup.export.command import run_export
 
     precisions = args.precision.split(",")
-    return run_export(_model(args), args.weights, args.format, args.out, precisions, args.opset, args.check)
+    return run_export(
+        _model(args), args.weights, args.format, args.out, precisions, args.opset, args.check, running_of(args)
+    )
 
 
 def _smoke(args: argparse.Namespace) -> int:

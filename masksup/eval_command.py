@@ -22,6 +22,7 @@ from masksup.errors import UserError
 from masksup.evaluate import count_pairs, evaluate, predict_part, ready
 from masksup.exits import STOPPED
 from masksup.metrics.tables import headline, tables
+from masksup.running import Running
 from masksup.runtime.distributed import Group, Vote, joined, told_once
 from masksup.runtime.files import refuse_unwritable_file, write_json, written_whole
 from masksup.runtime.log import console, log, start_logging
@@ -49,7 +50,7 @@ class Wanted:
 
 def run_eval(
     path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: Wanted,
-    masked: Level | None = None, place: Place = ALONE,
+    masked: Level | None = None, place: Place = ALONE, running: Running = Running(),
 ) -> int:  # fmt: skip
     """`masksup eval`: score a run or checkpoint on an index and print the tables.
 
@@ -63,7 +64,7 @@ def run_eval(
     with told_once(place):
         if masked is not None and wanted.voc_server is not None:
             raise UserError("--write-voc-server: given with --masked, but the server scores whole images; drop one")
-        trained = open_trained(path, weights)
+        trained = open_trained(path, weights).run_as(running)
         rules = trained.config.eval.model_copy(update={k: v for k, v in overrides.items() if v is not None})
         trained = _with(trained, rules)
         part = _part_to_score(trained, data)

@@ -21,6 +21,7 @@ from masksup.deciding import decisions_for
 from masksup.decisions import Decisions
 from masksup.errors import UserError
 from masksup.predict import label
+from masksup.running import Device, Running
 from masksup.trained import Trained, WhichWeights, open_trained
 
 Picture = str | Path | Image.Image | Tensor | NDArray[np.uint8]
@@ -42,12 +43,23 @@ class Model:
     def __init__(self, trained: Trained, decisions: Decisions) -> None:
         self.trained, self.decisions, self.classes = trained, decisions, trained.classes
 
-    def predict(self, images: Picture | Iterable[Picture], threshold: float | None = None) -> list[Prediction]:
+    def __repr__(self) -> str:
+        model, aim = self.trained.config.model, self.decisions.aim
+        decides = f"thresholds for {aim}" if aim else f"threshold {self.decisions.thresholds[0]:g}"
+        return (
+            f"<masksup model {self.trained.checkpoint} ({self.trained.weights} weights): {model.backbone} + "
+            f"{model.head.name}, {model.size} px, {len(self.classes)} classes, {decides}>"
+        )
+
+    def predict(
+        self, images: Picture | Iterable[Picture], threshold: float | None = None, *, exact: bool = False
+    ) -> list[Prediction]:
         """Labels and probabilities of each image, those of `masksup predict`.
 
         Args:
             images: one or several of: path of an image file, PIL image, uint8 tensor RGB 3HW, uint8 array RGB HW3.
             threshold: one probability for all classes, in place of the thresholds of the model.
+            exact: the scores of `masksup eval` to the last bit. One image then takes as long as a whole batch.
 
         Raises UserError for what is no image; nothing is then predicted.
         """
@@ -57,10 +69,10 @@ class Model:
         several = [images] if isinstance(images, str | Path | Image.Image | Tensor | np.ndarray) else images
         return [
             Prediction(decisions.names(scores_C), dict(zip(self.classes, scores_C.tolist())))
-            for scores_C in self._scores(several)
+            for scores_C in self._scores(several, exact)
         ]
 
-    def _scores(self, images: Iterable[Picture]) -> Iterator[NDArray[np.float64]]:
+    def _scores(self, images: Iterable[Picture], exact: bool) -> Iterator[NDArray[np.float64]]:
         config = self.trained.config
         transform = eval_transform(transform_settings(config.augment), config.model.size)
         prepared = (
@@ -68,7 +80,7 @@ class Model:
             for number, image in enumerate(images)
         )
         while block := list(islice(prepared, config.eval.batch)):
-            for _, scores_C, _ in label(block, self.trained, self.decisions):
+            for _, scores_C, _ in label(block, self.trained, self.decisions, exact=exact):
                 yield scores_C
 
     def _pixels(self, image: Any, number: int) -> Tensor:
@@ -91,7 +103,7 @@ class Model:
         )
 
 
-def load(path: Path, weights: WhichWeights) -> Model:
+def load(path: Path, weights: WhichWeights, device: Device | None, batch: int | None) -> Model:
     """See `masksup.load`."""
-    trained = open_trained(path, weights)
+    trained = open_trained(path, weights).run_as(Running(device, batch))
     return Model(trained, decisions_for(trained))

@@ -24,6 +24,7 @@ from masksup.image_files import find_images
 from masksup.labelled import Row, check_out, print_labels, write_scores
 from masksup.methods.mcar import Regions, find_mcar
 from masksup.region_picture import Region
+from masksup.running import Running
 from masksup.runtime.files import refuse_unwritable
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -31,11 +32,13 @@ from masksup.trained import Trained, WhichWeights, open_trained
 
 def run_predict(
     path: Path, images: list[str], weights: WhichWeights, threshold: float | None, out: Path | None,
-    pictures: Path | None, explain: bool = False, classes: str | None = None,
+    pictures: Path | None, explain: bool = False, classes: str | None = None, running: Running = Running(),
+    *, exact: bool = False,
 ) -> int:  # fmt: skip
     """Print `path prediction: dog,person` for every image; write all scores and pictures where asked.
 
     explain: the pictures also show where each class is seen; classes: of which classes, names joined by commas.
+    exact: as in `label`.
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
     start_logging()
@@ -48,7 +51,7 @@ def run_predict(
     names_of = picture_names(files)
     if pictures is not None:
         refuse_unwritable(pictures, create=True)
-    trained = open_trained(path, weights)
+    trained = open_trained(path, weights).run_as(running)
     set_numerics(trained.config.precision)
     decisions = told(decisions_for(trained), threshold)
     wanted = explaining(trained, files, classes) if explain else None
@@ -56,7 +59,7 @@ def run_predict(
     rows: list[Row] = []
     broken: list[str] = []
     for block in _blocks(files, trained, broken):
-        for file, scores_C, regions in label(block, trained, decisions):
+        for file, scores_C, regions in label(block, trained, decisions, exact=exact):
             rows.append((file, scores_C))
             reader = reader and print_labels(file, decisions.names(scores_C))
             if pictures is not None:
@@ -94,15 +97,18 @@ def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[
 
 
 def label(
-    block: Loaded, trained: Trained, decisions: Decisions
+    block: Loaded, trained: Trained, decisions: Decisions, *, exact: bool = False
 ) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
-    """(file, calibrated probabilities of all classes, the regions that MCAR looked at) for a group of model inputs."""
+    """(file, calibrated probabilities of all classes, the regions that MCAR looked at) for a group of model inputs.
+
+    exact: the forward pass has the `eval.batch` images of an evaluation, whose scores are then the same to the last
+    bit. It takes as long for one image as for all of them.
+    """
     config, looks_twice = trained.config, find_mcar(trained.method)
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
     inputs = [image for _, image in block]
-    # Padded to the size that the run was scored with, so that an image's scores are those of `masksup eval`.
-    padded = torch.stack(inputs + [inputs[-1]] * (config.eval.batch - len(inputs)))
+    padded = torch.stack(inputs + [inputs[-1]] * (config.eval.batch - len(inputs) if exact else 0))
     valid = torch.arange(len(padded)) < len(block)
     seen: list[Regions] = []
 

@@ -1,6 +1,6 @@
 """A trained model from a run folder or a checkpoint: what `eval`, `predict` and `model.weights` start from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.models.network import Network
 from masksup.packing.packed import read_packed
+from masksup.running import Running
 from masksup.runtime.checkpoint import META, SUMS, Damaged, State, list_checkpoints, read_checkpoint
 from masksup.runtime.log import log
 
@@ -40,6 +41,10 @@ class Trained:
     """What to say wherever a score is shown, e.g. that the training data is synthetic."""
     packed: Decisions | None = None
     """What was packed with it; a run keeps its decisions in its folder."""
+
+    def run_as(self, running: Running) -> "Trained":
+        """The same, with the device, batch and threads that are to be used here in its configuration."""
+        return replace(self, config=running.over(self.config))
 
 
 def is_run(path: Path) -> bool:

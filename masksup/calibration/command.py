@@ -20,6 +20,7 @@ from masksup.errors import UserError, nearest
 from masksup.evaluate import predict_alone
 from masksup.metrics.calibration import calibration_scores
 from masksup.metrics.pairs import Labels, check_pairs, probabilities
+from masksup.running import Running
 from masksup.runtime.files import refuse_unwritable, write_sealed
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -42,7 +43,9 @@ class Wanted:
     """NAME=P: thresholds that are set by hand."""
 
 
-def run_calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: Wanted) -> int:
+def run_calibrate(
+    path: Path, data: Path | None, weights: WhichWeights, wanted: Wanted, running: Running = Running()
+) -> int:
     """Fit, print what it is worth on samples it was not fitted on, and keep it in the run folder.
 
     Writes `decisions.json`, by which `predict` and exported models decide, and `calibration.json`, the scores and the
@@ -50,7 +53,7 @@ def run_calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: 
     """
     start_logging()
     _check(wanted)
-    trained = open_trained(path, weights)
+    trained = open_trained(path, weights).run_as(running)
     aim = parse_aim(wanted.aim, len(trained.classes))
     given = _given(wanted.given, trained)
     if trained.run is None:

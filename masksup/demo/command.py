@@ -5,11 +5,12 @@ import socket
 from pathlib import Path
 
 from masksup.errors import UserError
+from masksup.running import Running
 
 HOST = "127.0.0.1"
 
 
-def run_demo(path: Path, port: int) -> int:
+def run_demo(path: Path, port: int, running: Running = Running()) -> int:
     """Serve until Ctrl-C. UserError where the page's library is missing or the port is taken."""
     if importlib.util.find_spec("nicegui") is None:
         raise UserError("masksup demo needs NiceGUI, which is not installed: pip install 'masksup[demo]'")
@@ -22,7 +23,7 @@ def run_demo(path: Path, port: int) -> int:
     from masksup.trained import open_trained
 
     start_logging()
-    trained = open_trained(path)
+    trained = open_trained(path).run_as(running)
     set_numerics(trained.config.precision)
     labeller = Labeller(trained, decisions_for(trained))
     log.info(f"{trained.checkpoint}: http://{HOST}:{port}/   (from this machine only; Ctrl-C ends it)")

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,21 @@ from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
 from masksup.export import onnx_model
 from masksup.export.card import card_of
-from masksup.export.check import Check, Outputs, Run, check_images, compare, eager_run, outputs_of, refuse_if_far
+from masksup.export.check import (
+    BATCHES,
+    Check,
+    Outputs,
+    Run,
+    check_images,
+    compare,
+    eager_run,
+    outputs_of,
+    refuse_if_far,
+)
 from masksup.export.trace import Deployed, in_half_precision, trace
 from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
+from masksup.running import Running
 from masksup.runtime.files import refuse_unwritable, written_whole
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -32,34 +44,37 @@ _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 def run_export(
     path: Path, weights: WhichWeights, kind: Format, out: Path, precisions: Sequence[str], opset: int | None,
-    images: Sequence[str],
+    images: Sequence[str], running: Running = Running(),
 ) -> int:  # fmt: skip
     """Write `out`, or one file a precision where several are asked for; print how far each is from the eager model.
 
     UserError leaves no file: what cannot be exported, or differs by more than the limits of masksup.export.check.
     """
     start_logging()
+    if running.device == "cuda":
+        raise UserError("--device: found cuda, but a model is traced and checked on the CPU; expected cpu or auto")
     files = _files(kind, out, precisions, opset)
     trained = open_trained(path, weights)
-    set_numerics(trained.config.precision)
+    set_numerics(replace(running, device="cpu").over(trained.config).precision)
     images_N3SS, source = check_images(trained, images)
+    batches = BATCHES if running.batch is None else (running.batch,)
     for precision, file in files.items():
-        export(trained, kind, file, precision, opset, images_N3SS, source)
+        export(trained, kind, file, precision, opset, images_N3SS, source, batches)
     return 0
 
 
 def export(
     trained: Trained, kind: Format, file: Path, precision: Precision, opset: int | None, images_N3SS: Tensor,
-    source: str,
+    source: str, batches: Sequence[int] = BATCHES,
 ) -> Check:  # fmt: skip
-    """Write one file, checked on `images_N3SS` (uint8, of `source`). Returns what was found."""
+    """Write one file, checked on `images_N3SS` (uint8, of `source`) in batches of these sizes. Returns what was found."""
     decisions = decisions_for(trained)
     deployed = Deployed(trained.method.cpu()).eval()
     traced = Deployed(in_half_precision(trained.method)) if precision == "fp16" else deployed
     program = trace(traced, trained.config.model.size)
 
     def judged(run: Run) -> Check:
-        eager, other = (outputs_of(one, images_N3SS) for one in (eager_run(deployed), run))
+        eager, other = (outputs_of(one, images_N3SS, batches) for one in (eager_run(deployed), run))
         check = compare(deployed, eager, other, images_N3SS, source, decisions, precision)
         refuse_if_far(check, precision)
         return check

@@ -18,6 +18,7 @@ from masksup.inference.model_file import Exported, open_exported
 from masksup.inference.prepare import load_image
 from masksup.inference.timing import Clock, facts
 from masksup.labelled import Row, check_out, print_labels, print_line, write_scores
+from masksup.running import add_running, running_of
 
 Loaded = list[tuple[Path, NDArray[np.uint8]]]
 
@@ -33,12 +34,11 @@ def run(args: argparse.Namespace) -> int:
 
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
-    for name, least in (("batch", 1), ("threads", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}: found {getattr(args, name)}, expected at least {least}")
+    running = running_of(args)
+    device, threads, batch = args.device or "cpu", running.threads or 0, running.batch or 1
     check_out(args.out)
     files = find_images(args.images)
-    exported = open_exported(args.model, args.device, args.threads)
+    exported = open_exported(args.model, device, threads)
     card = exported.card
     if args.precision not in (None, card.precision):
         raise UserError(
@@ -51,13 +51,13 @@ def run(args: argparse.Namespace) -> int:
     broken: list[str] = []
     line = card.decisions.line()
     clock, reader = Clock(), line is None or print_line(line)
-    for file, scores_C, names in _labelled(files, exported, args.batch, broken, clock):
+    for file, scores_C, names in _labelled(files, exported, batch, broken, clock):
         rows.append((file, scores_C))
         reader = reader and print_labels(file, names)
     if args.out is not None:
         write_scores(args.out, rows, card.decisions, {"model": str(args.model), "precision": card.precision})
     if args.benchmark:
-        print("\n".join([*facts(exported, args.device, args.threads, args.batch), *clock.lines()]), file=sys.stderr)
+        print("\n".join([*facts(exported, device, threads, batch), *clock.lines()]), file=sys.stderr)
     if broken:
         raise UserError("; ".join(broken))
     return 0
@@ -99,9 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"masksup-run {__version__}")
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="file of masksup export")
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a forward pass (default: 1)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: one a core)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs onnxruntime-gpu")
+    device = "cpu; cuda needs onnxruntime-gpu"
+    add_running(parser, devices=("cpu", "cuda"), device=device, batch="1", threads="one a core")
     parser.add_argument("--precision", choices=PRECISIONS, help="refuse a file of another one")
     parser.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
     parser.add_argument("--benchmark", action="store_true", help="print times an image and memory to standard error")

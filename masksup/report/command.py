@@ -7,13 +7,14 @@ from masksup.errors import UserError
 from masksup.report.compare import refuse_other_data
 from masksup.report.gather import Subject, gather, open_subject
 from masksup.report.page import render
+from masksup.running import Running
 from masksup.runtime.files import refuse_unwritable_file, write_atomically
 from masksup.runtime.log import log, start_logging
 
 MOST_RUNS = 6
 
 
-def run_report(paths: list[Path], out: Path | None, data: Path | None) -> int:
+def run_report(paths: list[Path], out: Path | None, data: Path | None, running: Running = Running()) -> int:
     """Write one HTML file about the runs, the first of which the others are compared with."""
     start_logging()
     if len({path.resolve() for path in paths}) < len(paths):
@@ -28,7 +29,8 @@ def run_report(paths: list[Path], out: Path | None, data: Path | None) -> int:
     subjects: list[Subject] = []
     for path, name in zip(paths, run_names(paths)):
         # An index that was named is scored by one set of rules, those of the first run.
-        subjects.append(open_subject(path, name, data, subjects[0].rules if subjects and data is not None else None))
+        rules = subjects[0].rules if subjects and data is not None else None
+        subjects.append(open_subject(path, name, data, rules, running))
         refuse_other_data(subjects[0], subjects[-1])
     set_numerics(subjects[0].trained.config.precision)
     runs = [gather(subject) for subject in subjects]
