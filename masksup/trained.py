@@ -129,17 +129,19 @@ def _read_chosen(run: Path) -> tuple[Path, State]:
         if chosen is None or chosen["checkpoint"] == there[0].name:
             return there[0], state
         best = folder / str(chosen["checkpoint"])
+    elif best.is_symlink():
+        best = folder / best.readlink()
     return best, _read_or_refuse(best)
 
 
 def _read_or_refuse(checkpoint: Path) -> State:
-    problem = f"{checkpoint}: the best checkpoint is gone ({checkpoint.resolve().name})"
+    problem = f"{checkpoint}: the best checkpoint is gone"
     if checkpoint.exists():
         try:
             return read_checkpoint(checkpoint)
         except Damaged as error:
             problem = str(error)
-    others = _others(checkpoint.parent, but=checkpoint.resolve().name)
+    others = _others(checkpoint.parent, but=checkpoint.name)
     raise UserError(f"{problem}; name another one with --checkpoint: {others}")
 
 

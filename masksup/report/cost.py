@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masksup.runtime.files import parse_json, read_text
+from masksup.runtime.json_lines import read_lines
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def cost_of(run: Path, result: dict[str, Any]) -> Cost:
     """From `result.json` and, of a run of the launcher, `launch/attempts.jsonl`."""
     ranks = int(result.get("ranks", 1))
     starts: dict[int, dict[str, Any]] = {}
-    for row in _lines(run / "launch" / "attempts.jsonl"):
+    for row in read_lines(run / "launch" / "attempts.jsonl"):
         if isinstance(row.get("number"), int):
             starts.setdefault(row["number"], {}).update(row)
     ended = [row for row in starts.values() if row.get("ended") is not None and "began" in row]
@@ -39,15 +39,3 @@ def cost_of(run: Path, result: dict[str, Any]) -> Cost:
         result["seconds"], result["images_per_second"], result["device"], ranks, int(result["attempts"]),
         result["seconds"] * ranks / 3600, allocated,
     )  # fmt: skip
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in read_text(file, errors="replace").splitlines() if file.is_file() else []:
-        try:
-            row = parse_json(line)
-        except ValueError:  # cut off by a crash
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows

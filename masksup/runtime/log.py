@@ -11,6 +11,31 @@ log = logging.getLogger("masksup")
 FILE_ONLY = {"file_only": True}  # `extra` of a line that the terminal gets in another way
 
 
+class _ToFile(logging.FileHandler):
+    """A disk that refuses the log is told once. What it refused stays in the buffer until there is room."""
+
+    _refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._refused:
+            self._refused = True
+            text = f"ALARM: {self.baseFilename}: could not be written, training goes on: {error.strerror}"
+            _print(text, "bold red")
+
+
+def _print(text: str, style: str) -> None:
+    """A line on the terminal, which may be a file on a full disk: then there is nobody to tell."""
+    try:
+        console.print(text, style=style, markup=False)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has left
+        raise
+    except OSError:
+        return
+
+
 class _ToConsole(logging.Handler):
     """Prints above a progress bar instead of through it. Other ranks than 0 only warn, under their name."""
 
@@ -22,7 +47,7 @@ class _ToConsole(logging.Handler):
         if getattr(record, "file_only", False):
             return
         style = "bold red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
-        console.print(self._who + record.getMessage(), style=style, markup=False)
+        _print(self._who + record.getMessage(), style)
 
 
 def start_logging(file: Path | None = None, rank: int = 0) -> None:
@@ -32,7 +57,7 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     log.propagate = False
     log.addHandler(_ToConsole(rank))
     if file is not None:
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = _ToFile(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
     sys.stdout.flush()

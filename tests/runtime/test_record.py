@@ -1,6 +1,8 @@
 """metrics.jsonl and TensorBoard hold the same numbers, and a resumed run continues both without overlap."""
 
+import json
 import os
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
 from masksup.config import Config
+from masksup.runtime.json_lines import Appender, read_lines
 from masksup.runtime.log import start_logging
 from masksup.runtime.record import Record, read_rows
 from masksup.train import train
@@ -47,6 +52,89 @@ def test_points_of_an_attempt_that_was_cut_off_are_replaced(tmp_path: Path) -> N
     points = [(event.step, event.value) for event in accumulated(tmp_path).Scalars("train/loss")]
     assert points == rows
     assert any(row["kind"] == "event" for row in read_rows(tmp_path / "metrics.jsonl"))
+
+
+@settings(max_examples=int(os.environ.get("MASKSUP_MUTATIONS", "200")) // 2, deadline=None)
+@given(data=st.data())
+def test_damage_costs_no_row_but_the_damaged(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("record")
+    rows = [{"kind": "train", "step": step, "loss": step / 7} for step in range(1, 9)]
+    lines = [json.dumps(row).encode() for row in rows]
+    victims = data.draw(st.sets(st.integers(0, 7), min_size=1, max_size=4))
+    damaged = list(lines)
+    for victim in victims:
+        at = data.draw(st.integers(0, len(lines[victim]) - 1))
+        kind = data.draw(st.sampled_from(["cut", "zeros", "junk"]))
+        junk = data.draw(st.binary(min_size=1, max_size=9)).replace(b"\n", b"") + b"\xff"
+        damaged[victim] = lines[victim][:at] + {"cut": b"", "zeros": bytes(40), "junk": junk}[kind]
+    (folder / "metrics.jsonl").write_bytes(b"\n".join(damaged) + b"\n" * data.draw(st.integers(0, 1)))
+    kept = [row for number, row in enumerate(rows) if number not in victims]
+    assert read_rows(folder / "metrics.jsonl") == kept
+    record = Record(folder)
+    record.start(20)
+    record.event(20, "resumed")
+    record.close()
+    assert read_rows(folder / "metrics.jsonl")[:-1] == kept
+    aside = (folder / "metrics.jsonl.damaged").read_bytes()
+    assert aside == b"".join(damaged[victim] + b"\n" for victim in sorted(victims) if damaged[victim] or victim < 7)
+
+
+def test_damaged_lines_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging()
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\nx\n{"kind": 3, "step": 2}\n{"kind": "ev')
+    Record(tmp_path).start(5)
+    assert "metrics.jsonl: lines 2, 3, 4 are damaged" in capsys.readouterr().out
+
+
+def test_what_a_full_disk_refused_is_written_when_there_is_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a disk that is really full for a while: every line and every point is there at the end, and one alarm."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or os.system(f"mount -t tmpfs -o size=256k tmpfs {small}"):
+        pytest.skip("needs to mount a small file system")
+    try:
+        start_logging()
+        record = Record(small)
+        record.start(0)
+        for step in range(1, 301):
+            if step == 30:
+                with suppress(OSError), (small / "filler").open("wb") as file:
+                    while file.write(bytes(512)):
+                        file.flush()
+            if step == 270:
+                (small / "filler").unlink()
+            record.scalars("train", step, step / 10, {"loss": float(step)})
+            if step % 20 == 0:
+                record.flush()
+        record.close()
+        assert [row["step"] for row in read_rows(small / "metrics.jsonl")] == list(range(1, 301))
+        assert {event.step for event in accumulated(small).Scalars("train/loss")} == set(range(1, 301))
+    finally:
+        os.system(f"umount {small}")
+    told = capsys.readouterr()
+    assert told.out.count("ALARM") == 1
+    assert "could be written again" in told.out
+    assert "Traceback" not in told.err
+
+
+def test_a_write_that_is_cut_short_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, draw = os.write, random.Random(3)
+
+    def reluctant(descriptor: int, content: bytes) -> int:
+        if draw.random() < 0.5:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, content[: draw.randrange(1, 30)])
+
+    lines = Appender(tmp_path / "rows")
+    monkeypatch.setattr("masksup.runtime.json_lines.os.write", reluctant)
+    for number in range(100):
+        with suppress(OSError):
+            lines.append({"number": number})
+    monkeypatch.undo()
+    lines.close()
+    assert [row["number"] for row in read_lines(tmp_path / "rows")] == list(range(100))
 
 
 def test_interruptions_are_stairs_beside_the_curves_and_no_point_comes_twice(
@@ -162,14 +250,14 @@ def test_a_disk_that_refuses_the_record_is_said_once_and_training_goes_on(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record, "_line", full)
+    monkeypatch.setattr("masksup.runtime.json_lines.os.write", full)
     for step in (1, 2, 3):
         record.scalars("train", step, 0.1, {"loss": 1.0})
     assert capsys.readouterr().out.count("ALARM") == 1
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe", b"[1]", b"5", b"{}"])
-def test_damaged_rows_end_what_is_read(damage: bytes, tmp_path: Path) -> None:
+def test_rows_behind_a_damaged_one_are_read(damage: bytes, tmp_path: Path) -> None:
     good = b'{"kind": "train", "step": 1, "loss": 2.0}\n'
     (tmp_path / "metrics.jsonl").write_bytes(good + damage + b"\n" + good)
-    assert len(read_rows(tmp_path / "metrics.jsonl")) == 1
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
