@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="masksup", description="Multi-label image recognition: prepare, train, score, predict."
     )
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     for add in (
         _add_prepare, _add_train, _add_eval, _add_calibrate, _add_pack, _add_predict, _add_export, _add_smoke,
@@ -195,7 +196,8 @@ def _train(args: argparse.Namespace) -> int:
         # Or every rank shows a page of C++ frames where another one has left.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not args.print_config:
-        signals.install()  # before torch is loaded, which takes seconds
+        # Before torch is loaded, which takes seconds.
+        signals.install("finishes this step, saves and leaves" if place.first else "")
     with _told_once(place):
         config, sources = load_config(args.config, args.overrides)
     if args.print_config:
@@ -219,7 +221,9 @@ def _told_once(place: Place) -> AbstractContextManager[None]:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    signals.install()  # before torch is loaded, which takes seconds
+    place = find_place()
+    # Before torch is loaded, which takes seconds.
+    signals.install("finishes these images, keeps what is done and leaves" if place.first else "")
     from masksup.eval_command import Wanted, run_eval
 
     _check_threshold(args.threshold)
@@ -230,7 +234,7 @@ def _eval(args: argparse.Namespace) -> int:
     names = ("ap_rule", "compat", "threshold", "bootstrap")
     rules = {name: getattr(args, name) for name in names}
     wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
-    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, find_place())
+    return run_eval(args.model, args.data, args.weights, rules, wanted, args.masked, place)
 
 
 def _calibrate(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from masksup.config_file import differences, load_config, to_yaml
 from masksup.errors import UserError
 from masksup.runtime import fence
 from masksup.runtime.files import naming, refuse_unwritable, write_atomically
+from masksup.runtime.lived import lived
 
 _LOCK_S = 15
 
@@ -104,13 +105,13 @@ def _lock(path: Path) -> IO[str]:
     lock = (path / ".lock").open("a+", encoding="utf-8")
     # Where a launcher fences the folder, who holds the lock has lost it and leaves, or stands still on a machine that
     # was cut off: then its lock means nothing, and the fence keeps it from writing.
-    patience = time.monotonic() + (_LOCK_S if fence.is_set() else 0)
+    patience = lived() + (_LOCK_S if fence.is_set() else 0)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except OSError:
-            if time.monotonic() < patience:
+            if lived() < patience:
                 time.sleep(0.2)
             elif fence.is_set():
                 break
