@@ -190,6 +190,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from masksup.config_file import describe, load_config
+    from masksup.runtime.run_folder import refuse_taken
 
     place = find_place()
     if place.world > 1:
@@ -205,9 +206,11 @@ def _train(args: argparse.Namespace) -> int:
 
         print_config(list(describe(config, sources)))
         return 0
+    run_dir = args.run_dir or Path("runs") / args.config.stem
+    if place.world == 1:
+        refuse_taken(run_dir)
     from masksup.train import train
 
-    run_dir = args.run_dir or Path("runs") / args.config.stem
     return train(config, run_dir, place)
 
 

@@ -27,7 +27,7 @@ class Stepper:
         A sum that hangs is then seen at its step, not once the GPU is next asked for a number.
         """
         if self.device.type == "cuda":
-            done = torch.cuda.Event(blocking=True)
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record()
             if self._before is not None:
                 self._before.synchronize()

@@ -75,6 +75,24 @@ def open_run(path: Path, config: Config) -> RunFolder:
     return RunFolder(path, _new_attempt(path), lock)
 
 
+def refuse_taken(path: Path) -> None:
+    """UserError if another process works in this run folder now. For before torch is loaded; `open_run` makes sure."""
+    if fence.is_set() or not (path / ".lock").is_file():
+        return
+    with (path / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(path, lock) from None
+        except OSError:
+            return  # no locks on this file system, of which `open_run` tells
+
+
+def _taken(path: Path, lock: IO[str]) -> UserError:
+    lock.seek(0)
+    return UserError(f"{path}: another process is training in this run folder ({lock.read().strip()})")
+
+
 def finished(path: Path, config: Config) -> bool:
     """Whether the run in `path` has its result. UserError if it is another configuration's."""
     if not (path / "result.json").exists() or not (path / "config.yaml").exists():
@@ -116,10 +134,7 @@ def _lock(path: Path) -> IO[str]:
             elif fence.is_set():
                 break
             else:
-                lock.seek(0)
-                raise UserError(
-                    f"{path}: another process is training in this run folder ({lock.read().strip()})"
-                ) from None
+                raise _taken(path, lock) from None
     lock.truncate(0)
     lock.write(f"pid {os.getpid()} on {platform.node()}")
     lock.flush()

@@ -284,15 +284,6 @@ def test_a_second_ctrl_c_leaves_at_once_with_130(job: Launcher, write_config, tm
     assert ranks.text().count("masksup: SIGINT: finishes this step, saves and leaves") == 1
 
 
-def test_a_first_ctrl_c_after_another_signal_still_saves(job: Launcher, write_config, tmp_path: Path) -> None:
-    ranks = job.train(1, write_config(epochs=1000, data__eval=None), tmp_path / "run")
-    ranks.until(lambda: rows(tmp_path / "run") > 4)
-    ranks.signal(0, signal.SIGSTOP)  # so that both have come before it can act on one
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
-        ranks.signal(0, number)
-    assert ranks.wait(60) == [75], ranks.text()
-
-
 def test_only_rank_0_writes_shared_files(job: Launcher, write_config, tmp_path: Path) -> None:
     run = tmp_path / "run"
     job.to_the_end(3, write_config(), run)
