@@ -28,7 +28,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="masksup-launch", description="Runs on a SLURM cluster: submit, sweep, watch, stop, go on."
     )
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     command = _add(commands, "submit", "one run, as a SLURM job that comes back by itself", _submit)
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")

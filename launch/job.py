@@ -15,6 +15,7 @@ from launch.ledger import Folder  # noqa: E402
 from masksup.errors import ToldElsewhere, UserError  # noqa: E402
 from masksup.exits import BUG, status_of_error, told  # noqa: E402
 from masksup.runtime import fence, heartbeat  # noqa: E402
+from masksup.runtime.lived import lived  # noqa: E402
 from masksup.runtime.place import find_place  # noqa: E402
 
 # A shared file system may show a new file to other nodes this much later.
@@ -56,7 +57,7 @@ def _train(folder: Folder, rank: int) -> int:
 
 def wait_for_token(folder: Folder, token: str, patience: float = SHOWN_S) -> None:
     """UserError where this node does not see what the first node wrote into the run folder."""
-    end = time.monotonic() + patience
+    end = lived() + patience
     while True:
         try:
             found = folder.fence.read_text(encoding="utf-8").strip()
@@ -64,7 +65,7 @@ def wait_for_token(folder: Folder, token: str, patience: float = SHOWN_S) -> Non
             found = ""
         if found == token:
             return
-        if time.monotonic() > end:
+        if lived() > end:
             raise UserError(
                 f"{folder.run}: node {os.uname().nodename} does not see the first node's token there (found "
                 f"'{found}', expected '{token}'); the run folder must be on a file system that all nodes share"

@@ -12,6 +12,7 @@ from launch.attempt import Scheduler, job_resources, run_attempt, say
 from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
 from launch.script import Work
+from masksup.runtime.lived import lived
 
 _FOLLOW_S = 60
 
@@ -38,11 +39,10 @@ def pid(job: str) -> int:
 def alive(job: str) -> bool:
     """Whether the process of a local job still runs."""
     try:
-        words = Path(f"/proc/{pid(job)}/cmdline").read_bytes().split(b"\0")
-        state = Path(f"/proc/{pid(job)}/stat").read_text().rpartition(")")[2].split()[0]
+        words = Path(f"/proc/{pid(job)}/cmdline").read_bytes().split(b"\0")  # nothing in one that has ended
     except (OSError, ValueError):
         return False
-    return b"launch.local" in words and state != "Z"
+    return b"launch.local" in words
 
 
 def ranks(folder: Folder) -> list[int]:
@@ -102,13 +102,12 @@ def start_here(command: list[str], variables: dict[str, str], folder: Folder, at
         time.sleep(0.2)
         if early.due():
             ranks[0].send_signal(signal.SIGUSR2)
-    follow = time.monotonic() + _FOLLOW_S
+    follow = lived() + _FOLLOW_S
+    while any(process.poll() is None for process in ranks) and lived() < follow:
+        time.sleep(0.2)
     for process in ranks:
-        try:
-            process.wait(max(0.1, follow - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # nothing to one that has ended
+        process.wait()
     highest: int = max(abs(process.returncode) for process in ranks)
     return highest
 

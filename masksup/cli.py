@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="masksup", description="Multi-label image recognition: prepare, train, score, predict."
     )
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     for add in (
         _add_prepare, _add_train, _add_eval, _add_calibrate, _add_pack, _add_predict, _add_export, _add_smoke,
@@ -206,13 +207,15 @@ def _model(args: argparse.Namespace) -> Path:
 
 def _train(args: argparse.Namespace) -> int:
     from masksup.config_file import describe, load_config
+    from masksup.runtime.run_folder import refuse_taken
 
     place = find_place()
     if place.world > 1:
         # Or every rank shows a page of C++ frames where another one has left.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not args.print_config:
-        signals.install()  # before torch is loaded, which takes seconds
+        # Before torch is loaded, which takes seconds.
+        signals.install("finishes this step, saves and leaves" if place.first else "")
     with _told_once(place):
         config, sources = load_config(args.config, args.overrides)
     if args.print_config:
@@ -220,9 +223,11 @@ def _train(args: argparse.Namespace) -> int:
 
         print_config(list(describe(config, sources)))
         return 0
+    run_dir = args.run_dir or Path("runs") / args.config.stem
+    if place.world == 1:
+        refuse_taken(run_dir)
     from masksup.train import train
 
-    run_dir = args.run_dir or Path("runs") / args.config.stem
     return train(config, run_dir, place)
 
 
@@ -236,7 +241,9 @@ def _told_once(place: Place) -> AbstractContextManager[None]:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    signals.install()  # before torch is loaded, which takes seconds
+    place = find_place()
+    # Before torch is loaded, which takes seconds.
+    signals.install("finishes these images, keeps what is done and leaves" if place.first else "")
     from masksup.eval_command import Wanted, run_eval
 
     _check_threshold(args.threshold)

@@ -120,6 +120,7 @@ def _loop(run: Run, bar: Progress) -> str | None:
         lr = config.optim.lr * rate_factor(config.schedule, plan, at.step)
         set_rates(run.stepper.engine.param_groups, lr, onecycle_momentum(config.schedule, plan, at.step))
         logs = run.stepper.step(micro_batches, at.step, at.step / plan.total_steps, share)
+        run.stepper.catch_up()
         if run.ema is not None:
             run.ema.update(run.stepper.engine.network_state(), at.step)
         at.step += 1

@@ -7,6 +7,8 @@ import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -124,10 +126,24 @@ def _load(
         # A generator of its own: without one, every iteration draws a seed from torch's global state.
         generator=torch.Generator(),
     )
-    for item in loader:
+    others = set(multiprocessing.active_children())
+    items = iter(loader)
+    mine = [process for process in multiprocessing.active_children() if process not in others]
+    for item in _refuse_dead(items, mine):
         if isinstance(item, UserError):
             raise item
         yield item
+
+
+def _refuse_dead(items: Iterator[Any], workers: list[BaseProcess]) -> Iterator[Any]:
+    """The items; where taking one fails because its worker died while it handed it over, the error is torch's usual."""
+    try:
+        yield from items
+    except (OSError, EOFError) as error:
+        if not workers or not wait([process.sentinel for process in workers], timeout=1):
+            raise
+        dead = ", ".join(str(process.pid) for process in workers if not process.is_alive())
+        raise RuntimeError(f"DataLoader worker (pid(s) {dead}) exited unexpectedly") from error
 
 
 def _unchanged(item: Any) -> Any:

@@ -19,6 +19,19 @@ class Stepper:
     device: torch.device
     dtype: torch.dtype
     seed: int
+    _before: torch.cuda.Event | None = None
+
+    def catch_up(self) -> None:
+        """Wait until the GPU has done the step before the last, so that the host is never further ahead than that.
+
+        A sum that hangs is then seen at its step, not once the GPU is next asked for a number.
+        """
+        if self.device.type == "cuda":
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            done.record()
+            if self._before is not None:
+                self._before.synchronize()
+            self._before = done
 
     def step(
         self, micro_batches: list[dict[str, Tensor]], step: int, progress: float, share: Share | None = None

@@ -5,6 +5,7 @@ on travels over a gloo group of its own, without a word to the device.
 """
 
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -23,16 +24,18 @@ from masksup import exits
 from masksup.config import Config, Parallel, Precision
 from masksup.config_file import to_yaml
 from masksup.errors import JobError, ToldElsewhere, UserError
-from masksup.runtime import heartbeat
+from masksup.runtime import heartbeat, nccl
 from masksup.runtime.gpus import choose_backend, rank_card, take_gpu
+from masksup.runtime.lived import lived
 from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import joint_mistake, meet, my_card, named
 from masksup.runtime.place import Place
 from masksup.runtime.signals import stop_code, stop_name
-from masksup.runtime.watchdog import Watchdog, quick_to_answer
+from masksup.runtime.watchdog import INTERRUPT, Watchdog, quick_to_answer, status_for
 
 _TO_TELL = 600.0  # seconds to wait for other ranks where no configuration says how long
-# Of a collective: the watchdog alone knows what has a limit, and what, such as waiting for a disk, has none.
+# Of a collective, whose own clock goes on while a job is suspended: the watchdog alone knows what has a limit, and what,
+# such as waiting for a disk, has none.
 _NO_LIMIT = timedelta(days=30)
 
 
@@ -205,6 +208,7 @@ def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, 
     backend = choose_backend(parallel.backend, on_gpu)
     if on_gpu:
         take_gpu(place, backend)
+        nccl.prepare()
     dist.init_process_group(
         backend, store=PrefixStore("default", store), rank=place.rank, world_size=place.world, timeout=_NO_LIMIT
     )
@@ -216,19 +220,20 @@ def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, 
 
 def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
     """End this rank, and with it the job: the others learn why from the store. Never returns to a collective."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it leaves already
     status, line = exits.status_of_error(error), exits.told(error)
     told = f"rank {place.rank}: {type(error).__name__}: {error}".splitlines()[0]
     if line is not None:
         told = str(line) if place.first else f"rank {place.rank}: {line}"
     elif isinstance(error, KeyboardInterrupt):
-        told = f"rank {place.rank}: Ctrl-C"
+        told = INTERRUPT
     elsewhere = line is None and _came_from_another_rank(error)
     mine, first = True, True
     gone: list[int] = []
     try:
         if elsewhere:
             reason, gone = _other_reason(watchdog)
-            mine, told = reason is None, reason or told
+            mine, told, status = reason is None, reason or told, status_for(reason or told)
         first = watchdog.claim(told)
     except RuntimeError:  # the store is gone with its keeper, who has said why
         mine = first = not elsewhere
@@ -256,8 +261,8 @@ def _came_from_another_rank(error: BaseException) -> bool:
 
 def _other_reason(watchdog: Watchdog) -> tuple[str | None, list[int]]:
     """Who is to blame: what a failing rank said, or the ranks that went without a word, and these ranks."""
-    end = time.monotonic() + 2
-    while time.monotonic() < end:
+    end = lived() + 2
+    while lived() < end:
         reason = watchdog.reason()
         if reason is not None:
             return reason, []

@@ -17,6 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 import masksup
 from masksup.errors import JobError, ToldElsewhere, UserError
+from masksup.runtime.lived import lived
 from masksup.runtime.place import Place
 
 _PAUSE = 0.1  # seconds between two looks at what others have to say
@@ -50,7 +51,7 @@ def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
     whose configuration or code is not that of rank 0, or those that would share a GPU. Every rank leaves then, and
     rank 0 tells.
     """
-    deadline = time.monotonic() + seconds
+    deadline = lived() + seconds
     store = _connect(place, deadline)
     store.set(f"card/{place.rank}", json.dumps(asdict(card)))
     if place.first:
@@ -58,7 +59,7 @@ def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
         mistake = _mistake(cards)
         store.set("verdict", json.dumps({"mistake": mistake, "cards": [asdict(c) for c in cards]}))
         if mistake is not None:
-            _wait(lambda: int(store.add("heard", 0)) >= place.world - 1, time.monotonic() + _LATE)
+            _wait(lambda: int(store.add("heard", 0)) >= place.world - 1, lived() + _LATE)
             raise UserError(mistake)
         return store, cards
     if not _wait(lambda: store.check(["verdict"]), deadline + _LATE):
@@ -74,11 +75,11 @@ def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
 
 def _collect_cards(store: Store, place: Place, deadline: float) -> list[Card]:
     keys = [f"card/{rank}" for rank in range(place.world)]
-    seconds = deadline - time.monotonic()
+    seconds = deadline - lived()
     if not _wait(lambda: store.check(keys), deadline):
         missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
         store.set("verdict", json.dumps({"missing": missing}))
-        _wait(lambda: int(store.add("heard", 0)) >= place.world - 1 - len(missing), time.monotonic() + _LATE)
+        _wait(lambda: int(store.add("heard", 0)) >= place.world - 1 - len(missing), lived() + _LATE)
         raise JobError(
             f"{named(missing)} of {place.world} did not show up within {seconds:.0f} s (parallel.start_seconds)"
         )
@@ -144,7 +145,7 @@ def _open(host: str, port: int, keeper: bool, deadline: float) -> TCPStore:
     # torch prints pages about a port that nobody listens on; rank 0 may simply be later.
     if not keeper and not _wait(lambda: _listens(host, port), deadline):
         raise JobError(f"no meeting with rank 0 at {host}:{port}: nobody listens there")
-    left = timedelta(seconds=max(deadline - time.monotonic(), 1.0))
+    left = timedelta(seconds=max(deadline - lived(), 1.0))
     try:
         store = TCPStore(host, port, None, keeper, left, wait_for_workers=False)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
@@ -175,7 +176,7 @@ def _listen(place: Place) -> TCPStore:
 
 def _find(place: Place, deadline: float) -> TCPStore:
     """The port among the agreed ones behind which this very job answers."""
-    while time.monotonic() < deadline:
+    while lived() < deadline:
         for port in place.ports:
             store = _answering(place, port)
             if store is not None:
@@ -210,7 +211,7 @@ def _ask(place: Place, port: int, found: list[TCPStore]) -> None:
 
 def _wait(condition: Callable[[], bool], deadline: float) -> bool:
     while not condition():
-        if time.monotonic() > deadline:
+        if lived() > deadline:
             return False
         time.sleep(_PAUSE)
     return True

@@ -16,6 +16,7 @@ from masksup.errors import UserError
 from masksup.runtime import fence
 from masksup.runtime.files import as_json, naming, read_regular, refuse_unwritable, write_atomically
 from masksup.runtime.json_lines import split_lines
+from masksup.runtime.lived import lived
 from masksup.runtime.log import log
 
 _LOCK_S = 15
@@ -98,6 +99,25 @@ def open_run(path: Path, config: Config) -> RunFolder:
     return RunFolder(path, new_attempt(path), lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
+def refuse_taken(path: Path) -> None:
+    """UserError if another process works in this run folder now. For before torch is loaded; `open_run` makes sure."""
+    if fence.is_set() or not (path / ".lock").is_file():
+        return
+    with (path / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(path, lock) from None
+        except OSError:
+            return  # no locks on this file system, of which `open_run` tells
+
+
+def _taken(path: Path, lock: IO[str]) -> UserError:
+    lock.seek(0)
+    holder = lock.read().strip() or "it has not said which"
+    return UserError(f"{path}: another process is training in this run folder ({holder})")
+
+
 def finished(path: Path, config: Config) -> bool:
     """Whether the run in `path` has its result. UserError if it is another configuration's."""
     if not (path / "result.json").exists() or not (path / "config.yaml").exists():
@@ -128,18 +148,14 @@ def _lock(path: Path) -> IO[str]:
     lock = (path / ".lock").open("a+", encoding="utf-8")
     # Where a launcher fences the folder, who holds the lock has lost it and leaves, or stands still on a machine that
     # was cut off: then its lock means nothing, and the fence keeps it from writing.
-    patience = time.monotonic() + (_LOCK_S if fence.is_set() else 0)
+    patience = lived() + (_LOCK_S if fence.is_set() else 0)
     while not _locked(lock, path):
-        if time.monotonic() < patience:
+        if lived() < patience:
             time.sleep(0.2)
         elif fence.is_set():
             break
         else:
-            lock.seek(0)
-            holder = lock.read().strip()
-            raise UserError(
-                f"{path}: another process is training in this run folder ({holder or 'it has not said which'})"
-            )
+            raise _taken(path, lock)
     lock.truncate(0)
     lock.write(f"pid {os.getpid()} on {platform.node()}")
     lock.flush()

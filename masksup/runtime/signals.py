@@ -3,24 +3,33 @@
 Imports nothing heavy, so that the handlers stand before torch is loaded.
 """
 
+import os
 import signal
+import sys
+from functools import partial
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 _received: list[str] = []
 
 
-def install() -> None:
-    """Turn TERM, USR2 and Ctrl-C into the flag, and let through those that a launcher blocked until now."""
+def install(told: str = "") -> None:
+    """Turn TERM, USR2 and Ctrl-C into the flag, and let through those that a launcher blocked until now.
+
+    told: what to print when the first one comes, since a step may take long; "": nothing.
+    """
     for number in _SIGNALS:
-        signal.signal(number, _receive)
+        signal.signal(number, partial(_receive, told))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _receive(number: int, _: FrameType | None) -> None:
-    if number == signal.SIGINT and _received:
+def _receive(told: str, number: int, _: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    if number == signal.SIGINT and name in _received:
         raise KeyboardInterrupt  # a second Ctrl-C means now; the run folder stays good
-    _received.append(signal.Signals(number).name)
+    if told and not _received:  # not by print: the signal may have come in the middle of a line
+        os.write(sys.stderr.fileno(), f"\nmasksup: {name}: {told}; a second Ctrl-C leaves at once\n".encode())
+    _received.append(name)
 
 
 def stop_code(name: str | None) -> int:

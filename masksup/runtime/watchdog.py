@@ -2,6 +2,7 @@
 
 A signal handler cannot run inside a collective that waits for a dead rank; threads can. Each rank notes what
 it is doing (`beat`); a thread publishes that, and when a rank has done one thing for longer than it may, compares.
+All times are of a process that ran: a job that was suspended goes on.
 """
 
 import faulthandler
@@ -19,7 +20,9 @@ from typing import TextIO
 
 from torch._C._distributed_c10d import Store
 
-from masksup.runtime import heartbeat
+from masksup.exits import BUG, INTERRUPTED
+from masksup.runtime import heartbeat, nccl
+from masksup.runtime.lived import lived
 from masksup.runtime.log import FILE_ONLY, log
 from masksup.runtime.meeting import Card, named
 from masksup.runtime.place import Place
@@ -27,33 +30,48 @@ from masksup.runtime.place import Place
 _GRACE = 3.0  # seconds that a rank has to leave by itself once another one failed
 _PAUSE = 0.5  # seconds between two looks
 _MUTE = 4.0  # seconds without an answer, after which a store is not waited for
+_MISSED = 8.0  # seconds after which a process of this host that is gone has had the time to be missed by a connection
 _LOST = 5  # looks in a row at a store that does not answer, after which its keeper counts as gone
+
+
+INTERRUPT = "a second Ctrl-C"
+"""The reason for which a job ends that its user wants to end now."""
+
+
+def status_for(reason: str) -> int:
+    """With which status a rank follows another one that had this reason to end the job."""
+    return INTERRUPTED if reason == INTERRUPT else BUG
 
 
 class Watchdog:
     """Watches one rank from inside. `cards` say where the others run.
 
     A rank that does something for too long is found by its own thread and by those that wait for it; one whose thread
-    says nothing for `silence` seconds, because it is stopped or gone, is found by rank 0, and rank 0 by rank 1.
+    says nothing for `silence` seconds, because it is stopped or gone, is found by rank 0, and rank 0 by rank 1. A
+    process that is gone is found by the others on its host within seconds, also where no connection breaks (NCCL).
     """
 
     def __init__(self, store: Store, place: Place, cards: list[Card], silence: float) -> None:
         self._store, self._place, self._cards, self._silence = store, place, cards, silence
-        self._beats, self._doing, self._since = 0, "starting", time.monotonic()
+        self._beats, self._doing, self._since = 0, "starting", lived()
         self._limit: float | None = None
         self._looks, self._looked = 0, 0.0
         self._reason: str | None = None
         self._last: dict[int, tuple[str, float]] = {}
+        me = cards[place.rank]
+        self._near = {r: card.pid for r, card in enumerate(cards) if card.host == me.host and card.pid != me.pid}
+        self._near = {r: pid for r, pid in self._near.items() if process_runs(pid)}  # not in a container of its own
+        self._gone_at: dict[int, float] = {}
         self._stacks: TextIO = sys.stderr
         self._ended = threading.Event()
-        self._answered = time.monotonic()
+        self._answered = lived()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._watch)]
         for thread in self._threads:
             thread.start()
 
     def beat(self, doing: str, limit: float | None) -> None:
         """This rank now does something new, which may take `limit` seconds (None: as long as it takes)."""
-        self._doing, self._since, self._limit = doing, time.monotonic(), limit
+        self._doing, self._since, self._limit = doing, lived(), limit
         self._beats += 1
 
     def dump_to(self, file: Path) -> None:
@@ -86,15 +104,15 @@ class Watchdog:
         for rank in (*gone, self._place.rank):
             self._store.set(f"parted/{rank}", "1")
         everyone = [f"parted/{rank}" for rank in range(self._place.world)]
-        end = time.monotonic() + 2 * _GRACE + 1  # others wait for one grace before they leave
-        while self._place.first and not self._store.check(everyone) and time.monotonic() < end:
+        end = lived() + 2 * _GRACE + 1  # others wait for one grace before they leave
+        while self._place.first and not self._store.check(everyone) and lived() < end:
             time.sleep(0.1)
 
     def gone(self, wait: float = 2.5) -> list[int]:
         """Ranks whose thread has said nothing for `wait` seconds: killed, stopped, or on a lost node."""
         before = self._heard()
-        end = time.monotonic() + wait
-        while time.monotonic() < end:
+        end = lived() + wait
+        while lived() < end:
             self._publish()  # others look at this one meanwhile
             time.sleep(0.25)
         after = self._heard()
@@ -119,31 +137,33 @@ class Watchdog:
             if reason is not None and not self._ended.wait(_GRACE):
                 self._end(reason, tell=False)
             if silent or self._too_long():
-                self._time_out(silent)
+                self._time_out(silent, self._silence if silent or self._limit is None else self._limit)
+            elif self._missed():
+                self._time_out(True, _MISSED)
 
     def _watch(self) -> None:
         """The thread that asks nobody, for the case that nobody answers."""
         patience = 0.0 if self._place.rank == 1 else _GRACE  # so that one rank tells, and the others follow
         while not self._ended.wait(_PAUSE):
             self._arm()
-            mute = time.monotonic() - self._answered - patience
+            mute = lived() - self._answered - patience
             if mute > self._silence or (self._too_long() and mute > _MUTE):
                 seconds = self._silence if self._limit is None else self._limit
                 where = f"rank 0 on {self._cards[0].host}, the meeting point of the ranks,"
                 self._end(f"{where} did not answer for {seconds:g} s", tell=True, kill=[0])
 
     def _too_long(self) -> bool:
-        return self._limit is not None and time.monotonic() - self._since > self._limit
+        return self._limit is not None and lived() - self._since > self._limit
 
     def _publish(self) -> None:
         self._looks += 1
-        said = [self._looks, self._beats, self._doing, round(time.monotonic() - self._since, 1)]
+        said = [self._looks, self._beats, self._doing, round(lived() - self._since, 1)]
         self._store.set(f"beat/{self._place.rank}", json.dumps(said))
-        self._answered = time.monotonic()
+        self._answered = lived()
 
     def _silent(self) -> bool:
         """Whether a rank that this one looks after has said nothing for too long."""
-        now, rank = time.monotonic(), self._place.rank
+        now, rank = lived(), self._place.rank
         if rank > 1 or now - self._looked < 1:
             return False
         self._looked = now
@@ -154,15 +174,26 @@ class Watchdog:
                 self._last[other] = (heard[other], now)
         return any(now - since > self._silence for _, since in self._last.values())
 
+    def _missed(self) -> bool:
+        """Whether a process of this host has been gone for a while; those that leave in peace leave together."""
+        now = lived()
+        for rank, pid in self._near.items():
+            if not process_runs(pid):
+                self._gone_at.setdefault(rank, now)
+        return any(now - since > _MISSED for since in self._gone_at.values())
+
     def _arm(self) -> None:
-        """Where even this thread cannot run, because a call holds the interpreter, a thread of C ends the rank."""
+        """Where even this thread cannot run, because a call holds the interpreter, a thread of C writes down which.
+
+        It must not end the rank: it fires, too, when a job wakes that was suspended. The other ranks will.
+        """
         if self._limit is None:
             faulthandler.cancel_dump_traceback_later()
         else:
-            faulthandler.dump_traceback_later(self._limit + 30, exit=True, file=self._stacks)
+            faulthandler.dump_traceback_later(self._limit + 30, file=self._stacks)
 
-    def _time_out(self, silent: bool) -> None:
-        beats, limit = self._beats, self._silence if silent or self._limit is None else self._limit
+    def _time_out(self, silent: bool, limit: float) -> None:
+        beats = self._beats
         try:
             gone = self.gone()
             if self.reason() is not None:  # the job ends already, and who is silent is leaving
@@ -203,16 +234,26 @@ class Watchdog:
         self._ended.set()  # the other thread has nothing to add
         log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
+        nccl.dump(Path(self._stacks.name).with_suffix(".nccl.json"))
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        heartbeat.leave(1, reason)
+        status = status_for(reason)
+        heartbeat.leave(status, reason)
         gone = kill or []
         self._kill(gone)  # last, because this rank's main thread leaves as soon as a connection breaks
         if 0 not in gone:
             with suppress(RuntimeError):
                 self.part(gone)
-        os._exit(1)
+        os._exit(status)
+
+
+def process_runs(pid: int) -> bool:
+    """Whether a process of this machine is there and has not ended; one that ended stays until it is asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def quick_to_answer(store: Store) -> Store:

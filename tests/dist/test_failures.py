@@ -115,6 +115,54 @@ def test_r7_a_stopped_rank_ends_the_job_and_is_named(stopped: int, job: Launcher
     assert "train.py" in log
 
 
+@pytest.mark.parametrize(
+    ("moment", "seconds"), [("stepping", 10), ("starting", 10), pytest.param("stepping", 45, marks=pytest.mark.slow)]
+)
+def test_a_job_that_is_suspended_goes_on_when_it_is_let_go_on(
+    moment: str, seconds: float, job: Launcher, write_config, tmp_path: Path
+) -> None:
+    """As by scontrol suspend, for longer than a step, or the start, may take."""
+    run = tmp_path / "run"
+    go = tmp_path / "go"
+    probe = f"import os, time\nwhile os.environ['RANK'] == '2' and not os.path.exists({str(go)!r}): time.sleep(0.1)"
+    config = write_config(
+        epochs=3 if moment == "starting" else 12, parallel__step_seconds=STEP_SECONDS, data__eval=None,
+        parallel__start_seconds=8 if moment == "starting" else 60,
+    )  # fmt: skip
+    if moment == "stepping":
+        go.touch()
+    ranks = job.train(3, config, run, probe=probe)
+    if moment == "stepping":
+        ranks.until(lambda: rows(run) > 4)
+    else:
+        time.sleep(1)  # rank 0 waits for the last one
+    for rank in range(3):
+        ranks.signal(rank, signal.SIGSTOP)
+    time.sleep(seconds)
+    for rank in range(3):
+        ranks.signal(rank, signal.SIGCONT)
+    go.touch()
+    assert ranks.wait() == [0, 0, 0], ranks.text()
+
+
+def test_a_process_that_is_gone_is_noticed_though_nobody_waits_for_it(
+    job: Launcher, write_config, tmp_path: Path
+) -> None:
+    """As with NCCL, where the others wait on their GPUs and no connection breaks."""
+    probe = instead_of(
+        "masksup.engine.step", "Stepper.step",
+        "time.sleep(1000 * (given[2] == 5 and os.environ['RANK'] != '1'))\n    return real(*given)",
+    )  # fmt: skip
+    config = write_config(epochs=100, parallel__step_seconds=400, parallel__first_step_seconds=400, data__eval=None)
+    ranks = job.train(3, config, tmp_path / "run", probe=probe)
+    ranks.until(lambda: rows(tmp_path / "run") > 9)
+    ranks.signal(1, signal.SIGKILL)
+    assert ranks.wait(90) == [1, -signal.SIGKILL, 1], ranks.text()
+    told = re.findall(r"masksup: rank 1 \(pid \d+ on .*\) did not answer for (\d+) s", ranks.text())
+    assert len(told) == 1, ranks.text()
+    assert int(told[0]) < 20
+
+
 def instead_of(module: str, name: str, body: str) -> str:
     """A probe: what a rank does in the place of a function, which is `real` and was `given` its arguments."""
     return f"import os, time, {module} as m\nreal = m.{name}\ndef instead(*given):\n    {body}\nm.{name} = instead\n"
@@ -238,6 +286,20 @@ def test_a_loader_process_of_one_rank_that_the_machine_kills(job: Launcher, writ
     assert "Traceback" not in ranks.text()
     time.sleep(1)
     assert not any(map(runs, workers)), "they end with their rank"
+
+
+def test_a_second_ctrl_c_leaves_at_once_with_130(job: Launcher, write_config, tmp_path: Path) -> None:
+    """Also those ranks that wait in a sum, where no handler runs."""
+    probe = before_fetching("time.sleep(5 * (os.environ['RANK'] == '1' and positions[0] > 90))")
+    ranks = job.train(3, write_config(epochs=1000, data__eval=None), tmp_path / "run", probe=probe)
+    ranks.until(lambda: rows(tmp_path / "run") > 9)
+    for _ in range(2):
+        for rank in range(3):
+            ranks.signal(rank, signal.SIGINT)
+        time.sleep(0.5)
+    assert ranks.wait(60) == [130, 130, 130], ranks.text()
+    assert "Traceback" not in ranks.text()
+    assert ranks.text().count("masksup: SIGINT: finishes this step, saves and leaves") == 1
 
 
 def test_only_rank_0_writes_shared_files(job: Launcher, write_config, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""A long run takes no more of its machine at the end than after its first third (R13)."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+from ranks import Launcher
+
+from masksup.runtime.record import read_rows
+
+Sample = dict[str, float]
+GROWTH = {"memory_mib": 16.0, "shared_mib": 4.0, "descriptors": 2.0, "threads": 1.0, "processes": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("world", "steps"),
+    [(2, 150), pytest.param(1, 3000, marks=pytest.mark.slow), pytest.param(2, 3000, marks=pytest.mark.slow)],
+)
+@pytest.mark.timeout(1800)
+def test_r13_a_long_run_stays_flat(world: int, steps: int, job: Launcher, write_config, tmp_path: Path) -> None:
+    """With loader processes, a row a step, evaluations, and a save every 10 or 20 steps."""
+    config = write_config(
+        epochs=steps * 16 / 50, data__workers=2, checkpoint={"every_steps": max(10, steps // 150)},
+        eval={"batch": 10, "every_epochs": max(5, steps / 100)},
+    )  # fmt: skip
+    ranks = job.train(world, config, tmp_path / "run")
+    samples: list[tuple[int, Sample]] = []
+    end = time.monotonic() + 1500
+    while None in ranks.codes():
+        assert time.monotonic() < end
+        step = max((row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")), default=0)
+        if step and None in ranks.codes():
+            samples.append((step, _taken(ranks.pids)))
+        time.sleep(0.02)
+    assert ranks.wait() == [0] * world, ranks.text()
+    windows = [
+        [s for at, s in samples if low * steps < at <= high * steps] for low, high in ((1 / 3, 2 / 3), (2 / 3, 1))
+    ]
+    assert min(map(len, windows)) >= 5, [len(window) for window in windows]
+    for name, most in GROWTH.items():
+        before, after = (median(sample[name] for sample in window) for window in windows)
+        print(f"{world} ranks, {steps} steps, {name}: {before:.1f} -> {after:.1f}")
+        assert after - before <= most, name
+
+
+def _taken(pids: list[int]) -> Sample:
+    """What the processes and their children hold now."""
+    total = dict.fromkeys(GROWTH, 0.0)
+    for place in _family(pids):
+        try:
+            status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
+            total["memory_mib"] += int(status["VmRSS"].split()[0]) / 1024
+            total["shared_mib"] += int(status["RssShmem"].split()[0]) / 1024
+            total["threads"] += int(status["Threads"])
+            total["descriptors"] += len(list((place / "fd").iterdir()))
+            total["processes"] += 1
+        except (OSError, KeyError):  # it has just ended
+            continue
+    return total
+
+
+def _family(pids: list[int]) -> Iterator[Path]:
+    for pid in pids:
+        yield Path(f"/proc/{pid}")
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            continue
+        yield from (Path(f"/proc/{child}") for child in children)
