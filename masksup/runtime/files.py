@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import stat
 import tempfile
@@ -138,9 +139,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. ValueError for all that is none, NaN, infinities and bottomless nesting included."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text} is beyond all numbers")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:
