@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from launch.draws import Draws, Rules, drawn
 from masksup.config import Config
 from masksup.config_file import load_config, read_yaml, schema_keys, yaml_inline
-from masksup.errors import UserError, nearest, shown
+from masksup.errors import UserError, nearest
 
 _LONGEST_NAME = 80
 _TAKEN = ("launch", "results.csv", "results.txt")
@@ -100,7 +100,7 @@ def read_sweep(path: Path) -> SweepFile:
             raise UserError(f"{path}: {key}: unknown key; {nearest(key, _keys())}") from None
         if problem["type"] == "missing":
             raise UserError(f"{path}: {key}: not set, and it has no default") from None
-        raise UserError(f"{path}: {key}: found {shown(problem['input'])}; {problem['msg'].lower()}") from None
+        raise UserError(f"{path}: {key}: found {problem['input']!r}; {problem['msg'].lower()}") from None
 
 
 def _keys() -> list[str]:

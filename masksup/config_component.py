@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from masksup.errors import nearest, shown
+from masksup.errors import nearest
 from masksup.registry import Registry
 
 
@@ -47,12 +47,12 @@ class Component(BaseModel):
                 raise problem(str(key), f"not an option of {cls.registry.kind} '{name}'; {hint}")
         for key, value in given.items():
             if _not_finite(value):  # every comparison with NaN is false, and JSON has neither it nor infinity
-                raise problem(str(key), f"found {shown(value)}, expected numbers")
+                raise problem(str(key), f"found {value!r}, expected numbers")
         try:
             return {"name": name, **options.model_validate(given).model_dump()}
         except ValidationError as error:
             first = error.errors()[0]
-            raise problem(str(first["loc"][0]), f"found {shown(first['input'])}, {first['msg'].lower()}") from None
+            raise problem(str(first["loc"][0]), f"found {first['input']!r}, {first['msg'].lower()}") from None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from masksup.config import Config
 from masksup.config_component import Component
-from masksup.errors import UserError, nearest, shown
+from masksup.errors import UserError, nearest
 from masksup.runtime.files import read_text
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
@@ -248,7 +248,7 @@ def _one_line(problem: Any) -> str:
     if kind == "component":
         return ".".join([*location, str(message)])
     location = [part for part in location if part in _known_anywhere()] or location
-    return f"{'.'.join(location)}: found {shown(problem['input'])}; {message[:1].lower()}{message[1:]}"
+    return f"{'.'.join(location)}: found {problem['input']!r}; {message[:1].lower()}{message[1:]}"
 
 
 def schema_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from masksup.calibration.maps import Calibration, Uncalibrated, calibration_from_json, fields, number, numbers
 from masksup.errors import UserError, nearest
-from masksup.runtime.files import parse_json, read_sealed, write_sealed
+from masksup.runtime.files import parse_json, read_json, unsealed, write_sealed
 
 FILE = "decisions.json"
 FORMAT = "masksup decisions 1"
@@ -141,6 +141,8 @@ class Decisions:
         keys = ("format", "classes", "thresholds", "origins", "calibration", "aim", "fitted")
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise UserError(f"{where}: format: found {tree.get('format')!r}, expected {FORMAT!r}")
+        if isinstance(tree, dict):
+            tree = unsealed(tree, where, "run masksup calibrate again (--class NAME=P sets a threshold by hand)")
         given = fields(tree, f"{where}: decisions", keys)
         classes = _strings(given["classes"], f"{where}: classes")
         if not classes or len(set(classes)) < len(classes):
@@ -171,8 +173,7 @@ def read_decisions(run: Path) -> Decisions | None:
     file = run / FILE
     if not file.exists():
         return None
-    again = "run masksup calibrate again (--class NAME=P sets a threshold by hand)"
-    return Decisions.from_json(read_sealed(file, "the decisions of a run", again), str(file))
+    return Decisions.from_json(read_json(file, "the decisions of a run"), str(file))
 
 
 def decisions_from_text(text: str | bytes, where: str) -> Decisions:

@@ -1,9 +1,10 @@
 """The exceptions that are told to people in one line."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_LONGEST = 100
+_LONGEST = re.compile(r"\S{400,}")  # longer than the paths and values that people write, as in a damaged file
 
 
 class UserError(ValueError):
@@ -12,6 +13,9 @@ class UserError(ValueError):
     The text names the file or the key, what was found and what was expected.
     """
 
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_LONGEST.sub(lambda word: f"{word[0][:100]}...{word[0][-100:]}", text))
+
 
 class ToldElsewhere(UserError):
     """A mistake of the user that another rank tells; this one only leaves, with 2."""
@@ -19,12 +23,6 @@ class ToldElsewhere(UserError):
 
 class JobError(RuntimeError):
     """The job broke, not the input: a rank is missing, dead or stuck. One line, exit status 1."""
-
-
-def shown(value: object) -> str:
-    """A value that somebody gave, as an error shows it: as in Python, and not longer than can be read."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -70,8 +70,12 @@ class Shards:
 
         UserError, never bytes of something else, for a shard that is missing, cut off, or holds another member there.
         """
+        if not 0 <= self.shard_I[image] < len(self.names):
+            raise UserError(f"{self.folder}: found no shard number {self.shard_I[image]} for '{name}', {_AGAIN}")
         shard, offset, length = int(self.shard_I[image]), int(self.offset_I[image]), int(self.length_I[image])
         path = self.folder / self.names[shard]
+        if offset < BLOCK or length < 0 or offset + length > self.sizes[shard]:
+            raise UserError(f"{path}: found no room for '{name}' (bytes {offset} to {offset + length}), {_AGAIN}")
         try:
             data = _read_at(self._open.of(path, self.sizes[shard]), offset - BLOCK, length + BLOCK)
         except FileNotFoundError:

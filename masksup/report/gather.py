@@ -190,8 +190,9 @@ def kept_outputs(file: Path, part: Part) -> Outputs | None:
     except Exception as error:  # a damaged zip file, or the head of an array in it, fails in any way
         log.warning(f"{file}: cannot be read ({error!r}); labelling again")
         return None
-    if (found.logits_NC.shape, found.logits_NC.dtype) != ((len(part), len(part.index.classes)), np.float32) or (
-        found.broken_N.shape, found.broken_N.dtype) != ((len(part),), np.bool_):  # fmt: skip
+    shapes = found.logits_NC.shape, found.broken_N.shape
+    types = found.logits_NC.dtype.str, found.broken_N.dtype.str
+    if shapes != ((len(part), len(part.index.classes)), (len(part),)) or types != ("<f4", "|b1"):
         log.warning(f"{file}: is of other samples or classes; labelling again")
         return None
     return found

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import stat
@@ -110,14 +111,21 @@ def _hash(tree: dict[str, Any]) -> str:
 
 
 def read_sealed(path: Path, what: str, again: str) -> dict[str, Any]:
-    """What `write_sealed` wrote, now or before there were hashes.
+    """What `write_sealed` wrote. UserError as of `read_json` and `unsealed`."""
+    return unsealed(read_json(path, what), str(path), again)
 
-    UserError as of `read_json`, and where the content is not what the hash is of: `again` says how to make it anew.
+
+def unsealed(tree: dict[str, Any], where: str, again: str) -> dict[str, Any]:
+    """An object without its hash, which it did not have in older versions.
+
+    UserError where the content is not what the hash is of: `again` says how to make it anew.
     """
-    tree = read_json(path, what)
-    if tree.pop(_SEAL, found := _hash({key: value for key, value in tree.items() if key != _SEAL})) != found:
-        raise UserError(f"{path}: was changed after it was written (its sha256 differs); {again}")
-    return tree
+    if _SEAL not in tree:
+        return tree
+    content = {key: value for key, value in tree.items() if key != _SEAL}
+    if tree[_SEAL] != _hash(content):
+        raise UserError(f"{where}: was changed after it was written (its sha256 differs); {again}")
+    return content
 
 
 class NotAFile(UserError):
@@ -164,7 +172,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: malformed JSON ({error}), expected {what}") from None
+        raise UserError(f"{path}: cannot be read (malformed JSON: {error}), expected {what}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: found {type(value).__name__}, expected {what}")
     return value
@@ -173,9 +181,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. ValueError for all that is none, NaN, infinities and bottomless nesting included."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text} is beyond all numbers")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

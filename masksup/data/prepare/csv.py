@@ -15,7 +15,7 @@ from masksup.data.index import IndexContent
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.samples import RawSplit, Sample, assemble
 from masksup.data.prepare.splits import class_list, existing_file, named_splits, read_text, require_classes
-from masksup.errors import UserError, nearest, shown
+from masksup.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _marked(file: Path, line: int, columns: tuple[str, ...], cells: list[str]) -
     for column, cell in zip(columns, cells):
         if cell not in ("1", "0", "-1"):
             raise UserError(
-                f"{file}, line {line}: found {shown(cell)} for class {shown(column)}, expected 1 (present), 0 (absent) "
+                f"{file}, line {line}: found '{cell}' for class '{column}', expected 1 (present), 0 (absent) "
                 "or -1 (ignored)"
             )
     return {column: int(cell) for column, cell in zip(columns, cells) if cell != "0"}
@@ -118,7 +118,7 @@ def _split(name: str, table: _Table, classes: tuple[str, ...], *, chosen: bool) 
         labels_C = np.zeros(len(classes), np.int8)
         for label, value in labels.items():
             if label not in known:
-                raise UserError(f"{where}: found the unknown class {shown(label)}; {nearest(label, known)}")
+                raise UserError(f"{where}: found the unknown class '{label}'; {nearest(label, known)}")
             labels_C[known[label]] = value
         path = inside(image, where)
         raw.samples.append(Sample(path, path, labels_C, where))
