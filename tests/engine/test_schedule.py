@@ -108,7 +108,10 @@ def test_onecycle_of_any_length_equals_torch_and_its_limit_where_torch_divides_b
             group = optimizer.param_groups[0]
             tolerance = 1e-6 if first_is_peak else 1e-9
             assert rate_factor(schedule, p, step) == pytest.approx(group["lr"], rel=tolerance), (total, step)
-            assert onecycle_momentum(schedule, p, step) == pytest.approx(group["momentum"], rel=tolerance), (total, step)
+            assert onecycle_momentum(schedule, p, step) == pytest.approx(group["momentum"], rel=tolerance), (
+                total,
+                step,
+            )
             optimizer.step()
             if step + 1 < total:
                 scheduler.step()

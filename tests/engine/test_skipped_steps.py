@@ -44,7 +44,12 @@ def batch(step: int) -> dict[str, Tensor]:
 
 
 def state_after(
-    config: Config, dtype: torch.dtype, steps: list[int], bad: set[int], patch: pytest.MonkeyPatch, momentum: float | None
+    config: Config,
+    dtype: torch.dtype,
+    steps: list[int],
+    bad: set[int],
+    patch: pytest.MonkeyPatch,
+    momentum: float | None,
 ) -> dict[str, Tensor]:
     """Weights and optimiser after these steps, of which some see infinity."""
     method = new_method(config, new_network(config, 12), 12, None).train()
@@ -80,7 +85,9 @@ def test_steps_that_are_skipped_first_and_later_leave_no_trace(
 
 @pytest.mark.usefixtures("_junk")
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_that_begins_at_zero_has_the_bits_of_torchs_first_step(nesterov: bool, tiny_config: MakeConfig) -> None:
+def test_momentum_that_begins_at_zero_has_the_bits_of_torchs_first_step(
+    nesterov: bool, tiny_config: MakeConfig
+) -> None:
     """Also where a parameter has its first gradient later than others, which torch's fused form refuses."""
     config = tiny_config(optim={"name": "sgd", "lr": 0.05, "nesterov": nesterov, "weight_decay": 0.01})
     ours, theirs = (new_network(config, 12) for _ in range(2))
