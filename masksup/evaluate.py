@@ -36,7 +36,7 @@ def evaluate(outputs: Outputs | Counted, part: Part, config: Config, *, resample
     rules = config.eval
     labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
     summary = score(
-        outputs.probabilities_NC, labels_NC, part.index.classes,
+        outputs.logits_NC, labels_NC, part.index.classes,
         ap_rule=rules.ap_rule, threshold=rules.threshold, compat=rules.compat,
     )  # fmt: skip
     summary["protocol"] |= {"data": part.title, "index": part.index.hash, "resolution": config.model.size}
@@ -71,7 +71,7 @@ def _by_stratum(
     divided = divisions(part.index, samples_N, config.eval.size_shares)
     protocol["intervals"] = interval_protocol(resamples)
     scores = stratified_scores(
-        outputs.probabilities_NC[readable_N], labels_NC, part.index.classes, divided,
+        outputs.logits_NC[readable_N], labels_NC, part.index.classes, divided,
         np.asarray(part.index.sample_image_N)[samples_N],
         ap_rule=config.eval.ap_rule, threshold=protocol["threshold"], resamples=resamples,
     )  # fmt: skip

@@ -74,7 +74,7 @@ def numbers(run: Path, precisions: list[Precision], folder: Path) -> list[list[s
             rows.append([run.parent.name, precision, str(error), "", "", "", ""])
             continue
         logits_NC = _logits(file, part)
-        found = score(probabilities(logits_NC), part.labels_NC, part.index.classes)["mAP"]
+        found = score(logits_NC, part.labels_NC, part.index.classes)["mAP"]
         apart = np.abs(probabilities(logits_NC) - theirs).max()
         agree = ((logits_NC >= 0) == (theirs >= 0.5)).mean()
         moved = f" ({check.moved} of {check.images} with another region)" if check.moved else ""

@@ -23,14 +23,14 @@ from masksup.metrics.summary import score
 
 
 def draw_scores(samples: int, classes: int, ignored: float, seed: int) -> tuple[Scores, Labels]:
-    """float32 probabilities and int8 labels, samples x classes, with a share `ignored` of pairs set to -1."""
+    """float32 logits and int8 labels, samples x classes, with a share `ignored` of pairs set to -1."""
     rng = np.random.default_rng(seed)
     frequency_C = np.clip(0.5 / (1 + np.arange(classes)) + 0.008, 0, 1)
     labels_NC = (rng.random((samples, classes)) < frequency_C).astype(np.int8)
     logits_NC = rng.normal(-4, 1.6, (samples, classes)) + 5 * labels_NC
     if ignored:
         labels_NC[rng.random(labels_NC.shape) < ignored] = -1
-    return (1 / (1 + np.exp(-logits_NC))).astype(np.float32), labels_NC
+    return logits_NC.astype(np.float32), labels_NC
 
 
 def sklearn_ap(scores_NC: Scores, labels_NC: Labels) -> Any:

@@ -19,7 +19,7 @@ from masksup.engine.precision import set_numerics
 from masksup.errors import UserError, nearest
 from masksup.evaluate import predict_alone
 from masksup.metrics.calibration import calibration_scores
-from masksup.metrics.pairs import Labels, check_pairs, probabilities
+from masksup.metrics.pairs import Labels, check_finite, probabilities
 from masksup.running import Running
 from masksup.runtime.files import refuse_unwritable, write_sealed
 from masksup.runtime.log import log, start_logging
@@ -66,7 +66,7 @@ def run_calibrate(
     readable_N = ~outputs.broken_N
     logits_NC, labels_NC = outputs.logits_NC[readable_N], part.labels_NC[readable_N]
     _refuse_too_little(part, labels_NC, wanted.folds)
-    check_pairs(logits_NC, labels_NC)
+    check_finite(logits_NC)
     image_N = np.asarray(part.index.sample_image_N)[part.samples][readable_N].astype(np.int64)
     plan = Plan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
     scores = cross_validate(plan, logits_NC, labels_NC, image_N)

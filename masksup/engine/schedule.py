@@ -54,7 +54,7 @@ def onecycle_momentum(schedule: Schedule, plan: Plan, step: int) -> float | None
 def _onecycle_phase(schedule: Schedule, total: int, step: int) -> tuple[float, bool]:
     peak, end = schedule.pct_start * total - 1, total - 1
     if step <= peak:
-        return step / peak, True
+        return (step / peak if peak > 0 else 1.0), True  # the first step may be the peak; torch divides by zero there
     return (step - peak) / (end - peak), False
 
 

@@ -26,9 +26,9 @@ Counts = NDArray[np.int64]
 def average_precision(scores_NC: Scores, labels_NC: Labels, rule: ApRule = "area") -> NDArray[np.float64]:
     """AP of each class as a fraction, float64 of length C; nan for a class without positives.
 
-    Any strictly increasing function of the scores gives the same result, so logits serve as well as
-    probabilities. Ignored pairs (label -1) are taken out before ranking.
-    Raises UserError for an unknown rule and for scores that are not finite.
+    Any strictly increasing function of the scores gives the same result. The sigmoid is one on paper alone: above
+    36 all logits are 1. So give logits. Ignored pairs (label -1) are taken out before ranking.
+    Raises UserError for an unknown rule and for scores that are NaN.
     """
     if rule not in get_args(ApRule):
         raise UserError(f"AP rule: unknown '{rule}'; {nearest(rule, get_args(ApRule))}")

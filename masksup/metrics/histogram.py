@@ -45,7 +45,7 @@ class PairCounts:
         self.totals = np.zeros(3, np.int64)  # samples, ignored pairs, samples whose image is broken
 
     def add(self, logits_NC: NDArray[np.float32], labels_NC: Labels, broken_N: NDArray[np.bool_]) -> None:
-        """Count some samples; all labels of a broken one are ignored. UserError for logits that are not finite."""
+        """Count some samples; all labels of a broken one are ignored. UserError for logits that are NaN."""
         labels_NC = np.where(broken_N[:, None], np.int8(-1), labels_NC)
         check_pairs(logits_NC, labels_NC)
         self.totals += np.array([len(logits_NC), (labels_NC == -1).sum(), broken_N.sum()], np.int64)
@@ -55,7 +55,7 @@ class PairCounts:
         np.add.at(self.bins_2CK, (labels_NC[judged_NC], column_NC[judged_NC], codes_of(logits_NC)[judged_NC]), 1)
         scores_NC = probabilities(logits_NC)
         for row, top in enumerate((None, self.top)):
-            predicted_NC = predicted_pairs(scores_NC, labels_NC, self.threshold, top)
+            predicted_NC = predicted_pairs(scores_NC, labels_NC, self.threshold, top, ranked_by=logits_NC)
             self.hits_2C[row] += np.count_nonzero(predicted_NC & (labels_NC == 1), axis=0)
             self.predictions_2C[row] += np.count_nonzero(predicted_NC, axis=0)
 

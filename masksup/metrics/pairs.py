@@ -16,23 +16,35 @@ Labels = NDArray[np.int8]
 
 
 def probabilities(logits: Scores) -> NDArray[np.float64]:
-    """Sigmoid in float64: in float32 all logits above 17 would tie at 1."""
+    """Sigmoid in float64, for thresholds. Not to rank by: all logits above 36 are 1, in float32 those above 17."""
     with np.errstate(over="ignore"):  # below -709, where infinity gives the right answer, 0
         return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
-def check_pairs(scores_NC: Scores, labels_NC: Labels) -> None:
-    """Refuse scores that are not finite (UserError: a diverged model) and arrays that do not fit (assert)."""
+def check_pairs(scores_NC: Scores, labels_NC: Labels, *, ignored_too: bool = False) -> None:
+    """Refuse scores that are not numbers (UserError: a diverged model) and arrays that do not fit (assert).
+
+    Pairs that are ignored are not looked at, unless the caller does (`ignored_too`). Infinity has its place in the
+    order.
+    """
     assert scores_NC.ndim == 2, f"scores must be samples x classes, got shape {scores_NC.shape}"
     assert scores_NC.shape == labels_NC.shape, f"scores {scores_NC.shape}, labels {labels_NC.shape}"
     assert np.issubdtype(scores_NC.dtype, np.floating), f"scores must be floats, got {scores_NC.dtype}"
     if labels_NC.size:
         assert labels_NC.min() >= -1, f"labels must be 1, 0 or -1, got {labels_NC.min()}"
         assert labels_NC.max() <= 1, f"labels must be 1, 0 or -1, got {labels_NC.max()}"
-    finite_NC = np.isfinite(scores_NC)
-    if not finite_NC.all():
-        bad_N: NDArray[np.bool_] = np.logical_not(finite_NC.all(axis=1))
+    _refuse(np.isnan(scores_NC) & (ignored_too | (labels_NC >= 0)), "NaN", "numbers")
+
+
+def check_finite(scores_NC: Scores) -> None:
+    """Refuse scores that nothing can be fitted to (UserError)."""
+    _refuse(~np.isfinite(scores_NC), "NaN or infinity", "finite numbers")
+
+
+def _refuse(bad_NC: NDArray[np.bool_], found: str, expected: str) -> None:
+    bad_N = bad_NC.any(axis=1)
+    if bad_N.any():
         raise UserError(
-            f"scores: found NaN or infinity in {bad_N.sum()} of {len(bad_N)} samples (first: sample "
-            f"{bad_N.argmax()}), expected finite numbers; has training diverged?"
+            f"scores: found {found} in {bad_N.sum()} of {len(bad_N)} samples (first: sample "
+            f"{bad_N.argmax()}), expected {expected}; has training diverged?"
         )

@@ -25,12 +25,14 @@ def check_compat(compat: str) -> None:
 
 
 def precision_recall(
-    scores_NC: Scores, labels_NC: Labels, threshold: float, *, top: int | None = None, compat: Compat = "none"
-) -> dict[str, float]:
+    scores_NC: Scores, labels_NC: Labels, threshold: float, *, top: int | None = None, compat: Compat = "none",
+    ranked_by: Scores | None = None,
+) -> dict[str, float]:  # fmt: skip
     """CP, CR, CF1, OP, OR, OF1 as fractions; a pair is predicted if its score is >= threshold.
 
     `top`: only the `top` largest judged scores of a sample can be predictions, and still only above the
     threshold; scores that tie with the last of them are all kept, so that the order of classes cannot matter.
+    `ranked_by`: logits, where `scores_NC` are probabilities, which tie where logits are large.
     A class without positives has no CR and is left out of CP and CR; its false alarms count in OP. A class
     with positives but without predictions has precision 0. nan where no class has positives.
 
@@ -39,8 +41,8 @@ def precision_recall(
     and breaks ties by class order. A class without positives, a division by zero there, is left out here too.
     """
     check_compat(compat)
-    check_pairs(scores_NC, labels_NC)
-    predicted_NC = predicted_pairs(scores_NC, labels_NC, threshold, top, compat)
+    check_pairs(scores_NC, labels_NC, ignored_too=compat != "none")
+    predicted_NC = predicted_pairs(scores_NC, labels_NC, threshold, top, compat, ranked_by)
     true_NC = labels_NC == 1
     hits_C = np.count_nonzero(predicted_NC & true_NC, axis=0)
     predictions_C = np.count_nonzero(predicted_NC, axis=0)
@@ -50,16 +52,18 @@ def precision_recall(
 
 
 def predicted_pairs(
-    scores_NC: Scores, labels_NC: Labels, threshold: float, top: int | None, compat: Compat = "none"
-) -> NDArray[np.bool_]:
+    scores_NC: Scores, labels_NC: Labels, threshold: float, top: int | None, compat: Compat = "none",
+    ranked_by: Scores | None = None,
+) -> NDArray[np.bool_]:  # fmt: skip
     """Which pairs count as predicted, by the rules of `precision_recall`: a matter of each sample alone."""
     judged_NC = labels_NC >= 0
+    ranked_NC = scores_NC if ranked_by is None else ranked_by
     predicted_NC = scores_NC >= threshold
     if top is not None:
         if compat == "none":
-            predicted_NC &= _largest(np.where(judged_NC, scores_NC, -np.inf), top)
+            predicted_NC &= _largest(np.where(judged_NC, ranked_NC, -np.inf), top)
         else:
-            predicted_NC &= _first_largest(scores_NC, top)
+            predicted_NC &= _first_largest(ranked_NC, top)
     if compat not in _IGNORED_IS_NEGATIVE:
         predicted_NC &= judged_NC
     return predicted_NC
@@ -133,6 +137,7 @@ def pr_curve(scores_NC: Scores, labels_NC: Labels, thresholds: int = 127) -> PrC
     """
     check_pairs(scores_NC, labels_NC)
     assert thresholds >= 2, thresholds
+    scores_NC = np.where(labels_NC >= 0, scores_NC, 0)
     assert not scores_NC.size or (scores_NC.min() >= 0 and scores_NC.max() <= 1), "PR curves need probabilities"
     bin_NC = np.floor(scores_NC * (thresholds - 1)).astype(np.int64)
     cell_NC = bin_NC + thresholds * np.arange(scores_NC.shape[1])

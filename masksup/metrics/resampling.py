@@ -51,13 +51,13 @@ class GroupScores:
 
 
 def weighted_scores(
-    scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], weights_NR: Weights, threshold: float,
-    rule: ApRule,
+    scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], weights_NR: Weights,
+    predicted_NC: NDArray[np.bool_], rule: ApRule,
 ) -> GroupScores:  # fmt: skip
     """Scores of each group of positives against all negatives of their class, under R weightings of the samples.
 
     group_GNC is within labels_NC == 1; positives outside a group take no part in its scores, as ignored pairs do.
-    A positive is recalled if its score is >= threshold. Ties are ranked together.
+    Scores rank alone; a positive is recalled if it is predicted. Ties are ranked together.
     """
     check_pairs(scores_NC, labels_NC)
     groups, _, classes = group_GNC.shape
@@ -80,7 +80,7 @@ def weighted_scores(
             own_PR = weights_PR[rows]
             true_PR = own_PR.cumsum(axis=0, dtype=np.int64)
             total_GCR[g, c] = true_PR[-1]
-            hits_GCR[g, c] = own_PR[scores_P[rows] >= threshold].sum(axis=0, dtype=np.int64)
+            hits_GCR[g, c] = own_PR[predicted_NC[positive_P[rows], c]].sum(axis=0, dtype=np.int64)
             last_P = np.searchsorted(-scores_P[rows], -scores_P[rows], side="right") - 1
             true_PR = true_PR[last_P]
             precision_PR = true_PR / np.maximum(true_PR + false_PR[rows], 1)
@@ -90,8 +90,8 @@ def weighted_scores(
 
 
 def bootstrap(
-    scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], image_N: NDArray[np.integer], threshold: float,
-    rule: ApRule, *, resamples: int, seed: int,
+    scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], image_N: NDArray[np.integer],
+    predicted_NC: NDArray[np.bool_], rule: ApRule, *, resamples: int, seed: int,
 ) -> tuple[Floats, Floats, Floats]:  # fmt: skip
     """(mAP, recall of all pairs, mean recall of classes), each G x R: of `resamples` resamples of the images.
 
@@ -100,7 +100,7 @@ def bootstrap(
     """
     parts = []
     for weights_NR in _resampled_weights(image_N, resamples, seed):
-        scores = weighted_scores(scores_NC, labels_NC, group_GNC, weights_NR, threshold, rule)
+        scores = weighted_scores(scores_NC, labels_NC, group_GNC, weights_NR, predicted_NC, rule)
         parts.append((scores.mean_ap_GR, scores.overall_recall_GR, scores.class_recall_GR))
     mean_ap, overall, by_class = (np.concatenate(values, axis=1) for values in zip(*parts))
     return mean_ap, overall, by_class

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.metrics.average_precision import ApRule
-from masksup.metrics.pairs import Labels, Scores
+from masksup.metrics.pairs import Labels, Scores, probabilities
 from masksup.metrics.resampling import bootstrap, weighted_scores
 from masksup.metrics.strata import MIXED, WITHOUT_BOXES, Division
 
@@ -29,12 +29,12 @@ STRATUM_SCORES = ("mAP", "OR", "CR")
 
 
 def stratified_scores(
-    scores_NC: Scores, labels_NC: Labels, classes: Sequence[str], divided: Mapping[str, Division | str],
+    logits_NC: Scores, labels_NC: Labels, classes: Sequence[str], divided: Mapping[str, Division | str],
     image_N: NDArray[np.integer], *, ap_rule: ApRule, threshold: float, resamples: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores in PERCENT of all positives and of each stratum, as a dict that `json.dump` takes.
 
-    divided: what `strata.divisions` gives for these samples. image_N: the image of each sample, drawn as one.
+    Logits rank; a pair is predicted if its probability is >= threshold. divided: what `strata.divisions` gives for these samples. image_N: the image of each sample, drawn as one.
     resamples: number of bootstrap resamples; 0 gives no intervals.
 
     Keys: `all` and, for each division, `{rule, strata: {name: scores}, mixed, without_boxes}` with the number of
@@ -49,9 +49,10 @@ def stratified_scores(
     for division in known.values():
         groups += [positive_NC & (division.stratum_NC == number) for number in range(len(division.names))]
     group_GNC = np.stack(groups)
-    rows = _rows(scores_NC, labels_NC, group_GNC, classes, ap_rule, threshold)
+    predicted_NC = probabilities(logits_NC) >= threshold
+    rows = _rows(logits_NC, labels_NC, group_GNC, classes, ap_rule, predicted_NC)
     if resamples:
-        _add_intervals(rows, scores_NC, labels_NC, group_GNC, image_N, ap_rule, threshold, resamples)
+        _add_intervals(rows, logits_NC, labels_NC, group_GNC, image_N, ap_rule, predicted_NC, resamples)
     found = dict(zip(names, rows))
     result: dict[str, Any] = {"all": found["all", ""]}
     for key, reason in divided.items():
@@ -78,10 +79,10 @@ def interval_protocol(resamples: int) -> dict[str, Any] | None:
 
 def _rows(
     scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], classes: Sequence[str], rule: ApRule,
-    threshold: float,
+    predicted_NC: NDArray[np.bool_],
 ) -> list[dict[str, Any]]:  # fmt: skip
     once_N1 = np.ones((len(scores_NC), 1), np.uint16)
-    scores = weighted_scores(scores_NC, labels_NC, group_GNC, once_N1, threshold, rule)
+    scores = weighted_scores(scores_NC, labels_NC, group_GNC, once_N1, predicted_NC, rule)
     values = (scores.mean_ap_GR, scores.overall_recall_GR, scores.class_recall_GR)
     rows = []
     for g in range(len(group_GNC)):
@@ -96,12 +97,14 @@ def _rows(
 
 def _add_intervals(
     rows: list[dict[str, Any]], scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_],
-    image_N: NDArray[np.integer], rule: ApRule, threshold: float, resamples: int,
+    image_N: NDArray[np.integer], rule: ApRule, predicted_NC: NDArray[np.bool_], resamples: int,
 ) -> None:  # fmt: skip
     enough = [len(np.unique(image_N[group_NC.any(axis=1)])) >= LEAST_IMAGES for group_NC in group_GNC]
     if not any(enough):
         return
-    drawn = bootstrap(scores_NC, labels_NC, group_GNC[enough], image_N, threshold, rule, resamples=resamples, seed=SEED)
+    drawn = bootstrap(
+        scores_NC, labels_NC, group_GNC[enough], image_N, predicted_NC, rule, resamples=resamples, seed=SEED
+    )
     for place, g in enumerate(np.flatnonzero(enough)):
         for key, value_GR in zip(STRATUM_SCORES, drawn):
             rows[g][f"{key}_interval"] = _interval(rows[g][key], 100 * value_GR[place])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from masksup.errors import UserError
 from masksup.metrics.average_precision import ApRule, average_precision, mean_average_precision
 from masksup.metrics.histogram import PairCounts, average_precision_of_counts
-from masksup.metrics.pairs import Labels, Scores
+from masksup.metrics.pairs import Labels, Scores, probabilities
 from masksup.metrics.precision_recall import Compat, check_compat, precision_recall, precision_recall_of_counts
 
 TOP = 3
@@ -19,7 +19,7 @@ THRESHOLD_SCORES = ("CP", "CR", "CF1", "OP", "OR", "OF1")
 
 
 def score(
-    scores_NC: Scores,
+    logits_NC: Scores,
     labels_NC: Labels,
     classes: Sequence[str],
     *,
@@ -29,30 +29,40 @@ def score(
 ) -> dict[str, Any]:
     """Every score in PERCENT, as a dict of Python numbers, strings, lists and None that `json.dump` takes.
 
-    `scores_NC` are probabilities float N x C, `labels_NC` int8 (1, 0, -1 ignored). `threshold` None means the
-    rule's own: 0.5, under compat "mcar" 0.6. `compat` "csra", "csra_wider", "mcar" follow the released code
-    (ties of AP in sample order, and the rules listed at `precision_recall`).
+    `logits_NC` float N x C rank; their probabilities are compared with the threshold. `labels_NC` int8 (1, 0, -1
+    ignored). `threshold` None means the rule's own: 0.5, under compat "mcar" 0.6. `compat` "csra", "csra_wider", "mcar" follow the released code
+    (sigmoid in float32, which also ranks; ties of AP in sample order; and the rules listed at `precision_recall`).
 
     Keys: `mAP`; `AP` (class -> percent, None without positives); `CP CR CF1 OP OR OF1` at the threshold; `top3`
     (the same six); `images`; `classes`, `scored_classes` (counts); `unscored` (names of classes without
     positives, left out of every mean over classes); `positives` (class -> count); `ignored_pairs`; `protocol`
     (every rule by name). A score that no class supports is None.
-    Raises UserError for unknown rules and for scores that are not finite.
+    Raises UserError for unknown rules and for logits that are NaN.
     """
     check_compat(compat)
-    assert scores_NC.shape[1] == len(classes), f"{scores_NC.shape[1]} columns, {len(classes)} classes"
+    assert logits_NC.shape[1] == len(classes), f"{logits_NC.shape[1]} columns, {len(classes)} classes"
     assert len(set(classes)) == len(classes), "class names repeat"
     if compat != "none" and ap_rule != "area":
         raise UserError(f"compat '{compat}': found AP rule '{ap_rule}', expected 'area', the only one of that code")
     level = decision_threshold(threshold, compat)
-    ap_C = average_precision(scores_NC, labels_NC, ap_rule if compat == "none" else "original")
-    assert not scores_NC.size or (scores_NC.min() >= 0 and scores_NC.max() <= 1), "score() takes probabilities"
+    clean = compat == "none"
+    scores_NC = probabilities(logits_NC) if clean else _original_sigmoid(logits_NC)
+    ranked_NC = logits_NC if clean else scores_NC
+    ap_C = average_precision(ranked_NC, labels_NC, ap_rule if clean else "original")
     at_threshold = precision_recall(scores_NC, labels_NC, level, compat=compat)
-    at_top = precision_recall(scores_NC, labels_NC, level, top=TOP, compat=compat)
-    counted = {"images": len(scores_NC), "ignored_pairs": int(np.count_nonzero(labels_NC == -1))}
+    at_top = precision_recall(scores_NC, labels_NC, level, top=TOP, compat=compat, ranked_by=ranked_NC)
+    counted = {"images": len(logits_NC), "ignored_pairs": int(np.count_nonzero(labels_NC == -1))}
     positives_C = np.count_nonzero(labels_NC == 1, axis=0)
     protocol = _protocol(ap_rule, level, compat, EXACT)
     return _summary(ap_C, at_threshold, at_top, positives_C, classes, counted, protocol)
+
+
+def _original_sigmoid(logits_NC: Scores) -> NDArray[np.float32]:
+    """What the released code ranks and decides by: torch's sigmoid in float32, 1 for every logit above 17."""
+    import torch  # no other score takes it
+
+    found_NC: NDArray[np.float32] = torch.from_numpy(logits_NC.astype(np.float32)).sigmoid().numpy()
+    return found_NC
 
 
 def score_counts(counts: PairCounts, classes: Sequence[str], ap_rule: ApRule) -> dict[str, Any]:

@@ -69,14 +69,14 @@ def difference(first: Gathered, other: Gathered, resamples: int = RESAMPLES) -> 
     image_N = np.asarray(first.part.index.sample_image_N)[first.part.samples]
     drawn, ap = [], []
     for run in (first, other):
-        # Of the logits, not of calibrated probabilities: a calibration may tie what the run ranks.
-        scores_NC = run.outputs.probabilities_NC
+        # Probabilities, above all calibrated ones, may tie what the logits rank.
+        logits_NC = run.outputs.logits_NC
         group_GNC = (labels_NC == 1)[None]
         means_GR, _, _ = bootstrap(
-            scores_NC, labels_NC, group_GNC, image_N, 0.5, rule, resamples=resamples, seed=SEED
+            logits_NC, labels_NC, group_GNC, image_N, logits_NC >= 0, rule, resamples=resamples, seed=SEED
         )  # fmt: skip
         drawn.append(means_GR[0])
-        ap.append(average_precision(scores_NC, labels_NC, rule))
+        ap.append(average_precision(logits_NC, labels_NC, rule))
     each_C = 100 * (ap[1] - ap[0])
     mean_ap = float(np.nanmean(each_C))
     moved_R = 100 * (drawn[1] - drawn[0])

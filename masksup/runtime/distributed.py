@@ -34,8 +34,8 @@ from masksup.runtime.signals import stop_code, stop_name
 from masksup.runtime.watchdog import INTERRUPT, Watchdog, quick_to_answer, status_for
 
 _TO_TELL = 600.0  # seconds to wait for other ranks where no configuration says how long
-# Of a collective, whose own clock goes on while a job is suspended: the watchdog alone knows what has a limit, and what,
-# such as waiting for a disk, has none.
+# Of a collective. The watchdog alone knows what has a limit and what, such as waiting for a disk, has none; and a
+# collective's own clock would go on while a job is suspended.
 _NO_LIMIT = timedelta(days=30)
 
 

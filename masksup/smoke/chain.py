@@ -30,7 +30,6 @@ from masksup.export.trace import Deployed
 from masksup.inference.card import PRECISIONS, Precision
 from masksup.inference.model_file import Device, import_onnxruntime, open_exported
 from masksup.inference.prepare import load_image
-from masksup.metrics.pairs import probabilities
 from masksup.metrics.summary import score
 from masksup.runtime.log import console, log
 from masksup.smoke.shrink import BATCH, SIZE, shrunk
@@ -129,7 +128,7 @@ def _agree(name: str, found: float, other_name: str, expected: float, within: fl
 def _mean_ap(outputs: Outputs, index: Index, trained: Trained) -> float:
     rules = trained.config.eval
     summary = score(
-        probabilities(outputs[0]), np.asarray(index.labels_NC), index.classes, ap_rule=rules.ap_rule,
+        outputs[0], np.asarray(index.labels_NC), index.classes, ap_rule=rules.ap_rule,
         threshold=rules.threshold, compat=rules.compat,
     )  # fmt: skip
     return float(summary["mAP"])

@@ -1,9 +1,12 @@
 """Learning rates against torch's schedulers and the literal rules of the originals (methods.md 1.3, 3, 4.2, 5.1)."""
 
 import math
+from itertools import product
+from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 
 from masksup.config import Schedule
 from masksup.data.sampler import Plan
@@ -90,6 +93,48 @@ def test_onecycle_equals_torch_in_rate_and_momentum(kind: str, pct: float) -> No
         optimizer.step()
         if step + 1 < p.total_steps:
             scheduler.step()
+
+
+@pytest.mark.parametrize("pct", [0.0, 0.1, 0.25, 0.3, 0.5, 1.0])
+def test_onecycle_of_any_length_equals_torch_and_its_limit_where_torch_divides_by_zero(pct: float) -> None:
+    for total in range(1 if pct < 1 else 2, 51):
+        p, schedule = plan(samples=total, batch=1, epochs=1), Schedule(name="onecycle", pct_start=pct)
+        weight = [nn.Parameter(torch.zeros(1))]
+        first_is_peak = pct * total == 1
+        reached = pct - 1e-9 * first_is_peak
+        optimizer = torch.optim.SGD(weight, lr=1, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=total, pct_start=reached)
+        for step in range(total):
+            group = optimizer.param_groups[0]
+            tolerance = 1e-6 if first_is_peak else 1e-9
+            assert rate_factor(schedule, p, step) == pytest.approx(group["lr"], rel=tolerance), (total, step)
+            assert onecycle_momentum(schedule, p, step) == pytest.approx(group["momentum"], rel=tolerance), (
+                total,
+                step,
+            )
+            optimizer.step()
+            if step + 1 < total:
+                scheduler.step()
+
+
+def test_onecycle_of_one_step_that_only_rises_is_its_peak() -> None:
+    assert factors(Schedule(name="onecycle", pct_start=1.0), plan(samples=1, batch=1, epochs=1)) == [1.0]
+
+
+@pytest.mark.parametrize("name", get_args(Schedule.model_fields["name"].annotation))
+def test_every_schedule_of_any_length_gives_rates_from_0_to_1(name: str) -> None:
+    """Lengths of 1 to 50 steps, a part of an epoch or several; warm-ups shorter and longer than the run."""
+    shapes = product((0.3, 100.0), (False, True), (1, 50))
+    for warmup, from_zero, samples in [(0.0, False, 3), *shapes]:
+        schedule = Schedule.model_validate({
+            "name": name, "warmup_epochs": warmup, "warmup_from_zero": from_zero, "pct_start": 0.1,
+            "decay_from": "warmup_end" if from_zero else "start", "milestones": (1, 2),
+        })  # fmt: skip
+        for total in range(1, 51):
+            p = Plan(samples, 1, 1, total / samples, "continue", seed=0)
+            assert all(0 <= factor <= 1 for factor in factors(schedule, p)), (schedule, total)
+            momenta = {onecycle_momentum(schedule, p, step) for step in range(p.total_steps)}
+            assert momenta == {None} or all(0.85 <= momentum <= 0.95 for momentum in momenta if momentum), total
 
 
 def test_decay_falls_on_the_epoch_where_steps_do_not_divide_it() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from logits import logit
 
 from masksup.cli import main
 from masksup.data.index import open_index
@@ -78,6 +79,6 @@ def test_labels_and_scores_of_the_run_are_reproduced(
         assert (apart_N >= 1e-4).sum() <= 6, "rounding moves a region in few images"
         return
     assert apart_N.max() < 1e-4
-    mean_ap = score(scores_NC, np.asarray(index.labels_NC), index.classes)["mAP"]
+    mean_ap = score(logit(scores_NC), np.asarray(index.labels_NC), index.classes)["mAP"]
     assert mean_ap == pytest.approx(json.loads((tmp_path / "eval.json").read_text())["mAP"], abs=1e-4)
     assert open_exported(file).card.facts["check"]["largest_difference"] < 1e-4

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from logits import logit
 from PIL import Image
 
 from masksup.calibration.maps import Temperature
@@ -206,7 +207,7 @@ def test_scores_of_eval_are_reproduced(
     rows = (tmp_path / "run.csv").read_text().splitlines()[1:]
     scores_NC = np.array([[float(value) for value in row.split(",")[1:]] for row in rows])
     index = open_index(tiny_data / "val")
-    found = score(scores_NC, np.asarray(index.labels_NC), index.classes)
+    found = score(logit(scores_NC), np.asarray(index.labels_NC), index.classes)
     assert found["mAP"] == pytest.approx(json.loads((tmp_path / "eval.json").read_text())["mAP"], abs=1e-4)
 
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from logits import logit
 from rich.console import Console
 
 from masksup.errors import UserError
@@ -32,7 +33,7 @@ def labels_with(arrays, difficult):
 @pytest.mark.parametrize("model", MODELS)
 def test_published_voc2012_scores_to_the_printed_digit(published, model):
     arrays, expected = published[0], published[1][model]
-    classes, scores = arrays["classes"].tolist(), arrays[model]
+    classes, scores = arrays["classes"].tolist(), logit(arrays[model])
     negative = labels_with(arrays, 0)
     summary = score(scores, negative, classes)
     got = {key: summary[key] for key in ("CP", "CR", "CF1", "OP", "OR", "OF1")}
@@ -50,7 +51,8 @@ def test_published_voc2012_scores_to_the_printed_digit(published, model):
 @pytest.mark.shared
 def test_originals_on_published_scores(published):
     arrays = published[0]
-    scores, labels, classes = arrays["resnet50_1"], labels_with(arrays, -1), arrays["classes"].tolist()
+    scores, labels = logit(arrays["resnet50_1"]), labels_with(arrays, -1)
+    classes = arrays["classes"].tolist()
     clean, csra, mcar = (score(scores, labels, classes, compat=c) for c in ("none", "csra", "mcar"))
     assert csra["mAP"] == pytest.approx(clean["mAP"], abs=0.01), "they differ by ties alone"
     assert mcar["mAP"] == csra["mAP"]
@@ -62,7 +64,7 @@ def test_originals_on_published_scores(published):
 
 def small():
     scores = np.array([[0.9, 0.2, 0.7], [0.4, 0.6, 0.1]], np.float32)
-    return scores, np.array([[1, 0, -1], [0, 1, 0]], np.int8), ["cat", "dog", "[red] hat"]
+    return logit(scores), np.array([[1, 0, -1], [0, 1, 0]], np.int8), ["cat", "dog", "[red] hat"]
 
 
 def test_summary_is_json_and_names_its_protocol():
@@ -102,7 +104,7 @@ def test_tables_show_every_class_in_full(width):
     rng = np.random.default_rng(0)
     names = [f"class {c}" for c in range(78)] + ["[bold]tag", "a name far too long for a terminal"]
     labels = (rng.random((500, 80)) < 0.1).astype(np.int8)
-    summary = score(rng.random((500, 80), dtype=np.float32), labels, names)
+    summary = score(rng.normal(size=(500, 80)), labels, names)
     out = io.StringIO()
     console = Console(file=out, width=width)
     for table in tables(summary, width):

@@ -174,7 +174,7 @@ def literal_difference(scores: list[Any], labels_NC: Any, image_N: Any, resample
 def test_significance_equals_a_paired_bootstrap_written_out(runs: tuple[Path, Path], tmp_path: Path) -> None:
     one, two = (gather(open_subject(path, path.name, None)) for path in runs)
     found = difference(one, two, resamples=60)
-    scores = [run.outputs.probabilities_NC for run in (one, two)]
+    scores = [run.outputs.logits_NC for run in (one, two)]
     image_N = np.asarray(one.part.index.sample_image_N)
     drawn_R = literal_difference(scores, one.labels_NC, image_N, 60)
     assert found.mean_ap == pytest.approx(two.summary["mAP"] - one.summary["mAP"])
