@@ -44,8 +44,13 @@ def ratios(seconds: Mapping[str, list[float]], to: str) -> dict[str, float]:
     return {name: statistics.median(a / b for a, b in zip(each, seconds[to])) for name, each in seconds.items()}
 
 
-def new_stepper(config: Config, classes: int, device: torch.device | None = None) -> Stepper:
-    """The trainer's step with random weights, on `device` (None: the configuration's). The caller sets the numerics."""
+def new_stepper(
+    config: Config, classes: int, device: torch.device | None = None, compiler: str = "inductor"
+) -> Stepper:
+    """The trainer's step with random weights, on `device` (None: the configuration's). The caller sets the numerics.
+
+    compiler: torch's backend, with `precision.compile`.
+    """
     device = device or choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
     network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision))
@@ -53,7 +58,7 @@ def new_stepper(config: Config, classes: int, device: torch.device | None = None
     method.prepare(config.seed)
     method.to(device).train()
     if config.precision.compile:
-        network.compile()
+        network.compile(backend=compiler)
     engine = make_engine(config, method, device, dtype, Place())
     set_rates(engine.param_groups, 1e-4, None)
     return Stepper(engine, device, dtype, 0)

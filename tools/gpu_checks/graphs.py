@@ -32,7 +32,7 @@ def _check(setting: Setting, combination: Combination) -> Row:
     compiled = Combination(combination.method, combination.head, combination.backbone, {"compile": True})
     config = compiled.config(setting, setting.dtype, 8)
     set_numerics(config.precision)
-    stepper, counts = new_stepper(config, CLASSES, setting.device), []
+    stepper, counts = new_stepper(config, CLASSES, setting.device, setting.compiler), []
     began = time.perf_counter()
     for number in range(3):
         logs = stepper.step([resident_batch(config, CLASSES, setting.device, number)], number, 0.3)

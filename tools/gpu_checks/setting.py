@@ -40,6 +40,11 @@ class Setting:
         """The type that training uses here."""
         return "fp32" if self.tiny else "bf16"
 
+    @property
+    def compiler(self) -> str:
+        """The backend of torch.compile; in small one that traces and splits as it does and makes no kernels."""
+        return "aot_eager" if self.tiny else "inductor"
+
 
 def configure(setting: Setting, backbone: str, size: int, batch: int, **sections: Mapping[str, Any]) -> Config:
     """A configuration for synthetic input; `sections` are added to, or replace keys of, its own."""

@@ -110,7 +110,7 @@ def _cell(setting: Setting, network: str, variant: Variant) -> Row:
     torch.use_deterministic_algorithms(False)  # what the cell before this one had
     set_numerics(config.precision)
     with tf32(variant.tf32):
-        stepper = new_stepper(config, CLASSES, setting.device)
+        stepper = new_stepper(config, CLASSES, setting.device, setting.compiler)
         began = now()
         flops = None if variant.compiled else _flops(stepper, config)
         seconds, row = _steps(setting, stepper, config)
