@@ -8,7 +8,7 @@ from torch import Tensor
 
 from masksup.data.sampler import Share, share_of
 from masksup.engine.parallel.engine import Engine
-from masksup.engine.precision import autocast
+from masksup.engine.precision import autocast, deterministic_forms
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Stepper:
     dtype: torch.dtype
     seed: int
 
+    @deterministic_forms()
     def step(
         self, micro_batches: list[dict[str, Tensor]], step: int, progress: float, share: Share | None = None
     ) -> dict[str, Tensor]:
@@ -57,6 +58,7 @@ class Stepper:
         with autocast(self.device, self.dtype):
             return self.engine.forward(self._on_device(batch, progress), last)
 
+    @deterministic_forms()
     def warm_up(self, batch: dict[str, Tensor], step: int, progress: float) -> None:
         """Let the engine go through a batch without a trace."""
         seed_forward(self.seed, step, 0)
