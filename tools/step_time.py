@@ -9,6 +9,7 @@ from torch import Tensor
 
 from masksup.config import Config
 from masksup.engine.build import new_method, new_network
+from masksup.engine.compiling import compile_networks
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format
@@ -44,21 +45,15 @@ def ratios(seconds: Mapping[str, list[float]], to: str) -> dict[str, float]:
     return {name: statistics.median(a / b for a, b in zip(each, seconds[to])) for name, each in seconds.items()}
 
 
-def new_stepper(
-    config: Config, classes: int, device: torch.device | None = None, compiler: str = "inductor"
-) -> Stepper:
-    """The trainer's step with random weights, on `device` (None: the configuration's). The caller sets the numerics.
-
-    compiler: torch's backend, with `precision.compile`.
-    """
+def new_stepper(config: Config, classes: int, device: torch.device | None = None) -> Stepper:
+    """The trainer's step with random weights, on `device` (None: the configuration's). The caller sets the numerics."""
     device = device or choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
     network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, classes, None)
     method.prepare(config.seed)
     method.to(device).train()
-    if config.precision.compile:
-        network.compile(backend=compiler)
+    compile_networks(method, config.precision)
     engine = make_engine(config, method, device, dtype, Place())
     set_rates(engine.param_groups, 1e-4, None)
     return Stepper(engine, device, dtype, 0)

@@ -2,8 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +39,6 @@ class Setting:
         """The type that training uses here."""
         return "fp32" if self.tiny else "bf16"
 
-    @property
-    def compiler(self) -> str:
-        """The backend of torch.compile; in small one that traces and splits as it does and makes no kernels."""
-        return "aot_eager" if self.tiny else "inductor"
-
 
 def configure(setting: Setting, backbone: str, size: int, batch: int, **sections: Mapping[str, Any]) -> Config:
     """A configuration for synthetic input; `sections` are added to, or replace keys of, its own."""
@@ -77,30 +71,6 @@ def digest(engine: "Engine") -> str:
         value = tensors[name].detach().cpu().contiguous()
         hashed.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """fp32 products in TF32, or in fp32 indeed: of matrices and of convolutions alike."""
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for place, value in zip(places, before):
-            place.allow_tf32 = value
-
-
-@contextmanager
-def strictly_deterministic() -> Iterator[None]:
-    """An operator without a deterministic form raises."""
-    torch.use_deterministic_algorithms(True, warn_only=False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def failure(error: BaseException) -> str:
