@@ -33,7 +33,7 @@ def write_config(setting: Setting, name: str, data: Path, **keys: Any) -> Path:
         "data": {"train": str(data / "train"), "eval": str(data / "val"), "workers": 1},
         "model": {"backbone": "test_resnet" if setting.tiny else "resnet18", "size": 64, "head": {"name": "csra"}},
         "method": {"name": "masksup", "bank": 50}, "optim": {"name": "adamw", "lr": 1e-3, "clip": 1.0},
-        "ema": {"decay": 0.99}, "batch": {"global": 16, "micro": 8 // max(1, setting.ranks // 2)},
+        "ema": {"decay": 0.99}, "batch": {"global": 16, "micro": 8 if setting.ranks <= 2 else 2},
         "precision": {"device": setting.device.type, "threads": 1},
         "checkpoint": {"every_steps": 1 if setting.tiny else 8, "keep": 99},
         "log": {"every_steps": 1, "images": 0, "pr_curves": False}, "eval": {"bootstrap": 0},

@@ -45,7 +45,7 @@ def configure(setting: Setting, backbone: str, size: int, batch: int, **sections
     tree: dict[str, Any] = {
         "data": {"train": "-"}, "model": {"backbone": backbone, "size": size},
         "optim": {"name": "adamw", "lr": 1e-4, "clip": 1.0}, "batch": {"global": batch},
-        "precision": {"dtype": setting.dtype, "threads": 1, "device": setting.device.type},
+        "precision": {"dtype": setting.dtype, "threads": int(setting.tiny), "device": setting.device.type},
     }  # fmt: skip
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section}

@@ -50,7 +50,7 @@ VARIANTS = (
     Variant("fp32", RESNET, precision={"dtype": "fp32"}),
     Variant("fp32 with TF32", RESNET, precision={"dtype": "fp32", "tf32": True}),
     Variant("compiled", precision={"compile": True}, compiled=True),
-    Variant("compiled, not deterministic", precision={"compile": True, "deterministic": False}, compiled=True),
+    Variant("compiled, not deterministic", RESNET, precision={"compile": True, "deterministic": False}, compiled=True),
 )
 
 
