@@ -78,7 +78,7 @@ def _end_of(out: Path, setting: Setting, step: Step, end: float) -> tuple[str, s
     if left < _LEAST_S:
         return NO_TIME, ""
     log = out.with_suffix(".logs") / f"{step.name}.log"
-    status = _run(out, setting, step, log, min(step.seconds * (4 if setting.tiny else 1), left))
+    status = _run(out, setting, step, log, min(step.seconds * (10 if setting.tiny else 1), left))
     if status is None:
         return TIMED_OUT, f"see {log}"
     wrong = [what for what, row in results(read(out), step.name).items() if row.get("passed") is False]
