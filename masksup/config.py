@@ -234,9 +234,12 @@ class Precision(Section):
     channels_last: bool = True
     """NHWC memory format: faster for most convolutional networks, without effect on the results' meaning."""
     compile: bool = False
-    """torch.compile of the network."""
+    """torch.compile of backbone and head, of the copy that is scored too."""
     deterministic: bool = True
-    """Deterministic kernels only, so that a repeated or resumed run is bit-equal."""
+    """Deterministic kernels only, so that a repeated or resumed run is bit-equal. A network with an operator that has
+    no deterministic form on a GPU is refused. With `compile`, bit-equal on a GPU from torch 2.15 on."""
+    tf32: bool = False
+    """On GPUs, fp32 matrix products and convolutions round their inputs to 10 bits (TF32): faster, and not fp32."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads a rank; 0: OMP_NUM_THREADS, or one a core. Two runs are bit-equal for the same number only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -11,6 +11,7 @@ from masksup.config import Config
 from masksup.data.masks import FixedMasks
 from masksup.data.source import Part
 from masksup.engine.blocks import Block, image_blocks, masked_blocks
+from masksup.engine.compiling import compile_networks
 from masksup.engine.infer import count_part, run_part
 from masksup.engine.outputs import Counted, Outputs
 from masksup.engine.precision import choose_device, choose_dtype, memory_format
@@ -106,10 +107,11 @@ def count_pairs(
 
 
 def ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
-    """Move the model to where it runs. Its device and the type it computes in."""
+    """Move the model to where it runs, compiled where its run was. Its device and the type it computes in."""
     config = trained.config
     device = choose_device(config.precision)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
+    compile_networks(trained.method, config.precision)
     return device, choose_dtype(config.precision, device)
 
 

@@ -12,6 +12,7 @@ from masksup.data.broken import BrokenImages
 from masksup.data.sampler import Plan
 from masksup.data.source import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network
+from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
 from masksup.engine.parallel.engine import check_engine, make_engine
@@ -103,8 +104,8 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     method = new_method(config, network, len(classes), source.train).to(device)
     check_engine(config, method, device, place)
     scored = copy.deepcopy(method).eval()
-    if config.precision.compile:
-        network.compile()
+    for compiled in (method, scored):
+        compile_networks(compiled, config.precision)
     return _Parts(source, plan, network, method, scored, device, dtype, threads, weights)
 
 

@@ -17,8 +17,9 @@ from masksup.data.transforms import eval_transform
 from masksup.deciding import decisions_for, told
 from masksup.decisions import Decisions
 from masksup.engine.infer import run_model
-from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
+from masksup.evaluate import ready
 from masksup.explain.predictions import draw_file, explaining
 from masksup.image_files import find_images
 from masksup.labelled import Row, check_out, print_labels, write_scores
@@ -105,8 +106,7 @@ def label(
     bit. It takes as long for one image as for all of them.
     """
     config, looks_twice = trained.config, find_mcar(trained.method)
-    device = choose_device(config.precision)
-    trained.method.to(device).to(memory_format=memory_format(config.precision))
+    device, dtype = ready(trained)
     inputs = [image for _, image in block]
     padded = torch.stack(inputs + [inputs[-1]] * (config.eval.batch - len(inputs) if exact else 0))
     valid = torch.arange(len(padded)) < len(block)
@@ -119,7 +119,7 @@ def label(
         return seen[-1].fused_BC
 
     blocks = iter([(padded, valid, ~valid, torch.arange(len(padded)))])
-    outputs = run_model(predict, blocks, config, device, choose_dtype(config.precision, device))
+    outputs = run_model(predict, blocks, config, device, dtype)
     for row, ((file, _), scores_C) in enumerate(zip(block, decisions.probabilities(outputs.logits_NC))):
         yield file, scores_C, _regions(seen[0], row, trained) if seen else []
 

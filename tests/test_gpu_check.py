@@ -102,7 +102,7 @@ def test_a_step_that_hangs_is_ended_with_what_it_started_and_goes_on_later(
         "append(out, {'step': 'odd', 'what': 'pid', 'pid': os.getpid()})\ntime.sleep(300)"
     )
     with monkeypatch.context() as patch:
-        replaced(patch, hang, seconds=2.0)  # eight in small
+        replaced(patch, hang, seconds=0.8)  # eight in small
         assert tiny(out) == 1
     assert ends(out) == {"odd": "timed out"}
     pids = [row["pid"] for row in read(out) if "pid" in row]
@@ -140,11 +140,22 @@ def test_a_check_that_is_ended_takes_its_step_along(out: Path) -> None:
         end, children = time.monotonic() + 60, []
         while not children and time.monotonic() < end:
             time.sleep(0.05)
-            children = Path(f"/proc/{check.pid}/task/{check.pid}/children").read_text().split()
+            children = [child for child in children_of(check.pid) if b"--step" in command_of(child)]
         check.send_signal(signal.SIGTERM)
         assert check.wait(60) == 128 + signal.SIGTERM
     assert children
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert not any(b"--step" in command_of(child) for child in children)
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def command_of(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def test_results_of_another_machine_or_form_are_not_mixed(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

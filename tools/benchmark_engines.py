@@ -60,7 +60,8 @@ def main() -> None:
     )
     print("| engine | ranks | loss difference | resume | step over bare DDP | growth of memory, MB |")
     print("|---|--:|--:|---|--:|--:|")
-    engines: list[Engine] = [("ddp", 0)] + [("deepspeed", stage) for stage in args.stages]
+    engines: list[Engine] = [] if args.without_ddp else [("ddp", 0)]
+    engines += [("deepspeed", stage) for stage in args.stages]
     with tempfile.TemporaryDirectory() as folder:
         reference = _launch(args, ("ddp", 0), 1, Path(folder), "losses")["losses"]
         for world in args.ranks:
@@ -284,7 +285,8 @@ def _machine() -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--without-ddp", action="store_true", help="DeepSpeed alone")
+    parser.add_argument("--stages", type=int, nargs="*", default=[0, 1, 2, 3])
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--micro", type=int, default=4)

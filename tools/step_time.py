@@ -9,6 +9,7 @@ from torch import Tensor
 
 from masksup.config import Config
 from masksup.engine.build import new_method, new_network
+from masksup.engine.compiling import compile_networks
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format
@@ -52,8 +53,7 @@ def new_stepper(config: Config, classes: int, device: torch.device | None = None
     method = new_method(config, network, classes, None)
     method.prepare(config.seed)
     method.to(device).train()
-    if config.precision.compile:
-        network.compile()
+    compile_networks(method, config.precision)
     engine = make_engine(config, method, device, dtype, Place())
     set_rates(engine.param_groups, 1e-4, None)
     return Stepper(engine, device, dtype, 0)

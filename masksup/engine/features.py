@@ -24,7 +24,7 @@ from masksup.data.random import uniform
 from masksup.data.sampler import Plan
 from masksup.data.source import Part, transform_settings
 from masksup.data.transforms import eval_transform
-from masksup.engine.precision import autocast, memory_format
+from masksup.engine.precision import autocast, deterministic_forms, memory_format
 from masksup.engine.state import hash_of
 from masksup.errors import UserError
 from masksup.models.network import Network
@@ -143,7 +143,7 @@ def _compute(
     try:
         for block in eval_loader(dataset, config.eval.batch, config.data.workers):
             images = block["image"].to(device).to(memory_format=memory_format(config.precision))
-            with autocast(device, dtype):
+            with autocast(device, dtype), deterministic_forms():
                 x_BDHW = network.features(images.flip(-1) if flip else images)
             maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
             if out is None:
@@ -173,5 +173,6 @@ def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device
     model = config.model.model_dump(mode="json", include=network)
     augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
     facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
+    facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return f"{part.index.name}-{part.index.split}-{view}-{digest}"

@@ -10,7 +10,7 @@ from masksup.data.broken import BrokenImages
 from masksup.data.source import Part
 from masksup.engine.blocks import Block, BlocksOf, count_blocks
 from masksup.engine.outputs import Collector, Counted, Counts, Forward, Outputs, Pairs, outputs_of
-from masksup.engine.precision import autocast, memory_format
+from masksup.engine.precision import autocast, deterministic_forms, memory_format
 from masksup.engine.unfinished import Done, Stopped, Unfinished
 from masksup.runtime.distributed import SAVE, Group
 from masksup.runtime.log import log
@@ -127,6 +127,10 @@ def _forwards(
 ) -> Iterator[Forward]:  # fmt: skip
     for inputs, valid, unreadable, samples in blocks:
         inputs = inputs.to(device, non_blocking=True).to(memory_format=memory_format(config.precision))
-        with autocast(device, dtype):
+        with autocast(device, dtype), deterministic_forms():
             logits_BC = predict(inputs)
-        yield logits_BC.float()[valid.to(device)], unreadable[valid], samples[valid]
+        # Padding comes last, so that the host knows what to cut off and does not ask the device.
+        shown_B = valid.numpy()
+        count = int(shown_B.sum())
+        assert shown_B[:count].all()
+        yield logits_BC[:count].float(), unreadable[:count], samples[:count]

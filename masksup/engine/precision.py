@@ -2,13 +2,17 @@
 
 import ctypes
 import os
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from masksup.config import Precision
 from masksup.errors import UserError
 
+# As torch words it, e.g. "reflection_pad2d_backward_cuda does not have a deterministic implementation, but you set".
+_NO_DETERMINISTIC_FORM = re.compile(r"(.+?) does not have a deterministic implementation")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -64,13 +68,32 @@ def set_numerics(precision: Precision, processes: int = 1) -> int:
         _keep_memory()
     if precision.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Strict: with warn_only the backward pass of attention would still add in any order on a GPU.
+        torch.use_deterministic_algorithms(True)
         # Meant for finding reads of memory that was never written; it would fill every new tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
     else:
         torch.backends.cudnn.benchmark = True
+    # Convolutions and matrix products alike: torch's own default is TF32 for the first and fp32 for the second.
+    torch.backends.cudnn.allow_tf32 = precision.tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision.tf32
     return threads
+
+
+@contextmanager
+def deterministic_forms() -> Iterator[None]:
+    """What computes inside may meet an operator without a deterministic form: a UserError that names it."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = _NO_DETERMINISTIC_FORM.match(str(error))
+        if found is None:
+            raise
+        raise UserError(
+            f"precision.deterministic: found true, but {found[1]} has no deterministic form on this device; expected "
+            "another backbone, head or method, or precision.deterministic=false, which gives up bit-equal runs"
+        ) from error
 
 
 def memory_format(precision: Precision) -> torch.memory_format:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from masksup.data.sampler import Share, share_of
 from masksup.engine.parallel.engine import Engine
-from masksup.engine.precision import autocast
+from masksup.engine.precision import autocast, deterministic_forms
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Stepper:
                 self._before.synchronize()
             self._before = done
 
+    @deterministic_forms()
     def step(
         self, micro_batches: list[dict[str, Tensor]], step: int, progress: float, share: Share | None = None
     ) -> dict[str, Tensor]:
@@ -70,6 +71,7 @@ class Stepper:
         with autocast(self.device, self.dtype):
             return self.engine.forward(self._on_device(batch, progress), last)
 
+    @deterministic_forms()
     def warm_up(self, batch: dict[str, Tensor], step: int, progress: float) -> None:
         """Let the engine go through a batch without a trace."""
         seed_forward(self.seed, step, 0)

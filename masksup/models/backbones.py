@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from masksup.errors import UserError
 from masksup.models.last_stage import unstride_last_stage
+from masksup.models.reflection import reflect_by_slices
 
 # Shapes: B images, D feature width, H x W positions, N tokens.
 
@@ -120,6 +121,7 @@ def _create(name: str, arguments: dict[str, Any], last_stage_stride: Literal[1] 
     except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"model.backbone: {name} cannot be built with {arguments}: {_line(error)}") from error
     assert isinstance(model, nn.Module)
+    reflect_by_slices(model)
     if last_stage_stride is not None:
         unstride_last_stage(model, name)
     return model

@@ -269,6 +269,14 @@ def test_what_zero_cannot_do_is_one_line() -> None:
     assert "parallel.zero_options.bucket: found 3" in refusal(parallel__zero_options={"bucket": 3})
 
 
+def test_gloo_is_refused_on_gpus_where_it_lacks_the_collectives() -> None:
+    config = validate(zero(2, parallel__backend="gloo"), "test")
+    method = new_method(config, new_network(config, CLASSES), CLASSES, None)
+    check_engine(config, method, CPU, Place(0, 2, 0, 2, "torchrun"))
+    with pytest.raises(UserError, match=r"parallel\.backend: found gloo, but parallel\.engine is deepspeed on GPUs"):
+        check_engine(config, method, torch.device("cuda"), Place(0, 2, 0, 2, "torchrun"))
+
+
 def test_stage_0_takes_any_number_of_ranks() -> None:
     check(zero(0), 4)
 

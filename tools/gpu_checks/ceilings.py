@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from tools.gpu_checks.results import Row
-from tools.gpu_checks.setting import Setting, now, tf32
+from tools.gpu_checks.setting import Setting, now
 
 BF16, FP32, TF32 = "bf16 products", "fp32 products", "tf32 products"
 COPIES = (
@@ -18,8 +18,8 @@ def run(setting: Setting) -> Iterator[Row]:
     side = 256 if setting.tiny else 8192
     x = torch.randn(side, side, device=setting.device)
     for what, allowed, values, repeats in ((BF16, True, x.bfloat16(), 20), (TF32, True, x, 10), (FP32, False, x, 5)):
-        with tf32(allowed):
-            seconds = _seconds(lambda v=values: v @ v, repeats)  # type: ignore[misc]
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        seconds = _seconds(lambda v=values: v @ v, repeats)  # type: ignore[misc]
         yield {"what": what, "tflops": 2 * side**3 / seconds / 1e12}
     yield from _copies(setting)
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 import torch
+from torch._dynamo.utils import counters
 
 from masksup.engine.precision import set_numerics
 from tools.gpu_checks.combinations import Combination, one_of_each
@@ -20,7 +21,7 @@ def run(setting: Setting) -> Iterator[Row]:
     for combination in combinations[:1] if setting.tiny else combinations:
         if combination.title in setting.done:
             continue
-        torch.compiler.reset()
+        forget_graphs()
         try:
             row = _check(setting, combination)
         except Exception as error:  # the others are to be tried all the same
@@ -47,8 +48,12 @@ def _check(setting: Setting, combination: Combination) -> Row:
     }  # fmt: skip
 
 
-def graphs() -> int:
-    """How many graphs were compiled since the last reset."""
-    from torch._dynamo.utils import counters
+def forget_graphs() -> None:
+    """Those of an earlier network, which count too."""
+    torch.compiler.reset()
+    counters.clear()
 
+
+def graphs() -> int:
+    """How many graphs were compiled since they were forgotten."""
     return int(counters["stats"]["unique_graphs"])

@@ -12,7 +12,7 @@ from masksup.engine.precision import set_numerics
 from masksup.engine.step import Stepper
 from tools.gpu_checks.combinations import Combination, all_combinations
 from tools.gpu_checks.results import Row
-from tools.gpu_checks.setting import Setting, digest, failure, strictly_deterministic, tf32
+from tools.gpu_checks.setting import Setting, digest, failure
 from tools.step_time import new_stepper, resident_batch
 
 CLASSES = 10
@@ -51,8 +51,7 @@ def _off_the_cpu(setting: Setting, combination: Combination) -> tuple[float, flo
     for device in (setting.device, torch.device("cpu")):
         stepper = new_stepper(config, CLASSES, device)
         _without_dropout(stepper.engine.method)
-        with tf32(False), strictly_deterministic():
-            logs = stepper.step([resident_batch(config, CLASSES, device)], 0, 0.3)
+        logs = stepper.step([resident_batch(config, CLASSES, device)], 0, 0.3)
         found.append([float(logs[name]) for name in ("loss", "gradient_norm")])
     loss, norm = (abs(a - b) / abs(b) for a, b in zip(*found))
     return loss, norm
@@ -70,9 +69,8 @@ def _three_steps(setting: Setting, combination: Combination) -> tuple[str, Stepp
     config = combination.config(setting, "bf16", 8)
     set_numerics(config.precision)
     stepper = new_stepper(config, CLASSES, setting.device)
-    with strictly_deterministic():
-        for number in range(3):
-            stepper.step([resident_batch(config, CLASSES, setting.device, number)], number, 0.3)
+    for number in range(3):
+        stepper.step([resident_batch(config, CLASSES, setting.device, number)], number, 0.3)
     return digest(stepper.engine), stepper
 
 

@@ -2,8 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,7 @@ def configure(setting: Setting, backbone: str, size: int, batch: int, **sections
     tree: dict[str, Any] = {
         "data": {"train": "-"}, "model": {"backbone": backbone, "size": size},
         "optim": {"name": "adamw", "lr": 1e-4, "clip": 1.0}, "batch": {"global": batch},
-        "precision": {"dtype": setting.dtype, "threads": 1, "device": setting.device.type},
+        "precision": {"dtype": setting.dtype, "threads": int(setting.tiny), "device": setting.device.type},
     }  # fmt: skip
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section}
@@ -72,30 +71,6 @@ def digest(engine: "Engine") -> str:
         value = tensors[name].detach().cpu().contiguous()
         hashed.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """fp32 products in TF32, or in fp32 indeed: of matrices and of convolutions alike."""
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for place, value in zip(places, before):
-            place.allow_tf32 = value
-
-
-@contextmanager
-def strictly_deterministic() -> Iterator[None]:
-    """An operator without a deterministic form raises."""
-    torch.use_deterministic_algorithms(True, warn_only=False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def failure(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Two ranks on one GPU: over gloo they train to the losses of one rank; over NCCL they end in one line."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def _train(setting: Setting, data: Path, backend: str, ranks: int = 2, **env: st
     config = runs.write_config(setting, name, data, epochs=1, precision=precision, parallel={"backend": backend})
     log, run = setting.folder / f"{name}.log", setting.folder / name
     with log.open("w") as out:
-        env = {"CUDA_VISIBLE_DEVICES": "0", **env}
+        env = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0], **env}
         status = runs.start(config, run, out, ranks, env).wait()
     told = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("masksup:")]
     return {"status": status, "losses": runs.losses(run), "said": told[0] if told else runs.last_line(log)}

@@ -12,9 +12,9 @@ from masksup.config import Config
 from masksup.engine.precision import set_numerics
 from masksup.engine.step import Stepper
 from tools.gpu_checks import ceilings
-from tools.gpu_checks.graphs import graphs
+from tools.gpu_checks.graphs import forget_graphs, graphs
 from tools.gpu_checks.results import Row, results
-from tools.gpu_checks.setting import CLASSES, Setting, configure, failure, now, tf32
+from tools.gpu_checks.setting import CLASSES, Setting, configure, failure, now
 from tools.step_time import new_stepper, resident_batch
 
 # name: (backbone, its small stand-in, size, head, batch)
@@ -37,7 +37,6 @@ class Variant:
     method: dict[str, Any] = field(default_factory=lambda: {"name": "baseline"})
     precision: dict[str, Any] = field(default_factory=dict)
     head: str | None = None
-    tf32: bool = True
     compiled: bool = False
 
 
@@ -48,10 +47,10 @@ VARIANTS = (
     Variant("MaskSup", method={"name": "masksup", "bank": 50}),
     Variant("not channels-last", precision={"channels_last": False}),
     Variant("MCAR", RESNET, {"name": "mcar", "top": 4}, head="linear"),
-    Variant("fp32", RESNET, precision={"dtype": "fp32"}, tf32=False),
-    Variant("fp32 with TF32", RESNET, precision={"dtype": "fp32"}),
+    Variant("fp32", RESNET, precision={"dtype": "fp32"}),
+    Variant("fp32 with TF32", RESNET, precision={"dtype": "fp32", "tf32": True}),
     Variant("compiled", precision={"compile": True}, compiled=True),
-    Variant("compiled, not deterministic", precision={"compile": True, "deterministic": False}, compiled=True),
+    Variant("compiled, not deterministic", RESNET, precision={"compile": True, "deterministic": False}, compiled=True),
 )
 
 
@@ -106,15 +105,14 @@ def _measure(setting: Setting, compiled: bool) -> Iterator[Row]:
 
 def _cell(setting: Setting, network: str, variant: Variant) -> Row:
     config = configured(setting, network, variant)
-    torch.compiler.reset()
+    forget_graphs()
     torch.use_deterministic_algorithms(False)  # what the cell before this one had
     set_numerics(config.precision)
-    with tf32(variant.tf32):
-        stepper = new_stepper(config, CLASSES, setting.device)
-        began = now()
-        flops = None if variant.compiled else _flops(stepper, config)
-        seconds, row = _steps(setting, stepper, config)
-        row["first_steps_s"] = now() - began - sum(seconds)
+    stepper = new_stepper(config, CLASSES, setting.device)
+    began = now()
+    flops = None if variant.compiled else _flops(stepper, config)
+    seconds, row = _steps(setting, stepper, config)
+    row["first_steps_s"] = now() - began - sum(seconds)
     step = statistics.median(seconds)
     row |= {"step_s": step, "images_s": config.batch.global_ / step}
     peak = results(setting.rows, "ceilings").get(ceilings.BF16, {}).get("tflops")

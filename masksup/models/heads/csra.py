@@ -34,6 +34,9 @@ class CSRA(AttentionHead):
     `weight[k]` once its last two dimensions are dropped; the norm is never divided into the stored weights.
     """
 
+    sharpness_K11: Tensor
+    take_max_K1: Tensor
+
     def __init__(
         self,
         width: int,
@@ -47,6 +50,12 @@ class CSRA(AttentionHead):
     ) -> None:
         super().__init__()
         self.temperatures = _temperatures(heads, temperatures)
+        hard_K = [math.isinf(T) for T in self.temperatures]
+        # On the device before the first forward: a copy from the host there would make it wait.
+        # A maximum head runs the softmax with sharpness 0, and its result is not used.
+        sharpness_K = torch.tensor([0.0 if hard else T for T, hard in zip(self.temperatures, hard_K)])
+        self.register_buffer("sharpness_K11", sharpness_K[:, None, None], persistent=False)
+        self.register_buffer("take_max_K1", torch.tensor(hard_K)[:, None], persistent=False)
         self.lam = lam
         self.normalize = normalize
         self.weight = nn.Parameter(torch.empty(heads, classes, width))
@@ -95,17 +104,12 @@ class CSRA(AttentionHead):
             return torch.stack(shares).mean(0).reshape(*scores_BKCP.shape[:1], -1, *x_BDHW.shape[2:])
 
     def _attention(self, scores_BKCP: Tensor) -> Tensor:
-        # All heads at once: a maximum head runs the softmax with temperature 0 and its result is not used.
-        hard_K = [math.isinf(T) for T in self.temperatures]
+        hard_K = [math.isinf(T) for T in self.temperatures]  # all heads are computed at once
         if all(hard_K):
             return scores_BKCP.amax(-1)
-        finite_K = [0.0 if hard else T for T, hard in zip(self.temperatures, hard_K)]
-        sharpness_K11 = scores_BKCP.new_tensor(finite_K)[:, None, None]
+        sharpness_K11 = self.sharpness_K11.to(scores_BKCP.dtype)
         soft_BKC = (scores_BKCP * (scores_BKCP * sharpness_K11).softmax(-1)).sum(-1)
-        if not any(hard_K):
-            return soft_BKC
-        take_max_K1 = torch.tensor(hard_K, device=scores_BKCP.device)[:, None]
-        return torch.where(take_max_K1, scores_BKCP.amax(-1), soft_BKC)
+        return torch.where(self.take_max_K1, scores_BKCP.amax(-1), soft_BKC) if any(hard_K) else soft_BKC
 
 
 def _temperatures(heads: int, given: list[float] | None) -> tuple[float, ...]:

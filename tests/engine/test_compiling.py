@@ -1,0 +1,99 @@
+"""What torch.compile makes graphs of, and that it is done with the first step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+from masksup.config import Config, Precision
+from masksup.engine.build import new_method, new_network
+from masksup.engine.compiling import compile_networks, compiles_repeatably
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.precision import set_numerics
+from masksup.engine.step import Stepper
+from masksup.methods import METHODS
+from masksup.models import HEADS
+from masksup.runtime.place import ALONE
+
+MakeConfig = Callable[..., Config]
+CPU, C = torch.device("cpu"), 5
+METHODS_TRIED: list[dict[str, Any]] = [
+    *({"name": name} for name in METHODS.entries), {"name": "masksup", "base": {"name": "mcar"}},
+    {"name": "oass", "strategy": "ctopk"},
+]  # fmt: skip
+
+
+class Compiled:
+    """A method as `opening` compiles it, by a backend that keeps torch's own kernels and counts the graphs."""
+
+    def __init__(self, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch._dynamo.reset()
+        self.counter = CompileCounterWithBackend("eager")
+        real = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda *a, **k: real(*a, **{**k, "backend": self.counter}))
+        network = new_network(config, C)
+        self.method = new_method(config, network, C, None)
+        self.method.prepare(0)
+        compile_networks(self.method, config.precision)
+        self.stepper = Stepper(make_engine(config, self.method, CPU, torch.float32, ALONE), CPU, torch.float32, 0)
+
+    @property
+    def graphs(self) -> int:
+        return self.counter.frame_count
+
+    def step(self, step: int) -> None:
+        self.stepper.step([batch()], step, 0.5)
+
+    @torch.inference_mode()
+    def evaluate(self) -> None:
+        self.method.eval().predict(batch(3)["image"])
+
+
+def batch(count: int = 4) -> dict[str, torch.Tensor]:
+    images = torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8)
+    numbers = torch.arange(count)
+    target = torch.ones(count, C, dtype=torch.int8)
+    return {"image": images, "target": target, "sample": numbers, "position": numbers}
+
+
+@pytest.mark.parametrize("method", METHODS_TRIED, ids=lambda method: "-".join(str(v) for v in method.values()))
+def test_a_method_has_graphs_and_all_of_them_after_one_step(
+    method: dict[str, Any], tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = Compiled(tiny_config(method=method, model__size=64, precision__compile=True), monkeypatch)
+    compiled.step(0)
+    first = compiled.graphs
+    assert first > 0
+    compiled.step(1)
+    compiled.step(2)
+    assert compiled.graphs == first, counters["recompile_limit"]
+    compiled.evaluate()
+    scoring = compiled.graphs
+    assert scoring > first
+    compiled.evaluate()
+    compiled.method.train()
+    compiled.step(3)
+    assert compiled.graphs == scoring
+
+
+@pytest.mark.parametrize("name", HEADS.entries)
+def test_a_head_is_one_graph(name: str, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"embedding": 64, "heads": 4, "feedforward": 64} if name in ("ml_decoder", "query2label") else {}
+    config = tiny_config(model__head={"name": name, **options}, model__size=64, precision__compile=True)
+    compiled = Compiled(config, monkeypatch)
+    compiled.step(0)
+    assert compiled.graphs == 2  # backbone and head
+    compiled.step(1)
+    assert compiled.graphs == 2
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 15), reason="torch's determinism leaves compiled kernels out before 2.15")
+def test_determinism_holds_for_compiled_kernels() -> None:
+    set_numerics(Precision(threads=1, deterministic=False))
+    torch.use_deterministic_algorithms(False)
+    assert not compiles_repeatably()
+    set_numerics(Precision(threads=1))
+    assert compiles_repeatably()

@@ -1,0 +1,75 @@
+"""Everything registered, on a GPU that does not exist: no wait, no mix-up of devices, no chance in the result."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from masksup.losses import LOSSES
+from masksup.methods import METHODS
+from masksup.models import HEADS
+
+Ask = Callable[[dict[str, Any]], dict[str, Any]]
+Tree = dict[str, Any]
+
+
+# Sizes that make a step quick; a part that is not named here has its defaults.
+SMALL = {"embedding": 64, "heads": 4, "feedforward": 64}
+HEAD_OPTIONS: dict[str, Tree] = {"csra": {"heads": 4}, "ml_decoder": SMALL, "query2label": SMALL}
+METHOD_OPTIONS: dict[str, Tree] = {"masksup": {"bank": 8}, "mcar": {"top": 2}}
+# Methods that need class maps, and the heads that have them.
+TAKES = {"mcar": ("linear",), "puzzle": ("linear", "csi"), "oass": ("linear", "csi")}
+
+PAIRS = [(method, head) for method in METHODS.entries for head in HEADS.entries if head in TAKES.get(method, (head,))]
+
+
+def case(method: str = "baseline", head: str = "linear", **sections: Tree) -> Tree:
+    """The request for a run of a small network with a moving average and clipping."""
+    tree: Tree = {
+        "data": {"train": "-"},
+        "model": {
+            "backbone": "test_resnet", "size": 64, "head": {"name": head, **HEAD_OPTIONS.get(head, {})},
+        },
+        "method": {"name": method, **METHOD_OPTIONS.get(method, {})},
+        "optim": {"name": "adamw", "lr": 1e-3, "clip": 1.0},
+        "batch": {"global": 2},
+        "precision": {"threads": 1},
+        "ema": {"decay": 0.9},
+        "eval": {"batch": 2},
+    }  # fmt: skip
+    for section, options in sections.items():
+        tree[section] = {**tree.get(section, {}), **options}
+    return {"tree": tree}
+
+
+def assert_clean(answer: Tree) -> None:
+    assert answer["found"] == [], answer["trace"]
+
+
+@pytest.mark.parametrize(("method", "head"), PAIRS)
+def test_method_and_head(fake_cuda: Ask, method: str, head: str) -> None:
+    assert_clean(fake_cuda(case(method, head)))
+
+
+@pytest.mark.parametrize("name", LOSSES.entries)
+def test_loss(fake_cuda: Ask, name: str) -> None:
+    assert_clean(fake_cuda(case(loss={"name": name})))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_optimiser_in_each_precision(fake_cuda: Ask, name: str, dtype: str) -> None:
+    batch = {"global": 4, "micro": 2}
+    assert_clean(fake_cuda(case(optim={"name": name}, precision={"dtype": dtype}, batch=batch)))
+
+
+def test_blur_pooling(fake_cuda: Ask) -> None:
+    model = {"backbone": "resnetblur18", "head": {"name": "linear"}, "size": 64}
+    assert_clean(fake_cuda(case(model=model)))
+
+
+def test_attention_is_deterministic_only_where_determinism_is_strict(fake_cuda: Ask) -> None:
+    request = case(head="ml_decoder")
+    assert_clean(fake_cuda(request))
+    found = fake_cuda({**request, "warn_only": True})["found"]
+    assert any("attention_backward is not deterministic" in line for line in found), found
