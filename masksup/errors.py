@@ -26,8 +26,8 @@ def counted(number: int, thing: str, things: str | None = None) -> str:
 
 def kind_of(value: object) -> str:
     """What a value of YAML or JSON is, for people."""
-    kinds = {"NoneType": "nothing", "dict": "a mapping", "list": "a list", "str": "a text", "bool": "true or false"}
-    return kinds.get(type(value).__name__, "a number" if isinstance(value, int | float) else type(value).__name__)
+    kinds = {"NoneType": "nothing", "dict": "mapping", "str": "text", "bool": "true or false"}
+    return kinds.get(type(value).__name__, "number" if isinstance(value, int | float) else type(value).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ def read_header(data: bytes, name: str, max_pixels: int | None = None) -> Header
     header = _header(data, name)
     if max_pixels is not None and header.width * header.height > max_pixels:
         raise BrokenImage(
-            f"{name}: found {header.width} x {header.height} pixels, expected at most {max_pixels:,} in all "
+            f"{name}: found {header.width} x {header.height} pixels, expected at most {max_pixels} in all "
             "(data.max_pixels of the run)"
         )
     return header
