@@ -1,7 +1,5 @@
 """What a sweep ends in: its settings sorted by score, with mean and spread over seeds."""
 
-import csv
-import io
 import shlex
 import statistics
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.ledger import Folder, attempts, read_json, score_of
+from masksup import csv_text
 from masksup.runtime.files import write_atomically
 
 
@@ -56,14 +55,12 @@ def _reason(folder: Folder) -> str | None:
 
 
 def as_csv(table: list[Scored]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["setting", "mAP_mean", "mAP_spread", "seeds", "missing", "overrides", "error"])
+    rows: list[list[object]] = [["setting", "mAP_mean", "mAP_spread", "seeds", "missing", "overrides", "error"]]
     for row in table:
         numbers = ["" if value is None else f"{value:.4f}" for value in (row.mean, row.spread)]
         error = row.error if row.missing else None
-        writer.writerow([row.name, *numbers, len(row.scores), row.missing, " ".join(row.overrides), error or ""])
-    return text.getvalue()
+        rows.append([row.name, *numbers, len(row.scores), row.missing, " ".join(row.overrides), error or ""])
+    return csv_text.as_csv(rows)
 
 
 def as_text(home: Path, table: list[Scored]) -> str:

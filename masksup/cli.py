@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from masksup import __version__
+from masksup.csv_text import RAW_HELP
 from masksup.data.prepare import command as prepare
 from masksup.errors import UserError
 from masksup.exits import status_of
@@ -27,10 +28,22 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
     args, rest = parser.parse_known_args(argv)
     more = getattr(args, "more", None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{_hint(args, rest)}")
     if more is not None:
         getattr(args, more).extend(rest)
     return args
+
+
+def _hint(args: argparse.Namespace, rest: list[str]) -> str:
+    """What a user of `train` may have meant by options that it does not have: settings."""
+    if getattr(args, "more", None) != "overrides":
+        return ""
+    from masksup.config_file import keys_named
+
+    name, _, value = next(word for word in rest if word.startswith("-")).lstrip("-").partition("=")
+    keys = keys_named(name.replace("-", "_")) or ["section.key"]
+    after = rest[rest.index(f"--{name}") + 1 :] if f"--{name}" in rest else []
+    return f"; settings are given as {keys[0]}={value or (after[0] if after else 'VALUE')}"
 
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -61,7 +74,9 @@ def _add_prepare(commands: _Commands) -> None:
 def _add_train(commands: _Commands) -> None:
     command = commands.add_parser("train", help="one run; the same command again goes on where it stopped")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings, such as optim.lr=0.02"
+    )
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
     command.add_argument("--print-config", action="store_true", help="show every value and where it came from")
     command.set_defaults(run=_train, more="overrides")
@@ -135,6 +150,7 @@ def _add_predict(commands: _Commands) -> None:
     _add_model(command)
     command.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
     command.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
+    command.add_argument("--raw-csv", action="store_true", help=RAW_HELP)
     command.add_argument("--pictures", type=Path, metavar="DIR", help="write the images with their labels drawn there")
     command.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is printed")
     command.add_argument("--explain", action="store_true", help="the pictures also show where each class is seen")
@@ -279,7 +295,7 @@ def _predict(args: argparse.Namespace) -> int:
     _check_threshold(args.threshold)
     return run_predict(
         _model(args), args.images, args.weights, args.threshold, args.out, args.pictures, args.explain, args.classes,
-        running_of(args), exact=args.exact,
+        running_of(args), exact=args.exact, raw_csv=args.raw_csv,
     )  # fmt: skip
 
 

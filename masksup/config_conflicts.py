@@ -13,7 +13,7 @@ def conflicts(c: "Config") -> list[tuple[bool, str]]:
     whole, micro = c.batch.global_, c.batch.micro_size
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
     near = min(divisors, key=lambda d: abs(d - micro))
-    frozen = "model.frozen uses features computed once"
+    frozen = "does not go with model.frozen, whose features are computed once; set model.frozen=false or"
     zero = c.parallel.engine == "deepspeed"
     return [
         (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
@@ -41,11 +41,13 @@ def conflicts(c: "Config") -> list[tuple[bool, str]]:
         (c.model.frozen and c.data.broken_budget > 0,
          "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
-        (c.model.frozen and c.augment.crop != "squish", f"augment.crop: {frozen}; only squish fits"),
-        (c.model.frozen and c.augment.color_jitter is not None, f"augment.color_jitter: {frozen}; set it to null"),
-        (c.model.frozen and c.augment.randaugment is not None, f"augment.randaugment: {frozen}; set it to null"),
-        (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen}; set it to 0"),
-        (c.model.frozen and c.method.name != "baseline", f"method.name: {frozen}; only baseline fits"),
+        (c.model.frozen and c.augment.crop != "squish", f"augment.crop: {c.augment.crop} {frozen} augment.crop=squish"),
+        (c.model.frozen and c.augment.color_jitter is not None,
+         f"augment.color_jitter: {frozen} augment.color_jitter=null"),
+        (c.model.frozen and c.augment.randaugment is not None,
+         f"augment.randaugment: {frozen} augment.randaugment=null"),
+        (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen} augment.cutout=0"),
+        (c.model.frozen and c.method.name != "baseline", f"method.name: {c.method.name} {frozen} method.name=baseline"),
         (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
         (zero and c.precision.compile,
          "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from masksup.config import Config
 from masksup.config_component import Component
-from masksup.errors import UserError, nearest
+from masksup.errors import UserError, kind_of, nearest
 from masksup.runtime.files import read_text
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
@@ -21,6 +21,7 @@ _PATHS = (
 )  # fmt: skip
 
 
+_TYPED = "command line"  # the source of an override
 # Sections whose `name` chooses a registered part: the options of one part do not fit another.
 _PARTS = {"model.head", "method", "loss"}
 
@@ -112,7 +113,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise UserError(f"{path}: found {type(tree).__name__}, expected a mapping of sections")
+        raise UserError(f"{path}: found {kind_of(tree)}, expected a mapping of sections")
     return tree
 
 
@@ -121,7 +122,9 @@ def validate(tree: dict[str, Any], origin: str, sources: Mapping[str, str] | Non
     try:
         return Config.model_validate(_absolute(tree))
     except ValidationError as error:
-        problems = error.errors()
+        # What was just typed comes first: it is not why the rest is wrong.
+        typed = {key for key, where in (sources or {}).items() if where == _TYPED}
+        problems = sorted(error.errors(), key=lambda problem: ".".join(map(str, problem["loc"])) not in typed)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         where = (sources or {}).get(".".join(map(str, problems[0]["loc"])), origin)
         raise UserError(f"{where}: {_one_line(problems[0])}{more}") from None
@@ -222,7 +225,7 @@ def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None
         for key in [key for key in sources if key.startswith(f"{section}.")]:
             del sources[key]
     node[last] = value
-    sources[dotted] = "command line"
+    sources[dotted] = _TYPED
 
 
 def _absolute(tree: dict[str, Any]) -> dict[str, Any]:
@@ -240,7 +243,9 @@ def _one_line(problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     kind, message = problem["type"], problem["msg"]
     if kind == "extra_forbidden":
-        return f"{'.'.join(location)}: unknown key; {nearest(location[-1], _known(location[:-1]))}"
+        others = keys_named(location[-1])
+        hint = f"did you mean {' or '.join(others)}?" if others else nearest(location[-1], _known(location[:-1]))
+        return f"{'.'.join(location)}: unknown key; {hint}"
     if kind == "missing":
         return f"{'.'.join(location)}: not set, and it has no default"
     if kind == "conflict":
@@ -249,6 +254,11 @@ def _one_line(problem: Any) -> str:
         return ".".join([*location, str(message)])
     location = [part for part in location if part in _known_anywhere()] or location
     return f"{'.'.join(location)}: found {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+
+
+def keys_named(name: str) -> list[str]:
+    """The dotted keys that end in `name`: `precision.device` for device."""
+    return [key for key in schema_keys() if key.rpartition(".")[2] == name]
 
 
 def schema_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

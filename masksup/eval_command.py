@@ -22,7 +22,7 @@ from masksup.errors import UserError
 from masksup.evaluate import count_pairs, evaluate, predict_part, ready
 from masksup.exits import STOPPED
 from masksup.metrics.tables import headline, tables
-from masksup.running import Running
+from masksup.running import AS_TRAINED, Running
 from masksup.runtime.distributed import Group, Vote, joined, told_once
 from masksup.runtime.files import refuse_unwritable_file, write_json, written_whole
 from masksup.runtime.log import console, log, start_logging
@@ -50,7 +50,7 @@ class Wanted:
 
 def run_eval(
     path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: Wanted,
-    masked: Level | None = None, place: Place = ALONE, running: Running = Running(),
+    masked: Level | None = None, place: Place = ALONE, running: Running = AS_TRAINED,
 ) -> int:  # fmt: skip
     """`masksup eval`: score a run or checkpoint on an index and print the tables.
 

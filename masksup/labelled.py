@@ -1,17 +1,16 @@
 """Labelled images as lines, CSV and JSON: what `masksup predict` and `masksup-run` write alike; without torch."""
 
-import csv
-import io
+import logging
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.csv_text import as_csv
 from masksup.decisions import Decisions
-from masksup.errors import UserError
+from masksup.errors import UserError, counted
 from masksup.runtime.files import as_json, refuse_unwritable_file, write_atomically
 
 Row = tuple[Path, NDArray[np.float64]]
@@ -26,8 +25,13 @@ def check_out(out: Path | None) -> None:
 
 
 def print_labels(file: Path, names: list[str]) -> bool:
-    """Print an image's line. False as of `print_line`."""
-    return print_line(f"{one_line(str(file))} prediction: {','.join(map(one_line, names))}")
+    """Print an image's line. False as of `print_line`. A name that holds a comma stands in quotation marks."""
+    return print_line(f"{one_line(str(file))} prediction: {','.join(quoted(one_line(name)) for name in names)}")
+
+
+def quoted(name: str) -> str:
+    """A class name as one of a list with commas, by the rules of CSV."""
+    return '"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name
 
 
 def print_line(line: str) -> bool:
@@ -49,24 +53,26 @@ def one_line(text: str) -> str:
     return "".join(ascii(c)[1:-1] if c == "\\" or unicodedata.category(c) in _UNPRINTED else c for c in text)
 
 
-def write_scores(out: Path, rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> None:
-    """All calibrated probabilities to a .csv or .json; `facts` say in the latter what gave them."""
-    write_atomically(out, _as_csv(rows, decisions) if out.suffix == ".csv" else _as_json(rows, decisions, facts))
+def tell_unlabelled(rows: list[Row], decisions: Decisions) -> None:
+    """Say of how many images nothing was predicted, and what helps."""
+    empty = sum(not decisions.predicted(scores_C).any() for _, scores_C in rows)
+    if empty:
+        logging.getLogger("masksup").warning(
+            f"no class reaches its threshold in {empty} of {counted(len(rows), 'image')}: masksup predict "
+            "--threshold P sets a lower one, masksup calibrate fits thresholds, and --out writes all scores"
+        )
 
 
-def _as_csv(rows: list[Row], decisions: Decisions) -> str:
-    text = io.StringIO()
-    _write_row(text, ["image", *decisions.classes])
-    for file, scores_C in rows:
-        _write_row(text, [str(file), *(f"{score:.6f}" for score in scores_C)])
-    return text.getvalue()
-
-
-def _write_row(text: io.StringIO, cells: Sequence[str]) -> None:
-    # With lines that end in "\n" the module leaves a bare "\r" unquoted, at which it ends a row on reading.
-    quote_all = any("\r" in cell for cell in cells)
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
-    writer.writerow(cells)
+def write_scores(
+    out: Path, rows: list[Row], decisions: Decisions, facts: dict[str, Any], *, raw_csv: bool = False
+) -> None:
+    """All calibrated probabilities to a .csv (`raw_csv`: as in `as_csv`) or .json; `facts` say in the latter what gave
+    them."""
+    if out.suffix == ".json":
+        write_atomically(out, _as_json(rows, decisions, facts))
+        return
+    table = [[str(file), *(f"{score:.6f}" for score in scores_C)] for file, scores_C in rows]
+    write_atomically(out, as_csv([["image", *decisions.classes], *table], raw=raw_csv))
 
 
 def _as_json(rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> str:

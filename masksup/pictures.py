@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from masksup.lettering import draw_text, shortened, text_width
 
 SHORTEST, LONGEST = 384, 768  # bounds of the longer side of the photograph, px: small ones grow, large ones shrink
 ROW, COLUMN, MARGIN = 38, 270, 14  # px: height of a class, width of a column of classes, space around
@@ -95,20 +97,19 @@ def _draw_row(
 ) -> None:
     x, y = corner
     colour = _colour(present, truth)
-    font = ImageFont.load_default(size=TEXT_SIZE)
     number = f"{score:.2f}"
-    number_width = draw.textlength(number, font=font)
+    number_width = text_width(number, TEXT_SIZE)
     text_x = x
     if truth == 1:
         draw.line([(x, y + 11), (x + 5, y + 16), (x + 14, y + 5)], fill=INK, width=3, joint="curve")
         text_x += 20
     elif truth == -1:
-        draw.text((x + 3, y), "?", fill=FAINT, font=font)
+        draw_text(draw, (x + 3, y), "?", TEXT_SIZE, FAINT)
         text_x += 20
     ink = INK if present or truth == 1 else FAINT
-    shown = shortened(draw, name, x + COLUMN - number_width - 10 - text_x, font)
-    draw.text((text_x, y), shown, fill=ink, font=font, stroke_width=0.4 if present else 0, stroke_fill=ink)
-    draw.text((x + COLUMN - number_width, y), number, fill=ink, font=font)
+    shown = shortened(name, x + COLUMN - number_width - 10 - text_x, TEXT_SIZE)
+    draw_text(draw, (text_x, y), shown, TEXT_SIZE, ink, stroke=0.4 if present else 0)
+    draw_text(draw, (x + COLUMN - number_width, y), number, TEXT_SIZE, ink)
     _draw_bar(draw, (x, y + BAR_TOP), score, colour, threshold)
 
 
@@ -140,22 +141,9 @@ def _colour(present: bool, truth: int | None) -> tuple[int, int, int]:
 
 def _draw_legend(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
     x, y = corner
-    font = ImageFont.load_default(size=SMALL_SIZE)
     for text, colour in (("right", RIGHT), ("false", FALSE), ("missed", MISSED)):
         draw.rectangle((x, y + 3, x + 10, y + 13), fill=colour)
-        draw.text((x + 15, y), text, fill=FAINT, font=font)
-        x += 28 + round(draw.textlength(text, font=font))
+        draw_text(draw, (x + 15, y), text, SMALL_SIZE, FAINT)
+        x += 28 + round(text_width(text, SMALL_SIZE))
     draw.line([(x, y + 8), (x + 4, y + 12), (x + 11, y + 3)], fill=INK, width=2)
-    draw.text((x + 16, y), "true label", fill=FAINT, font=font)
-
-
-def shortened(
-    draw: ImageDraw.ImageDraw, name: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
-    """`name` with its end replaced by dots where it would be wider than `width` px; control characters dropped."""
-    name = "".join(letter if letter.isprintable() else " " for letter in name)
-    if draw.textlength(name, font=font) <= width:
-        return name
-    while name and draw.textlength(name + "...", font=font) > width:
-        name = name[:-1]
-    return name.rstrip() + "..."
+    draw_text(draw, (x + 16, y), "true label", SMALL_SIZE, FAINT)

@@ -22,10 +22,10 @@ from masksup.errors import UserError
 from masksup.evaluate import ready
 from masksup.explain.predictions import draw_file, explaining
 from masksup.image_files import find_images
-from masksup.labelled import Row, check_out, print_labels, write_scores
+from masksup.labelled import Row, check_out, print_labels, tell_unlabelled, write_scores
 from masksup.methods.mcar import Regions, find_mcar
 from masksup.region_picture import Region
-from masksup.running import Running
+from masksup.running import AS_TRAINED, Running
 from masksup.runtime.files import refuse_unwritable
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -33,13 +33,13 @@ from masksup.trained import Trained, WhichWeights, open_trained
 
 def run_predict(
     path: Path, images: list[str], weights: WhichWeights, threshold: float | None, out: Path | None,
-    pictures: Path | None, explain: bool = False, classes: str | None = None, running: Running = Running(),
-    *, exact: bool = False,
+    pictures: Path | None, explain: bool = False, classes: str | None = None, running: Running = AS_TRAINED,
+    *, exact: bool = False, raw_csv: bool = False,
 ) -> int:  # fmt: skip
     """Print `path prediction: dog,person` for every image; write all scores and pictures where asked.
 
     explain: the pictures also show where each class is seen; classes: of which classes, names joined by commas.
-    exact: as in `label`.
+    exact: as in `label`; raw_csv: as in `write_scores`.
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
     start_logging()
@@ -65,8 +65,10 @@ def run_predict(
             reader = reader and print_labels(file, decisions.names(scores_C))
             if pictures is not None:
                 draw_file(file, scores_C, regions, trained, decisions, pictures / names_of[file], wanted)
+    tell_unlabelled(rows, decisions)
     if out is not None:
-        write_scores(out, rows, decisions, {"checkpoint": trained.checkpoint, "weights": trained.weights})
+        facts = {"checkpoint": trained.checkpoint, "weights": trained.weights}
+        write_scores(out, rows, decisions, facts, raw_csv=raw_csv)
         log.info(f"all scores: {out}")
     if pictures is not None:
         log.info(f"pictures: {pictures}")

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from masksup.lettering import draw_text, text_width
 from masksup.pictures import SHORTEST
 
 GLOBAL_ABOVE, FUSED_ABOVE = 0.1, 0.6  # probabilities from which the demo draws a region (methods.md 4.5)
@@ -28,7 +29,7 @@ def draw_regions(photo: Image.Image, regions: Sequence[Region]) -> Image.Image:
     """A copy of `photo`, at least 384 px long, with the regions of global score > 0.1 and fused score > 0.6."""
     factor = max(1.0, SHORTEST / max(photo.size))
     picture = photo.convert("RGB").resize((round(photo.width * factor), round(photo.height * factor)))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=TEXT_SIZE)
+    draw = ImageDraw.Draw(picture)
     shown = [r for r in regions if r.global_score > GLOBAL_ABOVE and r.fused_score > FUSED_ABOVE]
     captions: list[tuple[float, float, float, float]] = []
     for number, region in enumerate(shown):
@@ -36,10 +37,10 @@ def draw_regions(photo: Image.Image, regions: Sequence[Region]) -> Image.Image:
         x1, y1, x2, y2 = _inside(region.box, picture.size)
         draw.rectangle((x1, y1, x2, y2), outline=colour, width=LINE)
         text = f"{region.name}:{region.global_score:.2f}/{region.fused_score:.2f}"
-        place = caption_place(x1, y1, draw.textlength(text, font=font), picture.size, captions)
+        place = caption_place(x1, y1, text_width(text, TEXT_SIZE), picture.size, captions)
         captions.append(place)
         draw.rectangle(place, fill=colour)
-        draw.text((place[0] + PAD, place[1] + PAD - 1), text, fill=(255, 255, 255), font=font)
+        draw_text(draw, (place[0] + PAD, place[1] + PAD - 1), text, TEXT_SIZE, (255, 255, 255))
     return picture
 
 

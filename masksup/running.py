@@ -1,4 +1,4 @@
-"""How a trained model is run: device, batch and threads, which a user may choose anew for each command; without torch."""
+"""How a trained model is run: device, batch and threads, which each command lets a user choose; without torch."""
 
 import argparse
 from collections.abc import Sequence
@@ -37,6 +37,10 @@ class Running:
                 "eval": config.eval.model_copy(update=_given({"batch": self.batch})),
             }
         )
+
+
+AS_TRAINED = Running()
+"""As the run's configuration says."""
 
 
 def _given(values: dict[str, object]) -> dict[str, object]:

@@ -15,14 +15,16 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def dump_dom(address: str, profile: Path, milliseconds: int = 10_000) -> tuple[str, str]:
-    """The page's elements once its scripts have run for so long, and what Chromium said, its console included.
-
-    Fails in CI where there is no Chromium, and skips elsewhere.
-    """
+def executable() -> str:
+    """Chromium. Fails in CI where there is none, and skips elsewhere."""
     chromium = next((found for name in NAMES if (found := shutil.which(name))), None)
     if chromium is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium to test with")
+    return chromium
+
+
+def dump_dom(address: str, profile: Path, milliseconds: int = 10_000) -> tuple[str, str]:
+    """The page's elements once its scripts have run for so long, and what Chromium said, its console included."""
     words = [f"--user-data-dir={profile}", f"--virtual-time-budget={milliseconds}", "--dump-dom", address]
-    done = subprocess.run([chromium, *OPTIONS, *words], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([executable(), *OPTIONS, *words], capture_output=True, text=True, timeout=200)
     return done.stdout, done.stderr

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def of_a_gpu(run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The images of each forward pass."""
     seen: list[int] = []
     before = Method.predict
@@ -54,7 +54,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return before(self, images_B3SS)
 
     monkeypatch.setattr(Method, "predict", predict)
-    yield seen
+    return seen
 
 
 def test_labelling_runs_the_images_that_are_there_and_no_more(

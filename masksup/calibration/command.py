@@ -20,7 +20,7 @@ from masksup.errors import UserError, nearest
 from masksup.evaluate import predict_alone
 from masksup.metrics.calibration import calibration_scores
 from masksup.metrics.pairs import Labels, check_finite, probabilities
-from masksup.running import Running
+from masksup.running import AS_TRAINED, Running
 from masksup.runtime.files import refuse_unwritable, write_sealed
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -44,7 +44,7 @@ class Wanted:
 
 
 def run_calibrate(
-    path: Path, data: Path | None, weights: WhichWeights, wanted: Wanted, running: Running = Running()
+    path: Path, data: Path | None, weights: WhichWeights, wanted: Wanted, running: Running = AS_TRAINED
 ) -> int:
     """Fit, print what it is worth on samples it was not fitted on, and keep it in the run folder.
 

@@ -115,7 +115,7 @@ def folder_holes(folder: Path, level: Level, size: int) -> Iterator[Holes]:
     """
     if not folder.is_dir():
         raise UserError(f"method.folder: {folder}: no such folder, expected one of mask pictures (.png)")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != ".")
     if not files:
         raise UserError(f"method.folder: {folder}: found no .png in it, expected mask pictures, white where hidden")
     if level == "high":

@@ -6,6 +6,7 @@ the upper 8 are kept; of animations the first frame. A file that ends early or c
 """
 
 import io
+import re
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,10 +15,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from masksup.errors import UserError
 
+_SOURCE_LINE = re.compile(r"^\w+, \S+:\d+, ")  # with which the errors of torchvision begin
 FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")
 ORIENTATION = 0x0112  # of EXIF
 # JPEG frames whose every block of 8 x 8 pixels takes a bit at least; decoders fill what is missing with grey.
 _HUFFMAN = (0xC0, 0xC1, 0xC2, 0xC3)
+FLOATING = "pixels in floating point, whose range is unknown"
+# Pillow's own limit warns from 89 million pixels on and refuses 179 million, whatever `data.max_pixels` says; that one
+# is checked of every header before a pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class BrokenImage(UserError):
@@ -37,7 +43,8 @@ def read_header(data: bytes, name: str, max_pixels: int | None = None) -> Header
     header = _header(data, name)
     if max_pixels is not None and header.width * header.height > max_pixels:
         raise BrokenImage(
-            f"{name}: found {header.width} x {header.height} pixels, expected at most {max_pixels} in all"
+            f"{name}: found {header.width} x {header.height} pixels, expected at most {max_pixels} in all "
+            "(data.max_pixels of the run)"
         )
     return header
 
@@ -83,6 +90,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
 def decode_pixels(data: bytes, name: str, *, exif: bool) -> NDArray[np.uint8]:
     """uint8 RGB HW3, turned as the EXIF orientation says if `exif`. BrokenImage, naming `name`, if it is damaged."""
     image = open_image(data, name)
+    if image.mode == "F":
+        raise BrokenImage(f"{name}: found {FLOATING}, expected 8 or 16 bits a channel")
     try:
         image.load()
         return rgb_pixels(image, exif=exif)
@@ -99,7 +108,7 @@ def rgb_pixels(image: Image.Image, *, exif: bool) -> NDArray[np.uint8]:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("pixels in floating point, whose range is unknown")
+        raise ValueError(FLOATING)
     if image.mode.startswith("I"):  # 16-bit gray; convert("RGB") would clip it at 255
         gray = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
@@ -111,6 +120,6 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def broken(name: str, error: Exception) -> BrokenImage:
     """The error for a file that a decoder refused."""
-    # torchvision's text begins with its source line and may have several lines.
-    reason = str(error).strip().splitlines()[0].split(", ")[-1] if str(error).strip() else type(error).__name__
+    text = _SOURCE_LINE.sub("", str(error).strip())
+    reason = text.splitlines()[0] if text else type(error).__name__
     return BrokenImage(f"{name}: found a damaged image ({reason}), expected a whole one")

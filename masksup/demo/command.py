@@ -5,12 +5,12 @@ import socket
 from pathlib import Path
 
 from masksup.errors import UserError
-from masksup.running import Running
+from masksup.running import AS_TRAINED, Running
 
 HOST = "127.0.0.1"
 
 
-def run_demo(path: Path, port: int, running: Running = Running()) -> int:
+def run_demo(path: Path, port: int, running: Running = AS_TRAINED) -> int:
     """Serve until Ctrl-C. UserError where the page's library is missing or the port is taken."""
     if importlib.util.find_spec("nicegui") is None:
         raise UserError("masksup demo needs NiceGUI, which is not installed: pip install 'masksup[demo]'")

@@ -1,12 +1,14 @@
 """The page of the demo, in NiceGUI: pictures on one side, thresholds on the other. Nothing is written to disk."""
 
+import asyncio
 from functools import partial
 from typing import Any
 
-from nicegui import events, run, ui
+from nicegui import app, events, run, ui
 
+from masksup.demo.guard import OwnPagesOnly
 from masksup.demo.labelling import Labelled, Labeller
-from masksup.errors import UserError
+from masksup.errors import UserError, counted
 from masksup.explain.heat import MEANING
 from masksup.report.thumbnails import as_data
 
@@ -25,7 +27,7 @@ body { background: #f4f5f7; color: #1b1f24; }
 .track i { position: absolute; inset: 0 auto 0 0; border-radius: 2px; } .track b { position: absolute; top: -3px; bottom: -3px; width: 2px; background: #1b1f24; }
 .sliders { max-height: 60vh; overflow-y: auto; padding-right: .6rem; }
 .scale { height: 10px; width: 9rem; border-radius: 2px; display: inline-block; background: linear-gradient(90deg, #000004, #55106d, #ba3655, #f98c0a, #fcffa4); }
-.q-uploader { max-height: none; } .q-uploader__list { display: none; }
+.q-uploader { max-height: none; } .q-uploader__list, .q-uploader__subtitle { display: none; }
 .q-uploader__header { background: #fff; color: #1b1f24; padding: 1.1rem .6rem; }
 @media (max-width: 52rem) { .columns, .picture { grid-template-columns: minmax(0, 1fr); } .page { padding: .5rem; } .sliders { max-height: 40vh; } }
 """  # noqa: E501  CSS reads best a rule a line
@@ -33,6 +35,7 @@ body { background: #f4f5f7; color: #1b1f24; }
 
 def serve(labeller: Labeller, host: str, port: int) -> None:
     """Serve until interrupted."""
+    app.add_middleware(OwnPagesOnly)
     title = f"masksup: {labeller.trained.checkpoint.split('/')[0]}"
     ui.run(
         partial(build, labeller), host=host, port=port, title=title, show=False, reload=False,
@@ -55,15 +58,21 @@ class Page:
         self.pictures: list[Labelled] = []
         self.chosen: dict[int, int | None] = {}
         self.sliders: list[Any] = []
+        self.arrived = self.done = 0  # pictures since nothing was under way
+        self.closed = False
+        self._turn = asyncio.Lock()
 
     def draw(self) -> None:
         """Build the whole page."""
         ui.add_css(STYLE)
+        ui.context.client.on_delete(self._close)
         trained, decisions = self.labeller.trained, self.labeller.decisions
         with ui.element("main").classes("page"):
             ui.label(trained.checkpoint.split("/")[0]).classes("text-2xl font-bold")
             how = f"thresholds for {decisions.aim}" if decisions.aim else f"threshold {self.thresholds[0]:g}"
-            ui.label(f"{len(self.names)} classes; {how}. Pictures stay on this machine.").classes("faint q-mb-md")
+            ui.label(f"{counted(len(self.names), 'class', 'classes')}; {how}. Pictures stay on this machine.").classes(
+                "faint q-mb-md"
+            )
             with ui.element("div").classes("columns"):
                 with ui.element("div").style("min-width: 0"):
                     self._draw_upload()
@@ -74,20 +83,42 @@ class Page:
     def _draw_upload(self) -> None:
         upload = ui.upload(
             label="Drop pictures here, or press +", multiple=True, auto_upload=True, max_file_size=MOST_MB * 2**20,
-            on_upload=self._take, on_rejected=lambda: ui.notify(f"A file above {MOST_MB} MB", type="negative"),
+            on_upload=self._take, on_rejected=lambda: _complain(f"Files above {MOST_MB} MB are not taken."),
         )  # fmt: skip
-        upload.props('accept="image/*" flat bordered').classes("w-full").mark("upload")
+        upload.props("flat bordered").classes("w-full").mark("upload")
+        self.progress = ui.label().classes("faint q-mt-sm").mark("progress")
 
     async def _take(self, event: events.UploadEventArguments) -> None:
-        """Label a picture that arrived; one that cannot be read is told and skipped."""
+        """Label a file that arrived, one after the other; what is no picture is told and skipped."""
+        self.arrived += 1
+        self._tell()
         data = await event.file.read()
-        try:
-            found = await run.io_bound(self.labeller.label, event.file.name, data)
-        except UserError as error:
-            ui.notify(str(error), type="negative", multi_line=True, close_button="OK", timeout=0)
+        async with self._turn:
+            if self.closed:
+                return
+            try:
+                found = await run.io_bound(self.labeller.label, event.file.name, data)
+            except UserError as error:
+                found = str(error)
+        if self.closed:  # meanwhile: there is nothing left to draw on
             return
-        self.pictures.append(found)
-        self._refresh()
+        self.done += 1
+        self._tell()
+        if isinstance(found, Labelled):
+            self.pictures.append(found)
+            self._refresh()
+        else:
+            _complain(found)
+
+    def _tell(self) -> None:
+        """How far the labelling is; uploading, of which the browser tells, is the shorter part."""
+        under_way = self.done < self.arrived
+        self.progress.text = f"Labelling: {self.done} of {counted(self.arrived, 'file')} done." if under_way else ""
+        if not under_way:
+            self.arrived = self.done = 0
+
+    def _close(self) -> None:
+        self.closed = True
 
     def _draw_thresholds(self) -> None:
         ui.label("Thresholds").classes("text-lg font-bold")
@@ -169,6 +200,10 @@ class Page:
     def _choose(self, number: int, c: int) -> None:
         self.chosen[number] = None if self.chosen.get(number) == c else c
         self._refresh()
+
+
+def _complain(text: str) -> None:
+    ui.notify(text, type="negative", multi_line=True, close_button="OK", timeout=0)
 
 
 def _draw_scale(picture: Labelled) -> None:

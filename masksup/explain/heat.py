@@ -1,12 +1,11 @@
 """Maps in colour: the colour scale, a map laid over its photograph, and the legend of both."""
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from masksup.explain.maps import Kind
+from masksup.lettering import draw_text, text_width
 
 # Dark violet over red to light yellow: lightness rises all the way, so that it reads in grey and to the colour-blind.
 _STOPS = np.array(
@@ -16,6 +15,7 @@ _STOPS = np.array(
 FADED = 0.75  # how much of the photograph's colour is taken away under a map
 COVER = 0.7  # how much of the photograph the highest value hides
 PAPER, INK = (255, 255, 255), (60, 64, 70)
+TEXT_SIZE = 14  # px
 
 MEANING: dict[Kind, tuple[str, str, str]] = {
     "activation": ("Class activation", "nothing", "highest of the class"),
@@ -44,18 +44,17 @@ def overlay(photo: Image.Image, map_HW: NDArray[np.floating]) -> Image.Image:
     return Image.fromarray((under * (1 - cover_HW1) + colours(value_HW) * cover_HW1).round().astype(np.uint8))
 
 
-def legend(kind: Kind, width: int, font: Callable[[int], ImageFont.FreeTypeFont | ImageFont.ImageFont]) -> Image.Image:
+def legend(kind: Kind, width: int) -> Image.Image:
     """The scale with what it and its ends mean, `width` x 22 px."""
     title, low, high = MEANING[kind]
     strip = Image.new("RGB", (width, 22), PAPER)
-    draw = ImageDraw.Draw(strip)
-    text, x = font(14), 0.0
+    draw, x = ImageDraw.Draw(strip), 0.0
     for part in (f"{title}:  {low}", None, high):
         if part is None:
             scale_L = np.linspace(0, 1, 160)
             strip.paste(Image.fromarray(np.tile(colours(scale_L), (12, 1, 1))), (round(x), 5))
             x += 160 + 8
         else:
-            draw.text((x, 2), part, fill=INK, font=text)
-            x += draw.textlength(part, font=text) + 8
+            draw_text(draw, (x, 2), part, TEXT_SIZE, INK)
+            x += text_width(part, TEXT_SIZE) + 8
     return strip

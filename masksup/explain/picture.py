@@ -5,17 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from masksup.explain.heat import legend, overlay
 from masksup.explain.looks import KeyPoint, Looks
-from masksup.pictures import FAINT, INK, MARGIN, PAPER, RIGHT, TRACK, draw_prediction, shortened
+from masksup.lettering import draw_text, shortened, text_width
+from masksup.pictures import FAINT, INK, MARGIN, PAPER, RIGHT, TRACK, draw_prediction
 from masksup.region_picture import COLOURS, Region, caption_place
 
 TILE = 240  # px: width of a map
 HEAD = 40  # px: name, score and bar above it
 MOST, LEAST = 8, 3  # classes with a map, where none were asked for
 LINE = 2
+NAME_SIZE, NOTE_SIZE = 16, 14  # px
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def draw_looks(
     columns = max(3, (top.width - MARGIN) // (TILE + MARGIN))
     small = _narrow(photo, TILE)
     tiles = [_tile(small, scored, looks, c, regions) for c in classes]
-    blocks = [top, _captioned(_grid(tiles, columns), legend(looks.kind, columns * (TILE + MARGIN), _font))]
+    blocks = [top, _captioned(_grid(tiles, columns), legend(looks.kind, columns * (TILE + MARGIN)))]
     if regions:
         blocks.append(
             _note("Boxes: the region that was looked at again for this class; score of the image / of both looks.")
@@ -88,14 +90,14 @@ def _tile(small: Image.Image, scored: Scored, looks: Looks, c: int, regions: Seq
 
 
 def _score_line(tile: Image.Image, name: str, score: float, threshold: float) -> None:
-    draw, font = ImageDraw.Draw(tile), _font(16)
+    draw = ImageDraw.Draw(tile)
     number = f"{score:.2f}"
-    width = draw.textlength(number, font=font)
+    width = text_width(number, NAME_SIZE)
     present = score >= threshold
     ink = INK if present else FAINT
-    draw.text((0, 4), shortened(draw, name, TILE - width - 10, font), fill=ink, font=font,
-              stroke_width=0.4 if present else 0, stroke_fill=ink)  # fmt: skip
-    draw.text((TILE - width, 4), number, fill=ink, font=font)
+    shown = shortened(name, TILE - width - 10, NAME_SIZE)
+    draw_text(draw, (0, 4), shown, NAME_SIZE, ink, stroke=0.4 if present else 0)
+    draw_text(draw, (TILE - width, 4), number, NAME_SIZE, ink)
     draw.rectangle((0, 27, TILE - 1, 33), fill=TRACK)
     if filled := round(min(max(score, 0.0), 1.0) * TILE):
         draw.rectangle((0, 27, filled - 1, 33), fill=RIGHT if present else (168, 174, 182))
@@ -121,18 +123,16 @@ def _draw_region(
     draw.rectangle(box, outline=(255, 255, 255), width=LINE + 2)
     draw.rectangle(box, outline=colour, width=LINE)
     text = f"{region.global_score:.2f}/{region.fused_score:.2f}"
-    font = _font(13)
-    place = caption_place(x1, y1, draw.textlength(text, font=font), size, ())
+    place = caption_place(x1, y1, text_width(text, 13), size, ())
     draw.rectangle(place, fill=colour)
-    draw.text((place[0] + 3, place[1] + 3), text, fill=(255, 255, 255), font=font)
+    draw_text(draw, (place[0] + 3, place[1] + 3), text, 13, (255, 255, 255))
 
 
 def _badge(draw: ImageDraw.ImageDraw, text: str, size: tuple[int, int]) -> None:
-    font = _font(12)
-    width = draw.textlength(text, font=font)
+    width = text_width(text, 12)
     corner = (size[0] - width - 8, size[1] - 19)
     draw.rectangle((*corner, size[0], size[1]), fill=(0, 0, 0))
-    draw.text((corner[0] + 4, corner[1] + 2), text, fill=(255, 255, 255), font=font)
+    draw_text(draw, (corner[0] + 4, corner[1] + 2), text, 12, (255, 255, 255))
 
 
 def _view(
@@ -141,18 +141,18 @@ def _view(
     """A view with holes and its likeliest classes, with how far each moved from the whole image."""
     rows = sorted(range(len(scores_C)), key=lambda c: (-max(float(scores_C[c]), scored.scores[c]), c))[:4]
     tile = Image.new("RGB", (TILE, 24 + size[1] + 6 + 21 * len(rows)), PAPER)
-    draw, font = ImageDraw.Draw(tile), _font(14)
-    draw.text((0, 2), title, fill=INK, font=font)
+    draw = ImageDraw.Draw(tile)
+    draw_text(draw, (0, 2), title, NOTE_SIZE, INK)
     tile.paste(Image.fromarray(pixels_HW3).resize(size, Image.Resampling.BILINEAR), (0, 24))
     for place, c in enumerate(rows):
         y = 24 + size[1] + 6 + 21 * place
         score = float(scores_C[c])
         text = f"{scored.scores[c]:.2f} to {score:.2f}"
-        width = draw.textlength(text, font=font)
+        width = text_width(text, NOTE_SIZE)
         same = (score >= scored.thresholds[c]) == (scored.scores[c] >= scored.thresholds[c])
         ink = INK if same else (213, 94, 0)
-        draw.text((0, y), shortened(draw, scored.names[c], TILE - width - 8, font), fill=ink, font=font)
-        draw.text((TILE - width, y), text, fill=ink, font=font)
+        draw_text(draw, (0, y), shortened(scored.names[c], TILE - width - 8, NOTE_SIZE), NOTE_SIZE, ink)
+        draw_text(draw, (TILE - width, y), text, NOTE_SIZE, ink)
     return tile
 
 
@@ -180,7 +180,7 @@ def _captioned(block: Image.Image, caption: Image.Image) -> Image.Image:
 
 def _note(text: str) -> Image.Image:
     strip = Image.new("RGB", (3 * TILE, 22), PAPER)
-    ImageDraw.Draw(strip).text((0, 2), text, fill=INK, font=_font(14))
+    draw_text(ImageDraw.Draw(strip), (0, 2), text, NOTE_SIZE, INK)
     return strip
 
 
@@ -192,7 +192,3 @@ def _stacked(blocks: Sequence[Image.Image]) -> Image.Image:
         picture.paste(block, (0 if number == 0 else MARGIN, y))
         y += block.height + (0 if number == 0 else MARGIN)
     return picture
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)

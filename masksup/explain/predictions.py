@@ -1,5 +1,6 @@
 """The pictures of `masksup predict --pictures`: one an image, with `--explain` one that also shows where."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,8 @@ def explaining(trained: Trained, files: Sequence[Path], classes: str | None) -> 
 
 
 def class_numbers(names: str, known: Sequence[str]) -> tuple[int, ...]:
-    """The numbers of the classes that `--classes A,B,C` names, each once."""
-    found = dict.fromkeys(name.strip() for name in names.split(","))
+    """The numbers of the classes that `--classes A,B,C` names, each once; a name with a comma in quotation marks."""
+    found = dict.fromkeys(name.strip() for name in next(csv.reader([names], skipinitialspace=True), [""]))
     for name in found:
         if name not in known:
             raise UserError(f"--classes: the model has no class '{name}'; {nearest(name, known)}")

@@ -32,7 +32,7 @@ from masksup.export.check import (
 from masksup.export.trace import Deployed, in_half_precision, trace
 from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
-from masksup.running import Running
+from masksup.running import AS_TRAINED, Running
 from masksup.runtime.files import refuse_unwritable, written_whole
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
@@ -44,7 +44,7 @@ _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 def run_export(
     path: Path, weights: WhichWeights, kind: Format, out: Path, precisions: Sequence[str], opset: int | None,
-    images: Sequence[str], running: Running = Running(),
+    images: Sequence[str], running: Running = AS_TRAINED,
 ) -> int:  # fmt: skip
     """Write `out`, or one file a precision where several are asked for; print how far each is from the eager model.
 
@@ -67,7 +67,7 @@ def export(
     trained: Trained, kind: Format, file: Path, precision: Precision, opset: int | None, images_N3SS: Tensor,
     source: str, batches: Sequence[int] = BATCHES,
 ) -> Check:  # fmt: skip
-    """Write one file, checked on `images_N3SS` (uint8, of `source`) in batches of these sizes. Returns what was found."""
+    """Write one file, checked on `images_N3SS` (uint8, of `source`), in batches of these sizes. What was found."""
     decisions = decisions_for(trained)
     deployed = Deployed(trained.method.cpu()).eval()
     traced = Deployed(in_half_precision(trained.method)) if precision == "fp16" else deployed

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup import __version__
+from masksup.csv_text import RAW_HELP
 from masksup.data.pillow import BrokenImage
 from masksup.errors import UserError
 from masksup.exits import status_of
@@ -17,7 +18,7 @@ from masksup.inference.card import PRECISIONS
 from masksup.inference.model_file import Exported, open_exported
 from masksup.inference.prepare import load_image
 from masksup.inference.timing import Clock, facts
-from masksup.labelled import Row, check_out, print_labels, print_line, write_scores
+from masksup.labelled import Row, check_out, print_labels, print_line, tell_unlabelled, write_scores
 from masksup.running import add_running, running_of
 
 Loaded = list[tuple[Path, NDArray[np.uint8]]]
@@ -54,8 +55,10 @@ def run(args: argparse.Namespace) -> int:
     for file, scores_C, names in _labelled(files, exported, batch, broken, clock):
         rows.append((file, scores_C))
         reader = reader and print_labels(file, names)
+    tell_unlabelled(rows, card.decisions)
     if args.out is not None:
-        write_scores(args.out, rows, card.decisions, {"model": str(args.model), "precision": card.precision})
+        made_by = {"model": str(args.model), "precision": card.precision}
+        write_scores(args.out, rows, card.decisions, made_by, raw_csv=args.raw_csv)
     if args.benchmark:
         print("\n".join([*facts(exported, device, threads, batch), *clock.lines()]), file=sys.stderr)
     if broken:
@@ -103,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add_running(parser, devices=("cpu", "cuda"), device=device, batch="1", threads="one a core")
     parser.add_argument("--precision", choices=PRECISIONS, help="refuse a file of another one")
     parser.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
+    parser.add_argument("--raw-csv", action="store_true", help=RAW_HELP)
     parser.add_argument("--benchmark", action="store_true", help="print times an image and memory to standard error")
     return parser
 

@@ -7,14 +7,14 @@ from masksup.errors import UserError
 from masksup.report.compare import refuse_other_data
 from masksup.report.gather import Subject, gather, open_subject
 from masksup.report.page import render
-from masksup.running import Running
+from masksup.running import AS_TRAINED, Running
 from masksup.runtime.files import refuse_unwritable_file, write_atomically
 from masksup.runtime.log import log, start_logging
 
 MOST_RUNS = 6
 
 
-def run_report(paths: list[Path], out: Path | None, data: Path | None, running: Running = Running()) -> int:
+def run_report(paths: list[Path], out: Path | None, data: Path | None, running: Running = AS_TRAINED) -> int:
     """Write one HTML file about the runs, the first of which the others are compared with."""
     start_logging()
     if len({path.resolve() for path in paths}) < len(paths):

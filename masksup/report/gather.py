@@ -18,7 +18,7 @@ from masksup.errors import UserError
 from masksup.evaluate import evaluate, predict_alone
 from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
-from masksup.running import Running
+from masksup.running import AS_TRAINED, Running
 from masksup.runtime.files import read_json, read_sealed, refuse_special, written_whole
 from masksup.runtime.log import log
 from masksup.runtime.record import read_rows
@@ -74,7 +74,7 @@ class Gathered(Subject):
 
 
 def open_subject(
-    path: Path, name: str, data: Path | None, rules: Evaluation | None = None, running: Running = Running()
+    path: Path, name: str, data: Path | None, rules: Evaluation | None = None, running: Running = AS_TRAINED
 ) -> Subject:
     """Read a run, called `name` on the page, with the scores of its result, or to be scored on the index `data` by
     `rules` (None: its own). UserError for a run without any scores, or with nothing to report on.

@@ -1,14 +1,17 @@
 """The demo: what it computes, what it refuses, and the page it serves where NiceGUI is installed."""
 
+import http.client
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,33 +89,118 @@ def test_the_page_is_served_on_this_machine_alone_with_the_thresholds_of_the_run
     pytest.importorskip("nicegui")
     trained = open_trained(run)
     write_decisions(run, default_decisions(trained.classes, 0.5).with_given({"ring": 0.375}))
+    with served(run) as (address, _):
+        page = fetch(f"{address}/")
+        assert all(name in page for name in trained.classes)
+        assert "0.375" in page
+        assert "https://" not in page
+        port = int(address.rpartition(":")[2])
+        others = [a[4][0] for a in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)]
+        for other in {a for a in others if not a.startswith("127.")}:
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection((other, port), timeout=5).close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200), ({"Host": "localhost:9000"}, 200), ({"Host": "127.0.0.1"}, 200),
+        ({"Host": "localhost:9000", "Origin": "http://localhost:9000"}, 200),
+        ({"Host": "evil.example"}, 403), ({"Host": "evil.example:80"}, 403), ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "localhost@evil.example"}, 403), ({"Host": ""}, 403), ({"Host": "[::1"}, 403),
+        ({"Origin": "http://evil.example"}, 403), ({"Origin": "null"}, 403),
+        ({"Host": "localhost:9000", "Origin": "http://localhost:3000"}, 403),
+        ({"Host": "localhost:9000", "Origin": "https://localhost:9000"}, 403),
+    ],
+)  # fmt: skip
+def test_only_pages_of_this_server_may_ask_it(shared_server: str, headers: dict[str, str], status: int) -> None:
+    place = shared_server.removeprefix("http://")
+    for path in ("/", "/_nicegui_ws/socket.io/?EIO=4&transport=polling&client_id=x"):
+        connection = http.client.HTTPConnection(place, timeout=30)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        assert (answer.status == 403) == (status == 403), (path, answer.status)
+        answer.read()
+        connection.close()
+
+
+def test_a_socket_of_another_page_is_refused(shared_server: str) -> None:
+    websockets = pytest.importorskip("websockets.sync.client")
+    address = shared_server.replace("http", "ws") + "/_nicegui_ws/socket.io/?EIO=4&transport=websocket&client_id=x"
+    with websockets.connect(address, origin=shared_server) as own:
+        assert str(own.recv(timeout=30)).startswith("0")
+    with pytest.raises(Exception, match="403"), websockets.connect(address, origin="http://evil.example"):
+        pass
+
+
+@pytest.mark.browser
+def test_the_page_tells_how_far_it_is_what_it_cannot_read_and_may_be_closed(
+    run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    from chromium import opened
+
+    index = open_index(tiny_data / "test")
+    photos = [index.path(i) for i in range(12)]
+    (tmp_path / "notes.txt").write_text("no picture")
+    with served(run) as (address, log):
+        with opened(f"{address}/", tmp_path / "one") as tab:
+            tab.wait_for(lambda: "Drop pictures here" in tab.text())
+            tab.give([*photos[:5], tmp_path / "notes.txt"])
+            told: set[str] = set()
+
+            def finished() -> bool:
+                text = tab.text()
+                told.update(re.findall(r"Labelling: \d+ of \d+ files? done", text))
+                return all(photo.name in text for photo in photos[:5]) and "Labelling" not in text
+
+            tab.wait_for(finished)
+            assert told, "no progress was shown"
+            assert "notes.txt: found no readable image, expected JPEG" in tab.text()
+            tab.give(photos[5:])
+            tab.wait_for(lambda: "Labelling" in tab.text() or photos[5].name in tab.text())
+        time.sleep(8)  # the server waits for a page to come back, then forgets it
+        assert fetch(f"{address}/")
+        assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def shared_server(run: Path) -> Iterator[str]:
+    with served(run) as (address, _):
+        yield address
+
+
+@contextmanager
+def served(run: Path) -> Iterator[tuple[str, Path]]:
+    """The demo in a process of its own: its address, and the file of what it says."""
+    pytest.importorskip("nicegui")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "masksup", "demo", str(run), "--port", str(port)]
     # NiceGUI behaves otherwise where it sees this variable.
     environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    log = run.parent / f"demo-{port}.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
     try:
-        page = fetch(f"http://127.0.0.1:{port}/", server)
-        assert all(name in page for name in trained.classes)
-        assert "0.375" in page
-        assert "https://" not in page
-        others = [a[4][0] for a in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)]
-        for address in {a for a in others if not a.startswith("127.")}:
-            with pytest.raises(OSError, match="refused"):
-                socket.create_connection((address, port), timeout=5).close()
+        wait_for_server(f"http://127.0.0.1:{port}/", server, log)
+        yield f"http://127.0.0.1:{port}", log
     finally:
         server.terminate()
         server.wait(30)
 
 
-def fetch(address: str, server: "subprocess.Popen[str]") -> str:
+def wait_for_server(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
     end = time.monotonic() + 120
     while True:
         try:
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                return str(answer.read().decode())
+            fetch(address)
+            return
         except OSError:
-            assert server.poll() is None, server.stdout and server.stdout.read()
+            assert server.poll() is None, log.read_text()
             assert time.monotonic() < end, "the page was not served"
             time.sleep(0.3)
+
+
+def fetch(address: str) -> str:
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        return str(answer.read().decode())

@@ -79,7 +79,8 @@ def _files(root: Path, wanted: list[str], suffix: str) -> dict[str, tuple[Path, 
         if not file.is_file():
             raise UserError(f"{file}: no such file, expected the instances of split '{split}'")
         usual = [f"images/{split}{suffix}", f"{split}{suffix}", "images"]
-        folders = [inside(folder, "--split")] if folder else usual
+        root_itself = folder and Path(folder) == Path()
+        folders = ["."] if root_itself else [inside(folder, "--split")] if folder else usual
         existing = [name for name in folders if (root / name).is_dir()]
         if not existing:
             raise UserError(f"{root}: found no folder {' or '.join(folders)}, expected the images of '{split}'")

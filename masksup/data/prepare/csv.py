@@ -14,7 +14,14 @@ import numpy as np
 from masksup.data.index import IndexContent
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.samples import RawSplit, Sample, assemble
-from masksup.data.prepare.splits import class_list, existing_file, named_splits, read_text, require_classes
+from masksup.data.prepare.splits import (
+    class_list,
+    existing_file,
+    named_splits,
+    read_text,
+    require_classes,
+    split_of,
+)
 from masksup.errors import UserError, nearest
 
 
@@ -51,9 +58,10 @@ def prepare_csv(
 
 
 def _files(root: Path, listed: list[str], split: list[str]) -> dict[str, Path]:
-    wanted = [f"{Path(file).stem}={file}" for file in listed] + split
+    wanted = [split_of(file, "--csv") for file in listed] + split
     if not wanted:
-        wanted = [f"{path.stem}={path.name}" for path in sorted(root.glob("*.csv"))]
+        files = sorted(path.name for path in root.glob("*.csv") if not path.name.startswith("."))
+        wanted = [split_of(name, f"--root {root}") for name in files]
     if not wanted:
         raise UserError(f"--root {root}: found no .csv file, expected some or --csv FILE or --split NAME=FILE")
     return {name: existing_file(file or f"{name}.csv", root) for name, file in named_splits(wanted).items()}

@@ -12,7 +12,25 @@ from masksup.runtime import files
 # Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
 MAX_NUMBER = 1e9
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SPLIT_RULE = "a letter or digit, then letters, digits, '.', '_', '-'; at most 100"
 _LOOKS_LIKE_FILE = re.compile(r".*(/.*|\.[A-Za-z0-9]{1,5})")
+
+
+def split_of(file: str, option: str) -> str:
+    """`NAME=FILE` for a file that gives a split its name. UserError, naming `option`, where it cannot."""
+    name = Path(file).stem
+    if not _SPLIT_NAME.fullmatch(name):
+        raise UserError(
+            f"{option}: found '{file}', but a split cannot be called '{name}' ({_SPLIT_RULE}); expected another name, "
+            f"given by --split NAME={file}"
+        )
+    return f"{name}={file}"
+
+
+def _named(value: str) -> str:
+    """What was meant by a file without the name of its split."""
+    name = Path(value.partition(":")[0]).stem
+    return f"; did you mean {name}={value}?" if "=" not in value and _SPLIT_NAME.fullmatch(name) else ""
 
 
 def named_splits(values: list[str]) -> dict[str, str | None]:
@@ -21,11 +39,9 @@ def named_splits(values: list[str]) -> dict[str, str | None]:
     for value in values:
         name, equals, file = value.partition("=")
         if not _SPLIT_NAME.fullmatch(name) or (equals and not file):
-            raise UserError(
-                f"--split: found '{value}', expected NAME=FILE or NAME (letters, digits, '.', '_', '-'; at most 100)"
-            )
+            raise UserError(f"--split: found '{value}', expected NAME=FILE or NAME ({_SPLIT_RULE}){_named(value)}")
         if name in splits:
-            raise UserError(f"--split: found '{name}' twice, expected each split once")
+            raise UserError(f"--split: found the split '{name}' twice, expected each once")
         splits[name] = file or None
     return splits
 
