@@ -9,6 +9,8 @@ from typing import Any
 from masksup.errors import UserError
 from masksup.exits import status_of
 
+_PAIRS = ("environment", "sbatch", "srun")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, or 2 for a mistake in the input."""
@@ -45,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "status", "what runs, what waits, what was lost, best scores", _status)
     command.add_argument("runs", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
     command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--state", metavar="A,B", help="only runs in these states, such as failed,waiting")
+    command.add_argument("--sort", metavar="COLUMN", help="by mAP, left, ... (default: run)")
+    command.add_argument("--columns", metavar="A,B", help="only these, such as run,state,mAP")
     command.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again every so often")
 
     command = _add(commands, "preflight", "is this allocation, or one that is asked for, fit to train on", _preflight)
@@ -95,7 +100,9 @@ def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> No
     for name, field in Resources.model_fields.items():
         option = f"--{name.replace('_', '-')}"
         meaning = (field.description or "").replace("%", "%%")
-        if name in ("environment", "sbatch"):
+        if name == "setup":
+            group.add_argument(option, dest=f"resource_{name}", action="append", metavar="LINE", help=meaning)
+        elif name in _PAIRS:
             group.add_argument(option, dest=f"resource_{name}", action="append", metavar="NAME=VALUE", help=meaning)
         elif field.annotation is bool:
             group.add_argument(option, dest=f"resource_{name}", action=argparse.BooleanOptionalAction, help=meaning)
@@ -117,7 +124,7 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     for dest, value in vars(args).items():
         if not dest.startswith("resource_") or value is None:
             continue
-        if isinstance(value, list):
+        if dest.removeprefix("resource_") in _PAIRS:
             pairs = [item.partition("=") for item in value]
             if not all(equals for _, equals, _ in pairs):
                 raise UserError(f"--{dest.removeprefix('resource_')}: found {value}, expected NAME=VALUE")
@@ -143,9 +150,9 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from launch.table import status
+    from launch.table import status, view
 
-    return status(args.runs.absolute(), args.json, args.watch)
+    return status(args.runs.absolute(), args.json, args.watch, view(args.state, args.sort, args.columns))
 
 
 def _preflight(args: argparse.Namespace) -> int:

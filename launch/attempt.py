@@ -9,18 +9,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.decide import Left, bad_nodes, first_error, outcome, why_not_again
+from launch.decide import Left, bad_nodes, first_error, outcome, refused_for_good, why_not_again
 from launch.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
 from launch.preflight import read_bad
 from launch.resources import Resources
-from launch.results import sweep_of, swept_keys, write_results
+from launch.results import sweep_of, swept_keys
 from masksup.config_file import load_config
 from masksup.errors import UserError
-from masksup.exits import USER_ERROR
+from masksup.exits import STOPPED, USER_ERROR
+from masksup.runtime.fence import SUPERSEDED
 from masksup.runtime.files import write_atomically
 
 StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
 """Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
+
+
+SHOWN_S = 20
+"""A shared file system may show a new file to other nodes this much later."""
+# srun gives the highest status of a rank, and more than these for one that was killed. 1 is also srun's own failure.
+_ALL_LEFT_A_WORD = (0, USER_ERROR, STOPPED, SUPERSEDED)
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Scheduler:
     node_states: Callable[[list[str]], dict[str, str]]
     is_preempted: Callable[[str], bool]
     """Whether this job was told to leave for another one."""
+    allotted_gpus: Callable[[], int | None] = lambda: None
+    """How many GPUs the job was given, where the scheduler says so."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,10 @@ def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Sched
     if refusal is not None:
         say(refusal)
         return Verdict("superseded", refusal, [])
-    attempt = begin(folder, token, nodes, resources.nodes * resources.gpus_per_node, began)
+    attempt = begin(folder, token, nodes, _gpus(resources, scheduler), began)
     write_atomically(folder.fence, f"{token}\n")
     say(f"{folder.run}: attempt {attempt.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
-    history = attempts(folder)[:-1]
+    history = [before for before in attempts(folder)[:-1] if before.job == token.job]
     spent = why_not_again("interrupted", history, resources)
     if spent is not None or folder.cancelled.exists():
         result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
@@ -75,6 +84,11 @@ def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Sched
         return Verdict(result, why_not_again(result, attempts(folder), resources), bad)
     status = _ranks(folder, attempt, resources, scheduler.start_ranks)
     return _judge(folder, attempt, status, resources, scheduler, began)
+
+
+def _gpus(resources: Resources, scheduler: Scheduler) -> int:
+    given = scheduler.allotted_gpus()
+    return resources.nodes * resources.gpus if given is None else given
 
 
 def _refusal(folder: Folder, token: Token) -> str | None:
@@ -134,13 +148,18 @@ def taken_over(folder: Folder, attempt: Attempt) -> bool:
         return False
 
 
-def _exits(path: Path) -> dict[int, dict[str, object]]:
-    found = {}
-    for file in path.glob("rank*.json"):
-        row = read_json(file)
-        if {"rank", "status", "host", "time"} <= row.keys():
-            found[int(row["rank"])] = row
-    return found
+def _exits(folder: Folder, attempt: Attempt, world: int, patient: bool) -> dict[int, dict[str, object]]:
+    """The last words of the ranks, by rank. Where none was killed all left one, which may show here only later."""
+    end = time.monotonic() + (SHOWN_S if patient else 0)
+    while True:
+        found = {}
+        for file in folder.exits(attempt.number).glob("rank*.json"):
+            row = read_json(file)
+            if {"rank", "status", "host", "time"} <= row.keys():
+                found[int(row["rank"])] = row
+        if len(found) >= world or time.monotonic() > end:
+            return found
+        time.sleep(0.2)
 
 
 def _judge(
@@ -154,11 +173,12 @@ def _judge(
     if taken_over(folder, attempt):
         say("another start holds this run now; this one writes nothing more")
         return Verdict("superseded", "superseded", [])
-    exits = _exits(folder.exits(attempt.number))
+    said = _srun_said(folder, attempt)
+    exits = _exits(folder, attempt, resources.world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
     left = Left(
         resources.world, status, exits, time.time() - began, finished=folder.result.exists(),
         cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
-        preempted=scheduler.is_preempted(attempt.job),
+        preempted=scheduler.is_preempted(attempt.job), srun=said,
     )  # fmt: skip
     result = outcome(left, resources)
     error = first_error(left) if result in ("wrong", "crashed", "lost") else None
@@ -170,11 +190,15 @@ def _judge(
             say(f"states of the nodes are not known: {problem}")
     end(folder, attempt, result, error=error, bad_nodes=bad)
     reason = why_not_again(result, attempts(folder), resources)
-    home = sweep_of(folder.run)
-    if home is not None:
-        write_results(home)
     say(f"attempt {attempt.number}: {result}" + (f": {error}" if error else ""))
     return Verdict(result, reason, bad)
+
+
+def _srun_said(folder: Folder, attempt: Attempt) -> str:
+    try:
+        return folder.srun_said(attempt.number).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def leave_word(folder: Folder, attempt: int, rank: int, status: int, error: str | None) -> None:

@@ -5,6 +5,7 @@ python -P -m launch.batch --elements FILE     (one run folder a line; SLURM_ARRA
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -12,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launch import slurm
-from launch.attempt import Scheduler, job_resources, rank_command, run_attempt, say, taken_over
+from launch.attempt import Scheduler, Verdict, job_resources, rank_command, run_attempt, say, taken_over, variables
 from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
+from launch.options import words
 from launch.resources import Resources
+from launch.results import renew_results
+from launch.script import Work
 from launch.submit import refuse_full
 from masksup.errors import UserError
 
@@ -35,19 +39,26 @@ def main(arguments: list[str]) -> int:
     token, nodes = own_token(os.environ), slurm.hosts(os.environ["SLURM_JOB_NODELIST"])
     began = slurm.started(token.job) or time.time()
     verdict = run_attempt(folder, token, nodes, SLURM, began)
-    if verdict.not_again is not None:
-        say(f"not started again: {verdict.not_again}")
-        if verdict.outcome == "cancelled":
-            slurm.try_call("scancel", token.job)  # so that SLURM, too, calls it cancelled
-        return 0 if verdict.outcome in ("done", "superseded", "hopeless") else 1
-    return _again(token, verdict.bad_nodes, job_resources(folder))
+    status = _leave(folder, token, verdict)
+    if verdict.outcome != "superseded":
+        renew_results(folder.run)  # last: the way back into the queue waits for nothing
+    return status
+
+
+def _leave(folder: Folder, token: Token, verdict: Verdict) -> int:
+    if verdict.not_again is None:
+        return _again(token, verdict.bad_nodes, job_resources(folder))
+    say(f"not started again: {verdict.not_again}")
+    if verdict.outcome == "cancelled":
+        slurm.try_call("scancel", token.job)  # so that SLURM, too, calls it cancelled
+    return 0 if verdict.outcome in ("done", "superseded", "hopeless") else 1
 
 
 def chosen(arguments: list[str], environment: Mapping[str, str]) -> Path:
     """The run folder: the argument itself, or the line of a list for this element of the array."""
     if arguments[0] != "--elements":
         return Path(arguments[0])
-    lines = Path(arguments[1]).read_text(encoding="utf-8").splitlines()
+    lines = Path(arguments[1]).read_text(encoding="utf-8").split("\n")
     return Path(lines[int(environment["SLURM_ARRAY_TASK_ID"])])
 
 
@@ -64,10 +75,20 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
         # A node that was cut off wakes up: its old srun is ended, and has SLURM end "its" step, by a number that the
         # new start would use too. Steps of neighbouring starts therefore have different numbers.
         slurm.try_call("srun", "--nodes=1", "--ntasks=1", "true")
-    srun = subprocess.Popen(
-        srun_command(job_resources(folder), folder, attempt) + command,
-        stdin=subprocess.DEVNULL, env={**os.environ, **variables},
-    )  # fmt: skip
+    refusal = folder.srun_said(attempt.number)
+    refusal.parent.mkdir(parents=True, exist_ok=True)
+    with refusal.open("ab") as said:
+        srun = subprocess.Popen(
+            srun_command(job_resources(folder), folder, attempt) + command,
+            stdin=subprocess.DEVNULL, stderr=said, env={**os.environ, **variables},
+        )  # fmt: skip
+    try:
+        return _follow(srun, folder, attempt)
+    finally:
+        sys.stderr.write(refusal.read_text(encoding="utf-8", errors="replace"))
+
+
+def _follow(srun: "subprocess.Popen[bytes]", folder: Folder, attempt: Attempt) -> int:
     asked, ticks, early = 0.0, 0, EarlyStop(folder)
     while True:
         try:
@@ -91,12 +112,22 @@ def _to_leave(folder: Folder, early: EarlyStop) -> bool:
 
 
 def srun_command(resources: Resources, folder: Folder, attempt: Attempt) -> list[str]:
+    # Without binding every rank sees all GPUs of its node, which NCCL needs to copy from one to the other.
+    options = ({"gpu-bind": "none"} if resources.gpus else {}) | resources.srun
     return [
         "srun", "--unbuffered", "--export=ALL", f"--nodes={resources.nodes}", f"--ntasks={resources.world}",
         f"--ntasks-per-node={resources.ranks_on_a_node}", f"--cpus-per-task={resources.cpus_per_rank}",
-        "--distribution=block", "--kill-on-bad-exit=0", f"--wait={FOLLOW_S}",
+        "--distribution=block", "--kill-on-bad-exit=0", f"--wait={FOLLOW_S}", *words(options),
         "--open-mode=append", f"--output={folder.log(attempt.number)}",
     ]  # fmt: skip
+
+
+def shown(work: Work, resources: Resources) -> str:
+    """What the script's launcher runs on the nodes, for people: the ranks of the first start of the first run."""
+    folder, attempt = Folder(work.runs[0]), Attempt(1, "JOB", 0, 0.0)
+    command = srun_command(resources, folder, attempt) + rank_command(resources, "launch.job", [str(folder.run)])
+    said = [f"{name}={shlex.quote(value)}" for name, value in variables(attempt, resources).items()]
+    return f"# ranks, at each start\n{' '.join(said)} \\\n{shlex.join(command)}\n"
 
 
 def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
@@ -105,7 +136,8 @@ def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
     wanted = {
         "--partition": resources.partition, "--account": resources.account, "--qos": resources.qos,
         "--constraint": resources.constraint, "--exclude": resources.exclude, "--mem": resources.mem, **inside,
-        "--gpus-per-node": resources.gpus_per_node or None,
+        **{f"--{name}": value for name, value in resources.gpu_request.items()},
+        **{f"--{name}": value for name, value in resources.srun.items()},
     }  # fmt: skip
     command = [
         "srun", "--export=ALL", f"--nodes={resources.nodes}", f"--ntasks={resources.world}",
@@ -145,7 +177,14 @@ def _exclude(job: str, nodes: list[str], needed: int) -> None:
         say(f"could not exclude {','.join(nodes)}: {problem}")
 
 
-SLURM = Scheduler(start_by_srun, slurm.node_states, slurm.is_preempted)
+def allotted_gpus() -> int | None:
+    """GPUs that SLURM gave this job on all nodes, however they were asked for; None where it says nothing of any."""
+    here = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    own = int(here) if here.isdigit() else len([gpu for gpu in os.environ.get("SLURM_JOB_GPUS", "").split(",") if gpu])
+    return own * int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) or None
+
+
+SLURM = Scheduler(start_by_srun, slurm.node_states, slurm.is_preempted, allotted_gpus)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from launch import local, slurm
+from launch.active import Seen, look
+from launch.decide import crashes_in_vain
 from launch.ledger import Folder, attempts, job_of, read_json
 from launch.resources import joined
 from launch.status import find_runs
-from launch.submit import is_active, submit
+from launch.submit import submit
 from masksup.config_file import load_config
 from masksup.errors import UserError
 from masksup.runtime.files import write_atomically
@@ -33,50 +36,78 @@ def chosen(paths: list[Path]) -> list[Folder]:
     return found
 
 
+def to_each(paths: list[Path], act: Callable[[Folder, Seen], bool]) -> tuple[int, int]:
+    """Do something to each run of ours. What hinders one run is told and hinders no other.
+
+    Returns how many runs it was done to (where `act` says so), and how many it failed for.
+    """
+    done, failed = 0, 0
+    ours = []
+    for folder in chosen(paths):
+        if folder.closed_by is not None:
+            failed += 1
+            print(f"{folder.run}: this run is {folder.closed_by}'s; you may not look into it", file=sys.stderr)
+        else:
+            ours.append(folder)
+    for folder, seen in look(ours).items():
+        try:
+            if seen.stranger is not None:
+                print(f"{folder.run}: {seen.stranger}, so it is left alone")
+            done += act(folder, seen)
+        except (UserError, OSError) as error:
+            failed += 1
+            print(f"{folder.run}: {error}", file=sys.stderr)
+    return done, failed
+
+
 def cancel(paths: list[Path], now: bool) -> int:
     """Ask runs to save and leave for good; `now` does not let them save. Those that are not active are left alone."""
-    for folder in chosen(paths):
-        job = job_of(folder)
-        if job is None or not is_active(folder, job):
+
+    def act(folder: Folder, seen: Seen) -> bool:
+        if seen.job is None or not seen.active:
             print(f"{folder.run}: not active")
-            continue
+            return False
         write_atomically(folder.cancelled, f"{time.time()}\n")
-        if job.startswith("local-"):
+        if local.is_local(seen.job):
             signal_local(folder, signal.SIGKILL if now else signal.SIGUSR2)
-        elif not now and _running(job):
-            ask(folder, job)
+        elif not now and _running(seen):
+            ask(seen.job)
         else:
-            slurm.call("scancel", job)
-        print(f"{folder.run}: job {job} " + ("ended" if now else "was asked to save and leave"))
-    return 0
+            slurm.call("scancel", seen.job)
+        print(f"{folder.run}: job {seen.job} " + ("ended" if now else "was asked to save and leave"))
+        return True
+
+    _, failed = to_each(paths, act)
+    return 2 if failed else 0
 
 
 def requeue(paths: list[Path]) -> int:
     """Ask running runs to save, leave, and wait in the queue again. The status is 2 where none of them is active."""
-    folders = chosen(paths)
-    idle = 0
-    for folder in folders:
-        job = job_of(folder)
-        if job is None or not is_active(folder, job):
-            idle += 1
+
+    def act(folder: Folder, seen: Seen) -> bool:
+        if seen.job is None or not seen.active:
             print(f"{folder.run}: not active, so it cannot be queued again; masksup-launch resume submits it",
                   file=sys.stderr)  # fmt: skip
-        elif not job.startswith("local-") and not _running(job):
-            print(f"{folder.run}: job {job} waits already")
+            return False
+        if local.is_local(seen.job):
+            signal_local(folder, signal.SIGUSR2)
+        elif _running(seen):
+            ask(seen.job)
         else:
-            if job.startswith("local-"):
-                signal_local(folder, signal.SIGUSR2)
-            else:
-                ask(folder, job)
-            print(f"{folder.run}: job {job} was asked to save and to queue again")
-    return 2 if idle == len(folders) else 0
+            print(f"{folder.run}: job {seen.job} waits already")
+            return True
+        print(f"{folder.run}: job {seen.job} was asked to save and to queue again")
+        return True
+
+    done, failed = to_each(paths, act)
+    return 2 if failed or not done else 0
 
 
-def ask(folder: Folder, job: str) -> None:
+def ask(job: str) -> None:
     """Signal the ranks of a job; its launcher repeats that for one that is cancelled."""
     problem = slurm.ask_to_leave(job)
     if problem is not None:
-        print(f"{folder.run}: job {job}: {problem}", file=sys.stderr)
+        raise UserError(f"job {job}: {problem}")
 
 
 def signal_local(folder: Folder, number: signal.Signals) -> None:
@@ -89,25 +120,29 @@ def signal_local(folder: Folder, number: signal.Signals) -> None:
             os.kill(rank, number)
 
 
-def _running(job: str) -> bool:
-    found = slurm.queue([job]).get(job)
-    return found is not None and found.state == "RUNNING"
+def _running(seen: Seen) -> bool:
+    return seen.now is not None and seen.now.state == "RUNNING"
 
 
 def resume(paths: list[Path], options: dict[str, object]) -> int:
     """Submit runs again that are neither finished nor active, with what they were submitted with before."""
-    for folder in chosen(paths):
+
+    def act(folder: Folder, seen: Seen) -> bool:
+        if folder.result.exists() or seen.active:
+            print(f"{folder.run}: " + ("finished" if folder.result.exists() else f"job {seen.job} is active"))
+            return False
         row = read_json(folder.job)
-        job = job_of(folder)
-        if folder.result.exists() or (job is not None and is_active(folder, job)):
-            print(f"{folder.run}: " + ("finished" if folder.result.exists() else f"job {job} is active"))
-            continue
         resources = joined({str(folder.job): row.get("resources", {}), "command line": options})
         config = load_config(folder.config)[0]
         done = submit([(folder.run, config)], resources, row.get("cluster", "slurm"), f"masksup-{folder.run.name}",
                       folder.path)  # fmt: skip
-        print(f"{folder.run}: job {done[0].job}")
-    return 0
+        crashes = crashes_in_vain(attempts(folder))
+        anew = f"; its {crashes} crashes are forgiven and counted anew" if crashes else ""
+        print(f"{folder.run}: job {done[0].job}{anew}")
+        return True
+
+    _, failed = to_each(paths, act)
+    return 2 if failed else 0
 
 
 def logs(path: Path, rank: int, attempt: int | None, launcher: bool, follow: bool) -> int:
@@ -159,5 +194,4 @@ def _log(folder: Folder, rank: int, attempt: int | None, launcher: bool) -> Path
 
 
 def _comes_back(folder: Folder) -> bool:
-    job = job_of(folder)
-    return job is not None and is_active(folder, job)
+    return look([folder])[folder].active

@@ -1,11 +1,13 @@
 """What becomes of a run whose ranks have left: pure logic, no SLURM."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launch.ledger import Attempt
 from launch.resources import Resources
+from launch.slurm import first_line
 from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
 
@@ -32,6 +34,8 @@ class Left:
     """SLURM says so; it says nothing about a time limit that comes near."""
     hopeless: bool = False
     """Successive halving asked it to leave."""
+    srun: str = ""
+    """What srun itself printed."""
 
 
 def outcome(left: Left, resources: Resources) -> str:
@@ -46,7 +50,7 @@ def outcome(left: Left, resources: Resources) -> str:
         return "cancelled"
     if left.hopeless and statuses <= {DONE, STOPPED}:
         return "hopeless"
-    if USER_ERROR in statuses:
+    if USER_ERROR in statuses or (not left.exits and refused_for_good(left.srun)):
         return "wrong"
     if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
         near = left.seconds >= resources.limit_seconds - resources.signal_seconds - _COARSE_S
@@ -64,7 +68,28 @@ def first_error(left: Left) -> str | None:
         rank, row = rows[0]
         return f"rank {rank} on {row['host']}: {row['error']}"
     missing = sorted(set(range(left.world)) - set(left.exits))
-    return f"rank {missing[0]} left no word (killed, or its node is gone); srun: {left.status}" if missing else None
+    said = first_line(left.srun).removeprefix("srun: ")
+    if not left.exits and refused_for_good(left.srun):
+        return f"srun: {said}"
+    return (
+        f"rank {missing[0]} left no word (killed, or its node is gone); srun: {said or left.status}"
+        if missing
+        else None
+    )
+
+
+# What srun says where a start would fail alike whenever it is tried; a node or a controller that is away may come back.
+_FOR_GOOD = re.compile(
+    r"unrecognized option|invalid option|Invalid .*specification|Invalid (argument|mpi|MPI|numeric value|--)"
+    r"|Couldn't find the specified plugin|Cannot create context for|execve\(\): .*No such file"
+    r"|More processors requested than permitted|Memory required by task is not available"
+    r"|Requested node configuration is not available"
+)
+
+
+def refused_for_good(said: str) -> bool:
+    """Whether srun refused what it was asked for, and not only could not start it now."""
+    return _FOR_GOOD.search(said) is not None
 
 
 def _about_a_peer(error: str) -> bool:
@@ -74,11 +99,13 @@ def _about_a_peer(error: str) -> bool:
 def why_not_again(result: str, history: Sequence[Attempt], resources: Resources) -> str | None:
     """None if the run is to be started again after it ended as `result`; else the reason, for people.
 
-    `history` holds every start, the one that ended just now included. Time limits do not use up the budget of
-    preemptions, nor the other way round, and a crash is forgiven once the run got further than ever before.
+    `history` holds every start, the one that ended just now included. Those of the newest job count: a person who
+    submits a run again has seen what became of it before, and most likely mended it. Time limits do not use up the
+    budget of preemptions, nor the other way round, and a crash is forgiven once the run got further than ever before.
     """
     if result in ("done", "wrong", "cancelled", "superseded", "hopeless"):
         return result
+    history = [attempt for attempt in history if attempt.job == history[-1].job]
     budgets = {"preempted": resources.max_preemptions, "timeout": resources.max_timeouts}
     if result in budgets:
         used = sum(1 for attempt in history if attempt.outcome == result)

@@ -8,10 +8,10 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.active import look
 from launch.draws import Range, read_ranges
-from launch.ledger import Folder, job_of, read_json, score_of, write_json
+from launch.ledger import Folder, read_json, score_of, write_json
 from launch.settings import Guided, Named
-from launch.submit import is_active
 from masksup.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def propose(where: str, guided: Guided, home: Path) -> Named:
     """The settings of earlier calls, and new ones as far as `count` and `at_once` allow. Writes nothing."""
     found = kept(home)
     ranges = read_ranges(f"{where}: guided.keys", guided.keys)
-    told = [(keys, *_told(home / name)) for name, keys in found]
+    seeds = {name: [Folder(run) for run in sorted((home / name).glob("seed*"))] for name, _ in found}
+    seen = look(folder for folders in seeds.values() for folder in folders)
+    told = [(keys, *_told([(folder, seen[folder].active) for folder in seeds[name]])) for name, keys in found]
     room = min(guided.count - len(found), guided.at_once - sum(active for _, _, active in told))
     if room <= 0:
         return found
@@ -48,12 +50,11 @@ def propose(where: str, guided: Guided, home: Path) -> Named:
     return found
 
 
-def _told(setting: Path) -> tuple[float | None, bool]:
-    """Mean score over the seeds that have one, and whether any seed is still under way."""
-    folders = [Folder(run) for run in sorted(setting.glob("seed*"))]
-    active = [not f.result.exists() and (job := job_of(f)) is not None and is_active(f, job) for f in folders]
-    scores = [score for f in folders if (score := score_of(read_json(f.result))) is not None]
-    return (statistics.fmean(scores) if scores and not any(active) else None), any(active)
+def _told(seeds: list[tuple[Folder, bool]]) -> tuple[float | None, bool]:
+    """Mean score over the seeds of a setting that have one, and whether any seed, (folder, active), is under way."""
+    under_way = any(active and not folder.result.exists() for folder, active in seeds)
+    scores = [score for folder, _ in seeds if (score := score_of(read_json(folder.result))) is not None]
+    return (statistics.fmean(scores) if scores and not under_way else None), under_way
 
 
 def _study(where: str, seed: int) -> "Study":

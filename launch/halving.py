@@ -27,7 +27,7 @@ def score_at(run: Path, epoch: float) -> float | None:
 
 def hopeless(run: Path, home: Path, rule: Halving) -> str | None:
     """Why a run is not worth going on with, or None."""
-    others = [home / place for place in read_json(home / "launch" / "sweep.json")["settings"]]
+    others = [home / place for place in read_json(home / "launch" / "sweep.json").get("settings", {})]
     for epoch in sorted(rule.epochs, reverse=True):
         own = score_at(run, epoch)
         if own is None:

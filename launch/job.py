@@ -10,16 +10,13 @@ import time  # noqa: E402
 import traceback  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from launch.attempt import leave_word  # noqa: E402
-from launch.ledger import Folder  # noqa: E402
+from launch.attempt import SHOWN_S, leave_word  # noqa: E402
+from launch.ledger import Folder, read_json  # noqa: E402
 from masksup.errors import ToldElsewhere, UserError  # noqa: E402
 from masksup.exits import BUG, status_of_error, told  # noqa: E402
 from masksup.runtime import fence, heartbeat  # noqa: E402
 from masksup.runtime.lived import lived  # noqa: E402
 from masksup.runtime.place import find_place  # noqa: E402
-
-# A shared file system may show a new file to other nodes this much later.
-SHOWN_S = 20
 
 
 def main(run: Path) -> int:
@@ -43,6 +40,7 @@ def main(run: Path) -> int:
 def _train(folder: Folder, rank: int) -> int:
     token = os.environ["MASKSUP_TOKEN"]
     wait_for_token(folder, token)
+    refuse_other_code(folder)
     fence.hold(folder.fence, token)
     stop = heartbeat.start(folder.heartbeat, token) if rank == 0 else None
     try:
@@ -53,6 +51,16 @@ def _train(folder: Folder, rank: int) -> int:
     finally:
         if stop is not None:
             stop.set()
+
+
+def refuse_other_code(folder: Folder) -> None:
+    """UserError unless this process runs the copy of the code that was made for the run."""
+    copy, own = read_json(folder.job).get("code"), Path(__file__).resolve().parents[1]
+    if copy is not None and Path(copy).resolve() != own:
+        raise UserError(
+            f"{folder.run}: the ranks run the code in {own}, expected the run's copy in {copy}; look for a PYTHONPATH "
+            "that the container or `setup` sets"
+        )
 
 
 def wait_for_token(folder: Folder, token: str, patience: float = SHOWN_S) -> None:

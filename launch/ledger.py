@@ -69,8 +69,23 @@ class Folder:
         """Why successive halving ended the run, if it did."""
         return self.path / "stopped_early"
 
+    @property
+    def closed_by(self) -> str | None:
+        """Whose run it is, where we may not look into it; None where we may."""
+        try:
+            next(self.path.iterdir(), None)
+        except PermissionError:
+            return owner(self.run)
+        except OSError:  # there is none: a run that no launcher has started
+            return None
+        return None
+
     def exits(self, attempt: int) -> Path:
         return self.path / "exits" / f"{attempt:04d}"
+
+    def srun_said(self, attempt: int) -> Path:
+        """The messages of srun itself; the ranks have logs of their own."""
+        return self.path / "exits" / f"{attempt:04d}.srun"
 
     def log(self, attempt: int, rank: str = "%t") -> Path:
         return self.run / "logs" / f"attempt{attempt:03d}-rank{rank}.log"
@@ -96,6 +111,14 @@ class Attempt:
     last_step_at: float | None = None
     last_seen: float | None = None
     bad_nodes: list[str] = field(default_factory=list)
+
+
+def owner(path: Path) -> str:
+    """Who owns a file, by name where the machine knows one."""
+    try:
+        return path.owner()
+    except (KeyError, OSError):
+        return "another user"
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from launch.attempt import Scheduler, job_resources, run_attempt, say
 from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
+from launch.results import renew_results
 from launch.script import Work
 from masksup.runtime.lived import lived
 
@@ -36,13 +37,17 @@ def pid(job: str) -> int:
     return int(job.removeprefix("local-").partition("_")[0])
 
 
-def alive(job: str) -> bool:
-    """Whether the process of a local job still runs."""
+def is_local(job: str) -> bool:
+    return job.startswith("local-")
+
+
+def alive(job: str, run: Path) -> bool:
+    """Whether the process of a local job still runs, and is this run's: numbers of processes are used again."""
     try:
         words = Path(f"/proc/{pid(job)}/cmdline").read_bytes().split(b"\0")  # nothing in one that has ended
     except (OSError, ValueError):
         return False
-    return b"launch.local" in words
+    return b"launch.local" in words and os.fsencode(run) in words
 
 
 def ranks(folder: Folder) -> list[int]:
@@ -53,7 +58,7 @@ def ranks(folder: Folder) -> list[int]:
             words = (place / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it has ended
             continue
-        if b"launch.job" in words and str(folder.run).encode() in words:
+        if b"launch.job" in words and os.fsencode(folder.run) in words:
             found.append(int(place.name))
     return sorted(found)
 
@@ -72,6 +77,7 @@ def _to_the_end(folder: Folder, job: str) -> str:
     while True:
         token = Token(job, restart)
         verdict = run_attempt(folder, token, ["localhost"], HERE, time.time())
+        renew_results(folder.run)
         if verdict.not_again is not None:
             say(f"not started again: {verdict.not_again}")
             return verdict.outcome

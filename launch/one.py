@@ -1,13 +1,14 @@
 """masksup-launch submit: one run."""
 
+import shlex
 import sys
 from pathlib import Path
 
-from launch import script
+from launch import batch, script
 from launch.ledger import Folder
 from launch.resources import Resources
 from launch.snapshot import place_of
-from launch.submit import check_resources, check_run, missing_data, node_local, submit
+from launch.submit import check_runs, check_submission, missing_data, node_local, submit
 from masksup.config import Config
 from masksup.config_file import load_config, to_yaml
 
@@ -25,8 +26,8 @@ def submit_one(
     done = submit([(run, config)], resources, cluster, f"masksup-{run.name}", Folder(run).path)[0]
     print(f"job         {done.job}")
     print(f"run folder  {run}")
-    print(f"state       masksup-launch status {run.parent}")
-    print(f"curves      tensorboard --logdir {run.parent}")
+    print(f"state       masksup-launch status {shlex.quote(str(run.parent))}")
+    print(f"curves      tensorboard --logdir {shlex.quote(str(run.parent))}")
     return 0
 
 
@@ -43,12 +44,13 @@ def warn(runs: list[Path], config: Config, cluster: str) -> None:
 
 
 def show(run: Path, config: Config, resources: Resources, cluster: str) -> None:
-    """The exact script and configuration, touching nothing."""
-    check_run(Folder(run), config)
+    """The exact script, the start of the ranks and the configuration, touching nothing."""
+    check_submission([run], [config], resources, cluster)
+    check_runs([(run, config)])
     if cluster == "slurm":
-        check_resources(resources, cluster)
         home = Folder(run).path
         work = script.Work(f"masksup-{run.name}", (run,), place_of(home), home / "submitit")
         print(script.text(work, resources))
+        print(batch.shown(work, resources))
     print(f"# {run / 'config.yaml'}")
     print(to_yaml(config), end="")

@@ -6,17 +6,24 @@ python -P -m launch.plain sweep SWEEP.yaml
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from launch import batch, guided, slurm
-from launch.ledger import Folder, read_json, write_json
+from launch.active import look, remember
+from launch.gres import gpus_in
+from launch.ledger import Folder, read_json
+from launch.options import words
 from launch.resources import Resources, joined
+from launch.safe import refuse_folders
 from launch.settings import read_sweep, settings
 from launch.snapshot import snapshot
-from launch.submit import check_run, prepare, refuse_full
+from launch.submit import check_runs, prepare, refuse_full
 from launch.sweep import note, settings_now, sort_out
+from masksup.config import Config
+from masksup.config_conflicts import refuse_ranks
 from masksup.config_file import load_config
 from masksup.errors import UserError
 from masksup.exits import status_of
@@ -38,14 +45,26 @@ def _run(kind: str, file: str, *more: str) -> int:
 def _train(file: Path, overrides: list[str]) -> int:
     run = Path(os.environ.get("MASKSUP_RUN_DIR") or Path("runs") / file.stem).absolute()
     folder = Folder(run)
-    job = str(batch.own_token(os.environ).job)
-    if read_json(folder.job).get("job") != job:  # the first start: later ones use what it wrote
+    if not _is_ours(folder):  # the first start: later ones use what it wrote
         config, _ = load_config(file, overrides)
-        check_run(folder, config)
-        refuse_full(folder.path)
-        prepare(folder, config, of_this_job(os.environ), "slurm", snapshot(folder.path), folder.path)
-        write_json(folder.job, read_json(folder.job) | {"job": job})
+        _take(folder, config, of_this_job(os.environ), folder.path)
     return _with_its_code(folder, run)
+
+
+def _is_ours(folder: Folder) -> bool:
+    """Whether an earlier start of this very job has taken the run."""
+    seen = look([folder])[folder]
+    return seen.job == batch.own_token(os.environ).job and seen.stranger is None
+
+
+def _take(folder: Folder, config: Config, resources: Resources, home: Path) -> None:
+    """Make the run this job's."""
+    refuse_folders([folder.run])
+    refuse_ranks(config, resources.world)
+    check_runs([(folder.run, config)])
+    refuse_full(home)
+    prepare(folder, config, resources, "slurm", snapshot(home), home)
+    remember({batch.own_token(os.environ).job: folder}, os.environ.get("SLURM_JOB_NAME", ""))
 
 
 def _sweep(file: Path) -> int:
@@ -55,13 +74,9 @@ def _sweep(file: Path) -> int:
     elements = Path(os.environ["MASKSUP_ELEMENTS"])
     run = batch.chosen(["--elements", str(elements)], os.environ)
     folder = Folder(run)
-    job = batch.own_token(os.environ).job
-    if read_json(folder.job).get("job") != job:
+    if not _is_ours(folder):
         setting = next(s for s in settings(file, guided.kept(home)) if home / s.folder == run)
-        check_run(folder, setting.config)
-        given = resources_of_sweep(file, os.environ)
-        prepare(folder, setting.config, given, "slurm", snapshot(home / "launch"), home / "launch")
-        write_json(folder.job, read_json(folder.job) | {"job": job})
+        _take(folder, setting.config, resources_of_sweep(file, os.environ), home / "launch")
     return _with_its_code(folder, run)
 
 
@@ -72,6 +87,7 @@ def _spread(file: Path, home: Path) -> int:
     print(f"{len(found)} settings: {len(todo)} to run, {len(active)} active, {len(done)} finished", flush=True)
     if not todo:
         return 0
+    refuse_folders(home / setting.folder for setting in todo)
     note(home, file, found, proposed)
     elements = home / "launch" / f"elements-{os.environ['SLURM_JOB_ID']}"
     elements.write_text("".join(f"{home / setting.folder}\n" for setting in todo), encoding="utf-8")
@@ -82,9 +98,10 @@ def _spread(file: Path, home: Path) -> int:
     copy.write_text(script, encoding="utf-8")
     job = slurm.call(
         "sbatch", "--parsable", f"--array=0-{len(todo) - 1}%{at_once}", f"--output={home}/launch/%A_%a.out",
-        *sbatch_options(resources), *_signal(file), f"--export=ALL,MASKSUP_ELEMENTS={elements}", str(copy), str(file),
+        *sbatch_options(resources), *_signal(file), "--export=ALL", str(copy), str(file),
+        environment={"MASKSUP_ELEMENTS": str(elements)},  # as an option a comma would split it
     )  # fmt: skip
-    print(f"array {job.strip()} of {len(todo)}: masksup-launch status {home}")
+    print(f"array {job.strip()} of {len(todo)}: masksup-launch status {shlex.quote(str(home))}")
     return 0
 
 
@@ -92,12 +109,13 @@ def sbatch_options(resources: Resources) -> list[str]:
     """What an element asks for. Options given to sbatch on its command line are in no script, so all are repeated."""
     given = {
         "nodes": resources.nodes, "ntasks-per-node": resources.ranks_on_a_node,
-        "gpus-per-node": resources.gpus_per_node, "cpus-per-task": resources.cpus_per_rank, "mem": resources.mem,
+        **(resources.gpu_request or {"gpus-per-node": "0"}), "cpus-per-task": resources.cpus_per_rank,
+        "mem": resources.mem,
         "time": resources.time, "partition": resources.partition, "account": resources.account, "qos": resources.qos,
         "constraint": resources.constraint, "exclude": resources.exclude, "comment": resources.comment,
         **resources.sbatch,
     }  # fmt: skip
-    return [f"--{name}={value}" if value != "" else f"--{name}" for name, value in given.items() if value is not None]
+    return words({name: str(value) for name, value in given.items() if value is not None})
 
 
 def _signal(file: Path) -> list[str]:
@@ -108,7 +126,10 @@ def _signal(file: Path) -> list[str]:
 def resources_of_sweep(file: Path, environment: Mapping[str, str]) -> Resources:
     """What an element asks for: this job's own options, with `resources` of the sweep file on top."""
     own = of_this_job(environment).model_dump(exclude_unset=True)
-    return joined({"this job": own, f"{file}: resources": read_sweep(file).resources})
+    asked = read_sweep(file).resources
+    if asked.get("setup"):
+        raise UserError(f"{file}: resources.setup: found {asked['setup']}, expected these lines in the sbatch script")
+    return joined({"this job": own, f"{file}: resources": asked})
 
 
 def _with_its_code(folder: Folder, run: Path) -> int:
@@ -124,6 +145,7 @@ def of_this_job(environment: Mapping[str, str]) -> Resources:
     nodes = int(environment.get("SLURM_JOB_NUM_NODES", "1"))
     tasks = int(re.split(r"[(,]", environment.get("SLURM_TASKS_PER_NODE", "1"))[0])
     gpus = len([device for device in environment.get("SLURM_JOB_GPUS", "").split(",") if device])
+    kinds = {kind for kind in gpus_in(fields.get("TresPerNode", "")) if kind}
     if gpus not in (0, tasks):
         raise UserError(f"--ntasks-per-node: found {tasks} for {gpus} GPUs on a node, expected one task a GPU")
     words = {
@@ -133,7 +155,7 @@ def of_this_job(environment: Mapping[str, str]) -> Resources:
     said = {key: fields.get(word, "") for key, word in words.items()}
     more = {"mem-per-cpu": fields.get("MinMemoryCPU", ""), "reservation": fields.get("Reservation", "")}
     return Resources(
-        nodes=nodes, gpus_per_node=gpus, ranks_per_node=tasks,
+        nodes=nodes, gpus_per_node=f"{kinds.pop()}:{gpus}" if gpus and len(kinds) == 1 else gpus, ranks_per_node=tasks,
         cpus_per_rank=int(environment.get("SLURM_CPUS_PER_TASK", "1")),
         mem=environment.get("SLURM_MEM_PER_NODE") or None,
         sbatch={key: value for key, value in more.items() if value not in _NOTHING},

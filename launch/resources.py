@@ -2,17 +2,35 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from launch.gres import gpus_in, read_gpus
+from launch.options import refuse_own
+from launch.safe import refuse_unsafe, refuse_variables
 from masksup.config_file import read_yaml
 from masksup.errors import UserError, nearest
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
+
+
+_NONE_IF_EMPTY = (
+    "mem",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "comment",
+    "gres",
+    "container",
+    "python",
+)
 
 
 class Resources(BaseModel):
@@ -25,8 +43,10 @@ class Resources(BaseModel):
 
     nodes: Count = 1
     """Nodes of a run."""
-    gpus_per_node: NotNegative = 1
-    """GPUs on each node; one rank runs on each. 0: ranks on the CPU, `ranks_per_node` of them."""
+    gpus_per_node: int | str = 1
+    """GPUs on each node, 2 or with their type a100:2; one rank runs on each. 0: ranks on the CPU."""
+    gres: str | None = None
+    """Generic resources of a node, for sites that want GPUs so (gpu:a100:2); its GPUs count as `gpus_per_node`."""
     ranks_per_node: Count = 1
     """Ranks on each node where `gpus_per_node` is 0."""
     cpus_per_rank: Count = 4
@@ -36,7 +56,7 @@ class Resources(BaseModel):
     time: str = "24:00:00"
     """Time limit of an attempt: minutes, H:MM:SS or D-HH:MM:SS. A run that reaches it saves and goes on in the next."""
     partition: str | None = None
-    """Partition; none: the cluster's default."""
+    """Partition; none, or "" over that of the site: the cluster's default."""
     account: str | None = None
     """Account to charge."""
     qos: str | None = None
@@ -57,8 +77,12 @@ class Resources(BaseModel):
     """Python of the ranks; none: the one that submits. Set it with `container`."""
     environment: dict[str, str] = {}
     """Variables that the ranks get."""
+    setup: list[str] = []
+    """Lines of bash for the batch script, before the start, such as `module load cuda`."""
     sbatch: dict[str, str] = {}
     """Further options of sbatch by name, such as {reservation: maintenance}. An empty value makes a bare flag."""
+    srun: dict[str, str] = {}
+    """Further options of srun, which starts the ranks, such as {mpi: pmix, cpu-bind: none}."""
     preflight: bool = False
     """Check GPUs, network, disk and clocks when the job starts, before it trains."""
     max_failures: NotNegative = 3
@@ -70,16 +94,59 @@ class Resources(BaseModel):
     max_timeouts: NotNegative = 1000
     """Time limits reached after which a run is not started again."""
 
-    @field_validator("sbatch", mode="before")
+    @field_validator("sbatch", "srun", mode="before")
     @classmethod
     def _flags(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return {name: "" if given is True else given for name, given in value.items()}
 
+    @field_validator(*_NONE_IF_EMPTY, mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @field_validator("gpus_per_node", mode="after")
+    @classmethod
+    def _known_gpus(cls, value: int | str) -> int | str:
+        found = read_gpus(str(value))
+        if found is None:
+            raise ValueError("expected a number, or a type and a number such as a100:2")
+        return value if found[0] is not None else found[1]
+
+    @field_validator("container", mode="after")
+    @classmethod
+    def _closed_quotes(cls, value: str | None) -> str | None:
+        shlex.split(value or "")
+        return value
+
+    @model_validator(mode="after")
+    def _gpus_once(self) -> Self:
+        """GPUs in `gres` stand for `gpus_per_node`, which must not say something else."""
+        counted = sum(gpus_in(self.gres or "").values())
+        if counted and "gpus_per_node" in self.model_fields_set and self.gpus != counted:
+            raise ValueError(f"gpus_per_node: found {self.gpus_per_node}, but gres asks for {self.gres}; change gres")
+        if counted:
+            object.__setattr__(self, "gpus_per_node", counted)
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs on a node."""
+        found = read_gpus(str(self.gpus_per_node))
+        return found[1] if found else 0
+
+    @property
+    def gpu_request(self) -> dict[str, str]:
+        """The options of sbatch and srun that ask for GPUs and the like."""
+        asked = {} if self.gres is None else {"gres": self.gres}
+        if self.gpus and not gpus_in(self.gres or ""):
+            asked["gpus-per-node"] = str(self.gpus_per_node)
+        return asked
+
     @property
     def ranks_on_a_node(self) -> int:
-        return self.gpus_per_node or self.ranks_per_node
+        return self.gpus or self.ranks_per_node
 
     @property
     def world(self) -> int:
@@ -128,13 +195,24 @@ def _join(layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _check(tree: dict[str, Any], origin: str) -> Resources:
     try:
-        return Resources.model_validate(tree)
+        found = Resources.model_validate(tree)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             raise UserError(f"{origin}: {key}: unknown key; {nearest(key, Resources.model_fields)}") from None
-        raise UserError(f"{origin}: {key}: found {problem['input']!r}; {problem['msg'].lower()}") from None
+        said = problem["msg"].removeprefix("Value error, ")
+        if not key:
+            raise UserError(f"{origin}: {said}") from None
+        raise UserError(f"{origin}: {key}: found {problem['input']!r}; {said[0].lower()}{said[1:]}") from None
+    refuse_unsafe(origin, found.model_dump())
+    refuse_variables(f"{origin}: environment", found.environment)
+    for command, options in (("sbatch", found.sbatch), ("srun", found.srun)):
+        try:
+            refuse_own(command, options)
+        except UserError as error:
+            raise UserError(f"{origin}: {error}") from None
+    return found
 
 
 def seconds(time: str) -> int:

@@ -84,6 +84,16 @@ def write_results(home: Path) -> None:
     write_atomically(home / "results.txt", as_text(home, table))
 
 
+def renew_results(run: Path) -> None:
+    """The tables of the run's sweep, if it has one. Whatever goes wrong is said and matters to nobody."""
+    try:
+        home = sweep_of(run)
+        if home is not None:
+            write_results(home)
+    except Exception as error:
+        print(f"{run}: results of the sweep are not renewed: {type(error).__name__}: {error}", flush=True)
+
+
 def show_results(home: Path) -> None:
     print("\n" + as_text(home, scored(home)), end="")
 
@@ -91,7 +101,7 @@ def show_results(home: Path) -> None:
 def swept_keys(home: Path) -> list[str]:
     """The keys in which the settings of a sweep differ, seeds included where there are several."""
     rows = read_json(home / "launch" / "sweep.json").get("settings", {}).values()
-    told = [dict(text.split("=", 1) for text in row["overrides"]) for row in rows]
+    told = [dict(text.split("=", 1) for text in row.get("overrides", ())) for row in rows]
     return sorted(key for key in set().union(*told) if len({values.get(key) for values in told}) > 1)
 
 

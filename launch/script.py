@@ -50,7 +50,7 @@ def parameters(work: Work, resources: Resources) -> dict[str, Any]:
         "cpus_per_task": resources.cpus_per_rank, "signal_delay_s": resources.signal_seconds,
         "partition": resources.partition, "account": resources.account, "qos": resources.qos,
         "constraint": resources.constraint, "exclude": resources.exclude, "comment": resources.comment,
-        "mem": resources.mem, "gpus_per_node": resources.gpus_per_node or None,
+        "mem": resources.mem, "gpus_per_node": resources.gpu_request.get("gpus-per-node"), "gres": resources.gres,
         "array_parallelism": resources.array_parallel, "stderr_to_stdout": True, "wckey": None,
         "additional_parameters": {
             "time": resources.time, "requeue": True,
@@ -59,6 +59,7 @@ def parameters(work: Work, resources: Resources) -> dict[str, Any]:
         "setup": [
             # Bash would end at a signal to the whole job, before the run is queued again.
             "trap : USR2 TERM",
+            *resources.setup,
             f"export PYTHONPATH={shlex.quote(str(work.code))}",
         ],
         "use_srun": False,
@@ -82,7 +83,8 @@ def submit(work: Work, resources: Resources) -> list[str]:
     made = executor(work, resources)
     runs = [str(run) for run in work.runs]
     try:
-        jobs = made.map_array(start, runs) if len(runs) > 1 else [made.submit(start, runs[0])]
+        with slurm.own_options_unset():
+            jobs = made.map_array(start, runs) if len(runs) > 1 else [made.submit(start, runs[0])]
     except Exception as error:  # submitit wraps what sbatch says
         raise UserError(f"sbatch: {slurm.first_line(str(error).split('stderr:')[-1])}") from None
     return [str(job.job_id) for job in jobs]

@@ -5,9 +5,12 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
+from launch.gres import gpus_in
 from masksup.errors import UserError
 
 ACTIVE = {
@@ -25,9 +28,12 @@ class Job:
     id: str
     state: str
     reason: str = ""
-    nodes: str = ""
     restarts: int = 0
-    elapsed: str = ""
+    submitted: float | None = None
+    """When it was submitted, or queued again for the last time; seconds since the epoch."""
+    ended: float | None = None
+    user: str = ""
+    name: str = ""
 
     @property
     def active(self) -> bool:
@@ -39,10 +45,11 @@ def here() -> bool:
     return shutil.which("sbatch") is not None and shutil.which("srun") is not None
 
 
-def call(*command: str, timeout: float = WAIT_S) -> str:
-    """Standard output of a command of SLURM. UserError with its own first line where it refuses."""
+def call(*command: str, timeout: float = WAIT_S, environment: Mapping[str, str] | None = None) -> str:
+    """Standard output of a command of SLURM, `environment` added. UserError with its own line where it refuses."""
+    env = {**_environment(), **(environment or {})}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=_environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
     except FileNotFoundError:
         raise UserError(f"found no {command[0]} on this machine, expected a login node of a SLURM cluster") from None
     except subprocess.TimeoutExpired:
@@ -61,10 +68,27 @@ def try_call(*command: str, timeout: float = WAIT_S) -> str | None:
     return None
 
 
+# A user's own format or filter would change what the commands print, or which jobs they show; options of sbatch in the
+# environment win over those of the script, so only those stay that no script of the launcher relies on.
+_OWN = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_", "SBATCH_", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
+_KEPT = ("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT", "SBATCH_WCKEY")
+
+
 def _environment() -> dict[str, str]:
-    # A user's own format or filter would change what the commands print, or which jobs they show.
-    own = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_", "SBATCH_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(own)} | {"LC_ALL": "C"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN) or name in _KEPT}
+    return kept | {"LC_ALL": "C"}
+
+
+@contextmanager
+def own_options_unset() -> Iterator[None]:
+    """For commands of SLURM that a library runs: the environment that those of this module have."""
+    before = dict(os.environ)
+    for name in before.keys() - _environment().keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def first_line(text: str) -> str:
@@ -79,9 +103,9 @@ def queue(ids: Iterable[str]) -> dict[str, Job]:
     if not wanted:
         return {}
     mains = sorted({job.partition("_")[0] for job in wanted})
-    layout = "%i|%T|%r|%N|%M"
+    layout = "JobArrayID:|,State:|,Reason:|,RestartCnt:|,SubmitTime:|,EndTime:|,UserName:|,Name:1024"
     try:
-        text = call("squeue", "-h", "-r", "-t", "all", "-o", layout, "-j", ",".join(mains))
+        text = call("squeue", "-h", "-r", "-t", "all", "-O", layout, "-j", ",".join(mains))
     except UserError as error:
         if "Invalid job id" not in str(error):
             raise
@@ -91,11 +115,26 @@ def queue(ids: Iterable[str]) -> dict[str, Job]:
         for main in mains:
             found |= queue([job for job in wanted if job.partition("_")[0] == main])
         return found
-    jobs = {}
-    for line in text.splitlines():
-        name, state, reason, nodes, elapsed = (line.split("|") + [""] * 5)[:5]
-        jobs[name] = Job(name, state, reason, nodes, 0, elapsed)
+    jobs = {job.id: job for job in map(_job, text.splitlines())}
     return {job: jobs[job] for job in wanted if job in jobs}
+
+
+def _job(line: str) -> Job:
+    """A line of squeue; the name stands last, as it may hold a bar itself."""
+    id_, state, reason, restarts, submitted, ended, user, name = (line.split("|", 7) + [""] * 7)[:8]
+    count = int(restarts) if restarts.isdigit() else 0
+    reason = "" if reason == "None" else reason
+    return Job(id_, state, reason, count, _moment(submitted), _moment(ended), user, name.rstrip())
+
+
+@cache
+def cluster_name() -> str | None:
+    """What this cluster calls itself; None where it does not say."""
+    try:
+        found = re.search(r"^ClusterName\s*=\s*(\S+)", call("scontrol", "show", "config"), re.MULTILINE)
+    except UserError:
+        return None
+    return found[1] if found else None
 
 
 def fields(job: str) -> dict[str, str]:
@@ -123,7 +162,7 @@ def show(job: str) -> Job | None:
     line = text.splitlines()[0] if text.strip() else ""
     fields = dict(re.findall(r"(\w+)=(\S*)", line))
     state = fields.get("JobState", "UNKNOWN")
-    return Job(job, state, fields.get("Reason", ""), fields.get("NodeList", ""), int(fields.get("Restarts", 0)))
+    return Job(job, state, fields.get("Reason", ""), int(fields.get("Restarts", 0)))
 
 
 def ask_to_leave(job: str) -> str | None:
@@ -200,13 +239,15 @@ def _ranges(text: str) -> list[str]:
     return found
 
 
-def partitions() -> dict[str, int]:
-    """Names of the partitions, each with the most GPUs that one of its nodes has."""
-    found: dict[str, int] = {}
+def partitions() -> dict[str, dict[str | None, int]]:
+    """Names of the partitions, each with the most GPUs that one of its nodes has: of each type, and of any (None)."""
+    found: dict[str, dict[str | None, int]] = {}
     for line in call("sinfo", "-h", "-o", "%R|%G").splitlines():
         name, _, gres = line.partition("|")
-        counts = [int(n) for n in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres)]
-        found[name] = max(found.get(name, 0), sum(counts))
+        node = gpus_in(gres)
+        most = found.setdefault(name, {None: 0})
+        for kind, count in (node | {None: sum(node.values())}).items():
+            most[kind] = max(most.get(kind, 0), count)
     return found
 
 

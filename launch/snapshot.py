@@ -1,8 +1,8 @@
 """The code of a run, copied when it is submitted: editing the checkout changes no job that waits or comes back."""
 
 import hashlib
-import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import launch
@@ -37,7 +37,8 @@ def snapshot(folder: Path) -> Path:
     final = place_of(folder)
     if final.is_dir():
         return final
-    partial = folder / f".{final.name}.{os.getpid()}"
+    partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))  # two nodes may share a process number
+    partial.chmod(0o755)
     for file, place in _sources():
         target = partial / place
         target.parent.mkdir(parents=True, exist_ok=True)

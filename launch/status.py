@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from launch import local, slurm
+from launch.active import Seen, look
 from launch.hours import gpu_hours
 from launch.ledger import Attempt, Folder, attempts, job_of, progress, read_json, score_of
 from masksup.errors import UserError
 
 FRESH_S = 20.0
 """A run whose last sign of life is older than this is silent."""
+
+
+STATES = (
+    "waiting", "suspended", "starting", "running", "silent", "stopping", "finished", "failed", "cancelled", "stopped",
+    "stopped early", "new", "closed", "disagree",
+)  # fmt: skip
+"""In one word each; closed: another user's."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +32,26 @@ class Row:
     run: str
     job: str | None
     state: str
-    """In one word: waiting, starting, running, silent, finished, failed, cancelled, stopped,
-    stopped early, new, or disagree."""
-    slurm: str | None
+    """One of STATES."""
+    slurm: str | None = None
     """SLURM's word for the job; None where it knows nothing of it."""
-    heartbeat_age: float | None
+    heartbeat_age: float | None = None
     """Seconds since the last sign of life of the newest start."""
-    phase: str | None
-    step: int | None
-    total_steps: int | None
-    epoch: float | None
-    score: float | None
+    phase: str | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    score: float | None = None
     """Best mAP so far, or of the result."""
-    images_per_second: float | None
-    eta_seconds: float | None
-    starts: int
-    error: str | None
-    useful: float
-    startup: float
-    redone: float
-    waiting: float
-    note: str | None
+    images_per_second: float | None = None
+    eta_seconds: float | None = None
+    starts: int = 0
+    error: str | None = None
+    useful: float = 0.0
+    startup: float = 0.0
+    redone: float = 0.0
+    waiting: float = 0.0
+    note: str | None = None
     """What does not fit together, or why it waits."""
 
 
@@ -63,67 +70,72 @@ def find_runs(folder: Path) -> list[Path]:
 def rows(runs: Iterable[Path], base: Path, hours: bool = True) -> list[Row]:
     """The table of these runs; three questions to SLURM whatever their number."""
     folders = [Folder(run) for run in runs]
-    jobs = {folder: job_of(folder) for folder in folders}
-    in_slurm = [job for folder, job in jobs.items() if job and not job.startswith("local-")]
-    histories = {folder: attempts(folder) for folder in folders}
-    queue, accounts, problem = _ask(in_slurm, histories.values() if hours else [])
-    return [_row(folder, base, jobs[folder], histories[folder], queue, accounts, problem) for folder in folders]
+    closed = {folder: who for folder in folders if (who := folder.closed_by) is not None}
+    ours = [folder for folder in folders if folder not in closed]
+    histories = {folder: attempts(folder) for folder in ours}
+    jobs, accounts, problem = _ask(ours, histories.values() if hours else [])
+    return [
+        _closed(folder, base, closed[folder]) if folder in closed
+        else _row(folder, base, jobs[folder], histories[folder], accounts, problem)
+        for folder in folders
+    ]  # fmt: skip
 
 
 def _ask(
-    jobs: list[str], histories: Iterable[list[Attempt]]
-) -> tuple[dict[str, slurm.Job], list[slurm.Accounted] | None, str | None]:
+    folders: list[Folder], histories: Iterable[list[Attempt]]
+) -> tuple[dict[Folder, Seen], list[slurm.Accounted] | None, str | None]:
+    """What SLURM says of the jobs and of their past starts; or why it could not be asked."""
+    in_slurm = [folder for folder in folders if (job := job_of(folder)) and not local.is_local(job)]
+    here = {folder: Seen(job_of(folder)) for folder in in_slurm} | look(set(folders) - set(in_slurm))
     if not slurm.here():
-        return {}, None, "no SLURM on this machine" if jobs else None
-    past = {attempt.job for history in histories for attempt in history if not attempt.job.startswith("local-")}
+        return here, None, "no SLURM on this machine"
+    past = {attempt.job for history in histories for attempt in history if not local.is_local(attempt.job)}
     try:
-        return slurm.queue(jobs), slurm.accounting(past), None
+        return here | look(in_slurm), slurm.accounting(past), None
     except UserError as error:
-        return {}, None, str(error)
+        return here, None, str(error)
+
+
+def _closed(folder: Folder, base: Path, who: str) -> Row:
+    """What anybody may see of a run whose launch folder is somebody else's."""
+    score = score_of(read_json(folder.result))
+    state = "finished" if score is not None else "closed"
+    note = None if score is not None else f"this run is {who}'s; you may not look into it"
+    return Row(run=_name(folder, base), job=None, state=state, score=score, note=note)
+
+
+def _name(folder: Folder, base: Path) -> str:
+    return str(folder.run.relative_to(base)) if folder.run != base else folder.run.name
 
 
 def _row(
     folder: Folder,
     base: Path,
-    job: str | None,
+    seen: Seen,
     history: list[Attempt],
-    queue: dict[str, slurm.Job],
     accounts: list[slurm.Accounted] | None,
     problem: str | None,
 ) -> Row:
     beat = read_json(folder.heartbeat)
     newest = history[-1] if history else None
-    own = newest is not None and bool(progress(folder, newest))
+    own = bool(progress(folder, newest)) if newest is not None else seen.job is None
     age = time.time() - float(beat["time"]) if own and "time" in beat else None
-    known = queue.get(job or "")
-    if job and job.startswith("local-"):
-        known = _local(job, begun=newest is not None)
-    state, note = judge(
-        folder, known, newest, age, beat.get("phase"), problem if job and not job.startswith("local-") else None
-    )
+    in_slurm = seen.job is not None and not local.is_local(seen.job)
+    state, note = judge(folder, seen.now, newest, age, beat.get("phase"), problem if in_slurm else None)
     if newest is not None and newest.outcome is None and own:
         newest = _with(newest, progress(folder, newest))
         history = [*history[:-1], newest]
     spent = gpu_hours(history, _of(accounts, history))
     result = read_json(folder.result)
-    step, total = beat.get("last_step"), beat.get("total_steps")
     return Row(
-        run=str(folder.run.relative_to(base)) if folder.run != base else folder.run.name,
-        job=job, state=state, slurm=known.state if known else None, heartbeat_age=age, phase=beat.get("phase"),
-        step=step, total_steps=total, epoch=beat.get("epoch"), score=score_of(result) or beat.get("best"),
+        run=_name(folder, base), job=seen.job, state=state, slurm=seen.now.state if seen.now else None,
+        heartbeat_age=age, phase=beat.get("phase"), step=beat.get("last_step"), total_steps=beat.get("total_steps"),
+        epoch=beat.get("epoch"), score=score_of(result) or beat.get("best"),
         images_per_second=result.get("images_per_second") or beat.get("images_per_second"),
         eta_seconds=_eta(beat) if state == "running" else None, starts=len(history),
         error=_error(history, state), useful=spent.useful, startup=spent.startup, redone=spent.redone,
-        waiting=spent.waiting, note=note,
+        waiting=spent.waiting, note=note or seen.stranger,
     )  # fmt: skip
-
-
-def _local(job: str, begun: bool) -> slurm.Job:
-    if not local.alive(job):
-        return slurm.Job(job, "COMPLETED")
-    if "_" in job and not begun:
-        return slurm.Job(job, "PENDING", reason="after the settings before it")
-    return slurm.Job(job, "RUNNING")
 
 
 def judge(
@@ -142,24 +154,15 @@ def judge(
         return "finished", None
     if folder.stopped_early.exists() and (newest is None or newest.outcome == "hopeless"):
         return "stopped early", folder.stopped_early.read_text(encoding="utf-8").strip()
-    alive = age is not None and age < FRESH_S and newest is not None and newest.outcome is None
+    alive = age is not None and age < FRESH_S and (newest is None or newest.outcome is None)
     if problem is not None:
-        if folder.cancelled.exists() and not alive:
-            return "cancelled", problem
-        if newest is not None and newest.outcome == "wrong":
-            return "failed", problem
-        return ("running" if alive else "disagree"), problem
+        return _unasked(folder, newest, alive), problem
+    if known is None and newest is None and age is not None:  # a run that no launcher has started
+        return ("starting" if alive and phase == "starting" else "running" if alive else "stopped"), None
     if known is None or not known.active:
-        if alive:
-            said = known.state if known else "nothing of this job"
-            return "disagree", f"SLURM says {said}, but the run gave a sign of life {age:.0f} s ago"
-        if folder.cancelled.exists() or (known is not None and known.state == "CANCELLED"):
-            return "cancelled", None
-        if newest is None:
-            return ("failed", f"SLURM: {known.state}, before it began") if known else ("new", None)
-        if newest.outcome in ("preempted", "timeout", "interrupted", None):
-            return "stopped", "not queued any more; masksup-launch resume goes on with it"
-        return "failed", None
+        return _without_a_job(folder, known, newest, age if alive else None)
+    if known.state == "SUSPENDED":
+        return "suspended", None
     if known.state == "RUNNING":
         if alive:
             return ("starting" if phase == "starting" else "running"), None
@@ -168,9 +171,40 @@ def judge(
         return "starting", None
     if known.state == "COMPLETING":
         return "stopping", None
-    if alive:
+    if alive and not _settles(known.submitted):
         return "disagree", f"SLURM says {known.state}, but the run gave a sign of life {age:.0f} s ago"
     return "waiting", known.reason or None
+
+
+def _unasked(folder: Folder, newest: Attempt | None, alive: bool) -> str:
+    if folder.cancelled.exists() and not alive:
+        return "cancelled"
+    if newest is not None and newest.outcome == "wrong":
+        return "failed"
+    return "running" if alive else "disagree"
+
+
+def _without_a_job(
+    folder: Folder, known: slurm.Job | None, newest: Attempt | None, age: float | None
+) -> tuple[str, str | None]:
+    """Of a run that SLURM neither runs nor keeps waiting; `age` of its sign of life, if there is a fresh one."""
+    if age is not None and _settles(known.ended if known else None):
+        return "stopping", None
+    if age is not None:
+        said = known.state if known else "nothing of this job"
+        return "disagree", f"SLURM says {said}, but the run gave a sign of life {age:.0f} s ago"
+    if folder.cancelled.exists() or (known is not None and known.state == "CANCELLED"):
+        return "cancelled", None
+    if newest is None:
+        return ("failed", f"SLURM: {known.state}, before it began") if known else ("new", None)
+    if newest.outcome in ("preempted", "timeout", "interrupted", None):
+        return "stopped", "not queued any more; masksup-launch resume goes on with it"
+    return "failed", None
+
+
+def _settles(since: float | None) -> bool:
+    """Whether SLURM's word is so new that a sign of life may be from before it."""
+    return since is not None and time.time() - since < FRESH_S
 
 
 def _with(attempt: Attempt, more: dict[str, Any]) -> Attempt:

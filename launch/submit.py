@@ -3,17 +3,22 @@
 import fcntl
 import os
 import re
-import time
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch import local, script, slurm
-from launch.ledger import Folder, job_of, read_json, write_json
+from launch.active import look, remember
+from launch.gres import gpus_in, read_gpus
+from launch.ledger import Folder, write_json
 from launch.resources import Resources
-from launch.snapshot import snapshot
+from launch.safe import refuse_folders
+from launch.snapshot import place_of, snapshot
 from masksup.config import Config
+from masksup.config_conflicts import refuse_ranks
 from masksup.config_file import to_yaml
 from masksup.errors import UserError, nearest
 from masksup.runtime.files import write_atomically
@@ -34,21 +39,35 @@ def submit(
     runs: list[tuple[Path, Config]], resources: Resources, cluster: str, name: str, home: Path
 ) -> list[Submitted]:
     """Submit runs that are neither active nor finished: one job, or one array. `home` keeps code and scripts."""
-    check_resources(resources, cluster)
-    with _alone(home):
-        for run, config in runs:
-            check_run(Folder(run), config)
-        code = snapshot(home)
-        work = script.Work(name, tuple(run for run, _ in runs), code, home / "submitit")
+    folders = [Folder(run) for run, _ in runs]
+    check_submission([run for run, _ in runs], [config for _, config in runs], resources, cluster)
+    with _nothing_left(home, *(folder.run for folder in folders)), _alone(home):
+        check_runs(runs)
+        work = script.Work(name, tuple(folder.run for folder in folders), place_of(home), home / "submitit")
         if cluster == "slurm":
             try_out(work, resources)
-        for run, config in runs:
-            prepare(Folder(run), config, resources, cluster, code, home)
+        snapshot(home)
+        for folder, (_, config) in zip(folders, runs):
+            prepare(folder, config, resources, cluster, work.code, home)
         jobs = script.submit(work, resources) if cluster == "slurm" else local.submit(work)
-        for (run, _), job in zip(runs, jobs):
-            file = Folder(run).job
-            write_json(file, read_json(file) | {"job": job, "submitted": time.time()})
-    return [Submitted(job, run) for (run, _), job in zip(runs, jobs)]
+    remember(dict(zip(jobs, folders)), name)
+    return [Submitted(job, folder.run) for folder, job in zip(folders, jobs)]
+
+
+@contextmanager
+def _nothing_left(*folders: Path) -> Iterator[None]:
+    """Remove what a submission that fails has made: whole folders that were not there before."""
+    new = [folder for folder in folders if not folder.exists()]
+    above = [path for folder in new for path in folder.parents if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in new:
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in sorted(set(above), reverse=True):
+            with suppress(OSError):  # somebody else's work is there
+                path.rmdir()
+        raise
 
 
 @contextmanager
@@ -65,25 +84,26 @@ def _alone(home: Path) -> Iterator[None]:
 
 def refuse_full(folder: Path) -> None:
     """UserError unless a small file can be written and kept in `folder`, which is made, but not left where it can't."""
-    probe = folder / f".probe-{os.getpid()}"
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with probe.open("wb") as file:
+        with tempfile.NamedTemporaryFile(prefix=".probe-", dir=folder) as file:
             file.write(bytes(_FREE_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        _remove(probe, *new)
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
-    probe.unlink()
 
 
-def _remove(probe: Path, *folders: Path) -> None:
-    with suppress(OSError):
-        probe.unlink(missing_ok=True)
-        for folder in folders:
-            folder.rmdir()
+def check_submission(runs: Iterable[Path], configs: Iterable[Config], resources: Resources, cluster: str) -> None:
+    """UserError for what is known to fail before any job is there: resources, names of folders, number of ranks."""
+    check_resources(resources, cluster)
+    refuse_folders(runs)
+    for config in configs:
+        refuse_ranks(config, resources.world)
 
 
 def check_resources(resources: Resources, cluster: str) -> None:
@@ -92,14 +112,24 @@ def check_resources(resources: Resources, cluster: str) -> None:
         return
     if not slurm.here():
         raise UserError("found no sbatch and srun on this machine, expected a login node of SLURM; or --cluster local")
-    known = slurm.partitions()
+    try:
+        known = slurm.partitions()
+    except UserError as error:
+        raise UserError(f"SLURM does not answer here ({error}); --cluster local runs it on this machine") from None
     for partition in (resources.partition or "").split(","):
         if partition and partition not in known:
             raise UserError(f"partition: found '{partition}'; {nearest(partition, known)}")
     chosen = [known[p] for p in (resources.partition or "").split(",") if p] or list(known.values())
-    if chosen and resources.gpus_per_node > max(chosen):
-        where = f"partition {resources.partition}" if resources.partition else "any partition"
-        raise UserError(f"gpus_per_node: found {resources.gpus_per_node}; a node of {where} has at most {max(chosen)}")
+    where = f"partition {resources.partition}" if resources.partition else "any partition"
+    wanted = gpus_in(resources.gres or "") or dict([read_gpus(str(resources.gpus_per_node)) or (None, 0)])
+    for kind, count in wanted.items():
+        most = max((gpus.get(kind, 0) for gpus in chosen), default=count)
+        if count > most:
+            key = "gres" if resources.gres else "gpus_per_node"
+            found = f"{kind}:{count}" if kind else count
+            kinds = ", ".join(sorted({str(k) for gpus in chosen for k in gpus if k})) if kind else ""
+            raise UserError(f"{key}: found {found}; a node of {where} has at most {most}"
+                            + (f" of this type; there are {kinds or 'none'}" if kind else ""))  # fmt: skip
     if resources.limit_seconds <= resources.signal_seconds + 60 and resources.limit_seconds > 0:
         raise UserError(
             f"time: found {resources.time}, expected more than signal_seconds ({resources.signal_seconds}) and a "
@@ -111,36 +141,29 @@ def try_out(work: script.Work, resources: Resources) -> None:
     """Let SLURM judge the script without submitting it."""
     work.keep.mkdir(parents=True, exist_ok=True)
     work.keep.chmod(0o700)
-    file = work.keep / f".try-{os.getpid()}.sh"
-    try:
-        file.write_text(script.text(work, resources), encoding="utf-8")
-        slurm.call("sbatch", "--test-only", str(file))
-    except UserError as error:
-        said = re.sub(r"^(allocation failure|sbatch): ", "", str(error))
-        raise UserError(f"SLURM refuses the job: {said}") from None
-    finally:
-        file.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=".try-", suffix=".sh", dir=work.keep) as file:
+        file.write(script.text(work, resources))
+        file.flush()
+        try:
+            slurm.call("sbatch", "--test-only", file.name)
+        except UserError as error:
+            said = re.sub(r"^(allocation failure|sbatch): ", "", str(error))
+            raise UserError(f"SLURM refuses the job: {said}") from None
 
 
-def check_run(folder: Folder, config: Config) -> None:
-    """UserError where the folder is another configuration's, finished, or in work."""
-    if folder.config.exists():
-        refuse_other_config(folder.run, config)
-    elif folder.run.is_dir() and any(path.name != "launch" for path in folder.run.iterdir()):
-        raise UserError(f"{folder.run}: found a folder that is not a run, expected a run folder or a new name")
-    if folder.result.exists():
-        raise UserError(f"{folder.run}: this run is finished; its scores are in {folder.result}")
-    job = job_of(folder)
-    if job is not None and is_active(folder, job):
-        raise UserError(f"{folder.run}: job {job} already works on this run or waits to; cancel it first")
-
-
-def is_active(folder: Folder, job: str) -> bool:
-    """Whether the job of a run runs, waits or comes back."""
-    if read_json(folder.job).get("cluster") == "local":
-        return not folder.result.exists() and (local.alive(job) or bool(local.ranks(folder)))
-    found = slurm.queue([job]).get(job)
-    return found is not None and found.active
+def check_runs(runs: Iterable[tuple[Path, Config]]) -> None:
+    """UserError where a folder is another configuration's, finished, or in work."""
+    found = {Folder(run): config for run, config in runs}
+    for folder, config in found.items():
+        if folder.config.exists():
+            refuse_other_config(folder.run, config)
+        elif folder.run.is_dir() and any(path.name != "launch" for path in folder.run.iterdir()):
+            raise UserError(f"{folder.run}: found a folder that is not a run, expected a run folder or a new name")
+        if folder.result.exists():
+            raise UserError(f"{folder.run}: this run is finished; its scores are in {folder.result}")
+    for folder, seen in look(found).items():
+        if seen.active:
+            raise UserError(f"{folder.run}: job {seen.job} already works on this run or waits to; cancel it first")
 
 
 def prepare(folder: Folder, config: Config, resources: Resources, cluster: str, code: Path, home: Path) -> None:

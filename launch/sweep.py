@@ -1,18 +1,20 @@
 """masksup-launch sweep: one job array, one element a setting; again, only what is missing or failed."""
 
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from launch import guided, script
-from launch.ledger import Folder, job_of, read_json, write_json
+from launch import batch, guided, script
+from launch.active import look
+from launch.ledger import Folder, read_json, write_json
 from launch.one import warn
 from launch.resources import Resources, read_resources
 from launch.results import show_results, write_results
 from launch.settings import Named, Setting, read_sweep, settings
 from launch.snapshot import place_of
-from launch.submit import check_resources, check_run, is_active, submit
+from launch.submit import check_runs, check_submission, submit
 from masksup.errors import UserError
 from masksup.runtime.run_folder import refuse_other_config
 
@@ -40,8 +42,8 @@ def sweep(
     if asked.guided and len(proposed) < asked.guided.count:
         print(f"guided      {len(proposed)} of {asked.guided.count}; the same command again proposes more")
     print(f"sweep       {home}")
-    print(f"state       masksup-launch status {home}")
-    print(f"curves      tensorboard --logdir {home}")
+    print(f"state       masksup-launch status {shlex.quote(str(home))}")
+    print(f"curves      tensorboard --logdir {shlex.quote(str(home))}")
     if not todo and not active:
         write_results(home)
         show_results(home)
@@ -60,18 +62,19 @@ def sort_out(home: Path, found: list[Setting]) -> tuple[list[Setting], list[Sett
     if (home / "config.yaml").exists():
         raise UserError(f"{home}: found a run, expected the folder of a sweep or a new name; use another --sweep-dir")
     todo, done, active = [], [], []
+    folders = {setting.folder: Folder(home / setting.folder) for setting in found}
+    seen = look(folders.values())
     for setting in found:
-        folder = Folder(home / setting.folder)
-        job = job_of(folder)
+        folder = folders[setting.folder]
         if folder.config.exists():
             refuse_other_config(folder.run, setting.config)
         if folder.result.exists() or folder.stopped_early.exists():
             done.append(setting)
-        elif job is not None and is_active(folder, job):
+        elif seen[folder].active:
             active.append(setting)
         else:
-            check_run(folder, setting.config)
             todo.append(setting)
+    check_runs((home / setting.folder, setting.config) for setting in todo)
     return todo, done, active
 
 
@@ -99,12 +102,11 @@ def _show(
             print(f"{word:9}  {setting.folder}  {' '.join(setting.overrides)}")
     if todo and cluster == "slurm":
         try:
-            check_resources(resources, cluster)
-            work = script.Work(
-                f"masksup-{home.name}", tuple(home / s.folder for s in todo), place_of(home / "launch"),
-                home / "launch" / "submitit",
-            )  # fmt: skip
+            runs = tuple(home / s.folder for s in todo)
+            check_submission(runs, [s.config for s in todo], resources, cluster)
+            work = script.Work(f"masksup-{home.name}", runs, place_of(home / "launch"), home / "launch" / "submitit")
             print(script.text(work, resources))
+            print(batch.shown(work, resources))
         except UserError as error:
             print(f"masksup-launch: {error}", file=sys.stderr)
             return 2

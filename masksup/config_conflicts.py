@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from masksup.errors import UserError
 from masksup.models import CSRA_HEADS
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ def conflicts(c: "Config") -> list[tuple[bool, str]]:
          "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
         (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
     ]  # fmt: skip
+
+
+def refuse_ranks(c: "Config", world: int) -> None:
+    """UserError where there are more ranks than micro-batches in a step."""
+    count = c.batch.global_ // c.batch.micro_size
+    if world > count:
+        raise UserError(
+            f"batch.micro: found {count} micro-batch{'es' if count > 1 else ''} of {c.batch.micro_size} in a batch of "
+            f"{c.batch.global_}, fewer than the {world} ranks; expected at most {count} ranks, or batch.micro "
+            f"{max(c.batch.global_ // world, 1)} or less"
+        )
 
 
 def _of_csra(heads: int, temperatures: list[float] | None, **_: object) -> list[tuple[bool, str]]:

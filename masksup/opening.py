@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from masksup.config import Config
+from masksup.config_conflicts import refuse_ranks
 from masksup.data.broken import BrokenImages
 from masksup.data.sampler import Plan
 from masksup.data.source import Source, make_plan, open_source
@@ -111,14 +112,7 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
     """UserError where so many ranks, or ranks of this kind, cannot share the work."""
-    batch, world = config.batch, place.world
-    count = batch.global_ // batch.micro_size
-    if world > count:
-        raise UserError(
-            f"batch.micro: found {count} micro-batch{'es' if count > 1 else ''} of {batch.micro_size} in a batch of "
-            f"{batch.global_}, fewer than the {world} ranks; expected at most {count} ranks, or batch.micro "
-            f"{max(batch.global_ // world, 1)} or less"
-        )
+    refuse_ranks(config, place.world)
     if config.parallel.sync_batchnorm and device.type == "cpu":
         raise UserError("parallel.sync_batchnorm: found true, but the ranks run on CPUs; torch has it for GPUs only")
 

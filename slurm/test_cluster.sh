@@ -22,6 +22,7 @@ ROOT=${CLUSTER_DIR:-/tmp/masksup-cluster}
 NODES=${CLUSTER_NODES:-3}
 CPUS=${CLUSTER_CPUS:-4}             # what a node claims to have; the machine may have fewer
 GPUS=${CLUSTER_GPUS:-2}             # files that stand for GPUs
+read -ra TYPES <<< "${CLUSTER_GPU_TYPES:-a100 a100 v100}" # what n1, n2, ... say their GPUs are, round and round
 MEMORY=${CLUSTER_MEMORY:-6000}      # MiB a node claims
 GRACE=${CLUSTER_GRACE:-20}          # seconds between preemption's signal and its kill
 ACCOUNTING=${CLUSTER_ACCOUNTING:-1} # 0: no database, so sacct does not work
@@ -112,13 +113,15 @@ configure() {
     done
     slurm_conf > "$CONF"
     printf 'AutoDetect=off\n' > "$ROOT/etc/gres.conf"
-    if [ "$GPUS" -gt 0 ]; then
-        echo "NodeName=n[1-$NODES] Name=gpu File=$ROOT/gpus/nvidia[0-$((GPUS - 1))]" >> "$ROOT/etc/gres.conf"
-    fi
+    for ((k = 1; k <= NODES && GPUS > 0; k++)); do
+        echo "NodeName=n$k Name=gpu Type=$(gpu_type "$k") File=$ROOT/gpus/nvidia[0-$((GPUS - 1))]" >> "$ROOT/etc/gres.conf"
+    done
     printf '%s=no\n' CgroupAutomount ConstrainCores ConstrainDevices ConstrainRAMSpace > "$ROOT/etc/cgroup.conf"
     [ "$ACCOUNTING" = 0 ] || accounting_conf
     node_program > "$ROOT/etc/node.sh"
 }
+
+gpu_type() { echo "${TYPES[$((($1 - 1) % ${#TYPES[@]}))]}"; }
 
 slurm_conf() {
     local host k
@@ -189,7 +192,7 @@ END
     fi
     for ((k = 1; k <= NODES; k++)); do
         echo "NodeName=n$k NodeHostname=$host NodeAddr=127.0.1.$k Port=$((PORT + 10 + k)) CPUs=$CPUS Boards=1" \
-            "SocketsPerBoard=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$MEMORY Gres=gpu:$GPUS State=UNKNOWN"
+            "SocketsPerBoard=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$MEMORY Gres=gpu:$(gpu_type "$k"):$GPUS State=UNKNOWN"
     done
     local common="Nodes=n[1-$NODES] MaxTime=1-0 DefaultTime=30 State=UP"
     echo "PartitionName=low Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=$GRACE $common"

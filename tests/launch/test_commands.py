@@ -212,6 +212,7 @@ def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
 ) -> None:
     options = ["--time", "30", "--partition", "gpu", "--comment", "two words", "--constraint", "a100", "--qos", "long"]
     options += ["--account", "vision", "--exclude", "n7", "--mem", "5G", "--nodes", "2", "--gpus-per-node", "3"]
+    options += ["batch.micro=2"]
     assert main(submit_words(config, *options, "--dry-run")) == 0
     shown = capsys.readouterr().out
     run = config.parent / "run"
@@ -322,7 +323,7 @@ def test_a_controller_that_is_away_is_waited_for(bin_: Callable[[str, str], None
 
 
 def test_one_forgotten_job_does_not_hide_the_others(bin_: Callable[[str, str], None]) -> None:
-    bin_("squeue", 'case "$*" in *,*|*\\ 5) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; esac\n'
+    bin_("squeue", 'case "$*" in\n*-j*,*|*\\ 5) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; esac\n'
                    'echo "7_2|RUNNING|None|n1|0:01"')  # fmt: skip
     assert list(slurm.queue(["5", "7_2"])) == ["7_2"]
 
@@ -426,7 +427,7 @@ def test_status_knows_a_run_although_slurm_cannot_be_asked(
 
 
 def test_settings_of_a_local_sweep_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.local.alive", lambda job: True)
+    monkeypatch.setattr("launch.local.alive", lambda job, _: True)
     runs = [tmp_path / name for name in ("first", "second")]
     for k, run in enumerate(runs):
         Folder(run).path.mkdir(parents=True)

@@ -52,7 +52,7 @@ def test_settings_under_way_leave_no_room_and_failed_ones_do(tmp_path: Path, mon
         Folder(tmp_path / f"guided00{k}" / "seed0").path.mkdir(parents=True)
         write_json(Folder(tmp_path / f"guided00{k}" / "seed0").job, {"job": f"local-{k}", "cluster": "local"})
     under_way = {"local-0", "local-1", "local-2"}
-    monkeypatch.setattr("launch.local.alive", lambda job: job in under_way)
+    monkeypatch.setattr("launch.local.alive", lambda job, _: job in under_way)
     assert len(propose("x.yaml", SEARCH, tmp_path)) == 3
     under_way.remove("local-1")  # it left no result
     assert len(propose("x.yaml", SEARCH, tmp_path)) == 4
