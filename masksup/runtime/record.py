@@ -2,8 +2,10 @@
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,8 +35,11 @@ class Record:
         self._file = self.path.open("a", encoding="utf-8")
         # Whatever an earlier attempt wrote from here on is hidden by what will be written again.
         resumed = any(self.folder.glob("events.out.tfevents.*"))
-        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None)
+        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None, flush_secs=30)
         self._alarmed = False
+        self._drawing: Future[None] | None = None
+        self._drawn_at = -math.inf
+        self._thread = ThreadPoolExecutor(1, "pictures")
         self._marks: dict[str, float] = {}
         self._marked = step  # has its point by whoever saved that step
 
@@ -114,6 +119,18 @@ class Record:
             )
         )
 
+    def draw(self, pictures: Callable[[], None], minutes: float) -> None:
+        """Call `pictures`, which writes images, beside the training, unless that was done less than `minutes` ago."""
+        if not self.writes or time.monotonic() - self._drawn_at < 60 * minutes:
+            return
+        self._drawn_at = time.monotonic()
+        self._finish_drawing()
+        self._drawing = self._thread.submit(pictures)
+
+    def _finish_drawing(self) -> None:
+        if self._drawing is not None:
+            self._drawing.result()  # raises what went wrong there
+
     def image(self, tag: str, step: int, picture: np.ndarray[Any, Any]) -> None:
         self._guard(lambda: self.tensorboard.add_image(tag, picture, step, dataformats="HWC"))
 
@@ -121,6 +138,9 @@ class Record:
         self._guard(lambda: self.tensorboard.flush())
 
     def close(self) -> None:
+        if self.writes:
+            self._finish_drawing()
+            self._thread.shutdown()
         self._guard(lambda: self._file.close())
         self._guard(lambda: self.tensorboard.close())
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from logits import logit
 import yaml
+from logits import logit
 
 from masksup.cli import main
 from masksup.data.index import open_index
