@@ -326,7 +326,9 @@ class Log(Section):
     every_steps: Count = 20
     """Steps between lines, and between points of the training curves."""
     images: Annotated[int, Field(ge=0)] = 8
-    """Evaluation images shown in TensorBoard with their predictions."""
+    """Evaluation images shown in TensorBoard with their predictions, when the best score improves and at the end."""
+    picture_minutes: NotNegative = 5.0
+    """Least time between two such pictures, which are drawn beside the training."""
     pr_curves: bool = True
     """Precision-recall curves a class in TensorBoard."""
 

@@ -66,6 +66,14 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     ended = run.config.epochs if at.step == run.plan.total_steps else (epoch + 1e-9) // every * every
     log.info(f"epoch {ended:g}: {headline(summary)}{'  best so far' if improved else ''}")
     _record(run, summary, outputs, part, epoch)
+    last = at.step == run.plan.total_steps
+    if run.config.log.images and (improved or last):
+        shown, step = outputs.head if isinstance(outputs, Counted) else outputs, at.step
+        threshold = summary["protocol"]["threshold"]
+        run.record.draw(
+            lambda: run.record.image("predictions", step, _sheet(run, shown, part, threshold)),
+            0 if last else run.config.log.picture_minutes,
+        )
     return improved
 
 
@@ -262,10 +270,6 @@ def _record(run: Run, summary: dict[str, Any], outputs: Outputs | Counted, part:
         for number, name in enumerate(part.index.classes):
             if summary["positives"][name]:
                 record.pr_curve(name, step, curves, number)
-    if run.config.log.images:
-        shown = outputs.head if isinstance(outputs, Counted) else outputs
-        record.image("predictions", step, _sheet(run, shown, part, summary["protocol"]["threshold"]))
-    record.flush()
 
 
 def _known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:

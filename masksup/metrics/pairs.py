@@ -42,7 +42,7 @@ def check_finite(scores_NC: Scores) -> None:
 
 
 def _refuse(bad_NC: NDArray[np.bool_], found: str, expected: str) -> None:
-    bad_N = bad_NC.any(axis=1)
+    bad_N: NDArray[np.bool_] = np.logical_or.reduce(bad_NC, axis=1)
     if bad_N.any():
         raise UserError(
             f"scores: found {found} in {bad_N.sum()} of {len(bad_N)} samples (first: sample "

@@ -34,7 +34,8 @@ def stratified_scores(
 ) -> dict[str, Any]:  # fmt: skip
     """Scores in PERCENT of all positives and of each stratum, as a dict that `json.dump` takes.
 
-    Logits rank; a pair is predicted if its probability is >= threshold. divided: what `strata.divisions` gives for these samples. image_N: the image of each sample, drawn as one.
+    Logits rank; a pair is predicted if its probability is >= threshold. divided: what `strata.divisions` gives for
+    these samples. image_N: the image of each sample, drawn as one.
     resamples: number of bootstrap resamples; 0 gives no intervals.
 
     Keys: `all` and, for each division, `{rule, strata: {name: scores}, mixed, without_boxes}` with the number of

@@ -30,8 +30,9 @@ def score(
     """Every score in PERCENT, as a dict of Python numbers, strings, lists and None that `json.dump` takes.
 
     `logits_NC` float N x C rank; their probabilities are compared with the threshold. `labels_NC` int8 (1, 0, -1
-    ignored). `threshold` None means the rule's own: 0.5, under compat "mcar" 0.6. `compat` "csra", "csra_wider", "mcar" follow the released code
-    (sigmoid in float32, which also ranks; ties of AP in sample order; and the rules listed at `precision_recall`).
+    ignored). `threshold` None means the rule's own: 0.5, under compat "mcar" 0.6. `compat` "csra", "csra_wider",
+    "mcar" follow the released code (sigmoid in float32, which also ranks; ties of AP in sample order; and the rules
+    listed at `precision_recall`).
 
     Keys: `mAP`; `AP` (class -> percent, None without positives); `CP CR CF1 OP OR OF1` at the threshold; `top3`
     (the same six); `images`; `classes`, `scored_classes` (counts); `unscored` (names of classes without

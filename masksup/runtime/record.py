@@ -3,8 +3,10 @@
 import json
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -36,11 +38,14 @@ class Record:
         self._rows = Appender(self.path)
         # Whatever an earlier attempt wrote from here on is hidden by what will be written again.
         resumed = any(self.folder.glob("events.out.tfevents.*"))
-        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None)
+        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None, flush_secs=30)
         self._hook = threading.excepthook
         threading.excepthook = _but_for_tensorboard(self._hook)
         self._points: list[Callable[[], object]] = []  # for TensorBoard, since it was last flushed
         self._refused = False
+        self._drawing: Future[None] | None = None
+        self._drawn_at = -math.inf
+        self._thread = ThreadPoolExecutor(1, "pictures")
         self._marks: dict[str, float] = {}
         self._marked = step  # has its point by whoever saved that step
 
@@ -75,7 +80,7 @@ class Record:
         with self._guard():
             self._rows.flush()
             if self._refused:  # TensorBoard's writer never recovers
-                self.tensorboard = SummaryWriter(str(self.folder))
+                self.tensorboard = SummaryWriter(str(self.folder), flush_secs=30)
                 for write in self._points:
                     write()
             self.tensorboard.flush()
@@ -145,12 +150,26 @@ class Record:
             )
         )
 
+    def draw(self, pictures: Callable[[], None], minutes: float) -> None:
+        """Call `pictures`, which writes images, beside the training, unless that was done less than `minutes` ago."""
+        if not self.writes or time.monotonic() - self._drawn_at < 60 * minutes:
+            return
+        self._drawn_at = time.monotonic()
+        self._finish_drawing()
+        self._drawing = self._thread.submit(pictures)
+
+    def _finish_drawing(self) -> None:
+        if self._drawing is not None:
+            self._drawing.result()  # raises what went wrong there
+
     def image(self, tag: str, step: int, picture: np.ndarray[Any, Any]) -> None:
         self._point(lambda: self.tensorboard.add_image(tag, picture, step, dataformats="HWC"))
 
     def close(self) -> None:
         if not self.writes:
             return
+        self._finish_drawing()
+        self._thread.shutdown()
         self.flush()
         waiting = self._rows.waiting
         with suppress(OSError):

@@ -3,8 +3,9 @@
 import json
 import os
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
 from masksup.config import Config
+from masksup.evaluate import evaluate
 from masksup.runtime.json_lines import Appender, read_lines
 from masksup.runtime.log import start_logging
 from masksup.runtime.record import Record, read_rows
@@ -261,3 +263,26 @@ def test_rows_behind_a_damaged_one_are_read(damage: bytes, tmp_path: Path) -> No
     good = b'{"kind": "train", "step": 1, "loss": 2.0}\n'
     (tmp_path / "metrics.jsonl").write_bytes(good + damage + b"\n" + good)
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_pictures_are_drawn_beside_the_training_when_the_best_improves_and_at_the_end(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five evaluations, of which the score of the third alone is no better than the one before."""
+    scores: Iterator[float] = iter([])
+    drawn: list[tuple[int, bool]] = []
+
+    def scored(*args: Any, **options: Any) -> dict[str, Any]:
+        return evaluate(*args, **options) | {"mAP": next(scores, 0.0)}
+
+    def image(self: Record, tag: str, step: int, picture: Any) -> None:
+        drawn.append((step, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr("masksup.scoring.evaluate", scored)
+    monkeypatch.setattr(Record, "image", image)
+    for minutes, expected in ((0.0, [4, 7, 13, 16]), (60.0, [4, 16])):
+        scores = iter([1.0, 2.0, 2.0, 3.0, 2.5])
+        drawn.clear()
+        config = tiny_config(epochs=5, log__images=2, log__picture_minutes=minutes)
+        assert train(config, tmp_path / f"run{minutes:g}") == 0
+        assert drawn == [(step, False) for step in expected]
