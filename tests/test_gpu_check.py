@@ -98,7 +98,7 @@ def test_a_step_that_hangs_is_ended_with_what_it_started_and_goes_on_later(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = (
-        "append(out, {'step': 'odd', 'what': 'first', 'passed': True})\nchild = os.fork()\n"
+        "append(out, {'step': 'odd', 'what': 'first', 'passed': True})\nchild = os.fork()\nchild or os.setsid()\n"
         "append(out, {'step': 'odd', 'what': 'pid', 'pid': os.getpid()})\ntime.sleep(300)"
     )
     with monkeypatch.context() as patch:

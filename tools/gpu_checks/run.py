@@ -104,9 +104,21 @@ def _run(out: Path, setting: Setting, step: Step, log: Path, seconds: float) -> 
         except subprocess.TimeoutExpired:
             return None
         finally:
+            for pid in (*_family(process.pid), process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _family(pid: int) -> list[int]:
+    """The children of a process and theirs: torchrun gives its ranks sessions of their own, which no group reaches."""
+    try:
+        children = [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended
+        return []
+    return [one for child in children for one in (*_family(child), child)]
 
 
 def _status(out: Path, names: list[str]) -> int:
