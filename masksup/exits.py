@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from masksup.errors import JobError, ToldElsewhere, UserError
 
@@ -26,7 +27,7 @@ def status_of(program: str, run: Callable[[], int]) -> int:
         return USER_ERROR
     except (UserError, JobError) as error:
         if str(error):
-            print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+            _tell(program, " ".join(str(error).split()))
         return USER_ERROR if isinstance(error, UserError) else BUG
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
@@ -34,7 +35,12 @@ def status_of(program: str, run: Callable[[], int]) -> int:
     except OSError as error:
         if error.filename is None or error.errno not in _REFUSALS:
             raise
-        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        _tell(program, f"{error.filename}: {error.strerror}")
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _tell(program: str, text: str) -> None:
+    with suppress(OSError):  # the log may lie on the disk that is full; the status says it all the same
+        print(f"{program}: {text}", file=sys.stderr, flush=True)
