@@ -58,7 +58,9 @@ def compute_features(
 def _whole(path: Path, samples: int) -> bool:
     try:
         return len(np.load(path, mmap_mode="r")) == samples
-    except (OSError, ValueError):  # not there, or cut off
+    except PermissionError:  # there, and perhaps whole
+        raise
+    except (OSError, ValueError, EOFError):  # not there, or cut off
         return False
 
 
