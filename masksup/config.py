@@ -268,7 +268,8 @@ class Parallel(Section):
     first_step_seconds: Positive = 1800.0
     """Longest time of a first step, which may compile, and of a first evaluation batch."""
     step_seconds: Positive = 300.0
-    """Longest time of every later step, evaluation batch or save; then the job ends and the stuck rank is named."""
+    """Longest time of every later step or evaluation batch; then the job ends and the stuck rank is named. Waiting for
+    a disk has no limit."""
     static_graph: bool = True
     """The same parameters take part in every step, which is faster; false: look for the unused ones in each."""
     compress: Literal["none", "bf16"] = "none"

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from masksup.errors import JobError, ToldElsewhere, UserError
 from masksup.exhausted import exhausted
@@ -49,5 +50,6 @@ def status_of(program: str, run: Callable[[], int | None]) -> int:
         if line is None:
             raise
         if str(line) and not isinstance(line, ToldElsewhere):
-            print(f"{program}: {' '.join(str(line).split())}", file=sys.stderr)
+            with suppress(OSError):  # the log may lie on the disk that is full; the status says it all the same
+                print(f"{program}: {' '.join(str(line).split())}", file=sys.stderr, flush=True)
         return status_of_error(line)

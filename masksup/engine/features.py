@@ -71,7 +71,7 @@ def _problem(path: Path, samples: int, check: bool) -> str | None:
     try:
         refuse_special(path)
         maps = np.lib.format.open_memmap(path, mode="r")
-    except UserError:
+    except (UserError, PermissionError):  # there, and perhaps whole
         raise
     except Exception as error:  # numpy evaluates the head of the file, which may fail in any way
         return f"cannot be read ({error})"

@@ -23,7 +23,7 @@ from masksup.config_file import dump
 from masksup.data.masks import FixedMasks
 from masksup.data.source import Part
 from masksup.engine.state import hash_of
-from masksup.errors import UserError
+from masksup.errors import JobError, UserError
 from masksup.runtime.checkpoint import State, read_checkpoint, write_checkpoint
 from masksup.runtime.distributed import Group, Vote, wish
 from masksup.runtime.log import log
@@ -81,7 +81,7 @@ class Unfinished:
             try:
                 state = read_checkpoint(path)
                 return Done(int(state.meta["blocks"]), state.tensors, list(state.meta["broken"]))
-            except (UserError, KeyError) as error:
+            except (UserError, JobError, KeyError) as error:
                 log.warning(f"{error}; these outputs are computed again")
                 shutil.rmtree(path, ignore_errors=True)
         return None

@@ -44,8 +44,10 @@ def read_file(path: Path) -> State:
 def _read_safetensors(path: Path) -> Any:
     try:
         return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise UserError(f"{path}: broken safetensors file ({_line(error)})") from error
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({_line(error)})") from error
 
 
 def _read_pickle(path: Path) -> Any:

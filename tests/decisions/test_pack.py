@@ -3,6 +3,8 @@
 import hashlib
 import json
 import random
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -184,3 +186,37 @@ def test_wrong_places(run: Path, archive: Path, tmp_path: Path, capsys: pytest.C
     text.write_text("no archive")
     assert "found another kind of file" in one_line(["eval", str(text)], capsys)
     assert list(tmp_path.iterdir()) == [text]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("result.json", "{"), ("result.json", "[]"), ("result.json", '{"best": 5}'), ("calibration.json", "\x00")],
+)
+def test_damaged_facts_are_refused_instead_of_left_out(
+    name: str, content: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, symlinks=True)
+    (copy / name).write_text(content)
+    assert main(["pack", str(copy), "--out", str(tmp_path / "model.zip")]) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch(rf"masksup: .*{re.escape(name)}.*(damaged|found a list).*\n", told), told
+    assert not (tmp_path / "model.zip").exists()
+
+
+def test_a_checkpoint_is_named_instead_of_the_best(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, symlinks=True)
+    best, latest = ((copy / "checkpoints" / link).resolve() for link in ("best", "latest"))
+    assert best != latest
+    (best / "state.safetensors").write_bytes(b"junk")
+    pack = ["pack", str(copy), "--out", str(tmp_path / "model.zip")]
+    for command in (["eval", str(copy)], pack):
+        assert main(command) == 2
+        assert f"name another one with --checkpoint: {latest.name}" in capsys.readouterr().err
+    assert main([*pack, "--checkpoint", "step-000000001-a07"]) == 2
+    assert "found step-000000001-a07, expected best, latest or" in capsys.readouterr().err
+    assert main([*pack, "--checkpoint", latest.name]) == 0
+    assert read_packed(tmp_path / "model.zip").checkpoint == f"run/{latest.name}"
