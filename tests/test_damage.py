@@ -334,6 +334,7 @@ READERS = {
 }
 
 
+@pytest.mark.timeout(3600)  # of the 20,000 at night
 @pytest.mark.parametrize("name", READERS)
 def test_damage_is_named_or_changes_nothing(name: str, tmp_path: Path) -> None:
     """MASKSUP_FIRST_SEED=SEED MASKSUP_MUTATIONS=1 repeats one."""

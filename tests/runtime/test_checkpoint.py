@@ -103,6 +103,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_the_old_checkpoint(
     assert 0 < survived < 50  # some of the points do not exist, most do
 
 
+@pytest.mark.timeout(1800)  # of the 20,000 at night
 def test_any_flip_truncation_or_loss_is_found(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "step-000000001-a01", a_state(1))
     good = write_checkpoint(tmp_path / "aside", "step-000000002-a01", a_state(2))
