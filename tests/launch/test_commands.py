@@ -323,8 +323,10 @@ def test_a_controller_that_is_away_is_waited_for(bin_: Callable[[str, str], None
 
 
 def test_one_forgotten_job_does_not_hide_the_others(bin_: Callable[[str, str], None]) -> None:
-    bin_("squeue", 'case "$*" in\n*-j*,*|*\\ 5) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; esac\n'
-                   'echo "7_2|RUNNING|None|n1|0:01"')  # fmt: skip
+    bin_("squeue", """case "$*" in
+        *-j*,*|*\\ 5) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;;
+        esac
+        echo "7_2|RUNNING|None|0|N/A|N/A|ada|x" """)  # fmt: skip
     assert list(slurm.queue(["5", "7_2"])) == ["7_2"]
 
 
