@@ -1,16 +1,28 @@
 """What can be asked of a site: a type of GPU, gres, shell lines, options of srun; and a job that is only a namesake."""
 
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from launch.ledger import Folder, attempts, job_of, read_json, write_json
 from launch.slurm import fields, queue
+from masksup.config import Config
+from masksup.config_file import to_yaml
 
 from .conftest import Cluster, Submit, state, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture
+def submit(cluster: Cluster, config: Callable[..., Config], tmp_path: Path) -> Submit:
+    """Without waiting for an undisturbed run to compare with: these runs are not brought to their end."""
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config()))
+    return Submit(cluster, file, tmp_path)
 
 
 @pytest.mark.parametrize("asked", [["--gpus-per-node", "v100:1"], ["--gres", "gpu:v100:1"]])
@@ -21,7 +33,9 @@ def test_a_type_of_gpu_lines_of_setup_and_options_of_srun_reach_the_ranks(
     setup = ["--setup", "export FROM_SETUP='two words'", "--srun", "cpu-bind=none", "--environment", "A=1"]
     # The rank's python writes down what it was given, and goes on as python.
     wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\necho "$FROM_SETUP|$A|$CUDA_VISIBLE_DEVICES" >> {seen}\nexec {python()} "$@"\n')
+    wrapper.write_text(
+        f'#!/bin/sh\necho "$FROM_SETUP|$A|$CUDA_VISIBLE_DEVICES" >> {seen}\nexec {sys.executable} "$@"\n'
+    )
     wrapper.chmod(0o755)
     run = submit(*asked, *setup, "--python", str(wrapper))
     wait(lambda: attempts(Folder(run)) and seen.exists(), "a start")
@@ -29,12 +43,6 @@ def test_a_type_of_gpu_lines_of_setup_and_options_of_srun_reach_the_ranks(
     begun = attempts(Folder(run))[0]
     assert (begun.nodes, begun.gpus) == (["n3"], 1), "the only node with this type"
     assert "v100:1" in fields(str(job_of(Folder(run))))["TresPerNode"]
-
-
-def python() -> str:
-    import sys
-
-    return sys.executable
 
 
 def test_a_type_that_is_nowhere_is_refused_and_nothing_stays(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
