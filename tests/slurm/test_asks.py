@@ -51,7 +51,7 @@ def test_a_type_that_is_nowhere_is_refused_and_nothing_stays(cluster: Cluster, s
             ["--gpus-per-node", "h100:1"],
             "h100:1; a node of any partition has at most 0 of this type; there are a100, v100",
         ),
-        (["--nodes", "9"], "SLURM refuses the job"),
+        (["--nodes", "9", "batch.micro=1"], "SLURM refuses the job"),
         (["--gpus-per-node", "2", "--nodes", "2"], "fewer than the 4 ranks"),
     ):
         run = tmp_path / "deep" / "run"
