@@ -67,7 +67,7 @@ def remember(jobs: Mapping[str, Folder], name: str) -> None:
 
 def identity(job: slurm.Job | None, name: str = "") -> dict[str, Any]:
     """What a job is known by beside its number, as far as SLURM says it."""
-    row = {"cluster_name": slurm.cluster_name(), "name": job.name if job else name}
+    row: dict[str, Any] = {"cluster_name": slurm.cluster_name(), "name": job.name if job else name}
     row |= {"user": job.user, "submitted": job.submitted} if job else {}
     return {key: value for key, value in row.items() if value}
 

@@ -60,6 +60,11 @@ class Folder:
         return self.path / "heartbeat.json"
 
     @property
+    def plain_heartbeat(self) -> Path:
+        """That of a training that no launcher started."""
+        return self.run / "heartbeat.json"
+
+    @property
     def cancelled(self) -> Path:
         """Exists while the run is not to be started again."""
         return self.path / "cancelled"

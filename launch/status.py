@@ -116,7 +116,7 @@ def _row(
     accounts: list[slurm.Accounted] | None,
     problem: str | None,
 ) -> Row:
-    beat = read_json(folder.heartbeat)
+    beat = read_json(folder.heartbeat if seen.job is not None or history else folder.plain_heartbeat)
     newest = history[-1] if history else None
     own = bool(progress(folder, newest)) if newest is not None else seen.job is None
     age = time.time() - float(beat["time"]) if own and "time" in beat else None

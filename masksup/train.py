@@ -24,7 +24,7 @@ from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.opening import open_training
 from masksup.run import Run
-from masksup.runtime import heartbeat
+from masksup.runtime import fence, heartbeat
 from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.distributed import SAVE, TELL, Group, joined, signal_of, wish
 from masksup.runtime.files import remedy
@@ -55,6 +55,8 @@ def _train(config: Config, run_dir: Path, group: Group) -> int:
         log.info(f"{run_dir}: this run is finished; its scores are in {run_dir / 'result.json'}")
         return 0
     run = open_training(config, run_dir, group)
+    # A launcher that fences the folder starts a sign of life of its own, earlier.
+    beat = heartbeat.start(run_dir / "heartbeat.json", "") if group.first and not fence.is_set() else None
     try:
         with training_bar(run.plan.total_steps, run.at.step, shown=group.first) as bar:
             stopped = _loop(run, bar)
@@ -68,6 +70,8 @@ def _train(config: Config, run_dir: Path, group: Group) -> int:
             return STOPPED
         return 0
     finally:
+        if beat is not None:
+            beat.set()
         run.saver.wait()
         run.record.close()
 

@@ -1,6 +1,6 @@
 """A sign of life for who watches from outside: where the run is, in a small file that a thread keeps fresh.
 
-Off unless a launcher starts it. Imports nothing heavy.
+Started by a launcher, or by the training itself where there is none. Imports nothing heavy.
 """
 
 import os

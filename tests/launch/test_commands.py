@@ -159,7 +159,7 @@ def test_an_array_that_a_script_submits_asks_for_all_that_its_job_was_given(
         "scontrol",
         """echo "JobId=3 JobName=wrap Account=root QOS=normal TimeLimit=00:30:00 Partition=low \
 ReqNodeList=(null) ExcNodeList=n1 CPUs/Task=2 MinMemoryNode=1500M Features=a100&ib Reservation=(null) \
-Comment=two words  StdErr=/tmp/o TresPerNode=gres:gpu:2 " """,
+Comment=two words  StdErr=/tmp/o TresPerNode=gres:gpu:v100:2 " """,
     )
     given = {"SLURM_JOB_NUM_NODES": "2", "SLURM_TASKS_PER_NODE": "2(x2)", "SLURM_JOB_GPUS": "0,1",
              "SLURM_CPUS_PER_TASK": "2", "SLURM_MEM_PER_NODE": "1500", "SLURM_JOB_ID": "3"}  # fmt: skip
@@ -169,8 +169,8 @@ Comment=two words  StdErr=/tmp/o TresPerNode=gres:gpu:2 " """,
     )
     resources = plain.resources_of_sweep(file, given)
     assert plain.sbatch_options(resources) == [
-        "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=3", "--mem=1500", "--time=00:30:00",
-        "--partition=low", "--account=root", "--qos=normal", "--constraint=a100&ib", "--exclude=n1",
+        "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=v100:2", "--cpus-per-task=3", "--mem=1500",
+        "--time=00:30:00", "--partition=low", "--account=root", "--qos=normal", "--constraint=a100&ib", "--exclude=n1",
         "--comment=two words", "--nice=5", "--exclusive",
     ]  # fmt: skip
     assert resources.environment == {"A": "b"}
@@ -323,8 +323,10 @@ def test_a_controller_that_is_away_is_waited_for(bin_: Callable[[str, str], None
 
 
 def test_one_forgotten_job_does_not_hide_the_others(bin_: Callable[[str, str], None]) -> None:
-    bin_("squeue", 'case "$*" in\n*-j*,*|*\\ 5) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;; esac\n'
-                   'echo "7_2|RUNNING|None|n1|0:01"')  # fmt: skip
+    bin_("squeue", """case "$*" in
+        *-j*,*|*\\ 5) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;;
+        esac
+        echo "7_2|RUNNING|None|0|N/A|N/A|ada|x" """)  # fmt: skip
     assert list(slurm.queue(["5", "7_2"])) == ["7_2"]
 
 

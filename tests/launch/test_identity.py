@@ -14,9 +14,12 @@ from launch.decide import Left, first_error, outcome, why_not_again
 from launch.job import refuse_other_code
 from launch.ledger import Attempt, Folder, Token, begin, end, write_json
 from launch.resources import Resources
-from launch.status import judge
+from launch.status import judge, rows
 from launch.table import shortened
+from masksup.config import Config
 from masksup.errors import UserError
+from masksup.runtime import heartbeat
+from masksup.train import train
 
 KEPT = {
     "cluster_name": "big",
@@ -194,3 +197,27 @@ def test_a_table_of_some_states_in_some_order(
 def test_long_names_are_cut_in_the_middle() -> None:
     assert shortened("optim.lr=0.001,model.head.name=csra/seed5", 17) == "optim.lr…ra/seed5"
     assert shortened("short", 17) == "short"
+
+
+def test_a_plain_training_is_seen_while_it_runs_and_when_it_is_gone(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(epochs=1, precision__device="cpu")
+    seen: list[str] = []
+    note = heartbeat.note
+
+    def look(**values: object) -> None:
+        note(**values)
+        if values.get("phase") == "evaluating":
+            seen.append(rows([tmp_path / "run"], tmp_path)[0].state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heartbeat, "note", look)
+        assert train(config, tmp_path / "run") == 0
+    assert seen
+    assert set(seen) <= {"running", "starting"}
+    folder = Folder(tmp_path / "run")
+    assert rows([folder.run], tmp_path)[0].state == "finished"
+    folder.result.unlink()
+    write_json(folder.plain_heartbeat, {"token": "", "time": time.time() - 60, "phase": "training", "last_step": 3})
+    assert rows([folder.run], tmp_path)[0].state == "stopped"

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from launch.attempt import Scheduler, StartRanks, leave_word, run_attempt
+from launch.batch import allotted_gpus
 from launch.hours import gpu_hours
 from launch.ledger import Attempt, Folder, Token, append, attempts, begin, end, write_json
 from launch.resources import Resources
@@ -87,6 +89,29 @@ def test_ranks_that_were_replaced_meanwhile_decide_nothing(folder: Folder) -> No
     assert verdict.outcome == "superseded"
     assert verdict.not_again is not None, "the newer start must not be queued again by the older one"
     assert attempts(folder)[0].outcome is None
+
+
+def test_a_last_word_that_a_file_system_shows_late_is_waited_for(folder: Folder) -> None:
+    """Else a clean stop counts as a lost node, which is then kept away from."""
+    write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0, ranks_per_node=2).model_dump()})
+
+    def stopped(_: list[str], __: dict[str, str], folder: Folder, attempt: Attempt) -> int:
+        leave_word(folder, attempt.number, 0, 75, None)
+        threading.Timer(1, leave_word, (folder, attempt.number, 1, 75, None)).start()
+        return 75
+
+    verdict = run_attempt(folder, Token("7", 0), ["n1", "n2"], scheduler(stopped), time.time())
+    assert (verdict.outcome, verdict.bad_nodes) == ("preempted", [])
+
+
+def test_gpus_are_those_that_were_given(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(folder.job, {"job": "7", "resources": Resources(sbatch={"nice": "1"}).model_dump()})
+    folder.cancelled.write_text("")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    given = Scheduler(start_nobody, lambda _: {}, lambda _: False, allotted_gpus)
+    run_attempt(folder, Token("7", 0), ["n1", "n2"], given, time.time())
+    assert attempts(folder)[0].gpus == 8
 
 
 def test_a_run_that_halving_stopped_is_not_started_again(folder: Folder) -> None:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
     [
         (["--partition", "hihg"], "did you mean 'high'"),
         (["--gpus-per-node", "3"], "a node of any partition has at most 2"),
-        (["--nodes", "9"], "SLURM refuses the job"),
+        (["--nodes", "9", "batch.micro=1"], "SLURM refuses the job"),
         (["--mem", "1T"], "SLURM refuses the job"),
         (["--constraint", "h100"], "SLURM refuses the job"),
     ],
