@@ -22,6 +22,7 @@ from torch import Tensor
 
 from masksup.errors import UserError
 from masksup.runtime import fence
+from masksup.words import kind_of
 
 TENSORS, META, SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{9,})-a(\d{2,})")
@@ -90,7 +91,7 @@ def read_checkpoint(folder: Path) -> State:
 def read_meta(folder: Path) -> dict[str, Any]:
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     if not isinstance(meta, dict):
-        raise UserError(f"{folder / META}: found {type(meta).__name__}, expected an object")
+        raise UserError(f"{folder / META}: found {kind_of(meta)}, expected an object")
     return meta
 
 
