@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from masksup.config import Config
 from masksup.config_component import Component
-from masksup.errors import UserError, kind_of, nearest
+from masksup.errors import UserError, nearest
 from masksup.runtime.files import read_text
+from masksup.words import kind_of
 
 # Keys whose values are paths: made absolute, so that the resolved file works from any folder.
 _PATHS = (

@@ -25,17 +25,6 @@ class JobError(RuntimeError):
     """The job broke, not the input: a rank is missing, dead or stuck. One line, exit status 1."""
 
 
-def counted(number: int, thing: str, things: str | None = None) -> str:
-    """`number` with its noun: "1 image", "1,200 images". things: the plural, where it is not an s at the end."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
-
-
-def kind_of(value: object) -> str:
-    """What a value of YAML or JSON is, for people."""
-    kinds = {"NoneType": "nothing", "dict": "mapping", "str": "text", "bool": "true or false"}
-    return kinds.get(type(value).__name__, "number" if isinstance(value, int | float) else type(value).__name__)
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that ends an error about an unknown name: the nearest known one, and all of them."""
     names = sorted(known)

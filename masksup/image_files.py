@@ -5,7 +5,8 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from masksup.errors import UserError, counted
+from masksup.errors import UserError
+from masksup.words import counted
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 

@@ -106,4 +106,6 @@ def _complete(tensors: dict[str, Tensor], network: Network, found: Original) -> 
             raise UserError(
                 f"{found.path}: found {what} in its tensor for {key}, expected finite floating point numbers"
             )
+        if key.endswith(".running_var") and (tensors[key] < 0).any():
+            raise UserError(f"{found.path}: found a negative number in its tensor for {key}, expected variances")
     return {key: tensors[key].to(value.dtype) for key, value in target.items()}

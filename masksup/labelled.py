@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from masksup.csv_text import as_csv
 from masksup.decisions import Decisions
-from masksup.errors import UserError, counted
+from masksup.errors import UserError
 from masksup.runtime.files import as_json, refuse_unwritable_file, write_atomically
+from masksup.words import counted
 
 Row = tuple[Path, NDArray[np.float64]]
 

@@ -30,6 +30,7 @@ from masksup.runtime.checkpoint import SUMS, Damaged, read_checkpoint
 from masksup.runtime.files import write_json
 from masksup.runtime.log import console, log
 from masksup.runtime.progress import duration
+from masksup.words import figure
 
 _CURVES = ("mAP", *THRESHOLD_SCORES)
 
@@ -113,7 +114,7 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
     shutil.rmtree(run.folder.unfinished, ignore_errors=True)
     log.info(
         f"finished {at.step} steps in {duration(at.seconds)} "
-        f"({result['images_per_second']:.3g} images/s with scoring); result: {run.folder.result}"
+        f"({figure(result['images_per_second'])} images/s with scoring); result: {run.folder.result}"
     )
 
 

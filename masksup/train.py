@@ -35,6 +35,7 @@ from masksup.runtime.run_folder import finished
 from masksup.runtime.saver import PATIENCE
 from masksup.runtime.signals import stop_requested
 from masksup.scoring import finish, score_epoch
+from masksup.words import figure
 
 
 def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
@@ -167,7 +168,7 @@ def _log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: P
     values |= _pace(run, meter)
     run.record.scalars("train", step, epoch, values)
     heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
-    note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {values['images_per_second']:.3g} images/s"
+    note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {figure(values['images_per_second'])} images/s"
     bar.update(bar.task_ids[0], note=note)
     if bar.disable:
         left = (run.plan.total_steps - step) * run.at.seconds / step

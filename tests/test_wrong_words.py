@@ -26,11 +26,12 @@ from masksup.data.index import open_index
 from masksup.data.pillow import BrokenImage
 from masksup.data.prepare.images import check_images
 from masksup.decisions import default_decisions
-from masksup.errors import UserError, counted
+from masksup.errors import UserError
 from masksup.explain.predictions import class_numbers
 from masksup.image_files import find_images
 from masksup.labelled import quoted, tell_unlabelled
 from masksup.train import train
+from masksup.words import counted
 
 MakeConfig = Callable[..., Config]
 

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="of pixels in 0..1: none (mean 0, std 1), half (0.5, 0.5), ImageNet's")  # fmt: skip
     parser.add_argument("--mean", type=_three, metavar="R,G,B", help="instead of --normalization, with --std")
     parser.add_argument("--std", type=_three, metavar="R,G,B", help="instead of --normalization, with --mean")
-    parser.add_argument("--lam", type=_finite, metavar="L", help="CSRA: weight of the attention, the paper's lambda")
+    parser.add_argument("--lam", type=_share, metavar="L", help="CSRA: weight of the attention, the paper's lambda")
     parser.add_argument("--pool", choices=("avg", "max", "gwp"), help="MCAR: pooling")
     parser.add_argument("--top", type=_count, metavar="N", help="MCAR: regions an image (topN)")
     parser.add_argument("--threshold", type=_finite, metavar="T", help="MCAR: where attention is cut, 0..1")
@@ -96,9 +96,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _finite(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"found {text}, expected a finite number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 0 or more")
     return value
 
 

@@ -24,9 +24,11 @@ from masksup.running import AS_TRAINED, Running
 from masksup.runtime.files import refuse_unwritable, write_sealed
 from masksup.runtime.log import log, start_logging
 from masksup.trained import Trained, WhichWeights, open_trained
+from masksup.words import counted
 
 FILE = "calibration.json"
 FORMAT = "masksup calibration 1"
+FEW = 100  # samples
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def run_calibrate(
     outputs = predict_alone(trained, part)
     readable_N = ~outputs.broken_N
     logits_NC, labels_NC = outputs.logits_NC[readable_N], part.labels_NC[readable_N]
-    _refuse_too_little(part, labels_NC, wanted.folds)
+    _refuse_too_little(part, labels_NC, wanted)
     check_finite(logits_NC)
     image_N = np.asarray(part.index.sample_image_N)[part.samples][readable_N].astype(np.int64)
     plan = Plan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
@@ -77,6 +79,12 @@ def run_calibrate(
     decisions = _decisions(trained, part, plan, scores, wanted.resamples, len(labels_NC)).with_given(given)
     facts = _facts(trained, plan, wanted.resamples, decisions, scores, bounds, logits_NC, labels_NC)
     show(facts)
+    if len(labels_NC) < FEW:
+        low, high = bounds.shared
+        log.warning(
+            f"{counted(len(labels_NC), 'sample')} are few: with others of this kind the shared threshold would lie "
+            f"anywhere from {low:.2f} to {high:.2f}; expected {FEW} or more"
+        )
     file = write_decisions(trained.run, decisions)
     write_sealed(trained.run / FILE, facts)
     log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / FILE}")
@@ -138,11 +146,18 @@ def part_to_fit(trained: Trained, data: Path | None) -> Part:
     return part
 
 
-def _refuse_too_little(part: Part, labels_NC: Labels, folds: int) -> None:
-    if len(labels_NC) < folds:
-        raise UserError(f"--folds: found {folds}, but {part.title} has {len(labels_NC)} readable samples")
+def _refuse_too_little(part: Part, labels_NC: Labels, wanted: Wanted) -> None:
+    if len(labels_NC) < wanted.folds:
+        raise UserError(f"--folds: found {wanted.folds}, but {part.title} has {len(labels_NC)} readable samples")
     if not (labels_NC == 1).any() or not (labels_NC == 0).any():
         raise UserError(f"{part.title}: found no label that is present, or none that is absent; nothing can be fitted")
+    positives = int((labels_NC == 1).sum())
+    if positives < wanted.least:
+        raise UserError(
+            f"{part.title}: found {counted(positives, 'label')} that {'is' if positives == 1 else 'are'} present in "
+            f"{counted(len(labels_NC), 'sample')}, too few to fit a threshold to; expected at least {wanted.least} "
+            "(--min-positives); label more, or keep the threshold of the run"
+        )
 
 
 def _decisions(trained: Trained, part: Part, plan: Plan, scores: FoldScores, resamples: int, samples: int) -> Decisions:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from masksup.errors import UserError, nearest
 from masksup.metrics.pairs import probabilities
+from masksup.words import kind_of
 
 _LARGEST = 1e300  # JSON knows integers beyond every float
 Floats = NDArray[np.float64]
@@ -135,7 +136,7 @@ def calibration_from_json(tree: Any, where: str, classes: int) -> Calibration:
 def fields(tree: Any, where: str, expected: tuple[str, ...]) -> dict[str, Any]:
     """`tree`, if it is an object with exactly the `expected` keys; else UserError."""
     if not isinstance(tree, dict):
-        raise UserError(f"{where}: found {type(tree).__name__}, expected an object")
+        raise UserError(f"{where}: found {kind_of(tree)}, expected an object")
     for key in tree:
         if key not in expected:
             raise UserError(f"{where}.{key}: not a key of this file; {nearest(str(key), expected)}")
@@ -165,11 +166,11 @@ def numbers(
 
 def _row(value: Any, where: str) -> Row:
     if not isinstance(value, list):
-        raise UserError(f"{where}: found {type(value).__name__}, expected a list of numbers")
+        raise UserError(f"{where}: found {kind_of(value)}, expected a list of numbers")
     return tuple(value)
 
 
 def _rows(value: Any, where: str) -> tuple[Row, ...]:
     if not isinstance(value, list):
-        raise UserError(f"{where}: found {type(value).__name__}, expected a list a class")
+        raise UserError(f"{where}: found {kind_of(value)}, expected a list a class")
     return tuple(_row(row, f"{where}[{c}]") for c, row in enumerate(value))

@@ -8,9 +8,10 @@ from nicegui import app, events, run, ui
 
 from masksup.demo.guard import OwnPagesOnly
 from masksup.demo.labelling import Labelled, Labeller
-from masksup.errors import UserError, counted
+from masksup.errors import UserError
 from masksup.explain.heat import MEANING
 from masksup.report.thumbnails import as_data
+from masksup.words import counted
 
 MOST_MB = 64
 STYLE = """

@@ -96,6 +96,12 @@ def export(
         written = {entry.domain: entry.version for entry in model.opset_import}[""]
         content = _sealed(model, card_of(trained, decisions, precision, check, written))
     _publish(file, content, kind)
+    whole = 4 * sum(parameter.numel() for parameter in trained.method.parameters())
+    if precision == "int8" and len(content) > 0.75 * whole:
+        log.warning(
+            f"--precision int8: the file is {100 * len(content) / whole:.0f} % as large as fp32: only matrix products "
+            "become int8, and most weights of this network are in convolutions; expected fp16 for a smaller file"
+        )
     log.info(f"{file}: {kind}, {precision}, {len(content) / 1e6:.1f} MB, {len(trained.classes)} classes")
     for line in check.lines():
         log.info(f"  {line}")

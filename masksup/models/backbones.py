@@ -81,6 +81,7 @@ def build_backbone(
     # A rehearsal without memory or arithmetic: the shape of the map, or the reason why there is none.
     with torch.device("meta"):
         rehearsal = _create(name, arguments, last_stage_stride).eval()
+        _refuse_cut_patches(rehearsal, name, size)
         shape = _output_shape(rehearsal, name, size)
     backbone = Backbone(_create(name, arguments, last_stage_stride), name, size, shape)
     if grad_checkpointing:
@@ -125,6 +126,18 @@ def _create(name: str, arguments: dict[str, Any], last_stage_stride: Literal[1] 
     if last_stage_stride is not None:
         unstride_last_stage(model, name)
     return model
+
+
+def _refuse_cut_patches(model: nn.Module, name: str, size: int) -> None:
+    """UserError where patches do not fill the image, whose right and lower border nobody would see."""
+    side = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    side = side[0] if isinstance(side, tuple) else side
+    if isinstance(side, int) and size % side:
+        fitting = [near for near in (size - size % side, size + side - size % side) if near]
+        raise UserError(
+            f"model.size: found {size}, but the patches of {name} are {side} px wide; expected "
+            f"{' or '.join(map(str, fitting))}"
+        )
 
 
 def _output_shape(model: nn.Module, name: str, size: int) -> tuple[int, ...]:

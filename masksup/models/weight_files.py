@@ -16,6 +16,7 @@ from masksup.errors import UserError
 from masksup.models.paddle_file import read_paddle
 
 State = dict[str, Tensor]
+_TORCH_BEGINS = (b"P", b"\x80")  # a zip file, or the pickle of torch before 1.6
 
 
 def read_file(path: Path) -> State:
@@ -62,6 +63,9 @@ def _read_pickle(path: Path) -> Any:
             "expected a state dict (save one again where the file was made)"
         ) from error
     except Exception as error:  # the reader of a foreign file may fail in any way; the file is what is wrong
+        with path.open("rb") as file:
+            if file.read(1) not in _TORCH_BEGINS:
+                raise UserError(f"{path}: found no torch file, expected one as torch.save writes it") from error
         raise UserError(f"{path}: broken or truncated torch file ({_line(error)})") from error
 
 

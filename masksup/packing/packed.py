@@ -18,6 +18,7 @@ from masksup.decisions import Decisions, decisions_from_text
 from masksup.errors import UserError
 from masksup.packing.archive import CARD, CONFIG, DECISIONS, MODEL, WEIGHTS, read_archive, write_archive
 from masksup.runtime.files import as_json, parse_json
+from masksup.words import kind_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def read_packed(file: Path) -> Packed:
         raise UserError(f"{where}: weights: found {facts['weights']!r}, expected live or ema")
     tree = _parsed(parse_yaml, members[CONFIG], f"{file}: {CONFIG}")
     if not isinstance(tree, dict):
-        raise UserError(f"{file}: {CONFIG}: found {type(tree).__name__}, expected a mapping of sections")
+        raise UserError(f"{file}: {CONFIG}: found {kind_of(tree)}, expected a mapping of sections")
     config = validate(tree, f"{file}: {CONFIG}")
     try:
         tensors = safetensors.torch.load(members[WEIGHTS])

@@ -24,6 +24,7 @@ from torch import Tensor
 from masksup.errors import JobError, UserError
 from masksup.runtime import fence
 from masksup.runtime.files import NotAFile, as_json, open_regular, parse_json, partial_name, read_regular
+from masksup.words import kind_of
 
 TENSORS, META, SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{9,})-a(\d{2,})")
@@ -128,7 +129,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """The facts of a checkpoint. ValueError where they are none, NotAFile and OSError as of `open_regular`."""
     meta = parse_json(read_regular(folder / META))
     if not isinstance(meta, dict):
-        raise Damaged(f"{folder / META}: found {type(meta).__name__}, expected an object")
+        raise Damaged(f"{folder / META}: found {kind_of(meta)}, expected an object")
     return meta
 
 

@@ -41,6 +41,10 @@ _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 }  # fmt: skip
 
 
+# What a split of the usual name is for.
+_KEYS = {"val": "data.eval", "valid": "data.eval", "validation": "data.eval", "test": "data.test"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments of `masksup prepare`."""
     from masksup.data import DATASETS
@@ -83,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     print_table(contents)
     for index in indexes:
         # Plain prints: rich would wrap a path, and these lines are for copying.
-        print(f"{index.split}: data.train={args.out / index.split} (or data.eval=...), index {index.hash[:12]}")
+        print(
+            f"{index.split}: {_KEYS.get(index.split, 'data.train')}={args.out / index.split}, index {index.hash[:12]}"
+        )
     return 0
 
 
