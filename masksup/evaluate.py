@@ -40,16 +40,22 @@ def evaluate(outputs: Outputs | Counted, part: Part, config: Config, *, resample
         outputs.logits_NC, labels_NC, part.index.classes,
         ap_rule=rules.ap_rule, threshold=rules.threshold, compat=rules.compat,
     )  # fmt: skip
-    summary["protocol"] |= {"data": part.title, "index": part.index.hash, "resolution": config.model.size}
+    summary["protocol"] |= _input_protocol(part, config)
     summary["broken_images"] = int(outputs.broken_N.sum())
     summary["labelled_pairs"] = int(np.count_nonzero(labels_NC >= 0))
     return summary | _by_stratum(outputs, part, config, summary["protocol"], resamples)
 
 
+def _input_protocol(part: Part, config: Config) -> dict[str, Any]:
+    return {
+        "data": part.title, "index": part.index.hash, "resolution": config.model.size, "tf32": config.precision.tf32
+    }  # fmt: skip
+
+
 def _evaluate_counts(counted: Counted, part: Part, config: Config) -> dict[str, Any]:
     counts = counted.counts
     summary = score_counts(counts, part.index.classes, config.eval.ap_rule)
-    summary["protocol"] |= {"data": part.title, "index": part.index.hash, "resolution": config.model.size}
+    summary["protocol"] |= _input_protocol(part, config)
     samples, ignored, broken = (int(total) for total in counts.totals)
     pairs = samples * len(part.index.classes)
     summary["protocol"]["intervals"] = None

@@ -32,9 +32,11 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision.dtype]
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
-    """Matrix products in `dtype`; nothing at all for fp32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+def autocast(
+    device: torch.device, dtype: torch.dtype, *, keep_casts: bool | None = None
+) -> AbstractContextManager[None]:
+    """Matrix products in `dtype`; nothing at all for fp32. keep_casts: of parameters, until the end of the context."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=keep_casts)
 
 
 def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
@@ -66,15 +68,16 @@ def set_numerics(precision: Precision, processes: int = 1) -> int:
     torch.set_num_threads(threads)
     if choose_device(precision).type == "cpu":
         _keep_memory()
+    elif not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        # Shapes that alternate, such as images and regions, would leave gaps that no later tensor fits into.
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # read with the first tensor on a GPU
     if precision.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Strict: with warn_only the backward pass of attention would still add in any order on a GPU.
-        torch.use_deterministic_algorithms(True)
-        # Meant for finding reads of memory that was never written; it would fill every new tensor.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.backends.cudnn.benchmark = True
+    # Strict: with warn_only the backward pass of attention would still add in any order on a GPU.
+    torch.use_deterministic_algorithms(precision.deterministic)
+    # Meant for finding reads of memory that was never written; it would fill every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not precision.deterministic
     # Convolutions and matrix products alike: torch's own default is TF32 for the first and fp32 for the second.
     torch.backends.cudnn.allow_tf32 = precision.tf32
     torch.backends.cuda.matmul.allow_tf32 = precision.tf32

@@ -4,18 +4,23 @@ torch's reflection padding has no deterministic backward pass there. Rows and co
 numbers, and their backward pass adds whole slices.
 """
 
+from typing import cast
+
 from timm.layers.blur_pool import BlurPool2d
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
 
-class ReflectedBlurPool(BlurPool2d):  # type: ignore[misc]
+class ReflectedBlurPool(BlurPool2d):
     """timm's layer, with its buffers and options, for `pad_mode: reflect`."""
+
+    filt: Tensor
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         groups = x_BDHW.shape[1]
         weight = self.filt.expand(groups, 1, self.filt_size, self.filt_size)
-        padded = reflect(reflect(x_BDHW, self.padding[0], 3), self.padding[2], 2)
+        left, _, top, _ = cast("list[int]", self.padding)
+        padded = reflect(reflect(x_BDHW, left, 3), top, 2)
         return F.conv2d(padded, weight, stride=self.stride, groups=groups)
 
 

@@ -58,9 +58,9 @@ class Watch(TorchDispatchMode):
         self.operators[f"{name} {str(inputs[0].dtype).removeprefix('torch.')}"] += 1
         if name in QUESTIONS or (name == "repeat_interleave" and func._overloadname == "Tensor"):
             self._note(f"{name} asks the device")
-        if name.startswith("index") and isinstance(args[1], list | tuple):
-            if any(index is not None and index.dtype.itemsize == 1 for index in args[1]):
-                self._note("a boolean index asks the device")
+        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
+        if any(index is not None and index.dtype.itemsize == 1 for index in indices):
+            self._note("a boolean index asks the device")
         strict = torch.are_deterministic_algorithms_enabled()
         strict = strict and not torch.is_deterministic_algorithms_warn_only_enabled()
         if name in WITHOUT_DETERMINISTIC_FORM or (name in ONLY_WHERE_STRICT and not strict):

@@ -17,6 +17,14 @@ Tree = dict[str, Any]
 SMALL = {"embedding": 64, "heads": 4, "feedforward": 64}
 HEAD_OPTIONS: dict[str, Tree] = {"csra": {"heads": 4}, "ml_decoder": SMALL, "query2label": SMALL}
 METHOD_OPTIONS: dict[str, Tree] = {"masksup": {"bank": 8}, "mcar": {"top": 2}}
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul")
+# The small relatives of what configurations use and what differs from it in kind: convolutions of all fashions,
+# attention in windows, in groups and over all, positions that are learnt, turned or none.
+BACKBONES = (
+    "test_resnet", "test_vit", "test_vit2", "test_vit3", "test_vit4", "test_efficientnet", "test_efficientnet_evos",
+    "test_convnext", "test_convnext2", "test_convnext3", "test_byobnet", "test_nfnet", "test_mambaout", "resnet18",
+    "resnetblur18", "resnest14d", "regnety_002", "tresnet_m", "mobilenetv3_small_050", "efficientnet_lite0",
+)  # fmt: skip
 # Methods that need class maps, and the heads that have them.
 TAKES = {"mcar": ("linear",), "puzzle": ("linear", "csi"), "oass": ("linear", "csi")}
 
@@ -66,6 +74,29 @@ def test_optimiser_in_each_precision(fake_cuda: Ask, name: str, dtype: str) -> N
 def test_blur_pooling(fake_cuda: Ask) -> None:
     model = {"backbone": "resnetblur18", "head": {"name": "linear"}, "size": 64}
     assert_clean(fake_cuda(case(model=model)))
+
+
+@pytest.mark.parametrize("head", ["ml_decoder", "query2label"])
+def test_the_transformers_of_heads_compute_in_bf16_and_their_logits_in_fp32(fake_cuda: Ask, head: str) -> None:
+    answer = fake_cuda(case(head=head))
+    assert_clean(answer)
+    operators = answer["operators"]
+    products = {name: count for name, count in operators.items() if name.split()[0] in PRODUCTS}
+    # The classifier is one product of batches, with its two gradients.
+    assert {name: count for name, count in products.items() if name.endswith("float32")} == {"bmm float32": 3}
+    assert products["addmm bfloat16"] >= 4
+    assert all(not name.endswith("float32") for name in operators if "attention" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(("method", "head"), PAIRS)
+def test_everything_on_relatives_of_all_backbones(fake_cuda: Ask, method: str, head: str, backbone: str) -> None:
+    model = {"backbone": backbone, "head": {"name": head, **HEAD_OPTIONS.get(head, {})}}
+    request = case(method, head, model=model)
+    if method in ("puzzle", "oass") and backbone.startswith("test_vit"):
+        request["tree"]["method"]["tile"] = 64
+    assert_clean(fake_cuda(request))
 
 
 def test_attention_is_deterministic_only_where_determinism_is_strict(fake_cuda: Ask) -> None:

@@ -182,12 +182,14 @@ class LossScale:
 class _Autocast(nn.Module):
     """The method under autocast. DeepSpeed switches off an autocast that was entered outside of it."""
 
-    def __init__(self, method: Method, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, method: Method, device: torch.device, dtype: torch.dtype, stage: int) -> None:
         super().__init__()
         self.method, self.device, self.dtype = method, device, dtype
+        # At stage 3 they would be copies of all the parameters, whole, which ZeRO has just spread over the ranks.
+        self.keep_casts = stage < 3
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        with autocast(self.device, self.dtype):
+        with autocast(self.device, self.dtype, keep_casts=self.keep_casts):
             loss, logs = self.method(batch)
         return loss, logs
 
@@ -205,9 +207,10 @@ def make_deepspeed(config: Config, method: Method, device: torch.device, dtype: 
         dist.init_process_group("gloo" if device.type == "cpu" else "nccl", store=HashStore(), rank=0, world_size=1)
     rank = 0 if device.type == "cpu" else torch.cuda.current_device()
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))  # srun sets none, and DeepSpeed insists on it
+    cast = _Autocast(method, device, dtype, config.parallel.zero_stage)
     with _linear_is(None):
         wrapped, *_ = deepspeed.initialize(
-            args=types.SimpleNamespace(device_rank=rank), model=_Autocast(method, device, dtype), optimizer=optimizer,
+            args=types.SimpleNamespace(device_rank=rank), model=cast, optimizer=optimizer,
             config=deepspeed_config(config, device, place), dist_init_required=False,
         )  # fmt: skip
         linear = functional.linear

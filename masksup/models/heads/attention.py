@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masksup.errors import UserError
+from masksup.models.heads.precision import at_least_float32, full_precision
 
 # Shapes: B images, K queries, G classes a query, E embedding width.
 
@@ -28,7 +29,10 @@ class FeedForward(nn.Module):
 
 
 class GroupLinear(nn.Module):
-    """Query k gives the logits of its own G classes: h_BKE to logits_B(KG), of which the first `classes` are kept."""
+    """Query k gives the logits of its own G classes: h_BKE to logits_B(KG), of which the first `classes` are kept.
+
+    In float32 whatever autocast does around it.
+    """
 
     def __init__(self, queries: int, width: int, classes: int) -> None:
         super().__init__()
@@ -39,8 +43,9 @@ class GroupLinear(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, h_BKE: Tensor) -> Tensor:
-        logits_BKG = torch.einsum("bke,keg->bkg", h_BKE, self.weight)
-        return logits_BKG.flatten(1)[:, : self.classes] + self.bias
+        with full_precision(h_BKE):
+            logits_BKG = torch.einsum("bke,keg->bkg", h_BKE.to(self.weight.dtype), self.weight)
+            return at_least_float32(logits_BKG.flatten(1)[:, : self.classes] + self.bias)
 
 
 def check_width(key: str, width: int, heads: int, multiple: int = 1) -> None:

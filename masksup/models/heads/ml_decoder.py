@@ -55,12 +55,11 @@ class MLDecoder(AttentionHead):
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         """Features of any float type to float32 logits_BC."""
-        with full_precision(x_BDHW):
-            query_BKE, memory_BPE = self._queries(x_BDHW)
-            seen_BKE, _ = self.attention(query_BKE, memory_BPE, memory_BPE, need_weights=False)
-            seen_BKE = F.dropout(seen_BKE, self.dropout, self.training)
-            h_BKE = self.feedforward(self.attention_norm(query_BKE + seen_BKE))
-            return at_least_float32(self.classify(h_BKE))
+        query_BKE, memory_BPE = self._queries(x_BDHW)
+        seen_BKE, _ = self.attention(query_BKE, memory_BPE, memory_BPE, need_weights=False)
+        seen_BKE = F.dropout(seen_BKE, self.dropout, self.training)
+        logits_BC: Tensor = self.classify(self.feedforward(self.attention_norm(query_BKE + seen_BKE)))
+        return logits_BC
 
     def attention_maps(self, x_BDHW: Tensor) -> Tensor:
         """The attention of each class's query, the mean of its heads. Classes of one group share a query, and a map."""
@@ -73,7 +72,7 @@ class MLDecoder(AttentionHead):
 
     def _queries(self, x_BDHW: Tensor) -> tuple[Tensor, Tensor]:
         """What looks and what it looks at: query_BKE and memory_BPE."""
-        x_BPD = at_least_float32(x_BDHW).flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
+        x_BPD = x_BDHW.flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
         memory_BPE = F.relu(self.embed(x_BPD))
         query_BKE = self.query.expand(x_BPD.shape[0], -1, -1)
         # What is left of the self-attention block: its residual connection and its norm.

@@ -1,6 +1,7 @@
-"""Heads compute in float32 whatever the precision of the backbone.
+"""Heads give logits computed in float32 whatever the precision of the backbone: rounded to 8 bits they would tie.
 
-A head costs well under 1% of a network's arithmetic, and logits rounded to 8 bits would tie and rank wrongly.
+Heads of linear layers and pooling compute in it throughout. In those with transformers, which may cost more than the
+backbone, the last linear layer does.
 """
 
 from contextlib import AbstractContextManager, nullcontext

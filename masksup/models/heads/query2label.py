@@ -52,12 +52,12 @@ class Query2Label(AttentionHead):
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         """Features of any float type to float32 logits_BC."""
-        with full_precision(x_BDHW):
-            query_BCE, memory_BPE, place_PE = self._encode(x_BDHW)
-            h_BCE = torch.zeros_like(query_BCE)
-            for layer in self.decoder:
-                h_BCE = layer(h_BCE, query_BCE, memory_BPE, place_PE)
-            return at_least_float32(self.classify(h_BCE))
+        query_BCE, memory_BPE, place_PE = self._encode(x_BDHW)
+        h_BCE = torch.zeros_like(query_BCE)
+        for layer in self.decoder:
+            h_BCE = layer(h_BCE, query_BCE, memory_BPE, place_PE)
+        logits_BC: Tensor = self.classify(h_BCE)
+        return logits_BC
 
     def attention_maps(self, x_BDHW: Tensor) -> Tensor:
         """The attention of each class's query in the last decoder layer, the mean of its heads."""
@@ -73,7 +73,7 @@ class Query2Label(AttentionHead):
 
     def _encode(self, x_BDHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What looks, what it looks at and where that is: query_BCE, memory_BPE, place_PE."""
-        x_BPD = at_least_float32(x_BDHW).flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
+        x_BPD = x_BDHW.flatten(2).transpose(1, 2).to(self.embed.weight.dtype)
         memory_BPE = self.embed(x_BPD)
         place_PE = sine_positions(x_BDHW.shape[2], x_BDHW.shape[3], memory_BPE)
         for layer in self.encoder:
