@@ -14,7 +14,7 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
-from damage import SPECIAL, Reader, faults
+from damage import Reader, faults
 from PIL import Image
 from torch import Tensor
 
@@ -306,15 +306,12 @@ def read_weights(folder: Path) -> Any:
     return [tensors_of(read_file(folder / name)) for name in ("a.safetensors", "b.pth", "c.pdparams")]
 
 
-REGULAR = tuple(kind for kind in Reader.kinds if kind not in SPECIAL)
 READERS = {
     "index": Reader(make_index, lambda folder: read_index(folder / "train"), "train/*"),
     "shards": Reader(make_shards, read_index),
     "features": Reader(lambda folder: read_features(folder) and None, read_features),
     "checkpoint": Reader(make_checkpoint, read_a_checkpoint),
-    "metrics.jsonl": Reader(
-        make_rows("metrics.jsonl"), lambda folder: read_rows(folder / "metrics.jsonl"), own=False, kinds=REGULAR
-    ),
+    "metrics.jsonl": Reader(make_rows("metrics.jsonl"), lambda folder: read_rows(folder / "metrics.jsonl"), own=False),
     "starts.jsonl": Reader(make_starts, read_starts),
     "attempts.jsonl": Reader(make_attempts, lambda folder: attempts(Folder(folder)), own=False),
     "decisions": Reader(make_decisions, read_decisions, absent=(None,)),

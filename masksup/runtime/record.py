@@ -1,6 +1,5 @@
 """The numbers of a run: `metrics.jsonl` and TensorBoard hold the same, and a resumed run continues both."""
 
-import json
 import math
 import threading
 import time
@@ -18,7 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 from masksup.config import Config
 from masksup.config_file import dump
 from masksup.metrics.precision_recall import PrCurve
-from masksup.runtime.files import write_atomically
+from masksup.runtime.files import as_json, read_regular, write_atomically
 from masksup.runtime.json_lines import Appender, parse_line, split_lines
 from masksup.runtime.log import log
 
@@ -54,7 +53,7 @@ class Record:
         if not self.writes:
             return
         with self._guard():
-            self._rows.append(row)
+            self._rows.append(_finite(row))
 
     def _point(self, write: Callable[[], object]) -> None:
         """Something for TensorBoard, alike."""
@@ -92,7 +91,7 @@ class Record:
     def scalars(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
         """One row of `metrics.jsonl`, and one point a value on the curves `kind/name`."""
         row = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
-        self._row({k: _finite(v) for k, v in row.items()})
+        self._row(row)
         for name, value in values.items():
             self._point(lambda n=name, v=value: self.tensorboard.add_scalar(f"{kind}/{n}", v, step))  # type: ignore[misc]
 
@@ -192,7 +191,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _sorted_out(path: Path) -> tuple[list[dict[str, Any]], dict[int, bytes]]:
     """The rows of a record, and what is none, by number of line."""
     rows, damaged = [], {}
-    for number, line in enumerate(split_lines(path.read_bytes()) if path.exists() else [], 1):
+    for number, line in enumerate(split_lines(read_regular(path)) if path.exists() else [], 1):
         row = parse_line(line)
         if row is not None and isinstance(row.get("kind"), str) and type(row.get("step")) is int:
             rows.append(row)
@@ -217,7 +216,7 @@ def _take_back(path: Path, step: int) -> None:
             file.write(b"".join(line + b"\n" for line in damaged.values()))
         log.warning(f"{path}: {_lines(damaged)} damaged (a crash cuts off the last one); kept aside in {aside.name}")
     if damaged or len(kept) < len(rows) or (path.exists() and not path.read_bytes().endswith(b"\n")):
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_atomically(path, "".join(as_json(row) + "\n" for row in kept))
 
 
 def _but_for_tensorboard(hook: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -231,6 +230,11 @@ def _but_for_tensorboard(hook: Callable[[Any], object]) -> Callable[[Any], objec
 
 
 def _finite(value: Any) -> Any:
+    """None in place of what JSON has no number for, in rows and lists as well."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
