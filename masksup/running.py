@@ -1,7 +1,7 @@
 """How a trained model is run: device, batch and threads, which each command lets a user choose; without torch."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +43,7 @@ AS_TRAINED = Running()
 """As the run's configuration says."""
 
 
-def _given(values: dict[str, object]) -> dict[str, object]:
+def _given(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -93,14 +93,7 @@ class Page:
         """Label a file that arrived, one after the other; what is no picture is told and skipped."""
         self.arrived += 1
         self._tell()
-        data = await event.file.read()
-        async with self._turn:
-            if self.closed:
-                return
-            try:
-                found = await run.io_bound(self.labeller.label, event.file.name, data)
-            except UserError as error:
-                found = str(error)
+        found = await self._label(event.file.name, await event.file.read())
         if self.closed:  # meanwhile: there is nothing left to draw on
             return
         self.done += 1
@@ -108,8 +101,19 @@ class Page:
         if isinstance(found, Labelled):
             self.pictures.append(found)
             self._refresh()
-        else:
+        elif found is not None:
             _complain(found)
+
+    async def _label(self, name: str, data: bytes) -> Labelled | str | None:
+        """What was found, or why nothing was; None where nobody waits for it any more."""
+        async with self._turn:
+            if self.closed:
+                return None
+            try:
+                found: Labelled = await run.io_bound(self.labeller.label, name, data)
+            except UserError as error:
+                return str(error)
+            return found
 
     def _tell(self) -> None:
         """How far the labelling is; uploading, of which the browser tells, is the shorter part."""

@@ -15,7 +15,7 @@ from masksup.errors import UserError
 from masksup.exits import status_of
 from masksup.image_files import find_images
 from masksup.inference.card import PRECISIONS
-from masksup.inference.model_file import Exported, open_exported
+from masksup.inference.model_file import Device, Exported, open_exported
 from masksup.inference.prepare import load_image
 from masksup.inference.timing import Clock, facts
 from masksup.labelled import Row, check_out, print_labels, print_line, tell_unlabelled, write_scores
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
     running = running_of(args)
-    device, threads, batch = args.device or "cpu", running.threads or 0, running.batch or 1
+    device: Device = args.device or "cpu"
+    threads, batch = running.threads or 0, running.batch or 1
     check_out(args.out)
     files = find_images(args.images)
     exported = open_exported(args.model, device, threads)

@@ -51,15 +51,15 @@ def test_coco_small_is_prepared_and_its_table_tells_what_was_found(
     sizes = next(line for line in lines if line.startswith("  train "))
     assert sizes.split() == ["train", "208", "208", "1,678", "664", "0", "2"]
     assert "person             97    35   tie" in text
-    assert max(len(line) for line in lines if not re.match("warning: |.*data.train=", line)) <= 110
+    assert max(len(line) for line in lines if not re.match("warning: |.*data.(train|eval|test)=", line)) <= 110
     assert len([line for line in lines if "  " in line]) < 45  # 80 classes stand side by side
     (warning,) = [line for line in lines if line.startswith("warning: val: 18 classes without positives: motorcycle,")]
     assert warning.count(", ") == 17
-    for split, samples in (("train", 208), ("val", 64)):
+    for split, samples, key in (("train", 208, "data.train"), ("val", 64, "data.eval")):
         index = open_index(out / split)
         assert (len(index), index.name, index.split) == (samples, "coco", split)
         assert index.path(0).is_file()
-        assert f"data.train={out / split} " in text
+        assert f"{key}={out / split} " in text
     again = open_index(out / "val").hash
     assert prepare("coco", "--root", shared_data / "coco_small", "--out", out) == 0
     assert open_index(out / "val").hash == again

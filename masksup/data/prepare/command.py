@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     for index in indexes:
         # Plain prints: rich would wrap a path, and these lines are for copying.
         print(
-            f"{index.split}: {_KEYS.get(index.split, 'data.train')}={args.out / index.split}, index {index.hash[:12]}"
+            f"{index.split}: {_KEYS.get(index.split, 'data.train')}={args.out / index.split} (index {index.hash[:12]})"
         )
     return 0
 
