@@ -89,7 +89,7 @@ def _add(commands: Any, name: str, meaning: str, run: Callable[[argparse.Namespa
 
 
 def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> None:
-    from launch.resources import Resources
+    from launch.cluster.resources import Resources
 
     if submits:
         command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: on this machine")
@@ -113,7 +113,7 @@ def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> No
 
 def resources_of(args: argparse.Namespace) -> Any:
     """The site's file and the options of the command line, as `Resources`."""
-    from launch.resources import read_resources
+    from launch.cluster.resources import read_resources
 
     return read_resources(args.cluster_config, {"command line": options_of(args)})
 
@@ -134,14 +134,14 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from launch.one import submit_one
+    from launch.submit_command import submit_one
 
     return submit_one(args.config, args.overrides, args.run_dir, resources_of(args), args.cluster, args.dry_run)
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from launch.results import show_results
-    from launch.sweep import sweep
+    from launch.sweep_command import sweep
+    from launch.sweeps.results import show_results
 
     if args.results:
         show_results(args.sweep_dir or Path("runs") / args.file.stem)
@@ -150,13 +150,13 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from launch.table import status, view
+    from launch.watch.table import status, view
 
     return status(args.runs.absolute(), args.json, args.watch, view(args.state, args.sort, args.columns))
 
 
 def _preflight(args: argparse.Namespace) -> int:
-    from launch.batch import preflight
+    from launch.start.first_node import preflight
 
     return preflight(args.folder.absolute(), [path.absolute() for path in args.data], resources_of(args))
 

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from launch import local, slurm
-from launch.active import Seen, look
-from launch.decide import crashes_in_vain
-from launch.ledger import Folder, attempts, job_of, read_json
-from launch.resources import joined
-from launch.status import find_runs
+from launch.cluster import local, slurm
+from launch.cluster.active import Seen, look
+from launch.cluster.resources import joined
+from launch.start.decide import crashes_in_vain
+from launch.start.ledger import Folder, attempts, job_of, read_json
 from launch.submit import submit
-from masksup.config_file import load_config
+from launch.watch.status import find_runs
+from masksup.base.files import write_atomically
+from masksup.config.load import load_config
 from masksup.errors import UserError
-from masksup.runtime.files import write_atomically
 
 _PAUSE_S = 1.0
 _ASK_EVERY = 10

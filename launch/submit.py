@@ -10,18 +10,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import local, script, slurm
-from launch.active import look, remember
-from launch.gres import gpus_in, read_gpus
-from launch.ledger import Folder, write_json
-from launch.resources import Resources
-from launch.safe import refuse_folders
-from launch.snapshot import place_of, snapshot
-from masksup.config import Config
-from masksup.config_conflicts import refuse_ranks
-from masksup.config_file import to_yaml
+from launch.cluster import local, sbatch_script, slurm
+from launch.cluster.active import look, remember
+from launch.cluster.gres import gpus_in, read_gpus
+from launch.cluster.resources import Resources
+from launch.cluster.safe import refuse_folders
+from launch.cluster.snapshot import place_of, snapshot
+from launch.start.ledger import Folder, write_json
+from masksup.base.files import write_atomically
+from masksup.config.conflicts import refuse_ranks
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.errors import UserError, nearest
-from masksup.runtime.files import write_atomically
 from masksup.runtime.run_folder import refuse_other_config
 
 # File systems that other nodes do not see, as /proc/mounts calls them.
@@ -43,13 +43,13 @@ def submit(
     check_submission([run for run, _ in runs], [config for _, config in runs], resources, cluster)
     with _nothing_left(home, *(folder.run for folder in folders)), _alone(home):
         check_runs(runs)
-        work = script.Work(name, tuple(folder.run for folder in folders), place_of(home), home / "submitit")
+        work = sbatch_script.Work(name, tuple(folder.run for folder in folders), place_of(home), home / "submitit")
         if cluster == "slurm":
             try_out(work, resources)
         snapshot(home)
         for folder, (_, config) in zip(folders, runs):
             prepare(folder, config, resources, cluster, work.code, home)
-        jobs = script.submit(work, resources) if cluster == "slurm" else local.submit(work)
+        jobs = sbatch_script.submit(work, resources) if cluster == "slurm" else local.submit(work)
     remember(dict(zip(jobs, folders)), name)
     return [Submitted(job, folder.run) for folder, job in zip(folders, jobs)]
 
@@ -137,12 +137,12 @@ def check_resources(resources: Resources, cluster: str) -> None:
         )
 
 
-def try_out(work: script.Work, resources: Resources) -> None:
+def try_out(work: sbatch_script.Work, resources: Resources) -> None:
     """Let SLURM judge the script without submitting it."""
     work.keep.mkdir(parents=True, exist_ok=True)
     work.keep.chmod(0o700)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=".try-", suffix=".sh", dir=work.keep) as file:
-        file.write(script.text(work, resources))
+        file.write(sbatch_script.text(work, resources))
         file.flush()
         try:
             slurm.call("sbatch", "--test-only", file.name)

@@ -4,7 +4,7 @@ import os
 import typing
 
 if typing.TYPE_CHECKING:
-    from masksup.loaded import Model
+    from masksup.saved.api import Model
 
 __version__ = "0.1.0"
 
@@ -21,6 +21,6 @@ def load(
     """
     from pathlib import Path
 
-    from masksup.loaded import load as load_model
+    from masksup.saved.api import load as load_model
 
     return load_model(Path(path), weights, device, batch)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from masksup import __version__
-from masksup.csv_text import RAW_HELP
-from masksup.data.prepare import command as prepare
+from masksup.base import signals
+from masksup.base.csv_text import RAW_HELP
+from masksup.base.place import Place, find_place
+from masksup.commands import prepare as prepare
 from masksup.errors import UserError
 from masksup.exits import status_of
-from masksup.running import add_running, running_of
-from masksup.runtime import signals
-from masksup.runtime.place import Place, find_place
+from masksup.saved.running import add_running, running_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def _hint(args: argparse.Namespace, rest: list[str]) -> str:
     """What a user of `train` may have meant by options that it does not have: settings."""
     if getattr(args, "more", None) != "overrides":
         return ""
-    from masksup.config_file import keys_named
+    from masksup.config.load import keys_named
 
     name, _, value = next(word for word in rest if word.startswith("-")).lstrip("-").partition("=")
     keys = keys_named(name.replace("-", "_")) or ["section.key"]
@@ -216,13 +216,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _model(args: argparse.Namespace) -> Path:
-    from masksup.trained import at_checkpoint
+    from masksup.saved.open import at_checkpoint
 
     return at_checkpoint(args.model, args.checkpoint)
 
 
 def _train(args: argparse.Namespace) -> int:
-    from masksup.config_file import describe, load_config
+    from masksup.config.load import describe, load_config
     from masksup.runtime.run_folder import refuse_taken
 
     place = find_place()
@@ -235,14 +235,14 @@ def _train(args: argparse.Namespace) -> int:
     with _told_once(place):
         config, sources = load_config(args.config, args.overrides)
     if args.print_config:
-        from masksup.show import print_config
+        from masksup.config.show import print_config
 
         print_config(list(describe(config, sources)))
         return 0
     run_dir = args.run_dir or Path("runs") / args.config.stem
     if place.world == 1:
         refuse_taken(run_dir)
-    from masksup.train import train
+    from masksup.training.train import train
 
     return train(config, run_dir, place)
 
@@ -251,7 +251,7 @@ def _told_once(place: Place) -> AbstractContextManager[None]:
     """Alone, a configuration is checked without torch."""
     if place.world == 1:
         return nullcontext()
-    from masksup.runtime.distributed import told_once
+    from masksup.runtime.ranks import told_once
 
     return told_once(place)
 
@@ -260,7 +260,7 @@ def _eval(args: argparse.Namespace) -> int:
     place = find_place()
     # Before torch is loaded, which takes seconds.
     signals.install("finishes these images, keeps what is done and leaves" if place.first else "")
-    from masksup.eval_command import Wanted, run_eval
+    from masksup.commands.eval import Wanted, run_eval
 
     _check_threshold(args.threshold)
     if args.bootstrap is not None and args.bootstrap < 0:
@@ -277,20 +277,20 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from masksup.calibration.command import Wanted, run_calibrate
+    from masksup.commands.calibrate import Wanted, run_calibrate
 
     wanted = Wanted(args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given))
     return run_calibrate(_model(args), args.data, args.weights, wanted, running_of(args))
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from masksup.packing.command import run_pack
+    from masksup.commands.pack import run_pack
 
     return run_pack(_model(args), args.out, args.weights)
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from masksup.predict import run_predict
+    from masksup.commands.predict import run_predict
 
     _check_threshold(args.threshold)
     return run_predict(
@@ -300,19 +300,19 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from masksup.report.command import run_report
+    from masksup.commands.report import run_report
 
     return run_report(args.runs, args.out, args.data, running_of(args))
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from masksup.demo.command import run_demo
+    from masksup.commands.demo import run_demo
 
     return run_demo(args.model, args.port, running_of(args))
 
 
 def _export(args: argparse.Namespace) -> int:
-    from masksup.export.command import run_export
+    from masksup.commands.export import run_export
 
     precisions = args.precision.split(",")
     return run_export(

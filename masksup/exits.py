@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from masksup.base.exhausted import exhausted
 from masksup.errors import JobError, ToldElsewhere, UserError
-from masksup.exhausted import exhausted
 
 USER_ERROR, BUG, INTERRUPTED, READER_LEFT = 2, 1, 130, 141
 STOPPED = 75  # asked to stop: the same command goes on (EX_TEMPFAIL)

@@ -317,7 +317,7 @@ node_ranks() { # processes that slurmstepd started as ranks: neither srun, which
     for pid in $(descendants "$(power_switch "$1")"); do
         parent=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status" 2> /dev/null) || continue
         [ "$(cat "/proc/$parent/comm" 2> /dev/null)" = slurmstepd ] || continue
-        tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q -- '^[^ ]*python[^ ]* .*-m launch.job' && echo "$pid"
+        tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q -- '^[^ ]*python[^ ]* .*-m launch.start.rank' && echo "$pid"
     done
     return 0
 }

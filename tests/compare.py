@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.record import read_rows
+from masksup.runtime.metrics_log import read_rows
 
 TIMED = {
     "images_per_second", "step_seconds", "data_wait_seconds", "data_wait_share", "data_wait_straggler", "memory_mib",

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from masksup.config import Config
-from masksup.config_file import validate
+from masksup.config.load import validate
+from masksup.config.schema import Config
 
 
 @pytest.fixture(scope="session")

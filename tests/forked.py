@@ -8,9 +8,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from masksup.config import Config
-from masksup.runtime.distributed import Group
-from masksup.runtime.place import Place
+from masksup.base.place import Place
+from masksup.config.schema import Config
+from masksup.runtime.ranks import Group
 
 
 def runs(pid: int) -> bool:

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from masksup.cli import main
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.train import train
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 

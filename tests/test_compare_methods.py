@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from masksup.cli import main
-from masksup.config import Config
-from masksup.config_file import load_config, to_yaml
+from masksup.config.load import load_config, to_yaml
+from masksup.config.schema import Config
 from tools import compare_methods
 
 MakeConfig = Callable[..., Config]

@@ -11,19 +11,19 @@ import pytest
 import torch
 from forked import on_ranks
 
+from masksup.base.place import ALONE
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.data.source import whole
-from masksup.engine.blocks import image_blocks
-from masksup.engine.infer import count_part, keeps_pairs, run_part
-from masksup.engine.outputs import Counted, Outputs
-from masksup.evaluate import evaluate
+from masksup.data.split import whole
+from masksup.evaluation.blocks import image_blocks
+from masksup.evaluation.collect import Counted, Outputs
+from masksup.evaluation.forward import count_part, keeps_pairs, run_part
+from masksup.evaluation.scores import evaluate
 from masksup.metrics.summary import COUNTED, EXACT
-from masksup.runtime.distributed import Group
-from masksup.runtime.place import ALONE
-from masksup.runtime.record import read_rows
-from masksup.train import train
+from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.ranks import Group
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 CPU = torch.device("cpu")

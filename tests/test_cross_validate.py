@@ -11,8 +11,8 @@ import pytest
 import yaml
 from sklearn.metrics import average_precision_score
 
-from masksup.config import Config
-from masksup.config_file import dump
+from masksup.config.load import dump
+from masksup.config.schema import Config
 from masksup.data.index import open_index
 from masksup.errors import UserError
 

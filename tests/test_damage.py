@@ -18,34 +18,34 @@ from damage import Reader, faults
 from PIL import Image
 from torch import Tensor
 
-from launch.ledger import Folder, attempts
-from launch.resources import read_resources
-from launch.settings import settings
-from masksup.calibration.maps import Platt
-from masksup.config import Config
-from masksup.config_file import dump, load_config, to_yaml, validate
+from launch.cluster.resources import read_resources
+from launch.start.ledger import Folder, attempts
+from launch.sweeps.settings import settings
+from masksup.base.files import write_sealed
+from masksup.config.load import dump, load_config, to_yaml, validate
+from masksup.config.schema import Config
 from masksup.data.decode import decode
 from masksup.data.index import Index, IndexContent, open_index, write_index
-from masksup.data.pack import pack_index
 from masksup.data.prepare.coco import prepare_coco
 from masksup.data.prepare.csv import prepare_csv
 from masksup.data.prepare.voc import prepare_voc
 from masksup.data.prepare.wider import prepare_wider
 from masksup.data.shapes import prepare_shapes
-from masksup.data.source import whole
-from masksup.decisions import Decisions, Fitted, read_decisions, write_decisions
+from masksup.data.split import whole
+from masksup.data.write_shards import pack_index
+from masksup.decisions.calibration import Platt
+from masksup.decisions.decisions import Decisions, Fitted, read_decisions, write_decisions
 from masksup.engine.build import new_network
 from masksup.engine.features import compute_features
 from masksup.inference.card import Card, Preprocessing
 from masksup.inference.model_file import open_exported, seal
 from masksup.inference.prepare import load_image
 from masksup.models.weight_files import read_file
-from masksup.packing.packed import Packed, read_packed, write_packed
 from masksup.report.gather import CALIBRATION, kept_calibration, kept_outputs
 from masksup.runtime.checkpoint import State, read_checkpoint, write_checkpoint
-from masksup.runtime.files import write_sealed
-from masksup.runtime.record import read_rows
+from masksup.runtime.metrics_log import read_rows
 from masksup.runtime.run_folder import new_attempt
+from masksup.saved.packed import Packed, read_packed, write_packed
 
 MUTATIONS = int(os.environ.get("MASKSUP_MUTATIONS", "500"))
 FIRST_SEED = int(os.environ.get("MASKSUP_FIRST_SEED", "0"))

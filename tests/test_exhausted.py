@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-import launch.job
+import launch.start.rank
 import masksup.cli
-from launch.decide import why_not_again
-from launch.ledger import Folder
-from launch.resources import Resources
-from masksup.config import Config
+from launch.cluster.resources import Resources
+from launch.start.decide import why_not_again
+from launch.start.ledger import Folder
+from masksup.commands.predict import run_predict
+from masksup.config.schema import Config
 from masksup.data.index import IndexContent, open_index, write_index
-from masksup.data.pack import pack_index
 from masksup.data.shapes import draw_shapes, prepare_shapes
+from masksup.data.write_shards import pack_index
 from masksup.exits import USER_ERROR, told
-from masksup.predict import run_predict
 from masksup.runtime.run_folder import open_run
-from masksup.train import train
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 TOO_MUCH: dict[str, Callable[[], object]] = {
@@ -54,8 +54,8 @@ def test_memory(library: str, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 def test_the_launcher_does_not_start_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKSUP_ATTEMPT", "1")
-    monkeypatch.setattr(launch.job, "_train", lambda *_: TOO_MUCH["torch"]())
-    assert launch.job.main(tmp_path) == USER_ERROR
+    monkeypatch.setattr(launch.start.rank, "_train", lambda *_: TOO_MUCH["torch"]())
+    assert launch.start.rank.main(tmp_path) == USER_ERROR
     left = json.loads((Folder(tmp_path).exits(1) / "rank00000.json").read_text())
     assert left["status"] == USER_ERROR
     assert left["error"].startswith("out of memory (in main memory, tried to allocate")

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from masksup.base.words import figure, kind_of
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.models.backbones import build_backbone
 from masksup.models.weight_files import read_file
-from masksup.train import train
-from masksup.words import figure, kind_of
+from masksup.training.train import train
 
 
 def test_few_images_are_said_and_too_few_are_refused(

@@ -9,8 +9,8 @@ import pytest
 
 import launch.__main__
 import masksup.cli
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.runtime.run_folder import open_run
 
 INTERRUPTED = """

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
+from masksup.config.components import HEADS, METHODS
 from masksup.exits import STOPPED
-from masksup.methods import METHODS
-from masksup.models import HEADS
 from tools import gpu_check
 from tools.gpu_checks import run, steps
 from tools.gpu_checks.combinations import all_combinations, one_of_each

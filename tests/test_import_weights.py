@@ -25,7 +25,7 @@ from masksup.data.index import open_index
 from masksup.models.originals.classes import COCO_CLASSES, ORDERS, classes_named
 from masksup.models.originals.settings import PRESETS, preset_named
 from masksup.runtime.checkpoint import read_meta
-from masksup.trained import open_trained
+from masksup.saved.open import open_trained
 
 ROOT = Path(__file__).resolve().parents[1]
 NONE, HALF, IMAGENET = ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.5,) * 3), originals.IMAGENET

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from compare import assert_same_run
 
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.record import read_rows
+from masksup.runtime.metrics_log import read_rows
 
 MakeConfig = Callable[..., Config]
 KILLS = int(os.environ.get("MASKSUP_KILLS", "4"))

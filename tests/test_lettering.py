@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from masksup import lettering
 from masksup.explain.looks import Looks
 from masksup.explain.picture import Scored, draw_looks
-from masksup.lettering import draw_text, shortened, text_width, written
-from masksup.pictures import draw_prediction
-from masksup.region_picture import Region, draw_regions
+from masksup.output import lettering
+from masksup.output.lettering import draw_text, shortened, text_width, written
+from masksup.output.pictures import draw_prediction
+from masksup.output.regions import Region, draw_regions
 
 NAMES = (
     "Äpfel", "Öpfel", "日本語", "中文字", "кошка", "собака", "قطة", "كلب", "가나", "ไทย", "हिन्दी", "हन्दी", "שלום",

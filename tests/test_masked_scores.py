@@ -6,9 +6,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksup.cli import main
-from masksup.evaluate import evaluate
-from masksup.runtime.record import read_rows
-from masksup.train import train
+from masksup.evaluation.scores import evaluate
+from masksup.runtime.metrics_log import read_rows
+from masksup.training.train import train
 
 EVAL = {"masked": ["low", "high"], "size_shares": [0.08, 0.2], "bootstrap": 50}
 
@@ -106,7 +106,7 @@ def test_the_best_and_the_last_weights_are_each_scored_as_they_are(tiny_config, 
         measured.append(summary["mAP"])
         return summary | ({"mAP": 101.0} if len(measured) == 1 else {})
 
-    monkeypatch.setattr("masksup.scoring.evaluate", raised_once)
+    monkeypatch.setattr("masksup.training.score_run.evaluate", raised_once)
     config = tiny_config(epochs=4, ema__decay=0.0, eval={"masked": ["low"], "bootstrap": 0})
     assert train(config, tmp_path / "run") == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 from wrong_input import one_line
 
 import masksup
-from masksup.config import Config
+from masksup.base.files import as_json
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.decisions import default_decisions
+from masksup.decisions.decisions import default_decisions
 from masksup.demo.labelling import Labeller
 from masksup.errors import UserError
 from masksup.inference import command
 from masksup.runtime.checkpoint import META, SUMS, TENSORS
-from masksup.runtime.files import as_json
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 REFUSED = r"the network's output: found NaN for class '\w+' of \d+ of \d+ images?, expected numbers"
 

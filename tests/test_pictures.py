@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masksup.pictures import (
+from masksup.output.pictures import (
     COLUMN,
     FALSE,
     LONGEST,

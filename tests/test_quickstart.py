@@ -34,7 +34,7 @@ def test_the_tour_reaches_90_is_interrupted_and_is_deterministic(tmp_path: Path)
 
 
 def test_example_configurations_are_valid() -> None:
-    from masksup.config_file import load_config
+    from masksup.config.load import load_config
 
     sweeps = REPOSITORY / "configs" / "sweeps"
     files = [file for file in sorted((REPOSITORY / "configs").rglob("*.yaml")) if sweeps not in file.parents]

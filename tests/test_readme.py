@@ -11,16 +11,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from masksup.cli import main
-from masksup.config import Config
-from masksup.config_file import load_config
-from masksup.data import DATASETS
+from masksup.config.components import DATASETS, HEADS, LOSSES, METHODS
+from masksup.config.load import load_config
+from masksup.config.registry import Registry
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.losses import LOSSES
-from masksup.methods import METHODS
-from masksup.models import HEADS
-from masksup.registry import Registry
-from masksup.runtime.record import read_rows
-from masksup.train import train
+from masksup.runtime.metrics_log import read_rows
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 ROOT = Path(__file__).resolve().parents[1]

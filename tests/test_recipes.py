@@ -16,8 +16,8 @@ import torch
 from compare import assert_same_run
 
 from masksup.cli import main
-from masksup.config import Config
-from masksup.config_file import dump, load_config, read_yaml
+from masksup.config.load import dump, load_config, read_yaml
+from masksup.config.schema import Config
 from masksup.data.index import write_index
 from masksup.data.sampler import Plan
 from masksup.data.shapes import prepare_shapes
@@ -26,9 +26,9 @@ from masksup.engine.schedule import rate_factor
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.models.backbones import Backbone, build_backbone
-from masksup.runtime.record import read_rows
+from masksup.runtime.metrics_log import read_rows
 from masksup.smoke.shrink import BATCH, shrunk, stand_in
-from masksup.train import train
+from masksup.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 BASES = sorted((ROOT / "configs").glob("*/base.yaml"))
@@ -178,7 +178,7 @@ def test_it_trains_resumes_scores_and_predicts(
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["loss"] is not None and row["skipped_steps"] == 0 for row in rows)
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.train.stop_requested", lambda: "SIGTERM")
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM")
         assert train(config, tmp_path / "cut") == STOPPED
     assert train(config, tmp_path / "cut") == 0
     assert_same_run(tmp_path / "cut", tmp_path / "clean")

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from masksup.cli import main
-from masksup.config import Config
+from masksup.commands.predict import label
+from masksup.config.schema import Config
 from masksup.data.decode import decode
-from masksup.deciding import decisions_for
-from masksup.image_files import find_images
 from masksup.methods.mcar import find_mcar
-from masksup.predict import label
-from masksup.region_picture import COLOURS, LINE, MARGIN, Region, draw_regions
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.output.image_files import find_images
+from masksup.output.regions import COLOURS, LINE, MARGIN, Region, draw_regions
+from masksup.saved.decisions_of import decisions_for
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 PHOTO = Image.new("RGB", (400, 300), (50, 60, 70))
 

@@ -13,18 +13,16 @@ import torch
 from compare import assert_same_run
 from watch import no_questions
 
-from masksup.config import Config
+from masksup.base.place import Place
+from masksup.config.components import HEADS, LOSSES, METHODS
+from masksup.config.registry import Registry
+from masksup.config.schema import Config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.exits import STOPPED
-from masksup.losses import LOSSES
-from masksup.methods import METHODS
-from masksup.models import HEADS
 from masksup.models.network import build_network
-from masksup.registry import Registry
-from masksup.runtime.place import Place
-from masksup.runtime.record import read_rows
-from masksup.train import train
+from masksup.runtime.metrics_log import read_rows
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 B, D, C = 6, 16, 5
@@ -54,8 +52,8 @@ def build_loss(name: str) -> Any:
 
 def test_options_are_read_without_torch_and_all_have_defaults() -> None:
     probe = (
-        "import sys\nfrom masksup.losses import LOSSES\nfrom masksup.methods import METHODS\n"
-        "from masksup.models import HEADS\nfrom masksup.data import DATASETS\n"
+        "import sys\nfrom masksup.config.components import LOSSES\nfrom masksup.config.components import METHODS\n"
+        "from masksup.config.components import HEADS\nfrom masksup.config.components import DATASETS\n"
         "for r in (LOSSES, METHODS, HEADS, DATASETS):\n    for n in r.entries: r.options(n)()\n"
         "assert 'torch' not in sys.modules\n"
     )
@@ -187,7 +185,7 @@ def test_a_run_with_it_is_finite_and_resumes_bit_equal(
     assert all(row["loss"] is not None and row["skipped_steps"] == 0 for row in rows), rows
     calls = iter(range(1, 100))
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 2 else None)
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 2 else None)
         assert train(config, tmp_path / "cut") == STOPPED
     assert train(config, tmp_path / "cut") == 0
     assert_same_run(tmp_path / "cut", tmp_path / "clean")

@@ -13,14 +13,14 @@ import torch
 
 import masksup
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.deciding import decisions_for
 from masksup.demo.labelling import Labeller
 from masksup.methods.method import Method
-from masksup.packing.packed import read_packed, write_packed
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.saved.decisions_of import decisions_for
+from masksup.saved.open import open_trained
+from masksup.saved.packed import read_packed, write_packed
+from masksup.training.train import train
 
 
 @pytest.fixture(scope="module")

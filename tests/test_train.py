@@ -8,18 +8,18 @@ import pytest
 import torch
 from compare import assert_same_run, final_state, numbers
 
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.train import train
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """A signal that arrives when `step` steps are done (checked once a step, and while scoring)."""
-    import masksup.train as module
+    import masksup.training.train as module
 
     seen = {"calls": 0}
 
@@ -262,7 +262,7 @@ def test_broken_images_of_all_starts_count_together_and_each_once(
 ) -> None:
     from masksup.data.index import open_index, write_index
     from masksup.data.shapes import prepare_shapes
-    from masksup.data.source import make_plan, open_source
+    from masksup.data.split import make_plan, open_source
 
     for content in prepare_shapes(tmp_path / "root", train=30, val=10, test=5, size=48, seed=4):
         write_index(tmp_path / content.split, content)

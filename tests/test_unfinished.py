@@ -20,26 +20,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import masksup.engine.infer as infer
-import masksup.engine.unfinished as module
+import masksup.evaluation.forward as infer
+import masksup.evaluation.kept as module
+from masksup.base.log import start_logging
+from masksup.base.place import ALONE
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index, write_index
 from masksup.data.masks import evaluation_masks
 from masksup.data.shapes import prepare_shapes
-from masksup.data.source import Part, whole
-from masksup.engine.blocks import image_blocks
-from masksup.engine.infer import count_part, run_part
-from masksup.engine.outputs import Counted, Outputs
-from masksup.engine.unfinished import Stopped, Unfinished, outputs_key
+from masksup.data.split import Part, whole
 from masksup.errors import UserError
+from masksup.evaluation.blocks import image_blocks
+from masksup.evaluation.collect import Counted, Outputs
+from masksup.evaluation.forward import count_part, run_part
+from masksup.evaluation.kept import Stopped, Unfinished, outputs_key
 from masksup.exits import READER_LEFT, STOPPED
 from masksup.metrics.summary import COUNTED, EXACT
-from masksup.runtime.distributed import SAVE, Group, Vote
-from masksup.runtime.log import start_logging
-from masksup.runtime.place import ALONE
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.runtime.ranks import SAVE, Group, Vote
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 Score = Any
@@ -318,8 +318,8 @@ def stop_in_block(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         return "SIGTERM" if asked > number else None
 
     monkeypatch.setattr(module, "stop_requested", in_evaluation)
-    monkeypatch.setattr("masksup.train.stop_requested", afterwards)
-    monkeypatch.setattr("masksup.eval_command.stop_requested", afterwards)
+    monkeypatch.setattr("masksup.training.train.stop_requested", afterwards)
+    monkeypatch.setattr("masksup.commands.eval.stop_requested", afterwards)
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -461,7 +461,7 @@ def test_scores_that_cannot_be_written_lose_no_outputs(
     ran = forwards_counted(monkeypatch)
     command = ["eval", str(clean), "--predictions", str(tmp_path / "scores.npz")]
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.eval_command.np.savez", full)
+        patch.setattr("masksup.commands.eval.np.savez", full)
         assert main(command) == 2
     assert capsys.readouterr().err == f"masksup: {tmp_path / 'scores.npz'}: No space left on device\n"
     assert not list(tmp_path.iterdir())
@@ -474,7 +474,7 @@ def test_a_reader_that_leaves_takes_no_files_along(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`masksup eval RUN --json FILE | head`: what is written is written before anything is shown."""
-    monkeypatch.setattr("masksup.eval_command._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
+    monkeypatch.setattr("masksup.commands.eval._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert main(["eval", str(clean), "--json", str(tmp_path / "scores.json")]) == READER_LEFT
     assert json.loads((tmp_path / "scores.json").read_text())["images"] == 20

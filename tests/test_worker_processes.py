@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from forked import runs
 
-from masksup.config import Config
-from masksup.config_file import to_yaml
-from masksup.runtime.record import read_rows
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
+from masksup.runtime.metrics_log import read_rows
 
 DEADLINE = 120
 AFTER = 30  # seconds for what takes well below ten on a machine without other work

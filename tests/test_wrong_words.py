@@ -15,23 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from launch.results import Scored
-from launch.results import as_csv as sweep_csv
+from launch.sweeps.results import Scored
+from launch.sweeps.results import as_csv as sweep_csv
+from masksup.base.csv_text import as_csv
+from masksup.base.words import counted
 from masksup.cli import main
-from masksup.config import Config
-from masksup.config_file import to_yaml
-from masksup.csv_text import as_csv
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.data.decode import decode
+from masksup.data.decode_pil import BrokenImage
 from masksup.data.index import open_index
-from masksup.data.pillow import BrokenImage
 from masksup.data.prepare.images import check_images
-from masksup.decisions import default_decisions
+from masksup.decisions.decisions import default_decisions
 from masksup.errors import UserError
 from masksup.explain.predictions import class_numbers
-from masksup.image_files import find_images
-from masksup.labelled import quoted, tell_unlabelled
-from masksup.train import train
-from masksup.words import counted
+from masksup.output.image_files import find_images
+from masksup.output.labels import quoted, tell_unlabelled
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 

@@ -25,21 +25,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from masksup.config import Config
-from masksup.config_file import validate
+from masksup.base.place import ALONE, Place
+from masksup.config.load import validate
+from masksup.config.schema import Config
 from masksup.data.sampler import share_of
-from masksup.data.source import Part
-from masksup.engine.blocks import Block
+from masksup.data.split import Part
 from masksup.engine.build import new_method, new_network
-from masksup.engine.infer import run_part
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import hash_of
 from masksup.engine.step import Stepper
-from masksup.engine.unfinished import Unfinished
-from masksup.runtime.distributed import Group, Vote
-from masksup.runtime.place import ALONE, Place
+from masksup.evaluation.blocks import Block
+from masksup.evaluation.forward import run_part
+from masksup.evaluation.kept import Unfinished
+from masksup.runtime.ranks import Group, Vote
 
 CLASSES = 20
 SCORED_CLASSES = 80

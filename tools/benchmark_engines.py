@@ -29,19 +29,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from masksup.config import Config
-from masksup.config_file import validate
+from masksup.base.files import as_json
+from masksup.base.place import Place
+from masksup.config.load import validate
+from masksup.config.schema import Config
 from masksup.data.sampler import share_of
 from masksup.engine.build import new_method, new_network
 from masksup.engine.optim import build_optimizer, set_rates
-from masksup.engine.parallel.deepspeed import _import_deepspeed
 from masksup.engine.parallel.engine import make_engine
+from masksup.engine.parallel.zero import _import_deepspeed
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
 from masksup.runtime.checkpoint import State
-from masksup.runtime.files import as_json
 from masksup.runtime.gpus import choose_backend, take_gpu
-from masksup.runtime.place import Place
 
 CLASSES = 20
 Engine = tuple[str, int]  # name, ZeRO stage

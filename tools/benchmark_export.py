@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masksup.data.source import Part
+from masksup.commands.export import export
+from masksup.data.split import Part
 from masksup.errors import UserError
-from masksup.evaluate import evaluate, predict_alone
+from masksup.evaluation.scores import evaluate, predict_alone
 from masksup.export.check import check_images, eager_run, part_of
-from masksup.export.command import export
 from masksup.export.trace import Deployed
 from masksup.inference.card import PRECISIONS, Precision
 from masksup.inference.model_file import open_exported
 from masksup.inference.prepare import load_image
 from masksup.metrics.pairs import probabilities
 from masksup.metrics.summary import score
-from masksup.trained import open_trained
+from masksup.saved.open import open_trained
 
 BATCHES = (1, 8)
 

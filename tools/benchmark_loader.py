@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as v1
 
+from masksup.base.random import draws
 from masksup.data.decode import decode
-from masksup.data.random import draws
 from masksup.data.transforms import TransformSettings, train_transform
 
 BATCH = 16

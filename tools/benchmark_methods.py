@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from masksup.config import Config
-from masksup.config_file import validate
+from masksup.config.load import validate
+from masksup.config.schema import Config
 from masksup.engine.precision import set_numerics
 from tools.step_time import interleaved_seconds, new_step, ratios
 

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from masksup.config import Config
-from masksup.config_file import load_config
+from masksup.base.files import write_json
+from masksup.base.log import console
+from masksup.config.load import load_config
+from masksup.config.schema import Config
 from masksup.data.masks import FixedMasks, evaluation_blocks, evaluation_masks
-from masksup.data.source import Part, open_source
+from masksup.data.split import Part, open_source
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
-from masksup.evaluate import evaluate, predict_alone
-from masksup.runtime.files import write_json
-from masksup.runtime.log import console
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.evaluation.scores import evaluate, predict_alone
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 from tools.step_time import interleaved_seconds, new_step, ratios
 
 _CSRA = ["model.head.name=csra", "model.head.heads=1", "model.head.lam=0.1"]

@@ -29,22 +29,22 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from masksup.config import Config
-from masksup.config_file import load_config, to_yaml
-from masksup.data.source import Part, open_source, whole
-from masksup.engine.blocks import count_blocks, feature_blocks
+from masksup.base.files import write_json
+from masksup.commands.eval import write_predictions
+from masksup.config.load import load_config, to_yaml
+from masksup.config.schema import Config
+from masksup.data.split import Part, open_source, whole
 from masksup.engine.features import compute_features
-from masksup.engine.infer import run_model
-from masksup.engine.outputs import Outputs
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
-from masksup.eval_command import write_predictions
-from masksup.evaluate import predict_alone
+from masksup.evaluation.blocks import count_blocks, feature_blocks
+from masksup.evaluation.collect import Outputs
+from masksup.evaluation.forward import run_model
+from masksup.evaluation.scores import predict_alone
 from masksup.exits import status_of
 from masksup.metrics.average_precision import average_precision
-from masksup.runtime.files import write_json
-from masksup.train import train
-from masksup.trained import Trained, open_trained
+from masksup.saved.open import Trained, open_trained
+from masksup.training.train import train
 
 Setting = tuple[str, ...]  # its overrides, such as ("optim.lr=0.01", "optim.weight_decay=0.1")
 

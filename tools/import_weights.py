@@ -19,10 +19,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Read, ask for what is missing, check, write, say what was done."""
-    from masksup.imported import prepare_import, write_import
+    from masksup.base.files import naming
     from masksup.models.originals.contents import read_original
     from masksup.models.originals.settings import settle
-    from masksup.runtime.files import naming
+    from masksup.saved.import_original import prepare_import, write_import
 
     found = read_original(args.file, assume_layout=args.assume_layout)
     if args.assume_layout and not found.assumed:

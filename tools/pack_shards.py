@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from masksup.data.index import open_index
-from masksup.data.pack import check_shards, pack_index
+from masksup.data.write_shards import check_shards, pack_index
 from masksup.exits import status_of
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}

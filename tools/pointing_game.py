@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from masksup.data.index import open_index
-from masksup.data.source import refuse_other_classes, whole
+from masksup.data.split import refuse_other_classes, whole
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
 from masksup.explain.maps import map_kind
 from masksup.explain.pointing import pointing_game
-from masksup.trained import open_trained
+from masksup.saved.open import open_trained
 
 
 def main(argv: list[str] | None = None) -> int:

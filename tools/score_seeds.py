@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from masksup.config_file import load_config
-from masksup.data.source import open_source
+from masksup.base.files import write_json
+from masksup.config.load import load_config
+from masksup.data.split import open_source
 from masksup.errors import UserError
-from masksup.runtime.files import write_json
-from masksup.train import train
+from masksup.training.train import train
 
 Scores = dict[str, tuple[float, int]]  # name -> (mAP in percent, number of classes)
 

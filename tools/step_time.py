@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from masksup.config import Config
+from masksup.base.place import Place
+from masksup.config.schema import Config
 from masksup.engine.build import new_method, new_network
 from masksup.engine.compiling import compile_networks
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format
 from masksup.engine.step import Stepper
-from masksup.runtime.place import Place
 
 Step = Callable[[], object]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from masksup.calibration.aims import Aim
 from masksup.calibration.curves import Floats, Ints
 from masksup.calibration.fit import fit_calibration
-from masksup.calibration.maps import Calibration
 from masksup.calibration.thresholds import Sharing, ThresholdFit, fit_thresholds
-from masksup.data.splits import stratified_folds
+from masksup.data.folds import stratified_folds
+from masksup.decisions.calibration import Calibration
 from masksup.metrics.pairs import Labels
 from masksup.metrics.precision_recall import precision_recall_of_counts
 

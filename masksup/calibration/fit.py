@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.calibration.maps import Calibration, Isotonic, Platt, Row, Temperature, Uncalibrated
+from masksup.decisions.calibration import Calibration, Isotonic, Platt, Row, Temperature, Uncalibrated
 from masksup.metrics.pairs import Labels, probabilities
 
 Floats = NDArray[np.float64]

@@ -5,8 +5,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from masksup.base.log import console, log
 from masksup.calibration.cross_validation import RULES
-from masksup.runtime.log import console, log
 
 
 def show(facts: dict[str, Any]) -> None:

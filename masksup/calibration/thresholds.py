@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.random import draws
 from masksup.calibration.aims import Aim
 from masksup.calibration.curves import Curve, Floats, Ints, best_cut, best_shared_f1, curve, threshold_at
-from masksup.data.random import draws
 from masksup.metrics.pairs import Labels
 
 _ELEMENTS = 10_000_000  # of a chunk of resamples: some hundred MB

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from masksup.base.random import draws
 from masksup.data.decode import decode_bytes
+from masksup.data.decode_pil import BrokenImage
 from masksup.data.index import Index
-from masksup.data.pillow import BrokenImage
-from masksup.data.random import draws
 from masksup.data.sampler import Plan
 from masksup.data.transforms import Transform
 

@@ -1,6 +1,6 @@
 """Image files to RGB tensors: JPEG by torchvision.io, everything else by PIL; never a guess at a broken file.
 
-What is read, and how it becomes RGB, is in `masksup.data.pillow`.
+What is read, and how it becomes RGB, is in `masksup.data.decode_pil`.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from masksup.data.pillow import ORIENTATION, broken, decode_pixels, open_image, read_header
-from masksup.data.store import read_file
+from masksup.data.decode_pil import ORIENTATION, broken, decode_pixels, open_image, read_header
+from masksup.data.shards import read_file
 from masksup.errors import UserError
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.data.pillow import BrokenImage
-from masksup.data.store import FOLDER, LOCATIONS, Shards, digest_of, read_file
+from masksup.base.files import as_json, naming, partial_name, read_json, refuse_special
+from masksup.data.decode_pil import BrokenImage
+from masksup.data.shards import FOLDER, LOCATIONS, Shards, digest_of, read_file
 from masksup.errors import UserError
-from masksup.runtime.files import as_json, naming, partial_name, read_json, refuse_special
 
 FORMAT = "masksup index"
 VERSION = 1

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from masksup.data.random import draws
+from masksup.base.files import refuse_special
+from masksup.base.random import draws
 from masksup.errors import UserError
-from masksup.runtime.files import refuse_special
 
 # Shapes: B images, N masks of the bank, S x S pixels. A hole is True where the image is hidden.
 
@@ -162,7 +162,7 @@ def choose(position_B: Tensor, seed: int, count: int) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64, as masksup.data.random has it for numpy; int64 products wrap as unsigned ones do."""
+    """SplitMix64, as masksup.base.random has it for numpy; int64 products wrap as unsigned ones do."""
     x = x + (0x9E3779B97F4A7C15 - 2**64)
     x = (x ^ _shift(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     x = (x ^ _shift(x, 27)) * (0x94D049BB133111EB - 2**64)

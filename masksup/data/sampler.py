@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from masksup.data.random import Int64s, permuted, uniform
+from masksup.base.random import Int64s, permuted, uniform
 from masksup.errors import UserError
 
 LastBatch = Literal["continue", "partial", "drop"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from masksup.data.random import draws
+from masksup.base.random import draws
 
 CLASSES = (
     "arrow", "bar", "checked_square", "crescent", "cross", "disc", "heart", "ring", "square", "star",

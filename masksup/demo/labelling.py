@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from masksup.base.random import draws
+from masksup.commands.predict import label
 from masksup.data.decode import decode_bytes
-from masksup.data.random import draws
-from masksup.data.source import transform_settings
+from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
-from masksup.decisions import Decisions
+from masksup.decisions.decisions import Decisions
 from masksup.explain.heat import overlay
 from masksup.explain.looks import Looks, look
-from masksup.predict import label
-from masksup.region_picture import Region, draw_regions
-from masksup.trained import Trained
+from masksup.output.regions import Region, draw_regions
+from masksup.saved.open import Trained
 
 SIDE = 720  # px: longer side of a shown photograph
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from nicegui import app, events, run, ui
 
+from masksup.base.words import counted
 from masksup.demo.guard import OwnPagesOnly
 from masksup.demo.labelling import Labelled, Labeller
 from masksup.errors import UserError
 from masksup.explain.heat import MEANING
 from masksup.report.thumbnails import as_data
-from masksup.words import counted
 
 MOST_MB = 64
 STYLE = """

@@ -3,10 +3,9 @@
 import numpy as np
 import torch
 
-from masksup.config import Config
-from masksup.data.source import Part
-from masksup.losses import LOSSES
-from masksup.methods import METHODS
+from masksup.config.components import LOSSES, METHODS
+from masksup.config.schema import Config
+from masksup.data.split import Part
 from masksup.methods.method import Method
 from masksup.models.network import Network, build_network
 

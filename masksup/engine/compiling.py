@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from masksup.config import Precision
+from masksup.base.log import log
+from masksup.config.schema import Precision
 from masksup.models.network import Network
-from masksup.runtime.log import log
 
 
 def compile_networks(module: nn.Module, precision: Precision) -> None:

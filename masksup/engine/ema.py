@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from masksup.config import Ema
+from masksup.config.schema import Ema
 
 
 class MovingAverage:

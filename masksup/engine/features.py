@@ -17,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masksup.config import Config
+from masksup.base.files import naming, open_regular, partial_name, read_regular, refuse_special, write_atomically
+from masksup.base.random import uniform
+from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader
-from masksup.data.random import uniform
 from masksup.data.sampler import Plan
-from masksup.data.source import Part, transform_settings
+from masksup.data.split import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.precision import autocast, deterministic_forms, memory_format
 from masksup.engine.state import hash_of
 from masksup.errors import UserError
 from masksup.models.network import Network
-from masksup.runtime.files import naming, open_regular, partial_name, read_regular, refuse_special, write_atomically
 
 Features = NDArray[np.float32]
 

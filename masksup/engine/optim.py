@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksup.config import Optim
+from masksup.config.schema import Optim
 from masksup.models.network import Network
 
 

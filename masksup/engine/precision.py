@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from masksup.config import Precision
+from masksup.config.schema import Precision
 from masksup.errors import UserError
 
 # As torch words it, e.g. "reflection_pad2d_backward_cuda does not have a deterministic implementation, but you set".

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 
-from masksup.config import Schedule
+from masksup.config.schema import Schedule
 from masksup.data.sampler import Plan
 
 

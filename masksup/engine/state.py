@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from masksup.base.place import Place
 from masksup.engine.ema import MovingAverage, copy_values
-from masksup.engine.ranks import apart
+from masksup.engine.rank_buffers import apart
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.models.network import Network
 from masksup.runtime.checkpoint import State
-from masksup.runtime.distributed import Group
-from masksup.runtime.place import Place
+from masksup.runtime.ranks import Group
 
 
 def collect(stepper: Stepper, ema: MovingAverage | None, group: Group) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.data.masks import HOLE_RATIOS, FixedMasks, Level, evaluation_masks, hide, unpack
-from masksup.decisions import Decisions
+from masksup.decisions.decisions import Decisions
 from masksup.engine.precision import autocast, choose_device, choose_dtype, memory_format
 from masksup.explain.maps import Kind, class_maps
 from masksup.methods.masksup import MaskSup
 from masksup.methods.oass import OASS
 from masksup.models.heads.maps import MapHead
-from masksup.trained import Trained
+from masksup.saved.open import Trained
 
 # Shapes: C classes, H x W positions of the feature map, S x S pixels of the network's input.
 

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 
 from masksup.explain.heat import legend, overlay
 from masksup.explain.looks import KeyPoint, Looks
-from masksup.lettering import draw_text, shortened, text_width
-from masksup.pictures import FAINT, INK, MARGIN, PAPER, RIGHT, TRACK, draw_prediction
-from masksup.region_picture import COLOURS, Region, caption_place
+from masksup.output.lettering import draw_text, shortened, text_width
+from masksup.output.pictures import FAINT, INK, MARGIN, PAPER, RIGHT, TRACK, draw_prediction
+from masksup.output.regions import COLOURS, Region, caption_place
 
 TILE = 240  # px: width of a map
 HEAD = 40  # px: name, score and bar above it

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import CROWD, DIFFICULT, Index
-from masksup.data.source import Part, transform_settings
+from masksup.data.split import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.precision import choose_device
 from masksup.errors import UserError
 from masksup.explain.maps import class_maps
-from masksup.trained import Trained
+from masksup.saved.open import Trained
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from masksup.base.files import written_whole
+from masksup.base.random import draws
 from masksup.data.decode import decode
 from masksup.data.masks import FixedMasks
-from masksup.data.random import draws
-from masksup.data.source import transform_settings
+from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
-from masksup.decisions import Decisions
+from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError, nearest
 from masksup.explain.looks import look, of_image, view_masks
 from masksup.explain.picture import Scored, chosen_classes, draw_looks
-from masksup.pictures import draw_prediction
-from masksup.region_picture import Region, draw_regions
-from masksup.runtime.files import written_whole
-from masksup.trained import Trained
+from masksup.output.pictures import draw_prediction
+from masksup.output.regions import Region, draw_regions
+from masksup.saved.open import Trained
 
 
 @dataclass(frozen=True)

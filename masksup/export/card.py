@@ -6,11 +6,11 @@ from importlib import metadata
 from typing import Any
 
 from masksup import __version__
-from masksup.config_file import dump
-from masksup.decisions import Decisions
+from masksup.config.load import dump
+from masksup.decisions.decisions import Decisions
 from masksup.export.check import Check
 from masksup.inference.card import Card, Precision, Preprocessing
-from masksup.trained import Trained
+from masksup.saved.open import Trained
 
 
 def preprocessing_of(trained: Trained) -> Preprocessing:

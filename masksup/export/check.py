@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masksup.base.random import draws
 from masksup.data.dataset import EvalDataset
 from masksup.data.decode import decode
 from masksup.data.index import open_index
-from masksup.data.random import draws
-from masksup.data.source import Part, open_source, transform_settings
+from masksup.data.split import Part, open_source, transform_settings
 from masksup.data.transforms import eval_transform
-from masksup.decisions import Decisions
+from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 from masksup.export.trace import Deployed
-from masksup.image_files import find_images
 from masksup.inference.card import Precision
 from masksup.metrics.pairs import probabilities
-from masksup.trained import Trained
+from masksup.output.image_files import find_images
+from masksup.saved.open import Trained
 
 # Shapes: N images, C classes, R regions an image.
 

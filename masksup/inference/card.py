@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from masksup.calibration.maps import fields
-from masksup.decisions import Decisions
+from masksup.base.files import as_json, parse_json
+from masksup.decisions.calibration import fields
+from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
-from masksup.runtime.files import as_json, parse_json
 
 FORMAT = "masksup export 1"
 KEY = "masksup"  # of the metadata entry that holds the card, as JSON

@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup import __version__
-from masksup.csv_text import RAW_HELP
-from masksup.data.pillow import BrokenImage
+from masksup.base.csv_text import RAW_HELP
+from masksup.data.decode_pil import BrokenImage
 from masksup.errors import UserError
 from masksup.exits import status_of
-from masksup.image_files import find_images
 from masksup.inference.card import PRECISIONS
 from masksup.inference.model_file import Device, Exported, open_exported
 from masksup.inference.prepare import load_image
 from masksup.inference.timing import Clock, facts
-from masksup.labelled import Row, check_out, print_labels, print_line, tell_unlabelled, write_scores
-from masksup.running import add_running, running_of
+from masksup.output.image_files import find_images
+from masksup.output.labels import Row, check_out, print_labels, print_line, tell_unlabelled, write_scores
+from masksup.saved.running import add_running, running_of
 
 Loaded = list[tuple[Path, NDArray[np.uint8]]]
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.files import open_regular
 from masksup.errors import UserError
 from masksup.inference.card import INPUT, KEY, LOGITS, Card, card_from_text
-from masksup.runtime.files import open_regular
 
 Device = Literal["cpu", "cuda"]
 _EXPECTED = "expected a file written by masksup export --format onnx"

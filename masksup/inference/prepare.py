@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.data.pillow import decode_pixels, read_header
-from masksup.data.store import read_file
+from masksup.data.decode_pil import decode_pixels, read_header
+from masksup.data.shards import read_file
 from masksup.inference.card import Preprocessing
 from masksup.inference.resize import resize
 

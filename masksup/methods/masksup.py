@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from masksup.config.components import METHODS
 from masksup.data.masks import (
     HOLE_RATIOS,
     Holes,
@@ -19,7 +20,6 @@ from masksup.data.masks import (
     unpack,
 )
 from masksup.errors import UserError
-from masksup.methods import METHODS
 from masksup.methods.method import Method, likeliest
 from masksup.models.network import Network
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.metrics.average_precision import ApRule
+from masksup.metrics.bootstrap import bootstrap, weighted_scores
 from masksup.metrics.pairs import Labels, Scores, probabilities
-from masksup.metrics.resampling import bootstrap, weighted_scores
 from masksup.metrics.strata import MIXED, WITHOUT_BOXES, Division
 
 LEVEL = 95  # percent of the resamples between the ends of an interval

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from masksup.config.components import HEADS
 from masksup.errors import UserError
-from masksup.models import HEADS
 from masksup.models.backbones import Backbone, build_backbone
 
 # Shapes: B images, 3 channels, S x S pixels, D feature width, H x W positions, C classes.

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from masksup.errors import UserError
-from masksup.models.paddle_file import read_paddle
+from masksup.models.originals.paddle_file import read_paddle
 
 State = dict[str, Tensor]
 _TORCH_BEGINS = (b"P", b"\x80")  # a zip file, or the pickle of torch before 1.6

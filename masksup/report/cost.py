@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masksup.runtime.json_lines import read_lines
+from masksup.base.json_lines import read_lines
 
 
 @dataclass(frozen=True)

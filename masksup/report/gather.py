@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.config import Evaluation
+from masksup.base.files import read_json, read_sealed, refuse_special, written_whole
+from masksup.base.log import log
+from masksup.config.schema import Evaluation
 from masksup.data.index import open_index
-from masksup.data.source import Part, open_source, refuse_other_classes, whole
-from masksup.deciding import decisions_for
-from masksup.decisions import Decisions
-from masksup.engine.outputs import Outputs
+from masksup.data.split import Part, open_source, refuse_other_classes, whole
+from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
-from masksup.evaluate import evaluate, predict_alone
+from masksup.evaluation.collect import Outputs
+from masksup.evaluation.scores import evaluate, predict_alone
 from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
-from masksup.running import AS_TRAINED, Running
-from masksup.runtime.files import read_json, read_sealed, refuse_special, written_whole
-from masksup.runtime.log import log
-from masksup.runtime.record import read_rows
-from masksup.trained import Trained, open_trained
+from masksup.runtime.metrics_log import read_rows
+from masksup.saved.decisions_of import decisions_for
+from masksup.saved.open import Trained, open_trained
+from masksup.saved.running import AS_TRAINED, Running
 
 FOLDER = "report"
 CALIBRATION = "calibration.json"

@@ -10,9 +10,9 @@ import numpy as np
 
 from masksup import __version__
 from masksup.calibration.cross_validation import decision_scores
-from masksup.config_file import to_yaml
+from masksup.config.load import to_yaml
 from masksup.explain.maps import map_kind
-from masksup.metrics.calibration import calibration_scores
+from masksup.metrics.reliability import calibration_scores
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
 from masksup.report import charts

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.data.dataset import EvalDataset
-from masksup.data.source import transform_settings
+from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.explain.heat import overlay
 from masksup.explain.looks import Looks, look

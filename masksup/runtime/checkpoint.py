@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from masksup.base.files import NotAFile, as_json, open_regular, parse_json, partial_name, read_regular
+from masksup.base.words import kind_of
 from masksup.errors import JobError, UserError
 from masksup.runtime import fence
-from masksup.runtime.files import NotAFile, as_json, open_regular, parse_json, partial_name, read_regular
-from masksup.words import kind_of
 
 TENSORS, META, SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{9,})-a(\d{2,})")

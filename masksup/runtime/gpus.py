@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import torch
 
+from masksup.base.place import Place
 from masksup.errors import UserError
-from masksup.runtime.meeting import Card, my_card
-from masksup.runtime.place import Place
+from masksup.runtime.rendezvous import Card, my_card
 
 Backend = Literal["nccl", "gloo"]
 Asked = Literal["auto", "nccl", "gloo"]

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from masksup.base.files import as_json, written_whole
 from masksup.runtime import fence
-from masksup.runtime.files import as_json, written_whole
 
 _last_words: list[Callable[[int, str | None], None]] = []
 _place: dict[str, Any] = {"phase": "starting"}

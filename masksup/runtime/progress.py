@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from masksup.runtime.log import console
+from masksup.base.log import console
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from masksup.config import Config
-from masksup.config_file import differences, load_config, to_yaml
+from masksup.base.files import as_json, naming, read_regular, refuse_unwritable, write_atomically
+from masksup.base.json_lines import split_lines
+from masksup.base.lived import lived
+from masksup.base.log import log
+from masksup.config.load import differences, load_config, to_yaml
+from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.runtime import fence
-from masksup.runtime.files import as_json, naming, read_regular, refuse_unwritable, write_atomically
-from masksup.runtime.json_lines import split_lines
-from masksup.runtime.lived import lived
-from masksup.runtime.log import log
 
 _LOCK_S = 15
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from masksup.base.log import log
 from masksup.runtime import fence
 from masksup.runtime.checkpoint import State, checkpoint_name, point, prune, write_checkpoint
-from masksup.runtime.log import log
 
 PATIENCE = 30.0
 """Seconds for which the training waits for a disk that is still writing; then it goes on without it."""

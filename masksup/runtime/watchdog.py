@@ -20,12 +20,12 @@ from typing import TextIO
 
 from torch._C._distributed_c10d import Store
 
+from masksup.base.lived import lived
+from masksup.base.log import FILE_ONLY, log
+from masksup.base.place import Place
 from masksup.exits import BUG, INTERRUPTED
 from masksup.runtime import heartbeat, nccl
-from masksup.runtime.lived import lived
-from masksup.runtime.log import FILE_ONLY, log
-from masksup.runtime.meeting import Card, named
-from masksup.runtime.place import Place
+from masksup.runtime.rendezvous import Card, named
 
 _GRACE = 3.0  # seconds that a rank has to leave by itself once another one failed
 _PAUSE = 0.5  # seconds between two looks

@@ -17,24 +17,24 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from masksup.base.log import console, log
+from masksup.commands.export import export, session_run
 from masksup.data.index import Index, open_index, write_index
 from masksup.data.shapes import prepare_shapes
-from masksup.data.source import Part
-from masksup.deciding import decisions_for
+from masksup.data.split import Part
 from masksup.errors import JobError, UserError
-from masksup.evaluate import evaluate, predict_alone
+from masksup.evaluation.scores import evaluate, predict_alone
 from masksup.export.check import Check, Outputs, check_images, compare, eager_run, outputs_of, refuse_if_far
-from masksup.export.command import export, session_run
 from masksup.export.onnx_model import check_packages
 from masksup.export.trace import Deployed
 from masksup.inference.card import PRECISIONS, Precision
 from masksup.inference.model_file import Device, import_onnxruntime, open_exported
 from masksup.inference.prepare import load_image
 from masksup.metrics.summary import score
-from masksup.runtime.log import console, log
+from masksup.saved.decisions_of import decisions_for
+from masksup.saved.open import Trained, open_trained
 from masksup.smoke.shrink import BATCH, SIZE, shrunk
-from masksup.train import train
-from masksup.trained import Trained, open_trained
+from masksup.training.train import train
 
 BATCHES = (1, 3)
 IMAGES = 6  # that are scored

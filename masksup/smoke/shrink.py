@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from masksup.config import Config
-from masksup.config_file import load_config
+from masksup.config.load import load_config
+from masksup.config.schema import Config
 
 BATCH = 8
 SIZE = 64

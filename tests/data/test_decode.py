@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from masksup.data.decode import crop_box, decode, decode_bytes, image_size
-from masksup.data.pillow import BrokenImage
+from masksup.data.decode_pil import BrokenImage
 from masksup.errors import UserError
 
 CAP = 10**7

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from masksup.config import Config
-from masksup.config_file import validate
+from masksup.config.load import validate
+from masksup.config.schema import Config
+from masksup.data.decode_pil import BrokenImage
 from masksup.data.index import Index, open_index, write_index
-from masksup.data.pack import pack_index
-from masksup.data.pillow import BrokenImage
 from masksup.data.shapes import prepare_shapes
-from masksup.data.source import whole
+from masksup.data.split import whole
+from masksup.data.write_shards import pack_index
 from masksup.engine.build import new_network
 from masksup.engine.features import FrozenFeatures, compute_features
 from masksup.errors import UserError

@@ -17,7 +17,7 @@ from PIL import Image
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index, IndexContent, write_index
 from masksup.data.loader import eval_loader, train_loader
-from masksup.data.store import digest_of
+from masksup.data.shards import digest_of
 from masksup.data.transforms import TransformSettings, eval_transform
 from masksup.errors import UserError
 

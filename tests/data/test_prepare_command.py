@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from masksup.data import DATASETS
+from masksup.commands.prepare import _OPTIONS, _key, add_arguments, run
+from masksup.config.components import DATASETS
 from masksup.data.index import open_index
-from masksup.data.prepare.command import _OPTIONS, _key, add_arguments, run
 from masksup.errors import UserError
 
 
@@ -168,7 +168,7 @@ def test_images_shared_by_splits_are_a_warning_unless_one_split_is_part_of_the_o
 
 def test_adding_the_arguments_imports_nothing_heavy() -> None:
     code = (
-        "import argparse, sys; from masksup.data.prepare.command import add_arguments; "
+        "import argparse, sys; from masksup.commands.prepare import add_arguments; "
         "add_arguments(argparse.ArgumentParser()); "
         "print([name for name in ('numpy', 'torch', 'PIL', 'rich') if name in sys.modules])"
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from masksup.data.decode import decode
-from masksup.data.pillow import BrokenImage
+from masksup.data.decode_pil import BrokenImage
 from masksup.data.prepare.images import ImageFacts, check_images, inside
 from masksup.errors import UserError
 

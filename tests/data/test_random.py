@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masksup.data.random import draws, permuted, uniform
+from masksup.base.random import draws, permuted, uniform
 
 
 def test_every_small_permutation_is_a_bijection() -> None:

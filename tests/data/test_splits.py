@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from masksup.config import Data
+from masksup.config.schema import Data
+from masksup.data.folds import folds_of
 from masksup.data.index import open_index
-from masksup.data.source import Part, open_source, whole
-from masksup.data.splits import folds_of
+from masksup.data.split import Part, open_source, whole
 
 
 @dataclass
@@ -80,7 +80,7 @@ def test_real_photographs_rare_classes_reach_every_fold(tmp_path, shared_data) -
 def test_a_part_numbers_and_counts_what_it_holds_without_listing_it(
     tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masksup.data.source._PIECE", 7)
+    monkeypatch.setattr("masksup.data.split._PIECE", 7)
     index = open_index(tiny_data / "train")
     rows = np.array([3, 0, 41])
     for part, samples in ((whole(index), np.arange(50)), (Part(index, np.arange(49, 7, -1)), np.arange(49, 7, -1))):

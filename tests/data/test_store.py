@@ -18,17 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loading import SETTINGS, equal, plan, train_set, truncate, write_images
 
-from masksup.config import Config
-from masksup.data import store
+from masksup.config.schema import Config
+from masksup.data import shards
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index, IndexContent, open_index, write_index
 from masksup.data.loader import eval_loader, train_loader
-from masksup.data.pack import check_shards, pack_index
 from masksup.data.prepare.images import check_images
-from masksup.data.source import open_source
+from masksup.data.split import open_source
 from masksup.data.transforms import eval_transform
+from masksup.data.write_shards import check_shards, pack_index
 from masksup.errors import UserError
-from masksup.train import train
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore::DeprecationWarning")
@@ -133,16 +133,16 @@ def test_any_names_and_lengths_are_found_again(
     folder = tmp_path_factory.mktemp("any")
     where = "long folder names/" * 2 * depth  # beyond the 100 bytes of the header, too
     contents = {where + name: os.urandom(length) for name, length in members}
-    shards, at, members_at = [], 0, []
+    lengths, at, members_at = [], 0, []
     with (folder / "0.tar").open("wb") as file:
         for name, data in contents.items():
-            file.write(store.tar_header(name, len(data)))
+            file.write(shards.tar_header(name, len(data)))
             members_at.append((0, file.tell(), len(data)))
-            file.write(data + bytes(-len(data) % store.BLOCK))
+            file.write(data + bytes(-len(data) % shards.BLOCK))
         at = file.tell()
-    shards.append(at)
+    lengths.append(at)
     columns = [np.array(column) for column in zip(*members_at)]
-    found = store.Shards(folder, ("0.tar",), tuple(shards), *columns)
+    found = shards.Shards(folder, ("0.tar",), tuple(lengths), *columns)
     assert [found.read(i, name) for i, name in enumerate(contents)] == list(contents.values())
     with pytest.raises(UserError, match="found something else than"):
         found.read(0, "another name")
@@ -204,7 +204,7 @@ def test_a_broken_image_in_a_shard_is_named_and_may_be_within_the_budget(files: 
 
 
 def test_few_descriptors_stay_open_and_none_after_the_index(packed: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
     index = open_index(packed.folder)
 
     def held() -> int:

@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import v2 as tv
 
+from masksup.base.random import draws
 from masksup.data.augment import RANDAUGMENT, apply_operation, color_jitter, cutout
-from masksup.data.random import draws
 from masksup.data.transforms import (
     TransformSettings,
     clip_boxes,

@@ -11,17 +11,17 @@ import pytest
 import torch
 from wrong_input import one_line
 
-from masksup.calibration.command import part_to_fit
 from masksup.calibration.cross_validation import decision_scores
 from masksup.calibration.show import remarks
 from masksup.cli import main
-from masksup.config import Config
-from masksup.decisions import read_decisions
+from masksup.commands.calibrate import part_to_fit
+from masksup.config.schema import Config
+from masksup.decisions.decisions import read_decisions
 from masksup.engine.precision import set_numerics
-from masksup.evaluate import predict_alone
-from masksup.metrics.calibration import calibration_scores
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.evaluation.scores import predict_alone
+from masksup.metrics.reliability import calibration_scores
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 QUICK = ["--bootstrap", "20", "--folds", "3"]

@@ -8,8 +8,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from masksup.calibration.fit import fit_calibration, fit_isotonic, fit_platt, fit_temperature
-from masksup.calibration.maps import Isotonic, Platt, Temperature, Uncalibrated
-from masksup.metrics.calibration import BINS, calibration_scores
+from masksup.decisions.calibration import Isotonic, Platt, Temperature, Uncalibrated
+from masksup.metrics.reliability import BINS, calibration_scores
 
 
 def drawn(seed: int, samples: int = 400, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masksup.calibration.maps import Calibration, Isotonic, Platt, Temperature, Uncalibrated
-from masksup.decisions import Decisions, Fitted, default_decisions, read_decisions, write_decisions
+from masksup.decisions.calibration import Calibration, Isotonic, Platt, Temperature, Uncalibrated
+from masksup.decisions.decisions import Decisions, Fitted, default_decisions, read_decisions, write_decisions
 from masksup.errors import UserError
 
 CLASSES = ("cat", "dog", "eel")
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_such_json(text: str, tmp_path: Path) -> None:
 
 def test_reading_needs_numpy_alone() -> None:
     probe = (
-        "import sys\nimport masksup.decisions\n"
+        "import sys\nimport masksup.decisions.decisions\n"
         "heavy = {'torch', 'pydantic', 'scipy', 'PIL', 'yaml', 'rich'} & sys.modules.keys()\nassert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", probe], check=True)

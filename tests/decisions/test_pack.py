@@ -20,12 +20,12 @@ from wrong_input import one_line
 
 import masksup
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index
 from masksup.errors import UserError
-from masksup.packing.archive import MANIFEST, MEMBERS, WEIGHTS, seal
-from masksup.packing.packed import read_packed, write_packed
-from masksup.train import train
+from masksup.saved.archive import MANIFEST, MEMBERS, WEIGHTS, seal
+from masksup.saved.packed import read_packed, write_packed
+from masksup.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from masksup.calibration.maps import Platt
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.decisions import Decisions, Fitted, write_decisions
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.decisions.calibration import Platt
+from masksup.decisions.decisions import Decisions, Fitted, write_decisions
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from wrong_input import one_line
 
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.train import train
+from masksup.training.train import train
 
 pytest.importorskip("onnxscript")
 

@@ -19,14 +19,14 @@ import pytest
 from PIL import Image
 
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
+from masksup.data.decode_pil import BrokenImage
 from masksup.data.index import open_index
-from masksup.data.pillow import BrokenImage
-from masksup.deciding import decisions_for
-from masksup.decisions import default_decisions, write_decisions
+from masksup.decisions.decisions import default_decisions, write_decisions
 from masksup.demo.labelling import Labeller
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.saved.decisions_of import decisions_for
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_port_that_cannot_be_had_is_one_line(port: str, run: Path, capsys: pyt
 def test_without_the_library_it_is_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masksup.demo.command.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("masksup.commands.demo.importlib.util.find_spec", lambda name: None)
     assert main(["demo", str(run)]) == 2
     assert capsys.readouterr().err == (
         "masksup: masksup demo needs NiceGUI, which is not installed: pip install 'masksup[demo]'\n"

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ranks import Launcher, Zygote, launcher
 
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 
 WriteConfig = Callable[..., Path]
 

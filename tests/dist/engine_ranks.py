@@ -139,7 +139,8 @@ def _state(origin: Path, rank: int, world: int) -> tuple[dict[str, Tensor], dict
 def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     import torch.distributed as dist
 
-    from masksup.config_file import validate
+    from masksup.base.place import Place
+    from masksup.config.load import validate
     from masksup.data.sampler import share_of
     from masksup.engine.build import new_method, new_network
     from masksup.engine.optim import set_rates
@@ -147,7 +148,6 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     from masksup.engine.precision import choose_dtype, memory_format
     from masksup.engine.step import Stepper
     from masksup.runtime.checkpoint import State
-    from masksup.runtime.place import Place
 
     config, cpu = validate(job.tree, "test"), torch.device("cpu")
     dtype = choose_dtype(config.precision, cpu)

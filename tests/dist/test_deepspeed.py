@@ -8,12 +8,12 @@ import pytest
 import torch
 from dist.engine_ranks import CLASSES, DEADLINE, MICRO, Job, Result, launch, settings, zero
 
-from masksup.config_file import validate
+from masksup.base.place import Place
+from masksup.config.load import validate
 from masksup.engine.build import new_method, new_network
-from masksup.engine.parallel.deepspeed import LossScale
 from masksup.engine.parallel.engine import check_engine
+from masksup.engine.parallel.zero import LossScale
 from masksup.errors import UserError
-from masksup.runtime.place import Place
 
 pytestmark = pytest.mark.timeout(2 * DEADLINE + 60)
 STAGES = (0, 1, 2, 3)

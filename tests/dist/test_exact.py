@@ -11,14 +11,14 @@ from compare import assert_same_run, numbers
 from ranks import IN_FLOAT64, Launcher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from masksup.calibration.maps import Temperature
+from masksup.config.components import METHODS
 from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
-from masksup.decisions import Decisions, Fitted, Origin, write_decisions
-from masksup.methods import METHODS
+from masksup.decisions.calibration import Temperature
+from masksup.decisions.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.record import read_rows
-from masksup.trained import open_trained
+from masksup.runtime.metrics_log import read_rows
+from masksup.saved.open import open_trained
 
 # Of losses in float64: ten million times its rounding, so that no processor's order of sums comes near it in a hundred
 # steps, and a thousandth of what one wrong weight of a sample would make.

@@ -16,7 +16,7 @@ from forked import runs
 from ranks import Launcher
 
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.record import read_rows
+from masksup.runtime.metrics_log import read_rows
 
 STEP_SECONDS = 6.0  # what a step may take where a rank is to be found stuck; a healthy one takes 0.05
 KILLS = int(os.environ.get("MASKSUP_DIST_KILLS", "10"))
@@ -65,7 +65,7 @@ def test_r5_a_signal_to_any_one_rank_stops_all_at_the_same_step(
     moment: str, job: Launcher, write_config, tmp_path: Path
 ) -> None:
     slow_score = (
-        "import masksup.engine.infer as m, time\nr = m._forwards\n"
+        "import masksup.evaluation.forward as m, time\nr = m._forwards\n"
         "def f(*a):\n    for x in r(*a):\n        time.sleep(0.3)\n        yield x\nm._forwards = f\n"
     )
     slow_save = (
@@ -231,11 +231,11 @@ def test_r8_nan_on_one_rank_is_applied_on_none_and_named(job: Launcher, write_co
     state = read_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
     assert state.meta["skipped"] == 2
     assert not any(name.startswith("optim/exp_avg/") and value.any() for name, value in state.tensors.items())
-    from masksup.config_file import load_config
+    from masksup.config.load import load_config
 
     loaded, _ = load_config(config)
     ids = set(re.findall(r"last samples: (.*?)(?:, \.\.\.)?;", told[0])[0].split(", "))
-    from masksup.data.source import make_plan, open_source
+    from masksup.data.split import make_plan, open_source
 
     source = open_source(loaded.data, loaded.seed)
     plan = make_plan(loaded, source.train)

@@ -12,7 +12,7 @@ BLOCKS = 10  # 20 images in blocks of 2
 def counting(ran: Path, seconds: float = 0.6) -> str:
     """A probe: each block that a rank runs adds a byte to the file `ran`, and takes some time."""
     return (
-        "import masksup.engine.infer as m, time\nreal = m._forwards\n"
+        "import masksup.evaluation.forward as m, time\nreal = m._forwards\n"
         f"def counted(*given):\n    for forward in real(*given):\n        open({str(ran)!r}, 'a').write('.')\n"
         f"        time.sleep({seconds})\n        yield forward\nm._forwards = counted\n"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from ranks import Launcher
 
+from masksup.base.place import Place, find_place, first_host, ports_of
 from masksup.errors import UserError
 from masksup.runtime.gpus import choose_backend, gpu_of
-from masksup.runtime.place import Place, find_place, first_host, ports_of
 
 
 def one_line(ranks) -> str:
@@ -98,7 +98,7 @@ def test_tensors_travel_over_nccl_on_gpus_unless_told_otherwise() -> None:
 
 GPUS = """
 import os, types, torch
-import masksup.runtime.distributed as d
+import masksup.runtime.ranks as d
 n = int(os.environ["RANK"])
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: {visible}
@@ -161,7 +161,7 @@ def test_a_rank_that_does_not_show_up_is_named(job: Launcher, write_config, tmp_
 
 def test_a_rank_with_another_configuration_is_named(job: Launcher, write_config, tmp_path: Path) -> None:
     probe = (
-        "import os, sys\nimport masksup.config_file as c\nreal = c.load_config\n"
+        "import os, sys\nimport masksup.config.load as c\nreal = c.load_config\n"
         "c.load_config = lambda f, o: real(f, [*o, 'seed=8'] if os.environ['RANK'] == '1' else o)\n"
     )
     ranks = job.train(3, write_config(), tmp_path / "run", probe=probe)
@@ -193,7 +193,7 @@ def test_a_mistake_is_told_once(override: str, message: str, job: Launcher, writ
 def test_a_mistake_of_one_rank_is_told_by_rank_0(job: Launcher, write_config, tmp_path: Path) -> None:
     probe = (
         "import os\nif os.environ['RANK'] == '2':\n"
-        "    import masksup.opening as o\n    from masksup.errors import UserError\n"
+        "    import masksup.training.open as o\n    from masksup.errors import UserError\n"
         "    def missing(*a): raise UserError('/scratch/data: no such index')\n    o.open_source = missing\n"
     )
     ranks = job.train(3, write_config(), tmp_path / "run", probe=probe)

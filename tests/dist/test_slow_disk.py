@@ -9,7 +9,7 @@ from compare import assert_same_run, final_state
 from ranks import Launcher
 
 from masksup.runtime.checkpoint import list_checkpoints
-from masksup.runtime.record import read_rows
+from masksup.runtime.metrics_log import read_rows
 
 STEP_SECONDS = 3.0  # what a step may take; a healthy one takes 0.05
 LIMITS = {"parallel__step_seconds": STEP_SECONDS, "parallel__first_step_seconds": 4 * STEP_SECONDS}
@@ -36,7 +36,7 @@ def test_a_disk_that_is_behind_is_an_alarm_and_the_training_goes_on(
     job: Launcher, write_config, tmp_path: Path
 ) -> None:
     config = write_config(epochs=5, checkpoint={"every_steps": 2}, data__eval=None, **LIMITS)
-    impatient = "import masksup.train as t\nt.save.__defaults__ = (0.2,)\n"
+    impatient = "import masksup.training.train as t\nt.save.__defaults__ = (0.2,)\n"
     ranks = job.to_the_end(3, config, tmp_path / "run", probe=slow_writes("8 * (n == 1)") + impatient)
     alarm = r"ALARM: step (\d+) is not saved, because the disk has been writing step-000000002-a01"
     said = re.findall(alarm, ranks.text())
@@ -67,7 +67,7 @@ def test_outputs_that_are_kept_slowly_end_no_evaluation(
 def test_scores_that_take_long_on_rank_0_end_no_job(job: Launcher, write_config, tmp_path: Path) -> None:
     """The other ranks are done by then, and leave when it is."""
     slow = (
-        "import masksup.scoring as m, time\nreal = m._final\n"
+        "import masksup.training.score_run as m, time\nreal = m._final\n"
         f"def slow(*given):\n    time.sleep({6 * STEP_SECONDS})\n    return real(*given)\nm._final = slow\n"
     )
     job.to_the_end(3, write_config(epochs=1, **LIMITS), tmp_path / "run", probe=slow)

@@ -16,7 +16,7 @@ from compare import assert_same_run
 from ranks import Launcher, free_port
 
 import masksup
-from masksup.runtime.record import read_rows
+from masksup.runtime.metrics_log import read_rows
 
 REPOSITORY = Path(masksup.__file__).parents[1]
 ENGINES = {"ddp": [], "zero 3": ["parallel.engine=deepspeed", "parallel.zero_stage=3"]}

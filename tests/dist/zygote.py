@@ -13,8 +13,8 @@ from typing import Any
 
 
 def main() -> None:
-    import masksup.eval_command
-    import masksup.train  # noqa: F401  what every rank would import
+    import masksup.commands.eval
+    import masksup.training.train  # noqa: F401  what every rank would import
     from masksup.cli import main as command
 
     print("ready", flush=True)

@@ -8,15 +8,14 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
-from masksup.config import Config, Precision
+from masksup.base.place import ALONE
+from masksup.config.components import HEADS, METHODS
+from masksup.config.schema import Config, Precision
 from masksup.engine.build import new_method, new_network
 from masksup.engine.compiling import compile_networks, compiles_repeatably
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import set_numerics
 from masksup.engine.step import Stepper
-from masksup.methods import METHODS
-from masksup.models import HEADS
-from masksup.runtime.place import ALONE
 
 MakeConfig = Callable[..., Config]
 CPU, C = torch.device("cpu"), 5

@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from masksup.config import Config, Precision
+from masksup.base.place import ALONE
+from masksup.config.schema import Config, Precision
 from masksup.engine.build import new_network
-from masksup.engine.parallel.deepspeed import _Autocast
 from masksup.engine.parallel.engine import make_engine
+from masksup.engine.parallel.zero import _Autocast
 from masksup.engine.precision import set_numerics
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.methods.baseline import Baseline
-from masksup.runtime.place import ALONE
 
 CPU = torch.device("cpu")
 
 FAULTS = """
 import resource, torch
-from masksup.config import Precision
+from masksup.config.schema import Precision
 from masksup.engine.precision import set_numerics
 
 def faults():

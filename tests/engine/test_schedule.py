@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from masksup.config import Schedule
+from masksup.config.schema import Schedule
 from masksup.data.sampler import Plan
 from masksup.engine.schedule import onecycle_momentum, rate_factor
 

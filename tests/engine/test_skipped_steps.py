@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from masksup.config import Config
+from masksup.base.place import Place
+from masksup.config.schema import Config
 from masksup.engine.build import new_method, new_network
 from masksup.engine.optim import build_optimizer, set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.losses.bce import BinaryCrossEntropy
-from masksup.runtime.place import Place
 
 MakeConfig = Callable[..., Config]
 CPU = torch.device("cpu")

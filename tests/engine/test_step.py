@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from masksup.config import Config, Ema, Optim, Precision
+from masksup.base.place import Place
+from masksup.config.schema import Config, Ema, Optim, Precision
 from masksup.engine.build import new_method, new_network
 from masksup.engine.ema import MovingAverage
 from masksup.engine.optim import build_optimizer, clip_gradients, set_rates
@@ -15,7 +16,6 @@ from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_dtype
 from masksup.engine.step import Stepper
 from masksup.losses.bce import BinaryCrossEntropy
-from masksup.runtime.place import Place
 
 MakeConfig = Callable[..., Config]
 CPU = torch.device("cpu")

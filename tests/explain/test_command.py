@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.train import train
+from masksup.training.train import train
 
 
 @pytest.fixture(scope="module")

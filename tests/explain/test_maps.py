@@ -7,18 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from masksup.config import Config
-from masksup.decisions import default_decisions
+from masksup.config.components import HEADS, METHODS
+from masksup.config.schema import Config
+from masksup.decisions.decisions import default_decisions
 from masksup.engine.build import new_method, new_network
 from masksup.explain.heat import colours, overlay
 from masksup.explain.looks import Looks, look, of_image, view_masks
 from masksup.explain.maps import class_maps
 from masksup.explain.picture import Scored, chosen_classes, draw_looks
-from masksup.methods import METHODS
-from masksup.models import HEADS
 from masksup.models.network import Network
-from masksup.region_picture import Region
-from masksup.trained import Trained
+from masksup.output.regions import Region
+from masksup.saved.open import Trained
 
 MakeConfig = Callable[..., Config]
 B, D, C, H, W = 3, 16, 5, 4, 6

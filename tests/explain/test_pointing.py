@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import CROWD, DIFFICULT, open_index
-from masksup.data.source import whole
+from masksup.data.split import whole
 from masksup.engine.build import new_method, new_network
 from masksup.errors import UserError
 from masksup.explain.maps import ClassMaps
 from masksup.explain.pointing import pointing_game
-from masksup.trained import Trained
+from masksup.saved.open import Trained
 
 GRID = 8
 

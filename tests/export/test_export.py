@@ -15,16 +15,16 @@ import pytest
 from logits import logit
 from PIL import Image
 
-from masksup.calibration.maps import Temperature
 from masksup.cli import main
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.decisions import Decisions, Fitted, Origin, write_decisions
+from masksup.decisions.calibration import Temperature
+from masksup.decisions.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.inference import command, model_file
 from masksup.inference.model_file import open_exported
 from masksup.metrics.summary import score
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from masksup.decisions import default_decisions
+from masksup.commands.export import program_run, session_run
+from masksup.config.components import HEADS, METHODS
+from masksup.decisions.decisions import default_decisions
 from masksup.errors import UserError
 from masksup.export import check as checks
 from masksup.export.check import compare, eager_run, outputs_of, refuse_if_far
-from masksup.export.command import program_run, session_run
 from masksup.export.onnx_model import quantised_products, serialise, to_int8, to_onnx
 from masksup.export.trace import Deployed, in_half_precision, running_maximum, running_minimum, trace
 from masksup.inference.model_file import new_session
-from masksup.methods import METHODS
 from masksup.methods.method import Method
-from masksup.models import HEADS
 from masksup.models.network import build_network
 
 pytest.importorskip("onnxruntime")

@@ -11,17 +11,17 @@ from findings import Watch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from masksup.config import Config
-from masksup.config_file import validate
+from masksup.base.place import ALONE
+from masksup.config.load import validate
+from masksup.config.schema import Config
 from masksup.engine.build import new_method, new_network
 from masksup.engine.ema import MovingAverage
-from masksup.engine.infer import _forwards
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
+from masksup.evaluation.forward import _forwards
 from masksup.methods.method import Method
-from masksup.runtime.place import ALONE
 
 CLASSES = 5
 

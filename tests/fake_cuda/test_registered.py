@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from masksup.losses import LOSSES
-from masksup.methods import METHODS
-from masksup.models import HEADS
+from masksup.config.components import HEADS, LOSSES, METHODS
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 Tree = dict[str, Any]

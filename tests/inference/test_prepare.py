@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from masksup.data.decode import decode_bytes
-from masksup.data.pillow import BrokenImage, decode_pixels
+from masksup.data.decode_pil import BrokenImage, decode_pixels
 from masksup.data.transforms import TransformSettings, eval_transform
 from masksup.inference.card import Preprocessing
 from masksup.inference.prepare import load_image, prepare

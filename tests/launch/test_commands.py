@@ -14,17 +14,18 @@ import pytest
 import yaml
 from compare import assert_same_run
 
-from launch import plain, script, slurm, snapshot
+from launch import without_submitit
 from launch.__main__ import main
-from launch.attempt import rank_command
-from launch.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
-from launch.resources import Resources, read_resources, seconds
-from launch.status import find_runs, judge, rows
+from launch.cluster import sbatch_script, slurm, snapshot
+from launch.cluster.resources import Resources, read_resources, seconds
+from launch.start.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
+from launch.start.start import rank_command
 from launch.submit import refuse_full
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from launch.watch.status import find_runs, judge, rows
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.errors import UserError
-from masksup.train import train
+from masksup.training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeConfig = Callable[..., Config]
@@ -144,8 +145,8 @@ def test_a_sites_mappings_are_added_to_and_its_numbers_need_no_quotes(tmp_path: 
     assert (found.limit_seconds, found.account, found.mem) == (28800, "1234", "64000")
     assert found.environment == {"A": "1", "B": "y"}
     assert found.sbatch == {"reservation": "maintenance", "exclusive": "", "hold": ""}
-    work = script.Work("x", (tmp_path,), tmp_path, tmp_path)
-    more = script.parameters(work, found)["additional_parameters"]
+    work = sbatch_script.Work("x", (tmp_path,), tmp_path, tmp_path)
+    more = sbatch_script.parameters(work, found)["additional_parameters"]
     assert more == {"time": "8:00:00", "requeue": True, "reservation": "maintenance", "exclusive": True, "hold": True}
     with pytest.raises(UserError, match=r"sweep\.yaml: resources: nodes: found 0"):
         read_resources(file, {"sweep.yaml: resources": {"nodes": 0}, "command line": {}})
@@ -167,15 +168,15 @@ Comment=two words  StdErr=/tmp/o TresPerNode=gres:gpu:v100:2 " """,
     file.write_text(
         "base: b.yaml\nresources: {cpus_per_rank: 3, environment: {A: b}, sbatch: {nice: 5, exclusive: true}}\n"
     )
-    resources = plain.resources_of_sweep(file, given)
-    assert plain.sbatch_options(resources) == [
+    resources = without_submitit.resources_of_sweep(file, given)
+    assert without_submitit.sbatch_options(resources) == [
         "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=v100:2", "--cpus-per-task=3", "--mem=1500",
         "--time=00:30:00", "--partition=low", "--account=root", "--qos=normal", "--constraint=a100&ib", "--exclude=n1",
         "--comment=two words", "--nice=5", "--exclusive",
     ]  # fmt: skip
     assert resources.environment == {"A": "b"}
     without = {**given, "SLURM_JOB_GPUS": "", "SLURM_MEM_PER_NODE": "", "SLURM_TASKS_PER_NODE": "1"}
-    assert "--gpus-per-node=0" in plain.sbatch_options(plain.resources_of_sweep(file, without))
+    assert "--gpus-per-node=0" in without_submitit.sbatch_options(without_submitit.resources_of_sweep(file, without))
 
 
 @pytest.mark.parametrize(
@@ -233,10 +234,10 @@ def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
 
 def test_a_container_and_the_throttle_of_an_array(cluster: Callable[[str, str], None], tmp_path: Path) -> None:
     resources = Resources(container="apptainer exec --nv 'my image.sif'", python="/opt/python", array_parallel=3)
-    command = rank_command(resources, "launch.job", ["run"])
+    command = rank_command(resources, "launch.start.rank", ["run"])
     assert command[2:7] == ["apptainer", "exec", "--nv", "my image.sif", "/opt/python"]
-    work = script.Work("x", tuple(tmp_path / name for name in "abcd"), tmp_path, tmp_path)
-    assert "#SBATCH --array=0-3%3\n" in script.text(work, resources)
+    work = sbatch_script.Work("x", tuple(tmp_path / name for name in "abcd"), tmp_path, tmp_path)
+    assert "#SBATCH --array=0-3%3\n" in sbatch_script.text(work, resources)
 
 
 def yaml_config(run: Path) -> Config:
@@ -429,7 +430,7 @@ def test_status_knows_a_run_although_slurm_cannot_be_asked(
 
 
 def test_settings_of_a_local_sweep_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.local.alive", lambda job, _: True)
+    monkeypatch.setattr("launch.cluster.local.alive", lambda job, _: True)
     runs = [tmp_path / name for name in ("first", "second")]
     for k, run in enumerate(runs):
         Folder(run).path.mkdir(parents=True)

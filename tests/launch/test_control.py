@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from launch import local
 from launch.__main__ import main
+from launch.cluster import local
 from launch.control import logs
-from launch.ledger import Folder, Token, attempts, begin, read_json, write_json
-from launch.results import as_text, scored
-from launch.settings import settings
-from launch.sweep import note, sort_out
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from launch.start.ledger import Folder, Token, attempts, begin, read_json, write_json
+from launch.sweep_command import note, sort_out
+from launch.sweeps.results import as_text, scored
+from launch.sweeps.settings import settings
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.data.index import open_index, write_index
 from masksup.data.shapes import prepare_shapes
 from masksup.errors import UserError

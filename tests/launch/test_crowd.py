@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import batch
-from launch.attempt import Scheduler, leave_word
-from launch.ledger import Attempt, Folder, attempts, write_json
-from launch.resources import Resources
+from launch.cluster.resources import Resources
+from launch.start import first_node
+from launch.start.ledger import Attempt, Folder, attempts, write_json
+from launch.start.start import Scheduler, leave_word
 from masksup.exits import STOPPED
 
 CROWD, ROUNDS = 6, 10
@@ -23,11 +23,11 @@ def _asked_to_leave(_: list[str], __: dict[str, str], folder: Folder, attempt: A
 
 def _element(home: Path, number: int, together: Barrier) -> None:
     os.environ.update(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID=str(number))
-    batch.SLURM = Scheduler(_asked_to_leave, node_states=lambda _: {}, is_preempted=lambda _: True)
+    first_node.SLURM = Scheduler(_asked_to_leave, node_states=lambda _: {}, is_preempted=lambda _: True)
     for restart in range(ROUNDS):
         os.environ["SLURM_RESTART_COUNT"] = str(restart)
         together.wait(60)
-        batch.main([str(home / f"s{number}" / "seed1")])
+        first_node.main([str(home / f"s{number}" / "seed1")])
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_a_table_that_cannot_be_written_keeps_no_run_from_coming_back(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json(home / "launch" / "sweep.json", {"settings": {"s0/seed1": {"seed": 1}}})
-    monkeypatch.setattr(batch, "SLURM", Scheduler(_asked_to_leave, lambda _: {}, lambda _: True))
+    monkeypatch.setattr(first_node, "SLURM", Scheduler(_asked_to_leave, lambda _: {}, lambda _: True))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert batch.main([str(home / "s0" / "seed1")]) == 0
+    assert first_node.main([str(home / "s0" / "seed1")]) == 0
     assert again(home) == ["7 0"]
     assert "results of the sweep are not renewed" in capsys.readouterr().out

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.decide import Left, bad_nodes, crashes_in_vain, first_error, outcome, why_not_again
-from launch.ledger import Attempt
-from launch.resources import Resources
+from launch.cluster.resources import Resources
+from launch.start.decide import Left, bad_nodes, crashes_in_vain, first_error, outcome, why_not_again
+from launch.start.ledger import Attempt
 
 HOUR = Resources(nodes=2, gpus_per_node=2, time="1:00:00", signal_seconds=90)
 

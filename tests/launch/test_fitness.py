@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launch.fitness import Card, problems, shared_mistake
+from launch.start.fitness import Card, problems, shared_mistake
 
 
 def cards(**of_the_third: Any) -> list[Card]:

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from launch.__main__ import main
-from launch.guided import keep, propose
-from launch.ledger import Folder, write_json
-from launch.settings import Guided
+from launch.start.ledger import Folder, write_json
+from launch.sweeps.guided import keep, propose
+from launch.sweeps.settings import Guided
 from masksup.errors import UserError
 
 SEARCH = Guided(
@@ -52,7 +52,7 @@ def test_settings_under_way_leave_no_room_and_failed_ones_do(tmp_path: Path, mon
         Folder(tmp_path / f"guided00{k}" / "seed0").path.mkdir(parents=True)
         write_json(Folder(tmp_path / f"guided00{k}" / "seed0").job, {"job": f"local-{k}", "cluster": "local"})
     under_way = {"local-0", "local-1", "local-2"}
-    monkeypatch.setattr("launch.local.alive", lambda job, _: job in under_way)
+    monkeypatch.setattr("launch.cluster.local.alive", lambda job, _: job in under_way)
     assert len(propose("x.yaml", SEARCH, tmp_path)) == 3
     under_way.remove("local-1")  # it left no result
     assert len(propose("x.yaml", SEARCH, tmp_path)) == 4
@@ -63,7 +63,7 @@ def test_settings_under_way_leave_no_room_and_failed_ones_do(tmp_path: Path, mon
 def test_a_sweep_shows_what_it_would_try_and_says_what_is_wrong(
     tmp_path: Path, tiny_config: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from masksup.config_file import to_yaml
+    from masksup.config.load import to_yaml
 
     (tmp_path / "base.yaml").write_text(to_yaml(tiny_config()))
     tree: dict[str, Any] = {"base": "base.yaml", "guided": {"count": 5, "keys": {"optim.lr": {"log": [0.001, 0.01]}}}}

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from launch import slurm
 from launch.__main__ import main
-from launch.decide import Left, first_error, outcome, why_not_again
-from launch.job import refuse_other_code
-from launch.ledger import Attempt, Folder, Token, begin, end, write_json
-from launch.resources import Resources
-from launch.status import judge, rows
-from launch.table import shortened
-from masksup.config import Config
+from launch.cluster import slurm
+from launch.cluster.resources import Resources
+from launch.start.decide import Left, first_error, outcome, why_not_again
+from launch.start.ledger import Attempt, Folder, Token, begin, end, write_json
+from launch.start.rank import refuse_other_code
+from launch.watch.status import judge, rows
+from launch.watch.table import shortened
+from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.runtime import heartbeat
-from masksup.train import train
+from masksup.training.train import train
 
 KEPT = {
     "cluster_name": "big",

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.attempt import Scheduler, StartRanks, leave_word, run_attempt
-from launch.batch import allotted_gpus
-from launch.hours import gpu_hours
-from launch.ledger import Attempt, Folder, Token, append, attempts, begin, end, write_json
-from launch.resources import Resources
-from launch.slurm import Accounted
+from launch.cluster.resources import Resources
+from launch.cluster.slurm import Accounted
+from launch.start.first_node import allotted_gpus
+from launch.start.ledger import Attempt, Folder, Token, append, attempts, begin, end, write_json
+from launch.start.start import Scheduler, StartRanks, leave_word, run_attempt
+from launch.watch.hours import gpu_hours
 from masksup.runtime.fence import SUPERSEDED
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch import preflight
-from launch.fitness import problems
-from masksup.runtime.place import ALONE, Place
+from launch.start import preflight
+from launch.start.fitness import problems
+from masksup.base.place import ALONE, Place
 
 VERSION = (
     "NVRM version: NVIDIA UNIX {}x86_64 Kernel Module{}  580.65.06  Sun Jul 27 07:10:26 UTC 2025\nGCC version: 13\n"

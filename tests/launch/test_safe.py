@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from launch import plain, script
-from launch.options import OF_COMMAND, refuse_own
-from launch.resources import Resources, joined
-from launch.safe import refuse_folders
+from launch import without_submitit
+from launch.cluster import sbatch_script
+from launch.cluster.options import OF_COMMAND, refuse_own
+from launch.cluster.resources import Resources, joined
+from launch.cluster.safe import refuse_folders
 from launch.submit import refuse_full
 from masksup.errors import UserError
 
@@ -65,8 +66,8 @@ def test_no_text_becomes_a_command(here: Path, comment: str, account: str, name:
     resources = accepted(run, {"comment": comment, "account": account})
     if resources is None:
         return
-    work = script.Work(f"masksup-{run.name}", (run,), run / "code", run / "keep")
-    text = script.text(work, resources)
+    work = sbatch_script.Work(f"masksup-{run.name}", (run,), run / "code", run / "keep")
+    text = sbatch_script.text(work, resources)
     pythonpath, *words = run_by_bash(text, here)
     assert pythonpath.split(":") == [str(work.code)]
     assert words[-1] == str(work.keep)
@@ -87,8 +88,8 @@ def test_every_key_that_holds_text_is_looked_at(key: str) -> None:
 
 def test_lines_of_setup_run_before_the_launcher_and_cannot_take_its_code_away(here: Path) -> None:
     resources = joined({"site": {"setup": ["export PYTHONPATH=/else/where", "MODULE=loaded; printf ''"]}})
-    work = script.Work("x", (here,), here / "code", here / "keep")
-    assert run_by_bash(script.text(work, resources), here)[0] == str(here / "code")
+    work = sbatch_script.Work("x", (here,), here / "code", here / "keep")
+    assert run_by_bash(sbatch_script.text(work, resources), here)[0] == str(here / "code")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_gpus_are_counted_however_they_are_asked_for(
     assert (found.gpus, found.world, found.gpu_request) == (gpus, gpus or 1, request_)
     assert Resources.model_validate(found.model_dump()) == found
     if gpus:
-        assert f"--{next(iter(request_))}=" in " ".join(plain.sbatch_options(found))
+        assert f"--{next(iter(request_))}=" in " ".join(without_submitit.sbatch_options(found))
 
 
 def test_two_numbers_of_gpus_are_refused() -> None:

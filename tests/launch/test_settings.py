@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.decide import Left, outcome
-from launch.halving import hopeless, score_at
-from launch.ledger import write_json
-from launch.resources import Resources
-from launch.results import as_text, scored, swept_keys
-from launch.settings import Halving, settings
+from launch.cluster.resources import Resources
+from launch.start.decide import Left, outcome
+from launch.start.ledger import write_json
+from launch.sweeps.halving import hopeless, score_at
+from launch.sweeps.results import as_text, scored, swept_keys
+from launch.sweeps.settings import Halving, settings
 from masksup.errors import UserError
 
 BASE = {"data": {"train": "x"}, "model": {"backbone": "test_resnet"}, "seed": 4}

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from masksup.config.components import LOSSES
 from masksup.errors import UserError
-from masksup.losses import LOSSES
 from masksup.losses.asl import AsymmetricLoss
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.losses.focal import FocalLoss

@@ -14,22 +14,22 @@ from PIL import Image
 from torch import Tensor, nn
 from watch import no_questions
 
+from masksup.base.place import Place
 from masksup.cli import main
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.data.masks import choose, evaluation_masks, hide, unpack
-from masksup.engine.blocks import masked_blocks
 from masksup.engine.build import new_method, new_network
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.evaluation.blocks import masked_blocks
 from masksup.exits import STOPPED
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.masksup import MaskSup, consistency
 from masksup.methods.mcar import MCAR
 from masksup.models.network import Network, build_network
-from masksup.runtime.place import Place
-from masksup.train import train
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 C, S = 5, 32
@@ -215,7 +215,7 @@ def test_resume_is_bit_equal(
     assert train(config, tmp_path / "clean") == 0
     calls = iter(range(1, 100))
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 2 else None)
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 2 else None)
         assert train(config, tmp_path / "cut") == STOPPED
     assert train(config, tmp_path / "cut") == 0
     assert_same_run(tmp_path / "cut", tmp_path / "clean")
@@ -224,7 +224,7 @@ def test_resume_is_bit_equal(
 
 
 def test_the_masks_follow_the_seed_of_the_run_and_are_made_for_training_only(tiny_config: MakeConfig) -> None:
-    from masksup.data.source import open_source
+    from masksup.data.split import open_source
 
     config = tiny_config(method={"name": "masksup", "bank": 20}, seed=8)
     net = new_network(config, 12)

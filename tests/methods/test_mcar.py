@@ -8,7 +8,8 @@ from compare import assert_same_run
 from torch.nn import functional as F
 from watch import no_questions
 
-from masksup.config_file import load_config
+from masksup.base.place import Place
+from masksup.config.load import load_config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
@@ -17,8 +18,7 @@ from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.localise import locate, normalise
 from masksup.methods.mcar import MCAR
 from masksup.models.network import build_network
-from masksup.runtime.place import Place
-from masksup.train import train
+from masksup.training.train import train
 
 CLASSES, SIZE = 5, 64
 
@@ -185,7 +185,7 @@ def test_stopped_and_resumed_is_bit_equal(tiny_config, tmp_path, monkeypatch):
     assert train(config, tmp_path / "clean") == 0
     calls = iter(range(10**6))
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 1 else None)
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 1 else None)
         assert train(config, tmp_path / "cut") == STOPPED
     assert train(config, tmp_path / "cut") == 0
     assert_same_run(tmp_path / "cut", tmp_path / "clean")

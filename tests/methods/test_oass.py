@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from watch import no_questions
 
-from masksup.config import Config
-from masksup.config_file import load_config
+from masksup.base.place import Place
+from masksup.config.load import load_config
+from masksup.config.schema import Config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
@@ -23,8 +24,7 @@ from masksup.exits import STOPPED
 from masksup.methods.oass import OASS
 from masksup.methods.tiles import ramp
 from masksup.models.network import Network, build_network
-from masksup.runtime.place import Place
-from masksup.train import train
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 S = 128
@@ -240,7 +240,7 @@ def test_stopped_and_resumed_is_bit_equal_with_its_teacher(
     assert train(config, tmp_path / "clean") == 0
     calls = iter(range(10**6))
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 1 else None)
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 1 else None)
         assert train(config, tmp_path / "cut") == STOPPED
     assert train(config, tmp_path / "cut") == 0
     assert_same_run(tmp_path / "cut", tmp_path / "clean")

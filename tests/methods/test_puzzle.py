@@ -11,12 +11,12 @@ from tiled import BCE, C, new_batch, new_network
 from torch import Tensor
 from torch.nn import functional as F
 
-from masksup.config import Config
-from masksup.config_file import load_config
+from masksup.config.load import load_config
+from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.methods.puzzle import Puzzle
 from masksup.models.network import Network
-from masksup.train import train
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 S = 192

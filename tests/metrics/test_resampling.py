@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from masksup.data.random import draws
+from masksup.base.random import draws
 from masksup.metrics.average_precision import average_precision
-from masksup.metrics.resampling import bootstrap, weighted_scores
+from masksup.metrics.bootstrap import bootstrap, weighted_scores
 
 N, C = 120, 6
 

@@ -14,9 +14,9 @@ from masksup.data.prepare.coco import prepare_coco
 from masksup.data.prepare.csv import prepare_csv
 from masksup.data.shapes import prepare_shapes
 from masksup.data.shapes_picture import draw_image
-from masksup.data.source import Part, whole
-from masksup.engine.outputs import Outputs
-from masksup.evaluate import evaluate
+from masksup.data.split import Part, whole
+from masksup.evaluation.collect import Outputs
+from masksup.evaluation.scores import evaluate
 from masksup.metrics.average_precision import average_precision, mean_average_precision
 from masksup.metrics.strata import MIXED, WITHOUT_BOXES, divisions
 from masksup.metrics.stratified import stratified_scores

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from masksup.config.components import HEADS
 from masksup.errors import UserError
-from masksup.models import HEADS
 from masksup.models.heads.csra import CSRA, TEMPERATURES
 from masksup.models.heads.linear import Linear
 

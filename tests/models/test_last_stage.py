@@ -5,7 +5,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from masksup.config_file import validate
+from masksup.config.load import validate
 from masksup.engine.build import new_network
 from masksup.errors import UserError
 from masksup.models.backbones import build_backbone

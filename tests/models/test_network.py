@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from masksup.config.components import HEADS
 from masksup.errors import UserError
-from masksup.models import HEADS
 from masksup.models.network import Network, build_network
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from masksup.errors import UserError
 from masksup.models.backbones import build_backbone
 from masksup.models.originals.contents import read_original
+from masksup.models.originals.paddle_file import read_paddle
 from masksup.models.originals.settings import PRESETS, preset_named
-from masksup.models.paddle_file import read_paddle
 from masksup.models.weights import load_weights
 
 

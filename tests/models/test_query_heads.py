@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from timm.layers.ml_decoder import MLDecoder as TimmDecoder
 from torch import Tensor, nn
 
+from masksup.config.components import HEADS
 from masksup.errors import UserError
-from masksup.models import HEADS
 from masksup.models.heads.ml_decoder import MLDecoder
 from masksup.models.heads.query2label import EncoderLayer, Query2Label, sine_positions
 

@@ -12,8 +12,8 @@ import pytest
 from browser import dump_dom
 
 from masksup.cli import main
-from masksup.config import Config
-from masksup.train import train
+from masksup.config.schema import Config
+from masksup.training.train import train
 
 PROBE = """<!DOCTYPE html>
 <body><iframe id="f" src="report.html" width="WIDTH" height="800"></iframe><pre id="out"></pre>

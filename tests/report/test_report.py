@@ -15,22 +15,22 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 from wrong_input import one_line
 
+from masksup.base.random import draws
 from masksup.cli import main
-from masksup.config import Config
+from masksup.commands.report import run_names
+from masksup.config.schema import Config
 from masksup.data.index import write_index
-from masksup.data.random import draws
 from masksup.data.shapes import prepare_shapes
-from masksup.decisions import Decisions, Fitted, default_decisions, write_decisions
-from masksup.engine.outputs import Outputs
+from masksup.decisions.decisions import Decisions, Fitted, default_decisions, write_decisions
+from masksup.evaluation.collect import Outputs
 from masksup.report.charts import frame, pr_points
-from masksup.report.command import run_names
 from masksup.report.compare import difference
 from masksup.report.cost import cost_of
 from masksup.report.gather import gather, open_subject
 from masksup.report.mistakes import confusions, most_confused, worst_mistakes
 from masksup.report.page import render
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 NASTY = '<script>alert("x")</script>&'

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from unprivileged import without_privileges
 
 import masksup.runtime.checkpoint as checkpoint
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.errors import JobError, UserError
 from masksup.runtime import fence
 from masksup.runtime.checkpoint import list_checkpoints, newest_valid, pointed, read_checkpoint, write_checkpoint
 from masksup.runtime.run_folder import open_run
 from masksup.runtime.saver import Saver
-from masksup.train import train
-from masksup.trained import open_trained
+from masksup.saved.open import open_trained
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -74,7 +74,7 @@ def test_a_best_that_could_not_be_saved_is_none(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third epoch is the best and the disk is full: what is second best stays, and stays named."""
-    import masksup.scoring as scoring
+    import masksup.training.score_run as scoring
 
     scores, real = iter([10.0, 20.0, 90.0, 15.0, 16.0, 16.0, 20.0]), scoring.evaluate
     monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: {**real(*a, **k), "mAP": next(scores)})
@@ -111,7 +111,7 @@ def test_no_command_takes_another_checkpoint_than_the_best(tiny_config: MakeConf
 def test_a_run_whose_best_is_lost_says_so_and_is_finished(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import masksup.scoring as scoring
+    import masksup.training.score_run as scoring
 
     scores, real = iter([90.0, *[10.0] * 9]), scoring.evaluate
     monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: {**real(*a, **k), "mAP": next(scores)})

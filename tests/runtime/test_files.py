@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from masksup.runtime.files import write_atomically, written_whole
+from masksup.base.files import write_atomically, written_whole
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

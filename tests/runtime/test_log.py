@@ -2,7 +2,7 @@
 
 import pytest
 
-from masksup.runtime.log import log, start_logging
+from masksup.base.log import log, start_logging
 
 
 def test_names_in_a_line_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,12 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
-from masksup.config import Config
-from masksup.evaluate import evaluate
-from masksup.runtime.json_lines import Appender, read_lines
-from masksup.runtime.log import start_logging
-from masksup.runtime.record import Record, read_rows
-from masksup.train import train
+from masksup.base.json_lines import Appender, read_lines
+from masksup.base.log import start_logging
+from masksup.config.schema import Config
+from masksup.evaluation.scores import evaluate
+from masksup.runtime.metrics_log import Record, read_rows
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 
@@ -130,7 +130,7 @@ def test_a_write_that_is_cut_short_goes_on_where_it_stopped(tmp_path: Path, monk
         return real(descriptor, content[: draw.randrange(1, 30)])
 
     lines = Appender(tmp_path / "rows")
-    monkeypatch.setattr("masksup.runtime.json_lines.os.write", reluctant)
+    monkeypatch.setattr("masksup.base.json_lines.os.write", reluctant)
     for number in range(100):
         with suppress(OSError):
             lines.append({"number": number})
@@ -252,7 +252,7 @@ def test_a_disk_that_refuses_the_record_is_said_once_and_training_goes_on(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("masksup.runtime.json_lines.os.write", full)
+    monkeypatch.setattr("masksup.base.json_lines.os.write", full)
     for step in (1, 2, 3):
         record.scalars("train", step, 0.1, {"loss": 1.0})
     assert capsys.readouterr().out.count("ALARM") == 1
@@ -278,7 +278,7 @@ def test_pictures_are_drawn_beside_the_training_when_the_best_improves_and_at_th
     def image(self: Record, tag: str, step: int, picture: Any) -> None:
         drawn.append((step, threading.current_thread() is threading.main_thread()))
 
-    monkeypatch.setattr("masksup.scoring.evaluate", scored)
+    monkeypatch.setattr("masksup.training.score_run.evaluate", scored)
     monkeypatch.setattr(Record, "image", image)
     for minutes, expected in ((0.0, [4, 7, 13, 16]), (60.0, [4, 16])):
         scores = iter([1.0, 2.0, 2.0, 3.0, 2.5])

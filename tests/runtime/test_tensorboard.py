@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from browser import dump_dom
 
-from masksup.config import Config
-from masksup.train import train
+from masksup.config.schema import Config
+from masksup.training.train import train
 
 RUNS = {"slow/seed0": 0.001, "fast/seed0": 0.01}
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from launch import slurm
-from launch.ledger import Attempt, Folder, attempts, read_json
-from launch.status import Row, rows
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from launch.cluster import slurm
+from launch.start.ledger import Attempt, Folder, attempts, read_json
+from launch.watch.status import Row, rows
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "slurm" / "test_cluster.sh"

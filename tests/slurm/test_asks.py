@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.ledger import Folder, attempts, job_of, read_json, write_json
-from launch.slurm import fields, queue
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from launch.cluster.slurm import fields, queue
+from launch.start.ledger import Folder, attempts, job_of, read_json, write_json
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 
 from .conftest import Cluster, Submit, state, wait
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from compare import assert_same_run
 
-from launch import slurm
-from launch.ledger import Folder, attempts, job_of, read_json
-from masksup.config import Config
-from masksup.config_file import to_yaml
+from launch.cluster import slurm
+from launch.start.ledger import Folder, attempts, job_of, read_json
+from masksup.config.load import to_yaml
+from masksup.config.schema import Config
 from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
 

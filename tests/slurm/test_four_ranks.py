@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from compare import assert_same_run
 
-from launch import slurm
-from launch.ledger import Folder, attempts, job_of, read_json, score_of
-from masksup.config import Config
-from masksup.config_file import load_config, to_yaml
+from launch.cluster import slurm
+from launch.start.ledger import Folder, attempts, job_of, read_json, score_of
+from masksup.config.load import load_config, to_yaml
+from masksup.config.schema import Config
 from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.hours import gpu_hours
-from launch.ledger import Folder, attempts, job_of, read_json
-from launch.slurm import accounting, fields, queue
+from launch.cluster.slurm import accounting, fields, queue
+from launch.start.ledger import Folder, attempts, job_of, read_json
+from launch.watch.hours import gpu_hours
 
 from .conftest import ROOT, Cluster, state, step, until_finished, wait
 

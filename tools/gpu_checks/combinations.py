@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from masksup.config import Config
-from masksup.methods import METHODS
-from masksup.models import HEADS
+from masksup.config.components import HEADS, METHODS
+from masksup.config.schema import Config
 from tools.gpu_checks.setting import Setting, configure
 
 CNN, VIT = "resnet18", "vit_tiny_patch16_224"

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.data.dataset import Batch, TrainDataset
 from masksup.data.loader import train_loader
-from masksup.data.source import make_plan, open_source, transform_settings
+from masksup.data.split import make_plan, open_source, transform_settings
 from masksup.data.transforms import train_transform
 from masksup.engine.precision import set_numerics
 from masksup.engine.step import Stepper

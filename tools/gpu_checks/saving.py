@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from masksup.engine.blocks import Block
-from masksup.engine.infer import run_model
 from masksup.engine.precision import autocast, choose_dtype, set_numerics
+from masksup.evaluation.blocks import Block
+from masksup.evaluation.forward import run_model
 from masksup.runtime.checkpoint import snapshot
 from tools.gpu_checks.results import Row
 from tools.gpu_checks.setting import CLASSES, Setting, now

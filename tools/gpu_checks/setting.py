@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from masksup.config import Config
-from masksup.config_file import validate
+from masksup.config.load import validate
+from masksup.config.schema import Config
 from tools.gpu_checks.results import Row
 
 if TYPE_CHECKING:  # a step that makes no network need not import what networks are made of

@@ -25,7 +25,7 @@ def network(setting: Setting) -> Iterator[Row]:
     folder = setting.folder / "preflight"
     folder.mkdir(exist_ok=True)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(setting.ranks)]
-    subprocess.run([sys.executable, *launcher, "-m", "launch.preflight", str(folder)])
+    subprocess.run([sys.executable, *launcher, "-m", "launch.start.preflight", str(folder)])
     report = json.loads((folder / "preflight.json").read_text())
     slowest = min((card["gib_per_second"] for card in report.get("cards", ())), default=None)
     yield {"what": "preflight", "passed": not report["bad"] and slowest is not None, "all_reduce_gib_s": slowest,

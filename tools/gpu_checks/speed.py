@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from masksup.config import Config
+from masksup.config.schema import Config
 from masksup.engine.precision import set_numerics
 from masksup.engine.step import Stepper
 from tools.gpu_checks import ceilings

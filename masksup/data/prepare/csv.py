@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from masksup.data.index import IndexContent
+from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
-from masksup.data.prepare.samples import RawSplit, Sample, assemble
-from masksup.data.prepare.splits import (
+from masksup.data.prepare.options import (
     class_list,
     existing_file,
     named_splits,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from masksup.data.pillow import FLOATING, FORMATS, BrokenImage, read_header
-from masksup.data.prepare.splits import storable
+from masksup.base.files import read_regular
+from masksup.data.decode_pil import FLOATING, FORMATS, BrokenImage, read_header
+from masksup.data.prepare.options import storable
 from masksup.errors import UserError
-from masksup.runtime.files import read_regular
 
 MOST_PIXELS = 178_956_970  # above it a file is damaged or hostile
 _EXIF_ORIENTATION = 0x0112

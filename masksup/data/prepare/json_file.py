@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masksup.data.prepare.splits import MAX_NUMBER, read_text
+from masksup.data.prepare.options import MAX_NUMBER, read_text
 from masksup.errors import UserError
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.files import as_json, write_atomically
 from masksup.data.index import IndexContent
 from masksup.data.prepare.wider import wider_files, wider_persons
 from masksup.errors import UserError
-from masksup.runtime.files import as_json, write_atomically
 
 # (data set, split) -> file; {our label: theirs}
 _LISTS: dict[tuple[str, str], tuple[str, dict[int, int]]] = {

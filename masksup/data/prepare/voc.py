@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from masksup.data.index import DIFFICULT, IndexContent
+from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
-from masksup.data.prepare.samples import RawSplit, Sample, assemble
-from masksup.data.prepare.splits import (
+from masksup.data.prepare.options import (
     class_list,
     existing_file,
     labels_of,

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.files import read_regular
 from masksup.data.index import DIFFICULT, OCCLUDED, TRUNCATED
-from masksup.data.prepare.splits import MAX_NUMBER
+from masksup.data.prepare.options import MAX_NUMBER
 from masksup.errors import UserError
-from masksup.runtime.files import read_regular
 
 _FLAGS = {"difficult": DIFFICULT, "truncated": TRUNCATED, "occluded": OCCLUDED}
 

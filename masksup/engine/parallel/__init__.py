@@ -18,12 +18,8 @@ An engine holds the method, its optimiser and the rank's part of their state, an
 - `import_state(state)`: put such a state back, whichever engine and number of ranks wrote it. Every rank is given the
   whole state with its own buffers in it. After it, training goes on bit-equal where engine and ranks are the same.
 
-`make_engine` in `engine.py` chooses; an engine is one file and one line here (and its name in `masksup/config.py`).
-Before anything is made, `check(config, method, device, place)` of that file refuses what the engine cannot do.
+`make_engine` in `engine.py` chooses; an engine is one file, which offers `make` and `check`, and one line in
+`masksup/config/components.py` (and its name in `masksup/config/schema.py`). Before anything is made,
+`check(config, method, device, place)` refuses what the engine cannot do.
 `ddp.py` is also the engine of a single process, where nothing is wrapped.
 """
-
-ENGINES = {
-    "ddp": "masksup.engine.parallel.ddp:make_ddp",
-    "deepspeed": "masksup.engine.parallel.deepspeed:make_deepspeed",
-}

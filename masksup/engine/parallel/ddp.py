@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from masksup.config import Config, Parallel
+from masksup.base.place import Place
+from masksup.config.schema import Config, Parallel
 from masksup.engine.ema import copy_values
 from masksup.engine.optim import build_optimizer, clip_gradients
 from masksup.engine.precision import gradient_scaler
@@ -19,7 +20,6 @@ from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.models.network import Network
 from masksup.runtime.checkpoint import State
-from masksup.runtime.place import Place
 
 
 class Replicas:
@@ -130,7 +130,7 @@ def check(config: Config, method: Method, device: torch.device, place: Place) ->
     """Whatever a configuration can ask for is possible here."""
 
 
-def make_ddp(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Replicas:
+def make(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Replicas:
     """The engine `ddp` around `method`. Collective where there are several ranks."""
     parallel = config.parallel
     if parallel.sync_batchnorm:

@@ -6,11 +6,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from masksup.config import Config
-from masksup.engine.parallel import ENGINES
+from masksup.base.place import Place
+from masksup.config.components import ENGINES
+from masksup.config.schema import Config
 from masksup.methods.method import Method
 from masksup.runtime.checkpoint import State
-from masksup.runtime.place import Place
 
 
 class Engine(Protocol):
@@ -44,11 +44,10 @@ class Engine(Protocol):
 
 def check_engine(config: Config, method: Method, device: torch.device, place: Place) -> None:
     """UserError where the engine that `parallel.engine` names cannot do what is asked. Not collective."""
-    importlib.import_module(ENGINES[config.parallel.engine].split(":")[0]).check(config, method, device, place)
+    importlib.import_module(ENGINES[config.parallel.engine]).check(config, method, device, place)
 
 
 def make_engine(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Engine:
     """The engine that `parallel.engine` names, around `method`, which lies on `device`. Collective."""
-    module, function = ENGINES[config.parallel.engine].split(":")
-    engine: Engine = getattr(importlib.import_module(module), function)(config, method, device, dtype, place)
+    engine: Engine = importlib.import_module(ENGINES[config.parallel.engine]).make(config, method, device, dtype, place)
     return engine

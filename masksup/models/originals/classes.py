@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from masksup.data.prepare.splits import class_list
+from masksup.data.prepare.options import class_list
 from masksup.data.prepare.voc import VOC_CLASSES
 from masksup.data.prepare.wider import WIDER_CLASSES
 

@@ -1,0 +1,139 @@
+"""What becomes of a run whose ranks have left: pure logic, no SLURM."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch.cluster.resources import Resources
+from launch.cluster.slurm import first_line
+from launch.start.ledger import Attempt
+from masksup.exits import STOPPED, USER_ERROR
+from masksup.runtime.fence import SUPERSEDED
+
+DONE = 0
+# SLURM asks up to a minute earlier than it was told to.
+_COARSE_S = 60
+
+
+@dataclass(frozen=True)
+class Left:
+    """How the ranks of one start left."""
+
+    world: int
+    status: int
+    """Of srun."""
+    exits: Mapping[int, Mapping[str, Any]]
+    """By rank: status, host, error. A rank that was killed, or whose node is gone, left no record."""
+    seconds: float
+    """Since the start of the job."""
+    finished: bool
+    """There is a result."""
+    cancelled: bool
+    preempted: bool = False
+    """SLURM says so; it says nothing about a time limit that comes near."""
+    hopeless: bool = False
+    """Successive halving asked it to leave."""
+    srun: str = ""
+    """What srun itself printed."""
+
+
+def outcome(left: Left, resources: Resources) -> str:
+    """done, cancelled, superseded, hopeless, wrong, preempted, timeout, crashed or lost."""
+    statuses = {int(row["status"]) for row in left.exits.values()}
+    everybody = len(left.exits) == left.world
+    if left.finished and statuses <= {DONE}:
+        return "done"
+    if SUPERSEDED in statuses:
+        return "superseded"
+    if left.cancelled:
+        return "cancelled"
+    if left.hopeless and statuses <= {DONE, STOPPED}:
+        return "hopeless"
+    if USER_ERROR in statuses or (not left.exits and refused_for_good(left.srun)):
+        return "wrong"
+    if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
+        near = left.seconds >= resources.limit_seconds - resources.signal_seconds - _COARSE_S
+        return "timeout" if near and not left.preempted else "preempted"
+    if everybody:
+        return "crashed"
+    return "lost"
+
+
+def first_error(left: Left) -> str | None:
+    """The most telling line of the ranks: a mistake in the input, else the first that is not about a peer."""
+    rows = [(rank, row) for rank, row in sorted(left.exits.items()) if row.get("error")]
+    if rows:
+        rows.sort(key=lambda item: (item[1]["status"] != USER_ERROR, _about_a_peer(item[1]["error"]), item[1]["time"]))
+        rank, row = rows[0]
+        return f"rank {rank} on {row['host']}: {row['error']}"
+    missing = sorted(set(range(left.world)) - set(left.exits))
+    said = first_line(left.srun).removeprefix("srun: ")
+    if not left.exits and refused_for_good(left.srun):
+        return f"srun: {said}"
+    return (
+        f"rank {missing[0]} left no word (killed, or its node is gone); srun: {said or left.status}"
+        if missing
+        else None
+    )
+
+
+# What srun says where a start would fail alike whenever it is tried; a node or a controller that is away may come back.
+_FOR_GOOD = re.compile(
+    r"unrecognized option|invalid option|Invalid .*specification|Invalid (argument|mpi|MPI|numeric value|--)"
+    r"|Couldn't find the specified plugin|Cannot create context for|execve\(\): .*No such file"
+    r"|More processors requested than permitted|Memory required by task is not available"
+    r"|Requested node configuration is not available"
+)
+
+
+def refused_for_good(said: str) -> bool:
+    """Whether srun refused what it was asked for, and not only could not start it now."""
+    return _FOR_GOOD.search(said) is not None
+
+
+def _about_a_peer(error: str) -> bool:
+    return any(word in error.lower() for word in ("gloo", "nccl", "connection", "socket", "peer", "broken pipe"))
+
+
+def why_not_again(result: str, history: Sequence[Attempt], resources: Resources) -> str | None:
+    """None if the run is to be started again after it ended as `result`; else the reason, for people.
+
+    `history` holds every start, the one that ended just now included. Those of the newest job count: a person who
+    submits a run again has seen what became of it before, and most likely mended it. Time limits do not use up the
+    budget of preemptions, nor the other way round, and a crash is forgiven once the run got further than ever before.
+    """
+    if result in ("done", "wrong", "cancelled", "superseded", "hopeless"):
+        return result
+    history = [attempt for attempt in history if attempt.job == history[-1].job]
+    budgets = {"preempted": resources.max_preemptions, "timeout": resources.max_timeouts}
+    if result in budgets:
+        used = sum(1 for attempt in history if attempt.outcome == result)
+        return None if used <= budgets[result] else f"{used} times {result}; the limit is {budgets[result]}"
+    losses = [attempt for attempt in history if attempt.outcome in ("crashed", "lost", "interrupted")]
+    if len(losses) > resources.max_losses:
+        return f"{len(losses)} crashes and losses; max_losses is {resources.max_losses}"
+    in_vain = crashes_in_vain(history)
+    if in_vain > resources.max_failures:
+        return f"{in_vain} crashes without progress; max_failures is {resources.max_failures}"
+    return None
+
+
+def crashes_in_vain(history: Sequence[Attempt]) -> int:
+    """Crashes and losses since the run last got further than ever before."""
+    furthest, count = -1, 0
+    for attempt in history:
+        reached = -1 if attempt.last_step is None else attempt.last_step
+        if reached > furthest and attempt.first_step is not None and reached > attempt.first_step:
+            furthest, count = reached, 0
+        if attempt.outcome in ("crashed", "lost"):
+            count += 1
+    return count
+
+
+def bad_nodes(left: Left, nodes: Sequence[str], states: Mapping[str, str]) -> list[str]:
+    """Nodes to stay away from: those that do not answer, or none of whose ranks left a word though others did."""
+    heard = {str(row["host"]).split(".")[0] for row in left.exits.values()}
+    silent = [node for node in nodes if node.split(".")[0] not in heard] if heard else []
+    down = [node for node in nodes if any(word in states.get(node, "") for word in ("down", "*", "fail", "drain"))]
+    return sorted(set(down) | set(silent))

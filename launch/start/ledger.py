@@ -1,0 +1,224 @@
+"""What the launcher keeps of a run, in `RUN/launch/`: its job, its attempts, who may write, who left and why.
+
+The run folder is the truth: SLURM forgets jobs, and a requeued job starts with nothing but this folder.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from masksup.base.files import as_json, parse_json, read_regular, read_text, write_atomically
+
+
+@dataclass(frozen=True)
+class Token:
+    """Names one start of one job. Only its holder writes to the run folder."""
+
+    job: str
+    """`1234`, or `1234_5` for element 5 of an array."""
+    restart: int
+
+    def __str__(self) -> str:
+        return f"{self.job}.{self.restart}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The launcher's files of a run."""
+
+    run: Path
+
+    @property
+    def path(self) -> Path:
+        return self.run / "launch"
+
+    @property
+    def config(self) -> Path:
+        return self.run / "config.yaml"
+
+    @property
+    def result(self) -> Path:
+        return self.run / "result.json"
+
+    @property
+    def job(self) -> Path:
+        """How the run was submitted last."""
+        return self.path / "job.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts.jsonl"
+
+    @property
+    def fence(self) -> Path:
+        return self.path / "fence"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat.json"
+
+    @property
+    def plain_heartbeat(self) -> Path:
+        """That of a training that no launcher started."""
+        return self.run / "heartbeat.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """Exists while the run is not to be started again."""
+        return self.path / "cancelled"
+
+    @property
+    def stopped_early(self) -> Path:
+        """Why successive halving ended the run, if it did."""
+        return self.path / "stopped_early"
+
+    @property
+    def closed_by(self) -> str | None:
+        """Whose run it is, where we may not look into it; None where we may."""
+        try:
+            next(self.path.iterdir(), None)
+        except PermissionError:
+            return owner(self.run)
+        except OSError:  # there is none: a run that no launcher has started
+            return None
+        return None
+
+    def exits(self, attempt: int) -> Path:
+        return self.path / "exits" / f"{attempt:04d}"
+
+    def srun_said(self, attempt: int) -> Path:
+        """The messages of srun itself; the ranks have logs of their own."""
+        return self.path / "exits" / f"{attempt:04d}.srun"
+
+    def log(self, attempt: int, rank: str = "%t") -> Path:
+        return self.run / "logs" / f"attempt{attempt:03d}-rank{rank}.log"
+
+
+@dataclass
+class Attempt:
+    """One start of a run and how it ended. Times are seconds since the epoch."""
+
+    number: int
+    job: str
+    restart: int
+    began: float
+    nodes: list[str] = field(default_factory=list)
+    gpus: int = 0
+    ended: float | None = None
+    outcome: str | None = None
+    """done, wrong, preempted, timeout, crashed, lost, interrupted, cancelled, hopeless; None while it runs."""
+    error: str | None = None
+    first_step: int | None = None
+    first_step_at: float | None = None
+    last_step: int | None = None
+    last_step_at: float | None = None
+    last_seen: float | None = None
+    bad_nodes: list[str] = field(default_factory=list)
+
+
+def owner(path: Path) -> str:
+    """Who owns a file, by name where the machine knows one."""
+    try:
+        return path.owner()
+    except (KeyError, OSError):
+        return "another user"
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a line so that it survives a crash of the machine; one write, so that lines of two writers stay whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = read_regular(path) if path.exists() else b""
+    cut_off = before != b"" and not before.endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if cut_off else "") + as_json(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def attempts(folder: Folder) -> list[Attempt]:
+    """All starts of a run, oldest first."""
+    found: dict[int, Attempt] = {}
+    for row in read_lines(folder.attempts):
+        number = row.get("number")
+        if not isinstance(number, int):
+            continue
+        if number not in found and {"job", "restart", "began"} <= row.keys():
+            try:
+                found[number] = Attempt(number, str(row["job"]), int(row["restart"]), float(row["began"]))
+            except (TypeError, ValueError):  # damaged; the other starts are still told
+                continue
+        if number in found:
+            for key, value in row.items():
+                if key in Attempt.__dataclass_fields__:
+                    setattr(found[number], key, value)
+    return [found[number] for number in sorted(found)]
+
+
+def begin(folder: Folder, token: Token, nodes: list[str], gpus: int, began: float | None = None) -> Attempt:
+    """Note a new start, and close the one before if nobody did. `began`: when its nodes were given to it."""
+    before = attempts(folder)
+    if before and before[-1].outcome is None:
+        end(folder, before[-1], "interrupted", before[-1].last_seen or progress(folder, before[-1]).get("last_seen"))
+    attempt = Attempt(len(before) + 1, token.job, token.restart, began or time.time(), nodes, gpus)
+    append(folder.attempts, asdict(attempt))
+    return attempt
+
+
+def end(folder: Folder, attempt: Attempt, outcome: str, ended: float | None = None, **more: Any) -> None:
+    """Note how a start ended, with what the heartbeat says of its progress."""
+    row = {"number": attempt.number, "outcome": outcome, "ended": ended or time.time()}
+    append(folder.attempts, row | progress(folder, attempt) | more)
+
+
+def progress(folder: Folder, attempt: Attempt) -> dict[str, Any]:
+    """Steps and times of a start, from the heartbeat that its rank 0 left."""
+    beat = read_json(folder.heartbeat)
+    if beat.get("token") != str(Token(attempt.job, attempt.restart)):
+        return {}
+    keys = {"first_step", "first_step_at", "last_step", "last_step_at"}
+    return {key: beat[key] for key in keys & beat.keys()} | {"last_seen": beat.get("time")}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects of a file, a line each; lines that a crash cut off are left out."""
+    rows = []
+    for line in read_text(path, errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a small file; empty where there is none, or none that can be read."""
+    try:
+        value = parse_json(read_regular(path))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, as_json(value, indent=1) + "\n")
+
+
+def job_of(folder: Folder) -> str | None:
+    """The job that the run was given to last, such as 1234 or 1234_5."""
+    job = read_json(folder.job).get("job")
+    return str(job) if job is not None else None
+
+
+def score_of(result: dict[str, Any]) -> float | None:
+    """The score of a finished run that compares with those of the others: mAP of the best epoch on the evaluation."""
+    for kind in ("best", "last"):
+        part = result.get(kind, {})
+        scores = part.get("eval") or part.get("test") or {}
+        if scores.get("mAP") is not None:
+            return float(scores["mAP"])
+    return None

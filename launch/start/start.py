@@ -1,0 +1,210 @@
+"""One start of a run, on the first node of its job: take the folder, start the ranks, judge how they left."""
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.cluster.resources import Resources
+from launch.start.decide import Left, bad_nodes, first_error, outcome, refused_for_good, why_not_again
+from launch.start.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
+from launch.start.preflight import read_bad
+from launch.sweeps.results import sweep_of, swept_keys
+from masksup.base.files import write_atomically
+from masksup.config.load import load_config
+from masksup.errors import UserError
+from masksup.exits import STOPPED, USER_ERROR
+from masksup.runtime.fence import SUPERSEDED
+
+StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
+"""Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
+
+
+SHOWN_S = 20
+"""A shared file system may show a new file to other nodes this much later."""
+# srun gives the highest status of a rank, and more than these for one that was killed. 1 is also srun's own failure.
+_ALL_LEFT_A_WORD = (0, USER_ERROR, STOPPED, SUPERSEDED)
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """What a start needs of SLURM, or of this machine in its place."""
+
+    start_ranks: StartRanks
+    node_states: Callable[[list[str]], dict[str, str]]
+    is_preempted: Callable[[str], bool]
+    """Whether this job was told to leave for another one."""
+    allotted_gpus: Callable[[], int | None] = lambda: None
+    """How many GPUs the job was given, where the scheduler says so."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: str
+    not_again: str | None
+    """Why the run is not to be started again; None if it is."""
+    bad_nodes: list[str]
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} launcher: {text}", flush=True)
+
+
+def job_resources(folder: Folder) -> Resources:
+    """What the run's job was submitted with."""
+    return Resources.model_validate(read_json(folder.job).get("resources", {}))
+
+
+def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Scheduler, began: float) -> Verdict:
+    """Start the ranks of a run once, wait for them, and write down how it went. `began`: start of the job's clock."""
+    resources = job_resources(folder)
+    refusal = _refusal(folder, token)
+    if refusal is not None:
+        say(refusal)
+        return Verdict("superseded", refusal, [])
+    attempt = begin(folder, token, nodes, _gpus(resources, scheduler), began)
+    write_atomically(folder.fence, f"{token}\n")
+    say(f"{folder.run}: attempt {attempt.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
+    history = [before for before in attempts(folder)[:-1] if before.job == token.job]
+    spent = why_not_again("interrupted", history, resources)
+    if spent is not None or folder.cancelled.exists():
+        result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
+        end(folder, attempt, result, error=why)
+        return Verdict(result, why, [])
+    unfit = _preflight(folder, attempt, resources, scheduler.start_ranks) if resources.preflight else 0
+    if unfit:
+        bad, error = read_bad(folder.path)
+        result = "wrong" if unfit == USER_ERROR else "lost"
+        end(folder, attempt, result, error=error, bad_nodes=bad)
+        say(f"attempt {attempt.number}: {'' if unfit == USER_ERROR else 'not fit to train on: '}{error}")
+        return Verdict(result, why_not_again(result, attempts(folder), resources), bad)
+    status = _ranks(folder, attempt, resources, scheduler.start_ranks)
+    return _judge(folder, attempt, status, resources, scheduler, began)
+
+
+def _gpus(resources: Resources, scheduler: Scheduler) -> int:
+    given = scheduler.allotted_gpus()
+    return resources.nodes * resources.gpus if given is None else given
+
+
+def _refusal(folder: Folder, token: Token) -> str | None:
+    """Why this start must not take the folder: a newer start of the same job has it."""
+    holder = folder.fence.read_text(encoding="utf-8").strip() if folder.fence.exists() else ""
+    job, _, restart = holder.rpartition(".")
+    if job == token.job and int(restart) > token.restart:
+        return f"{folder.run}: restart {restart} of this job holds it; this is restart {token.restart}"
+    return None
+
+
+def _preflight(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
+    """The exit status of `launch.start.preflight`: 0 where all is well."""
+    (folder.path / "preflight.json").unlink(missing_ok=True)
+    command = rank_command(resources, "launch.start.preflight", [str(folder.path), *indexes(folder.config)])
+    return start_ranks(command, variables(attempt, resources), folder, attempt)
+
+
+def indexes(config: Path) -> list[str]:
+    data = load_config(config)[0].data
+    return [path for path in (data.train, data.eval, data.test) if path is not None]
+
+
+def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
+    exits = folder.exits(attempt.number)
+    shutil.rmtree(exits, ignore_errors=True)
+    exits.mkdir(parents=True)
+    before = next((a.outcome for a in reversed(attempts(folder)) if a.number < attempt.number), None)
+    command = rank_command(resources, "launch.start.rank", [str(folder.run)])
+    home = sweep_of(folder.run)
+    columns = {"MASKSUP_HPARAMS": ",".join(swept_keys(home))} if home is not None else {}
+    return start_ranks(command, variables(attempt, resources, before) | columns, folder, attempt)
+
+
+def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:
+    """What every place runs. Signals are blocked from the first instant; the rank lets them in when it can listen."""
+    container = shlex.split(resources.container or "")
+    python = resources.python or sys.executable
+    return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", module, *arguments]
+
+
+def variables(attempt: Attempt, resources: Resources, before: str | None = None) -> dict[str, str]:
+    """What every rank gets on top of the environment of the job."""
+    return {
+        "OMP_NUM_THREADS": str(resources.cpus_per_rank),
+        "MASKSUP_RESUMED_AFTER": before or "",
+        "MASKSUP_TOKEN": str(Token(attempt.job, attempt.restart)), "MASKSUP_ATTEMPT": str(attempt.number),
+        **resources.environment,
+    }  # fmt: skip
+
+
+def taken_over(folder: Folder, attempt: Attempt) -> bool:
+    """Whether another start holds the run now."""
+    try:
+        return folder.fence.read_text(encoding="utf-8").strip() != str(Token(attempt.job, attempt.restart))
+    except OSError:
+        return False
+
+
+def _exits(folder: Folder, attempt: Attempt, world: int, patient: bool) -> dict[int, dict[str, object]]:
+    """The last words of the ranks, by rank. Where none was killed all left one, which may show here only later."""
+    end = time.monotonic() + (SHOWN_S if patient else 0)
+    while True:
+        found = {}
+        for file in folder.exits(attempt.number).glob("rank*.json"):
+            row = read_json(file)
+            if {"rank", "status", "host", "time"} <= row.keys():
+                found[int(row["rank"])] = row
+        if len(found) >= world or time.monotonic() > end:
+            return found
+        time.sleep(0.2)
+
+
+def _judge(
+    folder: Folder,
+    attempt: Attempt,
+    status: int,
+    resources: Resources,
+    scheduler: Scheduler,
+    began: float,
+) -> Verdict:
+    if taken_over(folder, attempt):
+        say("another start holds this run now; this one writes nothing more")
+        return Verdict("superseded", "superseded", [])
+    said = _srun_said(folder, attempt)
+    exits = _exits(folder, attempt, resources.world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
+    left = Left(
+        resources.world, status, exits, time.time() - began, finished=folder.result.exists(),
+        cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
+        preempted=scheduler.is_preempted(attempt.job), srun=said,
+    )  # fmt: skip
+    result = outcome(left, resources)
+    error = first_error(left) if result in ("wrong", "crashed", "lost") else None
+    bad: list[str] = []
+    if result == "lost":
+        try:
+            bad = bad_nodes(left, attempt.nodes, scheduler.node_states(attempt.nodes))
+        except UserError as problem:
+            say(f"states of the nodes are not known: {problem}")
+    end(folder, attempt, result, error=error, bad_nodes=bad)
+    reason = why_not_again(result, attempts(folder), resources)
+    say(f"attempt {attempt.number}: {result}" + (f": {error}" if error else ""))
+    return Verdict(result, reason, bad)
+
+
+def _srun_said(folder: Folder, attempt: Attempt) -> str:
+    try:
+        return folder.srun_said(attempt.number).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def leave_word(folder: Folder, attempt: int, rank: int, status: int, error: str | None) -> None:
+    """What a rank says when it leaves; a rank that was killed says nothing, which is telling too."""
+    row = {"rank": rank, "host": os.uname().nodename, "status": status, "error": error, "time": time.time()}
+    try:
+        write_json(folder.exits(attempt) / f"rank{rank:05d}.json", row)
+    except OSError as problem:
+        print(f"masksup: {problem}", file=sys.stderr)

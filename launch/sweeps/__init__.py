@@ -1,0 +1,1 @@
+"""Sweeps: their settings, drawn, guided or halved, and their results."""

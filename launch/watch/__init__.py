@@ -1,0 +1,1 @@
+"""What a person watches: the state of runs, their table, their hours."""

@@ -1,0 +1,167 @@
+"""The table of `status` as text."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launch.sweeps.results import sweep_of
+from launch.watch.status import STATES, Row, as_json, find_runs, rows
+from masksup.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class _Column:
+    value: Callable[[Row], Any]
+    text: Callable[[Row], str]
+    number: bool = True
+
+
+def _counted(value: Callable[[Row], float | None], form: str) -> _Column:
+    return _Column(value, lambda row: "" if (found := value(row)) is None else form.format(found))
+
+
+def _state(row: Row) -> str:
+    return f"{row.state} ({row.note})" if row.state == "waiting" and row.note else row.state
+
+
+_COLUMNS = {
+    "run": _Column(lambda row: row.run, lambda row: row.run, number=False),
+    "job": _Column(lambda row: row.job, lambda row: row.job or "", number=False),
+    "state": _Column(lambda row: row.state, _state, number=False),
+    "epoch": _counted(lambda row: row.epoch, "{:.1f}"),
+    "mAP": _counted(lambda row: row.score, "{:.2f}"),
+    "images/s": _counted(lambda row: row.images_per_second, "{:.0f}"),
+    "left": _Column(lambda row: row.eta_seconds, lambda row: _time(row.eta_seconds)),
+    "starts": _counted(lambda row: row.starts, "{}"),
+    "useful h": _counted(lambda row: row.useful, "{:.2f}"),
+    "lost h": _counted(lambda row: row.startup + row.redone + row.waiting, "{:.2f}"),
+}
+_NARROWEST, _REST = 16, 70  # columns: the least that a run's name gets; what the others need
+_WIDE = 200  # columns, where the output is a file
+_COLOURS = {"running": "green", "finished": "blue", "failed": "red", "silent": "red", "disagree": "red"}
+
+
+@dataclass(frozen=True)
+class View:
+    """Which rows are shown, in what order, with what of them."""
+
+    states: tuple[str, ...] = ()
+    """Empty: all."""
+    sort: str = "run"
+    columns: tuple[str, ...] = tuple(_COLUMNS)
+
+
+def view(states: str | None, sort: str | None, columns: str | None) -> View:
+    """From the options of the command: lists with commas. UserError for a name that is none."""
+    names = tuple(columns.split(",")) if columns else tuple(_COLUMNS)
+    for option, found in (("--columns", names), ("--sort", (sort or "run",))):
+        for name in found:
+            if name not in _COLUMNS:
+                raise UserError(f"{option}: found '{name}'; {nearest(name, _COLUMNS)}")
+    wanted = tuple(states.split(",")) if states else ()
+    for state in wanted:
+        if state not in STATES:
+            raise UserError(f"--state: found '{state}'; {nearest(state, STATES)}")
+    return View(wanted, sort or "run", names)
+
+
+def status(folder: Path, as_json_: bool, watch: float | None, asked: View = View()) -> int:
+    """Print the table of the runs below `folder`, again and again every `watch` seconds."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, expected one that holds runs")
+    if watch is not None and not watch > 0:
+        raise UserError(f"--watch: found {watch:g}, expected seconds above 0")
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+    while True:
+        found = find_runs(folder)
+        table = chosen(rows(found, folder), asked)
+        if as_json_:
+            print(as_json(table), flush=True)
+        else:
+            if watch is not None:
+                console.clear()
+            if not found:
+                console.print(f"{folder}: no runs", markup=False)
+            show(table, console, folder, asked.columns)
+        if watch is None:
+            return 0
+        time.sleep(watch)
+
+
+def chosen(table: list[Row], asked: View) -> list[Row]:
+    """The rows of the states asked for; names rise, numbers fall, and what has none comes last."""
+    kept = [row for row in table if not asked.states or row.state in asked.states]
+    value = _COLUMNS[asked.sort].value
+    known = [row for row in kept if value(row) is not None]
+    falls = any(isinstance(value(row), (int, float)) for row in known)
+    return sorted(known, key=value, reverse=falls) + [row for row in kept if value(row) is None]
+
+
+def show(table: list[Row], console: Console, folder: Path, columns: Sequence[str] = tuple(_COLUMNS)) -> None:
+    if not table:
+        return
+    printed = Table(box=None, pad_edge=False)
+    room = max(_NARROWEST, console.width - _REST)
+    for name in columns:
+        printed.add_column(name, no_wrap=True, justify="right" if _COLUMNS[name].number else "left")
+    for row in table:
+        cells = {name: _COLUMNS[name].text(row) for name in columns}
+        if "run" in cells:
+            cells["run"] = shortened(row.run, room)
+        if "state" in cells:
+            cells["state"] = f"[{_COLOURS.get(row.state, 'yellow')}]{escape(cells['state'])}[/]"
+        printed.add_row(*[text if name == "state" else escape(text) for name, text in cells.items()])
+    console.print(printed)
+    for row in table:
+        for text in (row.error if row.state != "running" else None, row.note if row.state != "waiting" else None):
+            if text:
+                console.print(f"{row.run}: {text}", markup=False, soft_wrap=True)
+    for name, group in _by_sweep(table, folder).items():
+        console.print(f"sweep {name}: {summary(group)}", markup=False, soft_wrap=True)
+    console.print(summary(table), markup=False, soft_wrap=True)
+
+
+def shortened(name: str, room: int) -> str:
+    """A name cut in its middle: the beginnings of names in a sweep are alike, and so are their ends."""
+    if len(name) <= room:
+        return name
+    head = (room - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (room - 1 - head) :]}"
+
+
+def _by_sweep(table: list[Row], folder: Path) -> dict[str, list[Row]]:
+    """The rows of each sweep below `folder`, where there is more than that one sweep."""
+    groups: dict[str, list[Row]] = {}
+    for row in table:
+        home = sweep_of(folder / row.run)
+        if home is not None and home.is_relative_to(folder) and home != folder:
+            groups.setdefault(str(home.relative_to(folder)), []).append(row)
+    return groups
+
+
+def summary(table: list[Row]) -> str:
+    """One line for all runs."""
+    states = [row.state for row in table]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    total: Callable[[str], float] = lambda name: sum(getattr(row, name) for row in table)  # noqa: E731
+    scored = [row for row in table if row.score is not None]
+    best = max(scored, key=lambda row: row.score or 0.0, default=None)
+    line = (
+        f"{len(table)} runs: {counts}; GPU-hours useful {total('useful'):.2f}, lost {total('startup'):.2f} starting, "
+    )
+    line += f"{total('redone'):.2f} redone, {total('waiting'):.2f} waiting"
+    return line + (f"; best mAP {best.score:.2f} ({best.run})" if best is not None else "")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d}"

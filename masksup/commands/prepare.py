@@ -1,0 +1,137 @@
+"""`masksup prepare NAME --root DIR --out DIR`: annotations -> one index folder for each split, with a table."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from masksup.data.index import IndexContent
+
+# Options of single data sets. Their defaults and allowed values are those of the preparers.
+_OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "annotations": (
+        ("--split", {"action": "append", "metavar": "NAME[=FILE]",
+                     "help": "only this split, from an id list (VOC), JSON[:IMAGEFOLDER] (COCO), JSON (WIDER) or "
+                             "CSV; may be repeated"}),
+        ("--skip-broken", {"action": "store_true", "default": None,
+                           "help": "leave broken or missing images out, with a warning, instead of stopping"}),
+        ("--classes", {"metavar": "FILE|A,B,C", "help": "voc, csv: the classes in their order (default: found)"}),
+    ),
+    "VOC layout": (
+        ("--difficult", {"metavar": "ignore|present|absent",
+                         "help": "label of a class with 'difficult' objects alone (default: ignore)"}),
+    ),
+    "COCO layout": (
+        ("--crowd", {"metavar": "present|ignore",
+                     "help": "label of a class with crowd regions alone (default: present)"}),
+        ("--empty", {"metavar": "keep|drop", "help": "images without objects (default: keep; the originals drop)"}),
+        ("--class-order", {"metavar": "id|alphabetical", "help": "order of the classes (default: id)"}),
+    ),
+    "csv": (
+        ("--csv", {"action": "append", "metavar": "FILE", "help": "a split named after the file; may be repeated"}),
+        ("--images", {"metavar": "DIR", "help": "folder of the images below --root (default: --root itself)"}),
+    ),
+    "shapes (drawn if absent)": (
+        ("--train", {"metavar": "N", "help": "training images"}),
+        ("--val", {"metavar": "N", "help": "validation images"}),
+        ("--test", {"metavar": "N", "help": "test images"}),
+        ("--size", {"metavar": "PX", "help": "side of an image"}),
+        ("--seed", {"metavar": "N", "help": "seed of the drawing"}),
+    ),
+}  # fmt: skip
+
+
+# What a split of the usual name is for.
+_KEYS = {"val": "data.eval", "valid": "data.eval", "validation": "data.eval", "test": "data.test"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the arguments of `masksup prepare`."""
+    from masksup.config.components import DATASETS
+
+    parser.add_argument("dataset", metavar="NAME", help=", ".join(DATASETS.entries))
+    parser.add_argument("--root", required=True, type=Path, metavar="DIR", help="where the data set lies")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="where to write; one folder a split below it"
+    )
+    parser.add_argument(
+        "--write-originals", type=Path, metavar="DIR", help="also write the JSON lists of the released CSRA code"
+    )
+    for title, options in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for flag, settings in options:
+            group.add_argument(flag, **settings)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare one data set. Raises UserError for wrong input; nothing is written then."""
+    from masksup.config.components import DATASETS
+    from masksup.data.index import write_index
+    from masksup.data.prepare.originals import refuse_other_rules, write_originals
+    from masksup.data.prepare.table import print_table
+    from masksup.errors import UserError
+
+    prepare, options = DATASETS.resolve(args.dataset), _options(args)
+    if args.write_originals:
+        refuse_other_rules(args.dataset, options)
+    try:
+        _refuse_foreign_out(args.out)
+        contents: list[IndexContent] = prepare(args.root, **options)
+        if args.write_originals:
+            write_originals(contents, args.root, options.get("split"), args.write_originals)
+        indexes = [write_index(args.out / content.split, content) for content in contents]
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or args.out}: {error.strerror or error}, expected a path to read or write"
+        ) from error
+    print_table(contents)
+    for index in indexes:
+        # Plain prints: rich would wrap a path, and these lines are for copying.
+        print(
+            f"{index.split}: {_KEYS.get(index.split, 'data.train')}={args.out / index.split} (index {index.hash[:12]})"
+        )
+    return 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options given, checked against those that the data set takes."""
+    from pydantic import ValidationError
+
+    from masksup.config.components import DATASETS
+    from masksup.errors import UserError
+
+    model = DATASETS.options(args.dataset)
+    flags = [flag for options in _OPTIONS.values() for flag, _ in options]
+    given = {flag: getattr(args, _key(flag)) for flag in flags if getattr(args, _key(flag)) is not None}
+    takes = [flag for flag in flags if _key(flag) in model.model_fields]
+    for flag in given:
+        if flag not in takes:
+            raise UserError(f"{flag}: not an option of {args.dataset}, expected one of {', '.join(takes)}")
+    values = {_key(flag): value for flag, value in given.items()}
+    try:
+        return model(**values).model_dump(include=set(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = f"--{str(first['loc'][0]).replace('_', '-')}"
+        raise UserError(f"{flag}: found '{first['input']}'; {first['msg']}") from error
+
+
+def _key(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _refuse_foreign_out(out: Path) -> None:
+    """Hours of checking images should not end at a folder that may not be written."""
+    from masksup.data.index import refuse_foreign
+    from masksup.data.prepare.images import require_possible
+    from masksup.errors import UserError
+
+    require_possible(out.as_posix(), "--out")
+    if out.is_file() or (out / "index.json").exists():
+        raise UserError(f"--out {out}: found a file or a single index, expected the folder above the splits")
+    for child in sorted(out.iterdir()) if out.is_dir() else ():
+        if child.name.startswith("."):  # left by an interrupted write, or by a desktop
+            continue
+        if child.is_file() or not (child / "index.json").is_file():
+            raise UserError(f"--out {out}: found '{child.name}' there, expected a new folder or indexes alone")
+        refuse_foreign(child)

@@ -1,0 +1,111 @@
+"""What the preparers share in reading options and text: splits by name, class lists, labels from objects."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.base import files
+from masksup.errors import UserError
+
+# Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
+MAX_NUMBER = 1e9
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SPLIT_RULE = "a letter or digit, then letters, digits, '.', '_', '-'; at most 100"
+_LOOKS_LIKE_FILE = re.compile(r".*(/.*|\.[A-Za-z0-9]{1,5})")
+
+
+def split_of(file: str, option: str) -> str:
+    """`NAME=FILE` for a file that gives a split its name. UserError, naming `option`, where it cannot."""
+    name = Path(file).stem
+    if not _SPLIT_NAME.fullmatch(name):
+        raise UserError(
+            f"{option}: found '{file}', but a split cannot be called '{name}' ({_SPLIT_RULE}); expected another name, "
+            f"given by --split NAME={file}"
+        )
+    return f"{name}={file}"
+
+
+def _named(value: str) -> str:
+    """What was meant by a file without the name of its split."""
+    name = Path(value.partition(":")[0]).stem
+    return f"; did you mean {name}={value}?" if "=" not in value and _SPLIT_NAME.fullmatch(name) else ""
+
+
+def named_splits(values: list[str]) -> dict[str, str | None]:
+    """`NAME=FILE` or `NAME` -> {name: file or None}. Names become folders, so they are letters, digits, . _ -"""
+    splits: dict[str, str | None] = {}
+    for value in values:
+        name, equals, file = value.partition("=")
+        if not _SPLIT_NAME.fullmatch(name) or (equals and not file):
+            raise UserError(f"--split: found '{value}', expected NAME=FILE or NAME ({_SPLIT_RULE}){_named(value)}")
+        if name in splits:
+            raise UserError(f"--split: found the split '{name}' twice, expected each once")
+        splits[name] = file or None
+    return splits
+
+
+def existing_file(file: str, *folders: Path) -> Path:
+    """`file` as given (from the current folder), else below one of `folders`. UserError if there is none."""
+    for candidate in (Path(file), *(folder / file for folder in folders)):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{file}: no such file, expected it here or below {folders[0]}")
+
+
+def class_list(text: str, root: Path) -> tuple[str, ...]:
+    """Classes from a comma list or a file with one a line. UserError for an empty or repeating list.
+
+    A single word that looks like a file is one, since a mistyped file would become a class of that name.
+    """
+    listed = "," not in text and ((root / text).is_file() or Path(text).is_file())
+    if "," not in text and not listed and _LOOKS_LIKE_FILE.fullmatch(text):
+        raise UserError(f"--classes {text}: no such file, expected it here or below {root}, or a list A,B,C")
+    lines = read_text(existing_file(text, root)).splitlines() if listed else text.split(",")
+    classes = tuple(line.strip() for line in lines if line.strip())
+    return require_classes(classes, f"--classes {text}")
+
+
+def require_classes(classes: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """`classes` if they are some, all different and each a text that can be stored, else UserError."""
+    if not classes:
+        raise UserError(f"{where}: found no class, expected at least one")
+    for number, name in enumerate(classes, 1):
+        if not name.strip() or not storable(name):
+            raise UserError(f"{where}: found {name!a} as the name of class {number}, expected a name in Unicode")
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if repeated:
+        raise UserError(f"{where}: found the class '{repeated[0]}' twice, expected each once")
+    return classes
+
+
+def storable(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: JSON and file names can hold halves of surrogate pairs."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file (a byte order mark is dropped). UserError if it is missing or something else."""
+    try:
+        return files.read_text(file, "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: found bytes that are no UTF-8 (at {error.start}), expected text") from error
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}, expected a readable text file") from error
+
+
+def labels_of(classes: int, box_class_K: NDArray[np.int16], weak_K: NDArray[np.bool_], weak: str) -> NDArray[np.int8]:
+    """Labels of one image: present with at least one object, or what `weak` says where all are weak.
+
+    `weak_K` marks the objects of the doubtful kind (VOC "difficult", COCO crowd); a class that has only such
+    is "ignore"d (-1), "present" (1) or "absent" (0).
+    """
+    labels_C = np.zeros(classes, np.int8)
+    labels_C[box_class_K[weak_K]] = {"ignore": -1, "present": 1, "absent": 0}[weak]
+    labels_C[box_class_K[~weak_K]] = 1
+    return labels_C

@@ -1,0 +1,1 @@
+"""What a model that is in use needs to decide: calibration and thresholds. numpy alone."""

@@ -1,0 +1,59 @@
+"""The input of an evaluation: blocks of samples by their number, each of the same size whoever runs it (rule 7)."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from masksup.config.schema import Config
+from masksup.data.dataset import EvalDataset
+from masksup.data.loader import eval_loader
+from masksup.data.masks import FixedMasks, hide, unpack
+from masksup.data.split import Part, transform_settings
+from masksup.data.transforms import eval_transform
+from masksup.engine.features import FrozenFeatures
+
+# inputs (images B3SS, uint8 or float 0..1, or features BDHW); valid_B, False for padding; broken_B, True where the
+# image was unreadable; sample_B, its number in the index.
+Block = tuple[Tensor, Tensor, Tensor, Tensor]
+# The blocks with these numbers, in this order.
+BlocksOf: TypeAlias = Callable[[range], Iterator[Block]]
+
+
+def count_blocks(part: Part, config: Config) -> int:
+    """Of how many blocks of `eval.batch` samples a part consists."""
+    return -(-len(part) // config.eval.batch)
+
+
+def image_blocks(part: Part, config: Config, numbers: range) -> Iterator[Block]:
+    """The blocks of `eval.batch` samples that `numbers` names; the last of all is padded to full size."""
+    dataset = EvalDataset(
+        part.index,
+        eval_transform(transform_settings(config.augment), config.model.size),
+        config.data.max_pixels,
+        config.data.broken_budget,
+        part.chosen,
+    )
+    for block in eval_loader(dataset, config.eval.batch, config.data.workers, numbers=numbers):
+        yield block["image"], block["valid"], block["broken"], block["sample"]
+
+
+def masked_blocks(blocks: Iterator[Block], masks: FixedMasks, mean_311: Tensor, numbers: range) -> Iterator[Block]:
+    """The same images, each under its own mask, as float pixels 0..1 with the mean in the holes."""
+    for number, (images, valid, broken, samples) in zip(numbers, blocks):
+        rows = np.minimum(np.arange(number * len(images), (number + 1) * len(images)), len(masks.index_N) - 1)
+        packed = masks.bank[torch.from_numpy(masks.index_N[rows])]
+        yield hide(images, unpack(packed, images.shape[-1]), mean_311), valid, broken, samples
+
+
+def feature_blocks(features: FrozenFeatures, part: Part, config: Config, numbers: range) -> Iterator[Block]:
+    """As `image_blocks`, of features of a frozen backbone."""
+    batch = config.eval.batch
+    for number in numbers:
+        rows = np.arange(number * batch, (number + 1) * batch)
+        samples = part.numbers(np.minimum(rows, len(part) - 1))
+        broken = torch.zeros(batch, dtype=torch.bool)
+        valid = torch.from_numpy(rows < len(part))
+        yield torch.from_numpy(np.asarray(features.plain[samples])), valid, broken, torch.from_numpy(samples)

@@ -1,0 +1,133 @@
+"""Exact scores that name their protocol, of outputs of any kind."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from masksup.base.place import ALONE
+from masksup.config.schema import Config
+from masksup.data.masks import FixedMasks
+from masksup.data.split import Part
+from masksup.engine.compiling import compile_networks
+from masksup.engine.precision import choose_device, choose_dtype, memory_format
+from masksup.evaluation.blocks import Block, image_blocks, masked_blocks
+from masksup.evaluation.collect import Counted, Outputs
+from masksup.evaluation.forward import count_part, run_part
+from masksup.evaluation.kept import Unfinished
+from masksup.metrics.strata import divisions
+from masksup.metrics.stratified import interval_protocol, stratified_scores
+from masksup.metrics.summary import score, score_counts
+from masksup.runtime.ranks import Group
+from masksup.saved.open import Trained
+
+
+def evaluate(outputs: Outputs | Counted, part: Part, config: Config, *, resamples: int = 0) -> dict[str, Any]:
+    """All scores of `part` with their protocol: rules, counts, index. Unreadable images are left out and counted.
+
+    To what `score` gives it adds `broken_images`, `labelled_pairs` (those not ignored), `mAP_interval` [low, high],
+    `stratified` (`stratified_scores`, by the clean rules whatever `eval.compat` is, or None where the index has no
+    boxes) and `stratified_why`, the reason where it is None. resamples 0: no intervals, of
+    which there are none of counts either.
+    """
+    if isinstance(outputs, Counted):
+        return _evaluate_counts(outputs, part, config)
+    rules = config.eval
+    labels_NC = np.where(outputs.broken_N[:, None], np.int8(-1), part.labels_NC)
+    summary = score(
+        outputs.logits_NC, labels_NC, part.index.classes,
+        ap_rule=rules.ap_rule, threshold=rules.threshold, compat=rules.compat,
+    )  # fmt: skip
+    summary["protocol"] |= _input_protocol(part, config)
+    summary["broken_images"] = int(outputs.broken_N.sum())
+    summary["labelled_pairs"] = int(np.count_nonzero(labels_NC >= 0))
+    return summary | _by_stratum(outputs, part, config, summary["protocol"], resamples)
+
+
+def _input_protocol(part: Part, config: Config) -> dict[str, Any]:
+    return {
+        "data": part.title, "index": part.index.hash, "resolution": config.model.size, "tf32": config.precision.tf32
+    }  # fmt: skip
+
+
+def _evaluate_counts(counted: Counted, part: Part, config: Config) -> dict[str, Any]:
+    counts = counted.counts
+    summary = score_counts(counts, part.index.classes, config.eval.ap_rule)
+    summary["protocol"] |= _input_protocol(part, config)
+    samples, ignored, broken = (int(total) for total in counts.totals)
+    pairs = samples * len(part.index.classes)
+    summary["protocol"]["intervals"] = None
+    return summary | {
+        "broken_images": broken, "labelled_pairs": pairs - ignored, "mAP_interval": None, "stratified": None,
+        "stratified_why": f"strata and intervals take every score, and {pairs} are more than eval.exact_pairs",
+    }  # fmt: skip
+
+
+def _by_stratum(
+    outputs: Outputs, part: Part, config: Config, protocol: dict[str, Any], resamples: int
+) -> dict[str, Any]:
+    absent: dict[str, Any] = {"mAP_interval": None, "stratified": None}
+    protocol["intervals"] = None
+    readable_N = ~outputs.broken_N
+    samples_N = part.samples[readable_N]
+    labels_NC = part.labels_NC[readable_N]
+    if not (labels_NC == 1).any():
+        return absent | {"stratified_why": "no sample has a label that is present"}
+    divided = divisions(part.index, samples_N, config.eval.size_shares)
+    protocol["intervals"] = interval_protocol(resamples)
+    scores = stratified_scores(
+        outputs.logits_NC[readable_N], labels_NC, part.index.classes, divided,
+        np.asarray(part.index.sample_image_N)[samples_N],
+        ap_rule=config.eval.ap_rule, threshold=protocol["threshold"], resamples=resamples,
+    )  # fmt: skip
+    # No released code has such scores: under eval.compat, too, they follow the clean rules, and so does their mAP.
+    clean = config.eval.compat == "none"
+    interval = {"mAP_interval": scores["all"]["mAP_interval"] if clean else None}
+    reasons = [division for division in divided.values() if isinstance(division, str)]
+    if len(reasons) == len(divided):
+        return absent | interval | {"stratified_why": reasons[0]}
+    return interval | {"stratified": scores, "stratified_why": None}
+
+
+def predict_part(
+    trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None, unfinished: Unfinished | None = None
+) -> Outputs | None:
+    """Outputs for a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and precision.
+
+    `masks` hide part of each image. `unfinished`, and what it raises: as in `run_part`.
+    """
+    device, dtype = ready(trained)
+    blocks = partial(_blocks, trained, part, masks)
+    return run_part(trained.method.predict, blocks, part, trained.config, device, dtype, group, unfinished=unfinished)
+
+
+def count_pairs(
+    trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None, unfinished: Unfinished | None = None
+) -> Counted | None:
+    """The same counted, for a part of which too many pairs would have to be kept."""
+    device, dtype = ready(trained)
+    blocks = partial(_blocks, trained, part, masks)
+    return count_part(trained.method.predict, blocks, part, trained.config, device, dtype, group, unfinished=unfinished)
+
+
+def ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
+    """Move the model to where it runs, compiled where its run was. Its device and the type it computes in."""
+    config = trained.config
+    device = choose_device(config.precision)
+    trained.method.to(device).to(memory_format=memory_format(config.precision))
+    compile_networks(trained.method, config.precision)
+    return device, choose_dtype(config.precision, device)
+
+
+def _blocks(trained: Trained, part: Part, masks: FixedMasks | None, numbers: range) -> Iterator[Block]:
+    blocks = image_blocks(part, trained.config, numbers)
+    return blocks if masks is None else masked_blocks(blocks, masks, trained.network.mean.cpu(), numbers)
+
+
+def predict_alone(trained: Trained, part: Part, masks: FixedMasks | None = None) -> Outputs:
+    """The same in one process."""
+    outputs = predict_part(trained, part, Group(ALONE, trained.config.parallel), masks=masks)
+    assert outputs is not None
+    return outputs

@@ -1,0 +1,1 @@
+"""What a person takes away: labels, pictures, the files for the VOC server."""

@@ -1,0 +1,92 @@
+"""Labelled images as lines, CSV and JSON: what `masksup predict` and `masksup-run` write alike; without torch."""
+
+import logging
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.base.csv_text import as_csv
+from masksup.base.files import as_json, refuse_unwritable_file, write_atomically
+from masksup.base.words import counted
+from masksup.decisions.decisions import Decisions
+from masksup.errors import UserError
+
+Row = tuple[Path, NDArray[np.float64]]
+
+
+def check_out(out: Path | None) -> None:
+    """UserError if all scores cannot be written there."""
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise UserError(f"--out: found '{out.name}', expected a name that ends in .csv or .json")
+    if out is not None:
+        refuse_unwritable_file("--out", out)
+
+
+def print_labels(file: Path, names: list[str]) -> bool:
+    """Print an image's line. False as of `print_line`. A name that holds a comma stands in quotation marks."""
+    return print_line(f"{one_line(str(file))} prediction: {','.join(quoted(one_line(name)) for name in names)}")
+
+
+def quoted(name: str) -> str:
+    """A class name as one of a list with commas, by the rules of CSV."""
+    return '"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name
+
+
+def print_line(line: str) -> bool:
+    """Print to standard output. False once the reader of a pipe, such as head, has left; files are written still."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        return False
+    return True
+
+
+# Controls with line breaks and tabs, what separates lines and paragraphs, and the halves that stand for bytes of a
+# file name that are no UTF-8, which cannot be printed at all.
+_UNPRINTED = {"Cc", "Zl", "Zp", "Cs"}
+
+
+def one_line(text: str) -> str:
+    """`text` as it is shown within a line: control characters as in Python (\\n, \\t, \\x1b), the backslash as two."""
+    return "".join(ascii(c)[1:-1] if c == "\\" or unicodedata.category(c) in _UNPRINTED else c for c in text)
+
+
+def tell_unlabelled(rows: list[Row], decisions: Decisions) -> None:
+    """Say of how many images nothing was predicted, and what helps."""
+    empty = sum(not decisions.predicted(scores_C).any() for _, scores_C in rows)
+    if empty:
+        logging.getLogger("masksup").warning(
+            f"no class reaches its threshold in {empty} of {counted(len(rows), 'image')}: masksup predict "
+            "--threshold P sets a lower one, masksup calibrate fits thresholds, and --out writes all scores"
+        )
+
+
+def write_scores(
+    out: Path, rows: list[Row], decisions: Decisions, facts: dict[str, Any], *, raw_csv: bool = False
+) -> None:
+    """All calibrated probabilities to a .csv (`raw_csv`: as in `as_csv`) or .json; `facts` say in the latter what gave
+    them."""
+    if out.suffix == ".json":
+        write_atomically(out, _as_json(rows, decisions, facts))
+        return
+    table = [[str(file), *(f"{score:.6f}" for score in scores_C)] for file, scores_C in rows]
+    write_atomically(out, as_csv([["image", *decisions.classes], *table], raw=raw_csv))
+
+
+def _as_json(rows: list[Row], decisions: Decisions, facts: dict[str, Any]) -> str:
+    images = [
+        {
+            "image": str(file),
+            "labels": decisions.names(scores_C),
+            "scores": {name: float(score) for name, score in zip(decisions.classes, scores_C)},
+        }
+        for file, scores_C in rows
+    ]
+    how = {
+        "aim": decisions.aim, "calibration": decisions.calibration.kind,
+        "thresholds": dict(zip(decisions.classes, decisions.thresholds)),
+    }  # fmt: skip
+    return as_json({**facts, **how, "images": images}, indent=1) + "\n"

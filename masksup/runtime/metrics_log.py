@@ -1,0 +1,245 @@
+"""The numbers of a run: `metrics.jsonl` and TensorBoard hold the same, and a resumed run continues both."""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from masksup.base.files import as_json, read_regular, write_atomically
+from masksup.base.json_lines import Appender, parse_line, split_lines
+from masksup.base.log import log
+from masksup.config.load import dump
+from masksup.config.schema import Config
+from masksup.metrics.precision_recall import PrCurve
+
+
+class Record:
+    """Writes points at a step, in the run's own folder; on rank 0 only (`writes`), elsewhere nothing happens."""
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
+        self.path = folder / "metrics.jsonl"
+
+    def start(self, step: int) -> None:
+        """Open the record to go on after `step`. Points behind it, of an attempt that was cut off, are taken back."""
+        if not self.writes:
+            return
+        _take_back(self.path, step)
+        self._rows = Appender(self.path)
+        # Whatever an earlier attempt wrote from here on is hidden by what will be written again.
+        resumed = any(self.folder.glob("events.out.tfevents.*"))
+        self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None, flush_secs=30)
+        self._hook = threading.excepthook
+        threading.excepthook = _but_for_tensorboard(self._hook)
+        self._points: list[Callable[[], object]] = []  # for TensorBoard, since it was last flushed
+        self._refused = False
+        self._drawing: Future[None] | None = None
+        self._drawn_at = -math.inf
+        self._thread = ThreadPoolExecutor(1, "pictures")
+        self._marks: dict[str, float] = {}
+        self._marked = step  # has its point by whoever saved that step
+
+    def _row(self, row: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl`. A disk that refuses does not stop the training; the line is written later."""
+        if not self.writes:
+            return
+        with self._guard():
+            self._rows.append(_finite(row))
+
+    def _point(self, write: Callable[[], object]) -> None:
+        """Something for TensorBoard, alike."""
+        if self.writes:
+            self._points.append(write)
+            if not self._refused:
+                with self._guard():
+                    write()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._refused:
+                log.error(f"ALARM: the record of this run could not be written, training goes on: {error}")
+            self._refused = True
+
+    def flush(self) -> None:
+        """Have all on disk, as far as it takes it; what it refused before first."""
+        if not self.writes:
+            return
+        with self._guard():
+            self._rows.flush()
+            if self._refused:  # TensorBoard's writer never recovers
+                self.tensorboard = SummaryWriter(str(self.folder), flush_secs=30)
+                for write in self._points:
+                    write()
+            self.tensorboard.flush()
+            self._points.clear()
+            if self._refused:
+                log.info("the record of this run could be written again, with all that was missing")
+            self._refused = False
+
+    def scalars(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
+        """One row of `metrics.jsonl`, and one point a value on the curves `kind/name`."""
+        row = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
+        self._row(row)
+        for name, value in values.items():
+            self._point(lambda n=name, v=value: self.tensorboard.add_scalar(f"{kind}/{n}", v, step))  # type: ignore[misc]
+
+    def of_ranks(self, step: int, epoch: float, values: dict[str, list[float]]) -> None:
+        """A value of each rank, in the order of the ranks: one row of `metrics.jsonl`, and a histogram a name."""
+        self._row({"kind": "ranks", "step": step, "epoch": round(epoch, 6), **values})
+        for name, row in values.items():
+            self._point(
+                lambda n=name, r=row: self.tensorboard.add_histogram(f"ranks/{n}", np.asarray(r), step)  # type: ignore[misc]
+            )
+
+    def event(self, step: int, text: str, after: str | None = None) -> None:
+        """A remark on the run's history: resumed (`after` what: preempted, timeout, ...), stopped, finished."""
+        row = {"kind": "event", "step": step, "text": text} | ({"after": after} if after else {})
+        self._row(row)
+        self._point(lambda: self.tensorboard.add_text("events", text, step))
+        self.flush()
+
+    def begin(self, step: int, attempt: int, after: str | None) -> None:
+        """Note which start of the run this is, and `after` what it goes on at `step`; None: nobody has said."""
+        if attempt > 1:
+            going_on = f"resumed, attempt {attempt}" if step else f"started again, attempt {attempt}"
+            self.event(step, going_on + (f", {after} before" if after else ""), after or "resumed")
+        rows = read_rows(self.path) if self.writes else []
+        self._marks = {"start": float(attempt), **Counter(row["after"] for row in rows if "after" in row)}
+
+    def mark(self, step: int) -> None:
+        """A point at `step` on the stairs beside the other curves, unless it has one.
+
+        `events/start` is the number of the start that did this step; `events/preempted`, `events/timeout`, ... how
+        often the run has gone on after that. Marked are the first step of a start and every step that is
+        saved, so that the stairs rise where it happened and no step has two points: a start goes on from a saved one.
+        """
+        if self.writes and step > self._marked:
+            for name, value in self._marks.items():
+                self._point(lambda n=name, v=value: self.tensorboard.add_scalar(f"events/{n}", v, step))  # type: ignore[misc]
+            self._marked = step
+
+    def hyperparameters(self, config: Config, chosen: Sequence[str] = ()) -> None:
+        """Declare settings for TensorBoard's HParams tab, once a run, in the run's own folder: the `chosen` or all."""
+        flat = {key: value for key, value in _flatten(dump(config)) if isinstance(value, bool | int | float | str)}
+        flat = {key: value for key, value in flat.items() if key in chosen} or flat
+        # SummaryWriter.add_hparams would open a run of its own beside this one.
+        for summary in cast(Any, hparams)(flat, {"eval/mAP": 0.0, "best/mAP": 0.0}):
+            self._point(lambda s=summary: cast(Any, self.tensorboard.file_writer).add_summary(s))  # type: ignore[misc]
+
+    def pr_curve(self, tag: str, step: int, curve: PrCurve, row: int) -> None:
+        """The precision-recall curve of one class: `row` of `curve`."""
+        counts = [curve.true_positive, curve.false_positive, curve.true_negative, curve.false_negative]
+        tp, fp, tn, fn = (counts_CT[row] for counts_CT in counts)
+        precision, recall = curve.precision[row], curve.recall[row]
+        self._point(
+            lambda: self.tensorboard.add_pr_curve_raw(
+                f"pr/{tag}", tp, fp, tn, fn, precision, recall, step, num_thresholds=len(tp)
+            )
+        )
+
+    def draw(self, pictures: Callable[[], None], minutes: float) -> None:
+        """Call `pictures`, which writes images, beside the training, unless that was done less than `minutes` ago."""
+        if not self.writes or time.monotonic() - self._drawn_at < 60 * minutes:
+            return
+        self._drawn_at = time.monotonic()
+        self._finish_drawing()
+        self._drawing = self._thread.submit(pictures)
+
+    def _finish_drawing(self) -> None:
+        if self._drawing is not None:
+            self._drawing.result()  # raises what went wrong there
+
+    def image(self, tag: str, step: int, picture: np.ndarray[Any, Any]) -> None:
+        self._point(lambda: self.tensorboard.add_image(tag, picture, step, dataformats="HWC"))
+
+    def close(self) -> None:
+        if not self.writes:
+            return
+        self._finish_drawing()
+        self._thread.shutdown()
+        self.flush()
+        waiting = self._rows.waiting
+        with suppress(OSError):
+            self._rows.close()
+        with suppress(OSError):
+            self.tensorboard.close()
+        threading.excepthook = self._hook
+        if waiting:
+            log.error(f"{self.path}: the disk refused {waiting} lines to the end, which are lost")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`. What a crash cut off or damaged is left out, and named."""
+    rows, damaged = _sorted_out(path)
+    if damaged:
+        log.warning(f"{path}: {_lines(damaged)} damaged, left out")
+    return rows
+
+
+def _sorted_out(path: Path) -> tuple[list[dict[str, Any]], dict[int, bytes]]:
+    """The rows of a record, and what is none, by number of line."""
+    rows, damaged = [], {}
+    for number, line in enumerate(split_lines(read_regular(path)) if path.exists() else [], 1):
+        row = parse_line(line)
+        if row is not None and isinstance(row.get("kind"), str) and type(row.get("step")) is int:
+            rows.append(row)
+        else:
+            damaged[number] = line
+    return rows, damaged
+
+
+def _lines(numbers: Iterable[int]) -> str:
+    shown = [str(number) for number in numbers]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return f"{'line' if len(shown) == 1 else 'lines'} {', '.join(shown[:8])}{more} {'is' if len(shown) == 1 else 'are'}"
+
+
+def _take_back(path: Path, step: int) -> None:
+    # Events tell the history of the attempts and stay; numbers after the step will be measured again.
+    rows, damaged = _sorted_out(path)
+    kept = [row for row in rows if row["kind"] == "event" or row["step"] <= step]
+    if damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        with aside.open("ab") as file:
+            file.write(b"".join(line + b"\n" for line in damaged.values()))
+        log.warning(f"{path}: {_lines(damaged)} damaged (a crash cuts off the last one); kept aside in {aside.name}")
+    if damaged or len(kept) < len(rows) or (path.exists() and not path.read_bytes().endswith(b"\n")):
+        write_atomically(path, "".join(as_json(row) + "\n" for row in kept))
+
+
+def _but_for_tensorboard(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """TensorBoard's thread shows a page where the disk refuses; its next caller learns it, and tells it in a line."""
+
+    def told(thread: Any) -> None:
+        if not (isinstance(thread.exc_value, OSError) and type(thread.thread).__name__ == "_AsyncWriterThread"):
+            hook(thread)
+
+    return told
+
+
+def _finite(value: Any) -> Any:
+    """None in place of what JSON has no number for, in rows and lists as well."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        rows += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return rows

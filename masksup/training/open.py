@@ -1,0 +1,266 @@
+"""Opening a run: everything is checked and built before the run folder is touched, then the state is put back."""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from masksup.base.log import log, start_logging
+from masksup.base.place import Place
+from masksup.config.conflicts import refuse_ranks
+from masksup.config.schema import Config
+from masksup.data.sampler import Plan
+from masksup.data.split import Source, make_plan, open_source
+from masksup.engine.build import freeze, new_method, new_network
+from masksup.engine.compiling import compile_networks
+from masksup.engine.ema import MovingAverage
+from masksup.engine.features import FrozenFeatures, compute_features
+from masksup.engine.parallel.engine import check_engine, make_engine
+from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.state import of_this_rank, refuse_other_model, restore
+from masksup.engine.step import Stepper
+from masksup.errors import UserError
+from masksup.methods.method import Method
+from masksup.models.network import Network
+from masksup.models.weights import load_weights
+from masksup.runtime.broken_images import BrokenImages
+from masksup.runtime.checkpoint import State, list_checkpoints, newest_valid, read_checkpoint
+from masksup.runtime.metrics_log import Record
+from masksup.runtime.ranks import Group, Vote
+from masksup.runtime.run_folder import RunFolder, join_run, open_run
+from masksup.runtime.saver import Saver
+from masksup.saved.open import is_run, open_trained
+from masksup.training.run import At, Run
+
+
+@dataclass
+class _Parts:
+    """What is built before the run folder is touched."""
+
+    source: Source
+    plan: Plan
+    network: Network
+    method: Method
+    scored: Method
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    weights: str | None
+
+
+def open_training(config: Config, run_dir: Path, group: Group) -> Run:
+    """Build the run that `config` describes and continue it from the newest whole checkpoint in `run_dir`. Collective.
+
+    UserError leaves `run_dir` as it was, unless what is wrong is in `run_dir` itself.
+    """
+    # Of all that ranks see in a folder they share, rank 0 decides: they may not see the same at one moment.
+    resumes = False
+    with group.together():
+        resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
+    resumes = group.broadcast(resumes)
+    with group.together():
+        parts = _build(config, resumes, group.place)
+    engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
+    stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
+    ema = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
+    folder = _enter(run_dir, config, group)
+    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep, folder.refuse_replaced)
+    record = Record(folder.path, writes=group.first)
+    run = Run(
+        config, group, folder, parts.source, parts.plan, parts.network, stepper, ema, {}, _broken(config, parts.source),
+        parts.scored, record, saver, At(), Vote(group), parts.threads, 0,
+    )  # fmt: skip
+    if resumes:
+        _resume(run)
+    with group.together():
+        run.record.start(run.at.step)
+    _introduce(run, parts.weights)
+    if config.model.frozen:
+        run.features = _frozen_features(run)
+    return run
+
+
+def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
+    parts = {"train": source.train, "eval": source.eval, "test": source.test}
+    return {
+        name: BrokenImages(part.index, len(part), config.data.broken_budget) for name, part in parts.items() if part
+    }
+
+
+def _build(config: Config, resumes: bool, place: Place) -> _Parts:
+    source = open_source(config.data, config.seed)
+    classes = source.classes
+    threads = set_numerics(config.precision, place.local_world)
+    device = choose_device(config.precision)
+    dtype = choose_dtype(config.precision, device)
+    plan = make_plan(config, source.train)
+    _refuse_ranks(config, place, device)
+    network = new_network(config, len(classes))
+    weights = None if resumes else _first_weights(config, network, classes)
+    network.to(device).to(memory_format=memory_format(config.precision))
+    if config.model.frozen:
+        freeze(network)
+    method = new_method(config, network, len(classes), source.train).to(device)
+    check_engine(config, method, device, place)
+    scored = copy.deepcopy(method).eval()
+    for compiled in (method, scored):
+        compile_networks(compiled, config.precision)
+    return _Parts(source, plan, network, method, scored, device, dtype, threads, weights)
+
+
+def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
+    """UserError where so many ranks, or ranks of this kind, cannot share the work."""
+    refuse_ranks(config, place.world)
+    if config.parallel.sync_batchnorm and device.type == "cpu":
+        raise UserError("parallel.sync_batchnorm: found true, but the ranks run on CPUs; torch has it for GPUs only")
+
+
+def _enter(run_dir: Path, config: Config, group: Group) -> RunFolder:
+    """The run folder: opened, locked and numbered by rank 0."""
+    opened: RunFolder | None = None
+    with group.together():
+        if group.first:
+            opened = open_run(run_dir, config)
+    attempt = group.broadcast(opened.attempt if opened else None)
+    with group.together():
+        folder = opened or join_run(run_dir, attempt)
+        start_logging(folder.path / "logs" / f"rank{group.place.rank}.log", group.place.rank)
+    if group.watchdog is not None:
+        group.watchdog.dump_to(folder.path / "logs" / f"rank{group.place.rank}.log")
+    return folder
+
+
+def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -> str:
+    """Fill a new network with what `model.weights` names: a backbone file, or a run of ours with its head.
+
+    Returns a line for the log.
+    """
+    source = config.model.weights
+    if not is_run(Path(source)):
+        report = load_weights(network.backbone, source)
+        return report.line()
+    trained = open_trained(Path(source))
+    own, other = network.state_dict(), trained.network.state_dict()
+    fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
+    head_fits = trained.classes == classes and all(n in fitting for n in own if n.startswith("head."))
+    wrong = [name for name in own if name.startswith("backbone.") and name not in fitting]
+    if wrong:
+        raise UserError(f"model.weights: {source}: is of another backbone ({len(wrong)} tensors differ: {wrong[0]})")
+    kept = {name: value for name, value in fitting.items() if head_fits or name.startswith("backbone.")}
+    network.load_state_dict(kept, strict=False)
+    head = "backbone and head" if head_fits else "backbone (the head is new: other classes or another head)"
+    return f"weights: {head} of {trained.checkpoint}, {trained.weights}"
+
+
+def _resume(run: Run) -> None:
+    """Put the newest whole checkpoint back, which rank 0 finds and every rank then reads and verifies."""
+    group, name = run.group, ""
+    saved: State | None = None
+    with group.together():
+        if group.first:
+            saved = _newest(run.folder)
+            name = str(saved.meta["name"])
+    name = group.broadcast(name)
+    with group.together():
+        saved = saved or read_checkpoint(run.folder.checkpoints / name)
+        if saved.meta["hashes"] != run.source.hashes:
+            raise UserError(f"{run.folder.path}: the indexes changed since this run was started; use another --run-dir")
+        refuse_other_model(run.scored_method.network.state_dict(), saved.part("model"), name)
+    restore(of_this_rank(saved, group.place), run.stepper, run.ema)
+    run.at = _place_of(saved)
+    run.started_at = run.at.step
+    with group.together():
+        if group.first:
+            run.saver.take_up(run.at.best)
+    run.at.best = group.broadcast(run.saver.best)
+    for part, samples in run.at.broken.items():
+        run.broken[part].known.update(samples)
+    before = saved.meta.get("ranks", 1), saved.meta.get("threads", run.threads)
+    if before != (group.world, run.threads):
+        log.warning(
+            f"saved by {before[0]} ranks of {before[1]} threads, going on with {group.world} of {run.threads}: the "
+            "same samples and micro-batches, summed in another order"
+        )
+
+
+def _place_of(saved: State) -> At:
+    """Where the run was. Another version of this program may have kept other facts of it."""
+    try:
+        return At(**saved.meta["at"])
+    except TypeError as error:
+        raise UserError(
+            f"{saved.meta['name']}: written by another version of this program ({error}); go on with that version, or "
+            "start anew in another --run-dir"
+        ) from None
+
+
+def _newest(folder: RunFolder) -> State:
+    saved, problems = newest_valid(folder.checkpoints)
+    for path, problem in problems.items():
+        log.warning(f"{problem}; using the one before it")
+        if saved is not None:  # out of the way, so that it does not count among those that are kept
+            path.rename(path.with_name(f"damaged-{path.name}"))
+    if saved is None:
+        raise UserError(f"{folder.checkpoints}: none of its checkpoints is whole; use another --run-dir to start anew")
+    if not {"at", "hashes"} <= saved.meta.keys():
+        raise UserError(f"{folder.checkpoints}: its newest checkpoint was not written by a training of this program")
+    return saved
+
+
+def _introduce(run: Run, weights: str | None) -> None:
+    config, network, group = run.config, run.scored_method.network, run.group  # ZeRO 3 empties the trained one
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
+    log.info(
+        f"training on {run.source.train.title}: {len(run.source.train)} samples, {len(run.source.classes)} classes"
+    )
+    for scored in (run.source.eval, run.source.test):
+        if scored is not None:
+            log.info(f"scoring on {scored.title}: {len(scored)} samples")
+    log.info(
+        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained:,} parameters "
+        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, "
+        f"{_ranks(group.world)}{run.threads} threads"
+    )
+    if weights is not None:
+        log.info(weights)
+    positives_C = run.source.train.count(1)
+    empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
+    if empty:
+        log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
+    if run.at.step:
+        log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
+    else:
+        swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
+        run.record.hyperparameters(config, swept.split(","))
+    # A launcher knows after what a run goes on: preempted, timeout, lost, ...
+    run.record.begin(run.at.step, run.folder.attempt, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
+
+
+def _ranks(world: int) -> str:
+    return f"{world} ranks of " if world > 1 else ""
+
+
+def _frozen_features(run: Run) -> dict[str, FrozenFeatures]:
+    """Computed by rank 0 where they are not there yet, while the others wait, and read by all."""
+    group = run.group
+    group.beat_without_limit("waiting for the features of the frozen backbone")
+    if group.first:
+        found = _open_features(run, check=True)
+    group.broadcast(None)
+    return found if group.first else _open_features(run, check=False)
+
+
+def _open_features(run: Run, check: bool) -> dict[str, FrozenFeatures]:
+    config, stepper = run.config, run.stepper
+    folder = Path(config.model.features) if config.model.features else run.folder.path / "features"
+    found: dict[str, FrozenFeatures] = {}
+    for name, part in (("train", run.source.train), ("eval", run.source.eval), ("test", run.source.test)):
+        if part is not None:
+            flip = name == "train" and config.augment.flip > 0
+            found[name] = compute_features(
+                run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info, check
+            )
+    return found
