@@ -222,7 +222,7 @@ def _model(args: argparse.Namespace) -> Path:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from masksup.config.load import describe, load_config
+    from masksup.config.load import load_config
     from masksup.runtime.run_folder import refuse_taken
 
     place = find_place()
@@ -237,7 +237,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.print_config:
         from masksup.config.show import print_config
 
-        print_config(list(describe(config, sources)))
+        print_config(config, sources)
         return 0
     run_dir = args.run_dir or Path("runs") / args.config.stem
     if place.world == 1:

@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksup.config.load import describe, differences, dump, load_config, to_yaml, validate
+from masksup.config.load import differences, dump, load_config, to_yaml, validate
 from masksup.config.schema import Config
+from masksup.config.show import describe
 from masksup.errors import UserError
 
 MINIMAL = "data: {train: d/train}\nmodel: {backbone: resnet18}\n"

@@ -16,8 +16,9 @@ import torch
 from compare import assert_same_run
 
 from masksup.cli import main
-from masksup.config.load import dump, load_config, read_yaml
+from masksup.config.load import dump, load_config
 from masksup.config.schema import Config
+from masksup.config.yaml_text import read_yaml
 from masksup.data.index import write_index
 from masksup.data.sampler import Plan
 from masksup.data.shapes import prepare_shapes

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from launch.cluster.gres import gpus_in, read_gpus
 from launch.cluster.options import refuse_own
 from launch.cluster.safe import refuse_unsafe, refuse_variables
-from masksup.config.load import read_yaml
+from masksup.config.yaml_text import read_yaml
 from masksup.errors import UserError, nearest
 
 Count = Annotated[int, Field(ge=1)]

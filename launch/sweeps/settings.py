@@ -11,8 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launch.sweeps.draws import Draws, Rules, drawn
-from masksup.config.load import load_config, read_yaml, schema_keys, yaml_inline
+from masksup.config.load import load_config
+from masksup.config.messages import schema_keys
 from masksup.config.schema import Config
+from masksup.config.yaml_text import read_yaml, yaml_inline
 from masksup.errors import UserError, nearest
 
 _LONGEST_NAME = 80

@@ -11,7 +11,7 @@ from masksup.errors import nearest
 
 
 def problem(key: str, message: str) -> PydanticCustomError:
-    """What is wrong with a key, as validators raise it; `config_file` puts the section before the key."""
+    """What is wrong with a key, as validators raise it; `load` puts the section before the key."""
     return PydanticCustomError("component", "{key}: {message}", {"key": key, "message": message})
 
 

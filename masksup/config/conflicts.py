@@ -1,15 +1,11 @@
 """Settings of different sections that do not go together."""
 
-from typing import TYPE_CHECKING
-
 from masksup.config.components import CSRA_HEADS
+from masksup.config.schema import Config
 from masksup.errors import UserError
 
-if TYPE_CHECKING:
-    from masksup.config.schema import Config
 
-
-def conflicts(c: "Config") -> list[tuple[bool, str]]:
+def conflicts(c: Config) -> list[tuple[bool, str]]:
     """Pairs (does it apply, message) for settings that do not go together."""
     whole, micro = c.batch.global_, c.batch.micro_size
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
@@ -60,7 +56,7 @@ def conflicts(c: "Config") -> list[tuple[bool, str]]:
     ]  # fmt: skip
 
 
-def refuse_ranks(c: "Config", world: int) -> None:
+def refuse_ranks(c: Config, world: int) -> None:
     """UserError where there are more ranks than micro-batches in a step."""
     count = c.batch.global_ // c.batch.micro_size
     if world > count:

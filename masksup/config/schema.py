@@ -3,11 +3,9 @@
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
 from masksup.config.component import Component, problem
 from masksup.config.components import HEADS, LOSSES, METHODS
-from masksup.config.conflicts import conflicts
 from masksup.config.registry import Registry
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -353,13 +351,6 @@ class Config(Section):
     eval: Evaluation = Evaluation()
     checkpoint: Checkpoints = Checkpoints()
     log: Log = Log()
-
-    @model_validator(mode="after")
-    def _check_across(self) -> Self:
-        for broken, message in conflicts(self):
-            if broken:
-                raise PydanticCustomError("conflict", "{message}", {"message": message})
-        return self
 
     @property
     def eval_weights(self) -> Literal["live", "ema"]:

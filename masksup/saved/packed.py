@@ -13,8 +13,9 @@ from torch import Tensor
 from masksup import __version__
 from masksup.base.files import as_json, parse_json
 from masksup.base.words import kind_of
-from masksup.config.load import parse_yaml, to_yaml, validate
+from masksup.config.load import to_yaml, validate
 from masksup.config.schema import Config
+from masksup.config.yaml_text import parse_yaml
 from masksup.decisions.calibration import fields, number
 from masksup.decisions.decisions import Decisions, decisions_from_text
 from masksup.errors import UserError
