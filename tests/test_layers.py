@@ -1,0 +1,92 @@
+"""The floors of the house: each folder of `masksup` imports from those before it, and from itself."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [
+    "errors", "base", "exits", "config", "data", "metrics", "models", "losses", "methods", "decisions", "runtime",
+    "engine", "evaluation", "saved", "output", "calibration", "explain", "inference", "export", "training", "report",
+    "demo", "smoke", "commands", "cli",
+]  # fmt: skip
+LOOSE = {"__init__", "__main__", "cli", "errors", "exits"}
+EXCEPTIONS = {("masksup", "masksup.saved.api")}  # `masksup.load`, which imports when it is called
+SETTINGS = "masksup/config/schema.py"  # a page of settings is as long as there are settings
+WITHOUT_TORCH = ("masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base")
+
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("masksup", "launch", "tools")
+    for path in (ROOT / folder).rglob("*.py")
+}
+
+
+def imports(name: str) -> Iterator[str]:
+    """The modules of this project that a module imports, anywhere in it, for types only, too."""
+    for node in ast.walk(ast.parse(SOURCES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in SOURCES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def floor(name: str) -> int:
+    return FLOORS.index(name.split(".")[1])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SOURCES if name.startswith("masksup.") and name != "masksup.__main__"]
+)
+def test_imports_go_down(name: str) -> None:
+    for imported in imports(name):
+        assert not imported.startswith("launch"), f"{name} imports {imported}"
+        if imported.startswith("masksup.") and (name, imported) not in EXCEPTIONS:
+            assert floor(imported) <= floor(name), f"{name} imports {imported}, which stands above it"
+
+
+def test_the_package_itself_imports_nothing_but_for_its_api() -> None:
+    assert {imported for imported in imports("masksup") if imported.startswith("masksup")} <= {
+        to for name, to in EXCEPTIONS if name == "masksup"
+    }
+
+
+def test_no_circle() -> None:
+    """Of modules, within a folder, too."""
+    graph = {name: {to for to in imports(name) if to in SOURCES and to != "masksup"} for name in SOURCES}
+    while leaves := {name for name, to in graph.items() if not to & graph.keys() - {name}}:
+        graph = {name: to for name, to in graph.items() if name not in leaves}
+    assert not graph, {name: to & graph.keys() for name, to in graph.items()}
+
+
+def test_no_module_is_loose() -> None:
+    assert {path.stem for path in (ROOT / "masksup").glob("*.py")} == LOOSE
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            yield f"{path.relative_to(ROOT)}:{node.name}", node.end_lineno - node.lineno + 1
+
+
+def test_functions_and_files_stay_short() -> None:
+    lengths = dict(pair for path in SOURCES.values() for pair in functions(path))
+    assert {name: lines for name, lines in lengths.items() if lines > 50} == {}
+    assert mean(lengths.values()) < 12
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES.values()}
+    assert {name: lines for name, lines in long.items() if lines > 300 and name != SETTINGS} == {}
+
+
+@pytest.mark.parametrize("package", WITHOUT_TORCH)
+def test_what_a_deployed_model_needs_does_without_torch(package: str) -> None:
+    names = [name for name in SOURCES if f"{name}.".startswith(f"{package}.")]
+    code = f"import sys, {', '.join(names)}\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
