@@ -38,7 +38,7 @@ def _hint(args: argparse.Namespace, rest: list[str]) -> str:
     """What a user of `train` may have meant by options that it does not have: settings."""
     if getattr(args, "more", None) != "overrides":
         return ""
-    from masksup.config.load import keys_named
+    from masksup.config.messages import keys_named
 
     name, _, value = next(word for word in rest if word.startswith("-")).lstrip("-").partition("=")
     keys = keys_named(name.replace("-", "_")) or ["section.key"]

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from masksup.base.files import read_text
+from masksup.base.words import kind_of
 from masksup.errors import UserError
 
 
