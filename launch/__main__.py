@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_resources(command, submits=False)
     command.add_argument("--cluster-config", type=Path, metavar="FILE", help="defaults of the site")
 
+    _add_control(commands)
+    return parser
+
+
+def _add_control(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _add(commands, "cancel", "ask runs to save and leave, for good", _cancel)
     _add_runs(command)
     command.add_argument("--now", action="store_true", help="do not wait until they have saved")
@@ -75,7 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--start", type=int, metavar="N", help="which start of the run (default: the newest)")
     command.add_argument("--launcher", action="store_true", help="what the launcher on the first node wrote")
     command.add_argument("--follow", "-f", action="store_true", help="go on printing until the run is finished")
-    return parser
 
 
 def _add_runs(command: argparse.ArgumentParser) -> None:
