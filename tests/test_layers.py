@@ -26,7 +26,13 @@ EXCEPTIONS = {
     ("masksup.smoke.chain", "masksup.commands.export"),
 }
 # A page of settings is as long as there are settings; the others are to be cut.
-LONG = {"masksup/config/schema.py", "masksup/data/index.py", "masksup/engine/parallel/zero.py", "masksup/cli.py"}
+LONG = {
+    "masksup/config/schema.py",
+    "masksup/data/index.py",
+    "masksup/engine/parallel/zero.py",
+    "masksup/cli.py",
+    "tools/benchmark_engines.py",
+}
 WITHOUT_TORCH = ("masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base")
 
 SOURCES = {

@@ -1,0 +1,56 @@
+"""What is recorded and shown of the steps of a run."""
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from masksup.base.log import log
+from masksup.base.words import figure
+from masksup.runtime import heartbeat
+from masksup.runtime.progress import Meter, duration
+from masksup.training.run import Run
+
+
+def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Progress) -> None:
+    """Record the step's numbers and show them. Collective."""
+    step, epoch = run.at.step, run.plan.epoch_of(run.at.step)
+    values = _over_ranks(run, logs)
+    values["learning_rate"] = lr
+    for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
+        values[f"learning_rate_{group['name'].partition(',')[0]}"] = group["lr"]
+    values["skipped_steps"] = float(run.stepper.engine.skipped)
+    values |= _pace(run, meter)
+    run.record.scalars("train", step, epoch, values)
+    heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
+    note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {figure(values['images_per_second'])} images/s"
+    bar.update(bar.task_ids[0], note=note)
+    if bar.disable:
+        left = (run.plan.total_steps - step) * run.at.seconds / step
+        log.info(f"step {step}/{run.plan.total_steps}  {note}  left {duration(left)}")
+
+
+def _over_ranks(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
+    """The step's values from the parts of the ranks. Collective where there are several."""
+    if run.group.world == 1:
+        return {name: float(value) for name, value in logs.items()}
+    norm = float(logs["gradient_norm"])  # of the summed gradient already
+    parts = torch.stack([value.double() for value in logs.values()]).cpu()
+    return dict(zip(logs, run.group.sum(parts).tolist())) | {"gradient_norm": norm}
+
+
+def _pace(run: Run, meter: Meter) -> dict[str, float]:
+    """Speed and waiting since the last line, of all ranks together. Collective where there are several."""
+    values, place = meter.read(), run.group.place
+    if place.world == 1:
+        return values
+    own = torch.zeros(len(values), place.world, dtype=torch.float64)
+    own[:, place.rank] = torch.tensor(list(values.values()))
+    ranks = dict(zip(values, run.group.sum(own).tolist()))
+    run.record.of_ranks(run.at.step, run.plan.epoch_of(run.at.step), ranks)
+    # The one for whose data all others waited, at the next sum of the gradients.
+    straggler = max(range(place.world), key=ranks["data_wait_seconds"].__getitem__)
+    waiting = {name: ranks[name][straggler] for name in ("data_wait_seconds", "data_wait_share")}
+    return values | waiting | {
+        "images_per_second": sum(ranks["images_per_second"]), "data_wait_straggler": float(straggler),
+        "memory_mib": max(ranks["memory_mib"]),
+    }  # fmt: skip
