@@ -14,7 +14,8 @@ from masksup.explain.picture import Scored, draw_looks
 from masksup.output import lettering
 from masksup.output.lettering import draw_text, shortened, text_width, written
 from masksup.output.pictures import draw_prediction
-from masksup.output.regions import Region, draw_regions
+from masksup.output.regions import draw_regions
+from masksup.saved.label import Region
 
 NAMES = (
     "Äpfel", "Öpfel", "日本語", "中文字", "кошка", "собака", "قطة", "كلب", "가나", "ไทย", "हिन्दी", "हन्दी", "שלום",

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from masksup.cli import main
-from masksup.commands.predict import label
 from masksup.config.schema import Config
 from masksup.data.decode import decode
 from masksup.methods.mcar import find_mcar
 from masksup.output.image_files import find_images
-from masksup.output.regions import COLOURS, LINE, MARGIN, Region, draw_regions
+from masksup.output.regions import COLOURS, LINE, MARGIN, draw_regions
 from masksup.saved.decisions_of import decisions_for
+from masksup.saved.label import Region, label
 from masksup.saved.open import open_trained
 from masksup.training.train import train
 

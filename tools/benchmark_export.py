@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from masksup.commands.export import export
 from masksup.data.split import Part
 from masksup.errors import UserError
-from masksup.evaluation.scores import evaluate, predict_alone
+from masksup.evaluation.scores import evaluate
 from masksup.export.check import check_images, eager_run, part_of
 from masksup.export.trace import Deployed
 from masksup.inference.card import PRECISIONS, Precision
@@ -32,6 +32,7 @@ from masksup.inference.prepare import load_image
 from masksup.metrics.pairs import probabilities
 from masksup.metrics.summary import score
 from masksup.saved.open import open_trained
+from masksup.saved.outputs import predict_alone
 
 BATCHES = (1, 8)
 

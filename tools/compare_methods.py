@@ -29,8 +29,9 @@ from masksup.data.masks import FixedMasks, evaluation_blocks, evaluation_masks
 from masksup.data.split import Part, open_source
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
-from masksup.evaluation.scores import evaluate, predict_alone
+from masksup.evaluation.scores import evaluate
 from masksup.saved.open import open_trained
+from masksup.saved.outputs import predict_alone
 from masksup.training.train import train
 from tools.step_time import interleaved_seconds, new_step, ratios
 

@@ -40,10 +40,10 @@ from masksup.errors import UserError
 from masksup.evaluation.blocks import count_blocks, feature_blocks
 from masksup.evaluation.collect import Outputs
 from masksup.evaluation.forward import run_model
-from masksup.evaluation.scores import predict_alone
 from masksup.exits import status_of
 from masksup.metrics.average_precision import average_precision
 from masksup.saved.open import Trained, open_trained
+from masksup.saved.outputs import predict_alone
 from masksup.training.train import train
 
 Setting = tuple[str, ...]  # its overrides, such as ("optim.lr=0.01", "optim.weight_decay=0.1")

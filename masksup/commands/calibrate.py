@@ -19,11 +19,11 @@ from masksup.data.split import Part, open_source, refuse_other_classes, samples_
 from masksup.decisions.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError, nearest
-from masksup.evaluation.scores import predict_alone
 from masksup.metrics.pairs import Labels, check_finite, probabilities
 from masksup.metrics.reliability import calibration_scores
 from masksup.saved.decisions_of import default_threshold
 from masksup.saved.open import Trained, WhichWeights, open_trained
+from masksup.saved.outputs import predict_alone
 from masksup.saved.running import AS_TRAINED, Running
 
 FILE = "calibration.json"

@@ -22,13 +22,14 @@ from masksup.errors import UserError
 from masksup.evaluation.collect import Counted, Outputs
 from masksup.evaluation.forward import keeps_pairs
 from masksup.evaluation.kept import Stopped, Unfinished, outputs_key
-from masksup.evaluation.scores import count_pairs, evaluate, predict_part, ready
+from masksup.evaluation.scores import evaluate
 from masksup.exits import STOPPED
 from masksup.metrics.tables import headline, tables
 from masksup.output.voc_server import ServerFiles, server_files, usual_competition, write_server_files
 from masksup.runtime.ranks import Group, Vote, joined, told_once
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, WhichWeights, open_trained
+from masksup.saved.outputs import count_pairs, predict_part, ready
 from masksup.saved.running import AS_TRAINED, Running
 
 

@@ -4,11 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from masksup.base.files import refuse_unwritable
 from masksup.base.log import log, start_logging
 from masksup.base.random import draws
@@ -16,17 +11,13 @@ from masksup.data.decode import decode
 from masksup.data.decode_pil import BrokenImage
 from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
-from masksup.decisions.decisions import Decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
-from masksup.evaluation.forward import run_model
-from masksup.evaluation.scores import ready
 from masksup.explain.predictions import draw_file, explaining
-from masksup.methods.mcar import Regions, find_mcar
 from masksup.output.image_files import find_images
 from masksup.output.labels import Row, check_out, print_labels, tell_unlabelled, write_scores
-from masksup.output.regions import Region
 from masksup.saved.decisions_of import decisions_for, told
+from masksup.saved.label import Loaded, label
 from masksup.saved.open import Trained, WhichWeights, open_trained
 from masksup.saved.running import AS_TRAINED, Running
 
@@ -77,9 +68,6 @@ def run_predict(
     return 0
 
 
-Loaded = list[tuple[Path, Tensor]]
-
-
 def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
     """Model inputs (uint8 3SS, turned as their EXIF says) in groups of the run's evaluation batch."""
     config = trained.config
@@ -97,43 +85,6 @@ def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[
             block = []
     if block:
         yield block
-
-
-def label(
-    block: Loaded, trained: Trained, decisions: Decisions, *, exact: bool = False
-) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
-    """(file, calibrated probabilities of all classes, the regions that MCAR looked at) for a group of model inputs.
-
-    exact: the forward pass has the `eval.batch` images of an evaluation, whose scores are then the same to the last
-    bit. It takes as long for one image as for all of them.
-    """
-    config, looks_twice = trained.config, find_mcar(trained.method)
-    device, dtype = ready(trained)
-    inputs = [image for _, image in block]
-    padded = torch.stack(inputs + [inputs[-1]] * (config.eval.batch - len(inputs) if exact else 0))
-    valid = torch.arange(len(padded)) < len(block)
-    seen: list[Regions] = []
-
-    def predict(images_B3SS: Tensor) -> Tensor:
-        if looks_twice is None:
-            return trained.method.predict(images_B3SS)
-        seen.append(looks_twice.predict_regions(images_B3SS))
-        return seen[-1].fused_BC
-
-    blocks = iter([(padded, valid, ~valid, torch.arange(len(padded)))])
-    outputs = run_model(predict, blocks, config, device, dtype)
-    for row, ((file, _), scores_C) in enumerate(zip(block, decisions.probabilities(outputs.logits_NC))):
-        yield file, scores_C, _regions(seen[0], row, trained) if seen else []
-
-
-def _regions(seen: Regions, row: int, trained: Trained) -> list[Region]:
-    size = trained.config.model.size
-    global_C, fused_C = (logits_BC[row].float().sigmoid().tolist() for logits_BC in (seen.global_BC, seen.fused_BC))
-    found = []
-    for (x1, y1, x2, y2), c in zip(seen.boxes_BN4[row].tolist(), seen.classes_BN[row].tolist()):
-        box = (x1 / size, y1 / size, x2 / size, y2 / size)
-        found.append(Region(box, trained.classes[c], global_C[c], fused_C[c]))
-    return found
 
 
 def picture_names(files: list[Path]) -> dict[Path, str]:

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from masksup.base.random import draws
-from masksup.commands.predict import label
 from masksup.data.decode import decode_bytes
 from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.explain.heat import overlay
 from masksup.explain.looks import Looks, look
-from masksup.output.regions import Region, draw_regions
+from masksup.output.regions import draw_regions
+from masksup.saved.label import Region, label
 from masksup.saved.open import Trained
 
 SIDE = 720  # px: longer side of a shown photograph

@@ -11,7 +11,8 @@ from masksup.explain.heat import legend, overlay
 from masksup.explain.looks import KeyPoint, Looks
 from masksup.output.lettering import draw_text, shortened, text_width
 from masksup.output.pictures import FAINT, INK, MARGIN, PAPER, RIGHT, TRACK, draw_prediction
-from masksup.output.regions import COLOURS, Region, caption_place
+from masksup.output.regions import COLOURS, caption_place
+from masksup.saved.label import Region
 
 TILE = 240  # px: width of a map
 HEAD = 40  # px: name, score and bar above it

@@ -21,7 +21,8 @@ from masksup.errors import UserError, nearest
 from masksup.explain.looks import look, of_image, view_masks
 from masksup.explain.picture import Scored, chosen_classes, draw_looks
 from masksup.output.pictures import draw_prediction
-from masksup.output.regions import Region, draw_regions
+from masksup.output.regions import draw_regions
+from masksup.saved.label import Region
 from masksup.saved.open import Trained
 
 

@@ -1,28 +1,18 @@
 """MCAR's regions drawn on a photograph: a box and "class:global/fused" for each that counts, as its demo does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
 from masksup.output.lettering import draw_text, text_width
 from masksup.output.pictures import SHORTEST
+from masksup.saved.label import Region
 
 GLOBAL_ABOVE, FUSED_ABOVE = 0.1, 0.6  # probabilities from which the demo draws a region (methods.md 4.5)
 MARGIN = 10  # px between a box and the border of the picture
 LINE, TEXT_SIZE, PAD = 3, 16, 3  # px
 # Okabe and Ito's colours that carry white text or black text well, told apart by most colour-blind readers.
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
-
-
-@dataclass(frozen=True)
-class Region:
-    """x1, y1, x2, y2 as shares of the picture's sides; the probabilities of `name` there and in the whole image."""
-
-    box: tuple[float, float, float, float]
-    name: str
-    global_score: float
-    fused_score: float
 
 
 def draw_regions(photo: Image.Image, regions: Sequence[Region]) -> Image.Image:

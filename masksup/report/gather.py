@@ -16,12 +16,13 @@ from masksup.data.split import Part, open_source, refuse_other_classes, whole
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 from masksup.evaluation.collect import Outputs
-from masksup.evaluation.scores import evaluate, predict_alone
+from masksup.evaluation.scores import evaluate
 from masksup.metrics.pairs import Labels, probabilities
 from masksup.report.cost import Cost, cost_of
 from masksup.runtime.metrics_log import read_rows
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, open_trained
+from masksup.saved.outputs import predict_alone
 from masksup.saved.running import AS_TRAINED, Running
 
 FOLDER = "report"

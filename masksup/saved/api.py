@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.base.random import draws
-from masksup.commands.predict import label
 from masksup.data.decode import decode
 from masksup.data.decode_pil import rgb_pixels
 from masksup.data.split import transform_settings
@@ -21,6 +20,7 @@ from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 from masksup.saved.decisions_of import decisions_for
+from masksup.saved.label import label
 from masksup.saved.open import Trained, WhichWeights, open_trained
 from masksup.saved.running import Device, Running
 

@@ -23,7 +23,7 @@ from masksup.data.index import Index, open_index, write_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import Part
 from masksup.errors import JobError, UserError
-from masksup.evaluation.scores import evaluate, predict_alone
+from masksup.evaluation.scores import evaluate
 from masksup.export.check import Check, Outputs, check_images, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.onnx_model import check_packages
 from masksup.export.trace import Deployed
@@ -33,6 +33,7 @@ from masksup.inference.prepare import load_image
 from masksup.metrics.summary import score
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, open_trained
+from masksup.saved.outputs import predict_alone
 from masksup.smoke.shrink import BATCH, SIZE, shrunk
 from masksup.training.train import train
 

@@ -18,9 +18,9 @@ from masksup.commands.calibrate import part_to_fit
 from masksup.config.schema import Config
 from masksup.decisions.decisions import read_decisions
 from masksup.engine.precision import set_numerics
-from masksup.evaluation.scores import predict_alone
 from masksup.metrics.reliability import calibration_scores
 from masksup.saved.open import open_trained
+from masksup.saved.outputs import predict_alone
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]

@@ -16,7 +16,7 @@ from masksup.explain.looks import Looks, look, of_image, view_masks
 from masksup.explain.maps import class_maps
 from masksup.explain.picture import Scored, chosen_classes, draw_looks
 from masksup.models.network import Network
-from masksup.output.regions import Region
+from masksup.saved.label import Region
 from masksup.saved.open import Trained
 
 MakeConfig = Callable[..., Config]
