@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masksup.commands.export import export
 from masksup.data.split import Part
 from masksup.errors import UserError
 from masksup.evaluation.scores import evaluate
 from masksup.export.check import check_images, eager_run, part_of
 from masksup.export.trace import Deployed
+from masksup.export.write import export
 from masksup.inference.card import PRECISIONS, Precision
 from masksup.inference.model_file import open_exported
 from masksup.inference.prepare import load_image

@@ -16,7 +16,7 @@ from masksup.calibration.show import show
 from masksup.calibration.thresholds import LEVEL, Bounds, bootstrap_bounds
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source, refuse_other_classes, samples_in_both, whole
-from masksup.decisions.decisions import Decisions, Fitted, Origin, write_decisions
+from masksup.decisions.decisions import CALIBRATION, Decisions, Fitted, Origin, write_decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError, nearest
 from masksup.metrics.pairs import Labels, check_finite, probabilities
@@ -26,7 +26,6 @@ from masksup.saved.open import Trained, WhichWeights, open_trained
 from masksup.saved.outputs import predict_alone
 from masksup.saved.running import AS_TRAINED, Running
 
-FILE = "calibration.json"
 FORMAT = "masksup calibration 1"
 FEW = 100  # samples
 
@@ -86,8 +85,8 @@ def run_calibrate(
             f"anywhere from {low:.2f} to {high:.2f}; expected {FEW} or more"
         )
     file = write_decisions(trained.run, decisions)
-    write_sealed(trained.run / FILE, facts)
-    log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / FILE}")
+    write_sealed(trained.run / CALIBRATION, facts)
+    log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / CALIBRATION}")
     return 0
 
 

@@ -17,6 +17,7 @@ from masksup.decisions.calibration import Calibration, Uncalibrated, calibration
 from masksup.errors import UserError, nearest
 
 FILE = "decisions.json"
+CALIBRATION = "calibration.json"  # beside it: what `masksup calibrate` measured
 FORMAT = "masksup decisions 1"
 Origin = Literal["own", "shared", "given", "default"]
 GIVEN: Origin = "given"

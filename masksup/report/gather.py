@@ -13,7 +13,7 @@ from masksup.base.log import log
 from masksup.config.schema import Evaluation
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source, refuse_other_classes, whole
-from masksup.decisions.decisions import Decisions
+from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
 from masksup.evaluation.collect import Outputs
 from masksup.evaluation.scores import evaluate
@@ -26,7 +26,6 @@ from masksup.saved.outputs import predict_alone
 from masksup.saved.running import AS_TRAINED, Running
 
 FOLDER = "report"
-CALIBRATION = "calibration.json"
 
 # Shapes: N samples, C classes.
 

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masksup.commands.calibrate import FILE as CALIBRATION
-from masksup.decisions.decisions import Decisions
+from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
 from masksup.saved.open import Trained
 from masksup.saved.packed import versions

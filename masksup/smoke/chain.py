@@ -18,7 +18,6 @@ import torch
 from rich.table import Table
 
 from masksup.base.log import console, log
-from masksup.commands.export import export, session_run
 from masksup.data.index import Index, open_index, write_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import Part
@@ -27,6 +26,7 @@ from masksup.evaluation.scores import evaluate
 from masksup.export.check import Check, Outputs, check_images, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.onnx_model import check_packages
 from masksup.export.trace import Deployed
+from masksup.export.write import export, session_run
 from masksup.inference.card import PRECISIONS, Precision
 from masksup.inference.model_file import Device, import_onnxruntime, open_exported
 from masksup.inference.prepare import load_image

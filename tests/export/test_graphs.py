@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from masksup.commands.export import program_run, session_run
 from masksup.config.components import HEADS, METHODS
 from masksup.decisions.decisions import default_decisions
 from masksup.errors import UserError
@@ -16,6 +15,7 @@ from masksup.export import check as checks
 from masksup.export.check import compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.onnx_model import quantised_products, serialise, to_int8, to_onnx
 from masksup.export.trace import Deployed, in_half_precision, running_maximum, running_minimum, trace
+from masksup.export.write import program_run, session_run
 from masksup.inference.model_file import new_session
 from masksup.methods.method import Method
 from masksup.models.network import build_network

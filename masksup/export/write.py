@@ -1,0 +1,115 @@
+"""Writing an exported model: traced, checked against the model itself, sealed, and whole or not there."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from masksup.base.files import written_whole
+from masksup.base.log import log
+from masksup.export import onnx_model
+from masksup.export.card import card_of
+from masksup.export.check import BATCHES, Check, Outputs, Run, compare, eager_run, outputs_of, refuse_if_far
+from masksup.export.trace import Deployed, in_half_precision, trace
+from masksup.inference.card import INPUT, KEY, Card, Precision
+from masksup.inference.model_file import new_session, open_exported, seal
+from masksup.saved.decisions_of import decisions_for
+from masksup.saved.open import Trained
+
+Format = Literal["onnx", "torch"]
+EXTRA_FILE = "masksup.json"  # the card in a .pt2
+
+
+def export(
+    trained: Trained, kind: Format, file: Path, precision: Precision, opset: int | None, images_N3SS: Tensor,
+    source: str, batches: Sequence[int] = BATCHES,
+) -> Check:  # fmt: skip
+    """Write one file, checked on `images_N3SS` (uint8, of `source`), in batches of these sizes. What was found."""
+    decisions = decisions_for(trained)
+    deployed = Deployed(trained.method.cpu()).eval()
+    traced = Deployed(in_half_precision(trained.method)) if precision == "fp16" else deployed
+    program = trace(traced, trained.config.model.size)
+
+    def judged(run: Run) -> Check:
+        eager, other = (outputs_of(one, images_N3SS, batches) for one in (eager_run(deployed), run))
+        check = compare(deployed, eager, other, images_N3SS, source, decisions, precision)
+        refuse_if_far(check, precision)
+        return check
+
+    if kind == "torch":
+        check = judged(program_run(program))
+        content = _pt2(program, card_of(trained, decisions, precision, check, None))
+    else:
+        model = onnx_model.to_onnx(program, deployed.outputs, opset)
+        if precision == "int8":
+            model = onnx_model.to_int8(model)
+            if onnx_model.quantised_products(model) == 0:
+                log.warning(
+                    "--precision int8: no matrix product of this model can be quantised; the file computes in fp32"
+                )
+        check = judged(
+            session_run(new_session(onnx_model.serialise(model), "cpu", torch.get_num_threads(), str(file)), deployed)
+        )
+        written = {entry.domain: entry.version for entry in model.opset_import}[""]
+        content = _sealed(model, card_of(trained, decisions, precision, check, written))
+    _publish(file, content, kind)
+    whole = 4 * sum(parameter.numel() for parameter in trained.method.parameters())
+    if precision == "int8" and len(content) > 0.75 * whole:
+        log.warning(
+            f"--precision int8: the file is {100 * len(content) / whole:.0f} % as large as fp32: only matrix products "
+            "become int8, and most weights of this network are in convolutions; expected fp16 for a smaller file"
+        )
+    log.info(f"{file}: {kind}, {precision}, {len(content) / 1e6:.1f} MB, {len(trained.classes)} classes")
+    for line in check.lines():
+        log.info(f"  {line}")
+    return check
+
+
+def session_run(session: Any, deployed: Deployed) -> Run:
+    """An onnxruntime session of an exported model, as `outputs_of` takes it."""
+    return lambda images_N3SS: session.run(list(deployed.outputs), {INPUT: images_N3SS})
+
+
+def program_run(program: ExportedProgram) -> Run:
+    """A traced program, alike."""
+    module = program.module()
+
+    def run(images_N3SS: NDArray[np.uint8]) -> Outputs:
+        with torch.inference_mode():
+            return [output.numpy() for output in module(torch.from_numpy(images_N3SS))]
+
+    return run
+
+
+def _sealed(model: Any, card: Card) -> bytes:
+    """The model with its card in its metadata and, last, the checksum of all of it."""
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, card.to_text()
+    model.producer_name = "masksup"
+    content = onnx_model.serialise(model)
+    return content + seal(content)
+
+
+def _pt2(program: ExportedProgram, card: Card) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={EXTRA_FILE: card.to_text()})
+    return buffer.getvalue()
+
+
+def _publish(file: Path, content: bytes, kind: Format) -> None:
+    """Write under another name, read it back as a user would, rename: a file is whole or not there."""
+    with written_whole(file, file.suffix) as partial:
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if kind == "onnx":
+            open_exported(partial)
