@@ -17,6 +17,7 @@ from launch.results import sweep_of, swept_keys
 from masksup.config_file import load_config
 from masksup.errors import UserError
 from masksup.exits import STOPPED, USER_ERROR
+from masksup.runtime import clock
 from masksup.runtime.fence import SUPERSEDED
 from masksup.runtime.files import write_atomically
 
@@ -176,7 +177,7 @@ def _judge(
     said = _srun_said(folder, attempt)
     exits = _exits(folder, attempt, resources.world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
     left = Left(
-        resources.world, status, exits, time.time() - began, finished=folder.result.exists(),
+        resources.world, status, exits, clock.now() - began, finished=folder.result.exists(),
         cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
         preempted=scheduler.is_preempted(attempt.job), srun=said,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from launch.results import renew_results
 from launch.script import Work
 from launch.submit import refuse_full
 from masksup.errors import UserError
+from masksup.runtime import clock
 
 # After the first rank left, the others have this long to save and follow; a rank that hangs is then killed.
 FOLLOW_S = 120
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Folder(chosen(arguments, os.environ))
     token, nodes = own_token(os.environ), slurm.hosts(os.environ["SLURM_JOB_NODELIST"])
-    began = slurm.started(token.job) or time.time()
+    began = slurm.started(token.job) or clock.now()
     verdict = run_attempt(folder, token, nodes, SLURM, began)
     status = _leave(folder, token, verdict)
     if verdict.outcome != "superseded":

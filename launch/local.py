@@ -13,6 +13,7 @@ from launch.halving import EarlyStop
 from launch.ledger import Attempt, Folder, Token
 from launch.results import renew_results
 from launch.script import Work
+from masksup.runtime import clock
 from masksup.runtime.lived import lived
 
 _FOLLOW_S = 60
@@ -76,7 +77,7 @@ def _to_the_end(folder: Folder, job: str) -> str:
     restart = 0
     while True:
         token = Token(job, restart)
-        verdict = run_attempt(folder, token, ["localhost"], HERE, time.time())
+        verdict = run_attempt(folder, token, ["localhost"], HERE, clock.now())
         renew_results(folder.run)
         if verdict.not_again is not None:
             say(f"not started again: {verdict.not_again}")
