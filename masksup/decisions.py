@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from masksup.calibration.maps import Calibration, Uncalibrated, calibration_from_json, fields, number, numbers
 from masksup.errors import UserError, nearest
 from masksup.runtime.files import parse_json, read_json, unsealed, write_sealed
+from masksup.words import is_name
 
 FILE = "decisions.json"
 FORMAT = "masksup decisions 1"
@@ -145,6 +146,11 @@ class Decisions:
             tree = unsealed(tree, where, "run masksup calibrate again (--class NAME=P sets a threshold by hand)")
         given = fields(tree, f"{where}: decisions", keys)
         classes = _strings(given["classes"], f"{where}: classes")
+        for name in classes:
+            if not is_name(name):
+                raise UserError(
+                    f"{where}: classes: found {name!a}, expected 1 to 200 letters without control characters"
+                )
         if not classes or len(set(classes)) < len(classes):
             raise UserError(f"{where}: classes: found {len(classes)} names, expected at least one and each once")
         origins = _strings(given["origins"], f"{where}: origins")
