@@ -98,14 +98,7 @@ class Page:
             return
         self.arrived += 1
         self._tell()
-        async with self._turn:
-            if self.closed:
-                return
-            data = await event.file.read()  # not before: until then it lies on the disk
-            try:
-                found = await run.io_bound(self.labeller.label, event.file.name, data)
-            except UserError as error:
-                found = str(error)
+        found = await self._labelled(event)
         if self.closed:  # meanwhile: there is nothing left to draw on
             return
         self.done += 1
@@ -115,7 +108,19 @@ class Page:
             with self.results:
                 self._draw_picture(len(self.pictures) - 1).move(self.results, target_index=0)
         else:
-            _complain(found)
+            _complain(str(found))
+
+    async def _labelled(self, event: events.UploadEventArguments) -> Labelled | str | None:
+        """The picture, or why the file is none; None where the page was closed meanwhile."""
+        async with self._turn:
+            if self.closed:
+                return None
+            data = await event.file.read()  # not before: until then it lies on the disk
+            try:
+                found: Labelled = await run.io_bound(self.labeller.label, event.file.name, data)
+            except UserError as error:
+                return str(error)
+            return found
 
     def _refuse(self, name: str) -> None:
         """Of a thousand files that are too many the first is told."""
