@@ -67,6 +67,8 @@ def test_a_report_has_the_same_tags_whatever_the_names_are(runs: tuple[Made, Mad
         page = Seen((tmp_path / f"{number}.html").read_text(encoding="utf-8"))
         assert all(name in page.text for name in classes)
         assert run.name in page.text
+        for ticks in [tag for tag in page.tags if tag[0] in ("text", "line")]:
+            page.tags[ticks] = 1  # as many as the axis of the images/s, which differ, has need of
         pages.append(page)
     assert pages[0].tags == pages[1].tags
 
