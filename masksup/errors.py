@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _LONGEST = re.compile(r"\S{400,}")  # longer than the paths and values that people write, as in a damaged file
+_MOST = 4000  # letters of a whole line: the names of a thousand classes are no hint any more
 
 
 class UserError(ValueError):
@@ -14,7 +15,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(_LONGEST.sub(lambda word: f"{word[0][:100]}...{word[0][-100:]}", text))
+        text = _LONGEST.sub(lambda word: f"{word[0][:100]}...{word[0][-100:]}", text)
+        super().__init__(text if len(text) <= _MOST else f"{text[: _MOST // 2]} ... {text[-_MOST // 2 :]}")
 
 
 class ToldElsewhere(UserError):

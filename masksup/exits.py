@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from masksup.base.exhausted import exhausted
+from masksup.base.words import printable
 from masksup.errors import JobError, ToldElsewhere, UserError
 
 USER_ERROR, BUG, INTERRUPTED, READER_LEFT = 2, 1, 130, 141
@@ -51,5 +52,5 @@ def status_of(program: str, run: Callable[[], int | None]) -> int:
             raise
         if str(line) and not isinstance(line, ToldElsewhere):
             with suppress(OSError):  # the log may lie on the disk that is full; the status says it all the same
-                print(f"{program}: {' '.join(str(line).split())}", file=sys.stderr, flush=True)
+                print(f"{program}: {printable(' '.join(str(line).split()))}", file=sys.stderr, flush=True)
         return status_of_error(line)

@@ -13,6 +13,7 @@ from launch.start.ledger import Attempt, Folder, Token
 from launch.start.start import Scheduler, job_resources, run_attempt, say
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
+from masksup.base import clock
 from masksup.base.lived import lived
 
 _FOLLOW_S = 60
@@ -76,7 +77,7 @@ def _to_the_end(folder: Folder, job: str) -> str:
     restart = 0
     while True:
         token = Token(job, restart)
-        verdict = run_attempt(folder, token, ["localhost"], HERE, time.time())
+        verdict = run_attempt(folder, token, ["localhost"], HERE, clock.now())
         renew_results(folder.run)
         if verdict.not_again is not None:
             say(f"not started again: {verdict.not_again}")

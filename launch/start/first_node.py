@@ -21,6 +21,7 @@ from launch.start.start import Scheduler, Verdict, job_resources, rank_command, 
 from launch.submit import refuse_full
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
+from masksup.base import clock
 from masksup.errors import UserError
 
 # After the first rank left, the others have this long to save and follow; a rank that hangs is then killed.
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Folder(chosen(arguments, os.environ))
     token, nodes = own_token(os.environ), slurm.hosts(os.environ["SLURM_JOB_NODELIST"])
-    began = slurm.started(token.job) or time.time()
+    began = slurm.started(token.job) or clock.now()
     verdict = run_attempt(folder, token, nodes, SLURM, began)
     status = _leave(folder, token, verdict)
     if verdict.outcome != "superseded":

@@ -4,11 +4,11 @@ The run folder is the truth: SLURM forgets jobs, and a requeued job starts with 
 """
 
 import os
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from masksup.base import clock
 from masksup.base.files import as_json, parse_json, read_regular, read_text, write_atomically
 
 
@@ -161,14 +161,14 @@ def begin(folder: Folder, token: Token, nodes: list[str], gpus: int, began: floa
     before = attempts(folder)
     if before and before[-1].outcome is None:
         end(folder, before[-1], "interrupted", before[-1].last_seen or progress(folder, before[-1]).get("last_seen"))
-    attempt = Attempt(len(before) + 1, token.job, token.restart, began or time.time(), nodes, gpus)
+    attempt = Attempt(len(before) + 1, token.job, token.restart, began or clock.now(), nodes, gpus)
     append(folder.attempts, asdict(attempt))
     return attempt
 
 
 def end(folder: Folder, attempt: Attempt, outcome: str, ended: float | None = None, **more: Any) -> None:
     """Note how a start ended, with what the heartbeat says of its progress."""
-    row = {"number": attempt.number, "outcome": outcome, "ended": ended or time.time()}
+    row = {"number": attempt.number, "outcome": outcome, "ended": ended or clock.now()}
     append(folder.attempts, row | progress(folder, attempt) | more)
 
 
@@ -178,7 +178,7 @@ def progress(folder: Folder, attempt: Attempt) -> dict[str, Any]:
     if beat.get("token") != str(Token(attempt.job, attempt.restart)):
         return {}
     keys = {"first_step", "first_step_at", "last_step", "last_step_at"}
-    return {key: beat[key] for key in keys & beat.keys()} | {"last_seen": beat.get("time")}
+    return {key: beat[key] for key in keys & beat.keys()} | {"last_seen": beat.get("seen", beat.get("time"))}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from launch.start.decide import Left, bad_nodes, first_error, outcome, refused_f
 from launch.start.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
 from launch.start.preflight import read_bad
 from launch.sweeps.results import sweep_of, swept_keys
+from masksup.base import clock
 from masksup.base.files import write_atomically
 from masksup.config.load import load_config
 from masksup.errors import UserError
@@ -176,7 +177,7 @@ def _judge(
     said = _srun_said(folder, attempt)
     exits = _exits(folder, attempt, resources.world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
     left = Left(
-        resources.world, status, exits, time.time() - began, finished=folder.result.exists(),
+        resources.world, status, exits, clock.now() - began, finished=folder.result.exists(),
         cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
         preempted=scheduler.is_preempted(attempt.job), srun=said,
     )  # fmt: skip

@@ -154,7 +154,7 @@ def judge(
         return "finished", None
     if folder.stopped_early.exists() and (newest is None or newest.outcome == "hopeless"):
         return "stopped early", folder.stopped_early.read_text(encoding="utf-8").strip()
-    alive = age is not None and age < FRESH_S and (newest is None or newest.outcome is None)
+    alive = age is not None and abs(age) < FRESH_S and (newest is None or newest.outcome is None)
     if problem is not None:
         return _unasked(folder, newest, alive), problem
     if known is None and newest is None and age is not None:  # a run that no launcher has started
@@ -166,14 +166,19 @@ def judge(
     if known.state == "RUNNING":
         if alive:
             return ("starting" if phase == "starting" else "running"), None
-        if age is not None and age >= FRESH_S and newest is not None and newest.outcome is None:
-            return "silent", f"SLURM says RUNNING, but the last sign of life is {age:.0f} s old"
+        if age is not None and newest is not None and newest.outcome is None:
+            return "silent", f"SLURM says RUNNING, but the last sign of life is {_how_old(age)}"
         return "starting", None
     if known.state == "COMPLETING":
         return "stopping", None
     if alive and not _settles(known.submitted):
         return "disagree", f"SLURM says {known.state}, but the run gave a sign of life {age:.0f} s ago"
     return "waiting", known.reason or None
+
+
+def _how_old(age: float) -> str:
+    """Of a sign of life that is not fresh. One from the future tells nothing but that two clocks differ."""
+    return f"{age:.0f} s old" if age > 0 else f"from {-age:.0f} s ahead: set the clock of its machine, or of this one"
 
 
 def _unasked(folder: Folder, newest: Attempt | None, alive: bool) -> str:
@@ -204,7 +209,7 @@ def _without_a_job(
 
 def _settles(since: float | None) -> bool:
     """Whether SLURM's word is so new that a sign of life may be from before it."""
-    return since is not None and time.time() - since < FRESH_S
+    return since is not None and abs(time.time() - since) < FRESH_S
 
 
 def _with(attempt: Attempt, more: dict[str, Any]) -> Attempt:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from masksup.base.words import printable
+
 console = Console(highlight=False, soft_wrap=True, emoji=False)  # of a name such as runs/:dog:
 log = logging.getLogger("masksup")
 FILE_ONLY = {"file_only": True}  # `extra` of a line that the terminal gets in another way
@@ -29,7 +31,8 @@ class _ToFile(logging.FileHandler):
 def _print(text: str, style: str) -> None:
     """A line on the terminal, which may be a file on a full disk: then there is nobody to tell."""
     try:
-        console.print(text, style=style, markup=False)
+        # Names of files and classes are somebody's: none may speak to the terminal, which obeys control characters.
+        console.print("\n".join(map(printable, text.split("\n"))), style=style, markup=False)
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         raise
     except OSError:
@@ -57,7 +60,7 @@ def start_logging(file: Path | None = None, rank: int = 0) -> None:
     log.propagate = False
     log.addHandler(_ToConsole(rank))
     if file is not None:
-        handler = _ToFile(file, encoding="utf-8")
+        handler = _ToFile(file, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
     sys.stdout.flush()

@@ -1,4 +1,6 @@
-"""Numbers and kinds of values as people read them."""
+"""Numbers, kinds of values and odd letters as people read them."""
+
+import unicodedata
 
 
 def counted(number: int, thing: str, things: str | None = None) -> str:
@@ -15,3 +17,25 @@ def kind_of(value: object) -> str:
 def figure(value: float) -> str:
     """Three digits and no exponent: 0.123, 45.6, 1,170."""
     return f"{float(f'{value:.3g}'):,.15g}"
+
+
+# Controls with line breaks and tabs, what separates lines and paragraphs, and the halves that stand for bytes of a
+# file name that are no UTF-8, which cannot be printed at all.
+_UNPRINTED = {"Cc", "Zl", "Zp", "Cs"}
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters as in Python (\\n, \\t, \\x1b): a terminal obeys none of them."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNPRINTED else letter for letter in text)
+
+
+def one_line(text: str) -> str:
+    """`text` as it is shown within a line: as `printable`, and the backslash as two, so that it can be taken back."""
+    return printable(text.replace("\\", "\\\\"))
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be the name of a class on every page, in every table and file: of 1 to 200 letters."""
+    return len(text.strip()) > 0 and len(text) <= 200 and printable(text) == text

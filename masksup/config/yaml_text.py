@@ -11,6 +11,8 @@ from masksup.base.files import read_text
 from masksup.base.words import kind_of
 from masksup.errors import UserError
 
+_MOST_NODES = 100_000  # values of a file, unfolded: aliases of aliases make billions of a few lines
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """`yaml.safe_load`, refusing a key that stands twice in one mapping."""
@@ -52,10 +54,24 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable,
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def _unfolded(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a document has where each alias is what it stands for. `known`: of nodes by their identity."""
+    if id(node) not in known:
+        known[id(node)] = 1  # of a node within itself, which the loader refuses
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        below = (part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,)))
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in below)
+    return known[id(node)]
+
+
 def parse_yaml(text: str | bytes) -> Any:
-    """One YAML document. ValueError, in one line, for anything that is not one."""
+    """One YAML document. ValueError, in one line, for anything that is not one, or that unfolds to far more."""
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader: plain values, no objects, no code
+        loader = _UniqueKeyLoader(text)  # a SafeLoader: plain values, no objects, no code
+        node = loader.get_single_node()
+        if _unfolded(node, {}) > _MOST_NODES:
+            raise ValueError(f"its aliases unfold to more than {_MOST_NODES:,} values")
+        return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())[:300]) from None
 

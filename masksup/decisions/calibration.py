@@ -154,6 +154,13 @@ def number(where: str, value: Any, above: float | None = None, within: tuple[flo
         raise UserError(f"{where}: found {value!r}, expected a finite number{bounds}")
 
 
+def whole(where: str, value: Any) -> int:
+    """`value`, if it is a whole number above 0 that 64 bits hold; else UserError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
+        raise UserError(f"{where}: found {value!r}, expected a whole number above 0")
+    return value
+
+
 def numbers(
     where: str, values: list[Any], count: int, above: float | None = None, within: tuple[float, float] | None = None
 ) -> None:

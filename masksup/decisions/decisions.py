@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import parse_json, read_json, unsealed, write_sealed
+from masksup.base.words import is_name
 from masksup.decisions.calibration import Calibration, Uncalibrated, calibration_from_json, fields, number, numbers
 from masksup.errors import UserError, nearest
 
@@ -146,6 +147,11 @@ class Decisions:
             tree = unsealed(tree, where, "run masksup calibrate again (--class NAME=P sets a threshold by hand)")
         given = fields(tree, f"{where}: decisions", keys)
         classes = _strings(given["classes"], f"{where}: classes")
+        for name in classes:
+            if not is_name(name):
+                raise UserError(
+                    f"{where}: classes: found {name!a}, expected 1 to 200 letters without control characters"
+                )
         if not classes or len(set(classes)) < len(classes):
             raise UserError(f"{where}: classes: found {len(classes)} names, expected at least one and each once")
         origins = _strings(given["origins"], f"{where}: origins")

@@ -1,4 +1,4 @@
-"""Who may speak to the demo: pages that it served itself, asked for under this machine's own name.
+"""Who may speak to the demo, and how much: pages that it served itself, asked for under this machine's own name.
 
 A page of another site can send requests to 127.0.0.1, too, and by giving its own name this address (DNS rebinding) it
 could read the answers. Both are told by the headers that a browser sends and a page cannot choose.
@@ -14,12 +14,35 @@ _REFUSAL = b"masksup demo answers on http://127.0.0.1 and http://localhost alone
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Scope]]
 Send = Callable[[Scope], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class AtMost:
+    """ASGI middleware that takes no longer body: 413 before a byte of it is read, 411 where its length is not said.
+
+    What a page checks by itself binds nobody who sends to the same address.
+    """
+
+    def __init__(self, app: App, most_bytes: int) -> None:
+        self.app, self.most = app, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+            return
+        length = next((value for key, value in scope["headers"] if key == b"content-length"), b"")
+        if length.isdigit() and int(length) <= self.most:
+            await self.app(scope, receive, send)
+        else:
+            await _answer(
+                send, 413 if length.isdigit() else 411, f"at most {self.most} bytes, and their number\n".encode()
+            )
 
 
 class OwnPagesOnly:
     """ASGI middleware that answers other requests with 403."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -28,8 +51,12 @@ class OwnPagesOnly:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": _REFUSAL})
+            await _answer(send, 403, _REFUSAL)
+
+
+async def _answer(send: Send, status: int, text: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text})
 
 
 def allowed(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -7,13 +7,14 @@ from typing import Any
 from nicegui import app, events, run, ui
 
 from masksup.base.words import counted
-from masksup.demo.guard import OwnPagesOnly
+from masksup.demo.guard import AtMost, OwnPagesOnly
 from masksup.demo.labelling import Labelled, Labeller
 from masksup.errors import UserError
 from masksup.explain.heat import MEANING
 from masksup.report.thumbnails import as_data
 
 MOST_MB = 64
+MOST_PICTURES = 100  # of a visitor: all of them, with the maps of their classes, stay in memory and on the page
 STYLE = """
 body { background: #f4f5f7; color: #1b1f24; }
 .page { max-width: 78rem; margin: 0 auto; padding: 1rem; width: 100%; }
@@ -36,6 +37,7 @@ body { background: #f4f5f7; color: #1b1f24; }
 
 def serve(labeller: Labeller, host: str, port: int) -> None:
     """Serve until interrupted."""
+    app.add_middleware(AtMost, most_bytes=(MOST_MB + 1) * 2**20)  # a file, and what a form adds to it
     app.add_middleware(OwnPagesOnly)
     title = f"masksup: {labeller.trained.checkpoint.split('/')[0]}"
     ui.run(
@@ -60,7 +62,7 @@ class Page:
         self.chosen: dict[int, int | None] = {}
         self.sliders: list[Any] = []
         self.arrived = self.done = 0  # pictures since nothing was under way
-        self.closed = False
+        self.closed = self.refused = False
         self._turn = asyncio.Lock()
 
     def draw(self) -> None:
@@ -91,29 +93,44 @@ class Page:
 
     async def _take(self, event: events.UploadEventArguments) -> None:
         """Label a file that arrived, one after the other; what is no picture is told and skipped."""
+        if len(self.pictures) + self.arrived - self.done >= MOST_PICTURES:
+            self._refuse(event.file.name)
+            return
         self.arrived += 1
         self._tell()
-        found = await self._label(event.file.name, await event.file.read())
+        found = await self._labelled(event)
         if self.closed:  # meanwhile: there is nothing left to draw on
             return
         self.done += 1
         self._tell()
         if isinstance(found, Labelled):
             self.pictures.append(found)
-            self._refresh()
-        elif found is not None:
-            _complain(found)
+            with self.results:
+                self._draw_picture(len(self.pictures) - 1).move(self.results, target_index=0)
+        else:
+            _complain(str(found))
 
-    async def _label(self, name: str, data: bytes) -> Labelled | str | None:
-        """What was found, or why nothing was; None where nobody waits for it any more."""
+    async def _labelled(self, event: events.UploadEventArguments) -> Labelled | str | None:
+        """The picture, or why the file is none; None where the page was closed meanwhile."""
         async with self._turn:
             if self.closed:
                 return None
+            data = await event.file.read()  # not before: until then it lies on the disk
             try:
-                found: Labelled = await run.io_bound(self.labeller.label, name, data)
+                found: Labelled = await run.io_bound(self.labeller.label, event.file.name, data)
             except UserError as error:
                 return str(error)
             return found
+
+    def _refuse(self, name: str) -> None:
+        """Of a thousand files that are too many the first is told."""
+        if self.refused:
+            return
+        self.refused = True
+        _complain(
+            f"{name} and what follows are not taken: a page holds {MOST_PICTURES} pictures. Load it anew for others; "
+            "masksup predict labels any number."
+        )
 
     def _tell(self) -> None:
         """How far the labelling is; uploading, of which the browser tells, is the shorter part."""
@@ -172,10 +189,10 @@ class Page:
             for number in reversed(range(len(self.pictures))):
                 self._draw_picture(number)
 
-    def _draw_picture(self, number: int) -> None:
+    def _draw_picture(self, number: int) -> ui.element:
         picture = self.pictures[number]
         chosen = self.chosen.get(number)
-        with ui.element("article").classes("panel picture"):
+        with ui.element("article").classes("panel picture") as article:
             with ui.element("div"):
                 what = picture.name if chosen is None else f"{picture.name}: where {self.names[chosen]} is seen"
                 ui.element("img").props["src"] = as_data(picture.shown(chosen))
@@ -188,6 +205,7 @@ class Page:
                 ui.label("Press a class to see where it is seen.").classes("text-sm faint q-mb-sm")
                 for c in picture.rows(self.thresholds):
                     self._draw_class(number, c)
+        return article
 
     def _draw_class(self, number: int, c: int) -> None:
         score, threshold = float(self.pictures[number].scores_C[c]), self.thresholds[c]

@@ -77,14 +77,19 @@ def load_network(network: Network, weights: dict[str, Tensor], origin: str) -> N
 
 def refuse_other_model(own: dict[str, Tensor], weights: dict[str, Tensor], origin: str) -> None:
     """UserError naming the first tensors of `weights` that do not fit into a network's `own`."""
-    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    wrong = [name for name, value in own.items() if name not in weights or not _fits(weights[name], value)]
     extra = [name for name in weights if name not in own]
     if wrong or extra:
         examples = ", ".join((wrong + extra)[:3])
         raise UserError(
-            f"{origin}: is of another model: {len(wrong)} of {len(own)} tensors are missing or of another shape and "
-            f"{len(extra)} are unknown (such as {examples})"
+            f"{origin}: is of another model: {len(wrong)} of {len(own)} tensors are missing or of another shape or "
+            f"kind and {len(extra)} are unknown (such as {examples})"
         )
+
+
+def _fits(found: Tensor, own: Tensor) -> bool:
+    """Whether a tensor has the shape and the kind of number, so that copying it loses no more than digits."""
+    return found.shape == own.shape and found.is_floating_point() == own.is_floating_point() and not found.is_complex()
 
 
 def hash_of(module: nn.Module) -> str:

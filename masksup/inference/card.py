@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from masksup.base.files import as_json, parse_json
-from masksup.decisions.calibration import fields
+from masksup.base.words import kind_of
+from masksup.decisions.calibration import fields, number, numbers, whole
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 
@@ -75,8 +76,14 @@ def card_from_text(text: str, where: str) -> Card:
     return Card(
         _preprocessing(given["preprocessing"], f"{where}: preprocessing"),
         Decisions.from_json(given["decisions"], f"{where}: decisions"),
-        given["precision"], int(given["batch"]), dict(given["facts"]),
+        given["precision"], whole(f"{where}: batch", given["batch"]), _facts(given["facts"], f"{where}: facts"),
     )  # fmt: skip
+
+
+def _facts(tree: Any, where: str) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: found {kind_of(tree)}, expected an object")
+    return tree
 
 
 def _preprocessing(tree: Any, where: str) -> Preprocessing:
@@ -86,7 +93,19 @@ def _preprocessing(tree: Any, where: str) -> Preprocessing:
         if given[key] not in names:
             raise UserError(f"{where}.{key}: found {given[key]!r}, expected one of {', '.join(names)}")
     for key in ("size", "max_pixels"):
-        if not isinstance(given[key], int) or given[key] < 1:
-            raise UserError(f"{where}.{key}: found {given[key]!r}, expected a whole number above 0")
-    lists = {key: tuple(given[key]) for key in ("fill", "mean", "std")}
-    return Preprocessing(**{**given, **lists})
+        whole(f"{where}.{key}", given[key])
+    number(f"{where}.crop_share", given["crop_share"], above=0, within=(0, 1))
+    if not isinstance(given["exif"], bool):
+        raise UserError(f"{where}.exif: found {given['exif']!r}, expected true or false")
+    colours = {key: _colour(given[key], f"{where}.{key}") for key in ("fill", "mean", "std")}
+    for part in colours["fill"]:
+        if not isinstance(part, int) or not 0 <= part <= 255:
+            raise UserError(f"{where}.fill: found {part!r}, expected whole numbers from 0 to 255")
+    return Preprocessing(**{**given, **colours})
+
+
+def _colour(value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise UserError(f"{where}: found {kind_of(value)}, expected a list of numbers")
+    numbers(where, value, 3)
+    return tuple(value)

@@ -25,8 +25,11 @@ class Exported:
     session: Any  # of onnxruntime, which has no types
 
     def logits(self, images_B3SS: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 images, as many as there are, to logits float32 B x C."""
+        """uint8 images, as many as there are, to logits float32 B x C. UserError where it gives others."""
         logits_BC: NDArray[np.float32] = self.session.run([LOGITS], {INPUT: images_B3SS})[0]
+        expected = (len(images_B3SS), len(self.card.decisions.classes))
+        if logits_BC.shape != expected:  # whatever the file said of it
+            raise UserError(f"the network's output: found numbers of shape {logits_BC.shape}, expected {expected}")
         return logits_BC
 
 

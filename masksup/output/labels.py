@@ -1,7 +1,6 @@
 """Labelled images as lines, CSV and JSON: what `masksup predict` and `masksup-run` write alike; without torch."""
 
 import logging
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from masksup.base.csv_text import as_csv
 from masksup.base.files import as_json, refuse_unwritable_file, write_atomically
-from masksup.base.words import counted
+from masksup.base.words import counted, one_line
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 
@@ -42,16 +41,6 @@ def print_line(line: str) -> bool:
     except BrokenPipeError:
         return False
     return True
-
-
-# Controls with line breaks and tabs, what separates lines and paragraphs, and the halves that stand for bytes of a
-# file name that are no UTF-8, which cannot be printed at all.
-_UNPRINTED = {"Cc", "Zl", "Zp", "Cs"}
-
-
-def one_line(text: str) -> str:
-    """`text` as it is shown within a line: control characters as in Python (\\n, \\t, \\x1b), the backslash as two."""
-    return "".join(ascii(c)[1:-1] if c == "\\" or unicodedata.category(c) in _UNPRINTED else c for c in text)
 
 
 def tell_unlabelled(rows: list[Row], decisions: Decisions) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from masksup.base import clock
 from masksup.base.files import as_json, written_whole
 from masksup.runtime import fence
 
@@ -22,7 +23,7 @@ _place: dict[str, Any] = {"phase": "starting"}
 def note(**values: Any) -> None:
     """Say where the run is: phase, last_step, total_steps. Costs no more than the assignment."""
     if "last_step" in values:
-        now = time.time()
+        now = clock.now()
         if "first_step" not in _place:
             _place.update(first_step=values["last_step"], first_step_at=now)
         _place["last_step_at"] = now
@@ -56,7 +57,10 @@ def _beat(path: Path, token: str, every_seconds: float, stop: threading.Event) -
 
 
 def _write(path: Path, token: str) -> None:
-    row = {"token": token, "time": time.time(), "host": platform.node(), "pid": os.getpid(), **_place}
+    # Who watches compares `time` with a clock of today; `seen` goes with the other times of this process.
+    row = {
+        "token": token, "time": time.time(), "seen": clock.now(), "host": platform.node(), "pid": os.getpid(), **_place
+    }  # fmt: skip
     # No disk that refuses, whatever for, stops the training or this thread; who watches sees that the file grows old.
     with suppress(OSError), written_whole(path) as partial:
         partial.write_text(as_json(row) + "\n", encoding="utf-8")

@@ -203,4 +203,4 @@ def _list(title: str, rows: dict[str, str]) -> str:
 def _text(value: str) -> str:
     """On one line, without what markdown or HTML would read as their own."""
     line = " ".join(value.split())
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|" else letter for letter in line)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|&~" else letter for letter in line)

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +131,53 @@ def test_a_socket_of_another_page_is_refused(shared_server: str) -> None:
         assert str(own.recv(timeout=30)).startswith("0")
     with pytest.raises(Exception, match="403"), websockets.connect(address, origin="http://evil.example"):
         pass
+
+
+def test_what_is_too_large_is_refused_before_it_is_read_and_a_page_holds_a_hundred_pictures(
+    run: Path, tiny_data: Path
+) -> None:
+    photo = open_index(tiny_data / "test").path(0).read_bytes()
+    with served(run) as (address, log):
+        upload = re.findall(r"/_nicegui/client/[^\"']+/upload/\d+", fetch(f"{address}/"))[0]
+        assert send(address, upload, b"x" * 10)[0] == 200
+        free = memory(address)
+        status, said = send(address, upload, b"", claimed=2**30)
+        assert (status, said) == (413, b"at most 68157440 bytes, and their number\n")
+        assert send(address, upload, b"", claimed=None)[0] == 411
+        for _ in range(1000):
+            assert send(address, upload, photo)[0] == 200
+        assert memory(address) - free < 300 * 2**20
+        assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def send(address: str, path: str, content: bytes, claimed: int | None = 0) -> tuple[int, bytes]:
+    """Upload one file as a browser does; `claimed`: the length in the header where it is not the true one."""
+    head = b'--X\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    body = head + content + b"\r\n--X--\r\n"
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", "multipart/form-data; boundary=X")
+    if claimed is None:
+        connection.putheader("Transfer-Encoding", "chunked")
+    else:
+        connection.putheader("Content-Length", str(claimed or len(body)))
+    connection.endheaders()
+    if claimed == 0:
+        connection.send(body)
+    answer = connection.getresponse()
+    found = answer.status, answer.read()
+    connection.close()
+    return found
+
+
+def memory(address: str) -> int:
+    """Bytes in use by the process that listens at an address."""
+    port = int(address.rpartition(":")[2])
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"--port\0{port}" in (process / "cmdline").read_text():
+                return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    raise AssertionError("no demo listens there")
 
 
 @pytest.mark.browser

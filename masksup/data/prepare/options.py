@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base import files
+from masksup.base.words import is_name
 from masksup.errors import UserError
 
 # Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
@@ -72,8 +73,11 @@ def require_classes(classes: tuple[str, ...], where: str) -> tuple[str, ...]:
     if not classes:
         raise UserError(f"{where}: found no class, expected at least one")
     for number, name in enumerate(classes, 1):
-        if not name.strip() or not storable(name):
-            raise UserError(f"{where}: found {name!a} as the name of class {number}, expected a name in Unicode")
+        if not is_name(name):
+            raise UserError(
+                f"{where}: found {name!a} as the name of class {number}, expected 1 to 200 letters of Unicode without "
+                "control characters"
+            )
     repeated = sorted({name for name in classes if classes.count(name) > 1})
     if repeated:
         raise UserError(f"{where}: found the class '{repeated[0]}' twice, expected each once")
