@@ -456,7 +456,7 @@ def test_each_sweep_has_its_line_in_status(tmp_path: Path, capsys: pytest.Captur
     assert main(["status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "sweep one: 2 runs: 2" in out
-    assert "sweep two: 1 runs: 1" in out
+    assert "sweep two: 1 run: 1" in out
     assert "\n4 runs: 4" in out
 
 
