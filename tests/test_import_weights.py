@@ -298,7 +298,10 @@ PUZZLE_EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "a class missing": (lambda state: state.pop("BN.7.running_mean"), "found no BN.7.running_mean"),
     "a score missing": (lambda state: state.pop("stage6.19.weight"), "found no stage6.19.weight"),
     "a class more": (lambda state: state.update({"BN.20.bias": torch.zeros(2048)}), "1 unexpected, first BN.20.bias"),
-    "another width": (lambda state: state.update({"stage6.3.weight": torch.ones(1, 9, 1, 1)}), "different shapes"),
+    "another width": (
+        lambda state: state.update({"stage6.3.weight": torch.ones(1, 9, 1, 1)}),
+        "stage6.3.weight has the shape [1, 9], expected [1, 2048]",
+    ),
     "no classifier": (lambda state: state.pop("classifier.weight"), "found no classifier.weight"),
     "a ResNeSt": (
         lambda state: state.update({"model.conv1.0.weight": torch.zeros(32, 3, 3, 3)}), "on a ResNeSt",
@@ -402,7 +405,11 @@ def test_what_an_mcar_file_cannot_tell(tmp_path: Path, absent: str, capsys: pyte
         (["--classes", "voc"], "--classes voc: found 20 classes"),
         (["--classes", "a,b"], "expected as many (such as wider)"),
         (["--classes", "missing.txt"], "missing.txt: no such file"),
-        (["--preset", "msl_c_coco"], "expected CSRA or MSL on a ResNet, 80 classes, 6 heads"),
+        (["--preset", "msl_c_coco"], "expected CSRA or MSL on a ResNet, resnet101, 80 classes, 6 heads"),
+        (["--size", "7"], "--size: found 7, expected 32 or more for resnet50"),
+        (["--lam", "abc"], "argument --lam: found abc, expected a finite number"),
+        (["--lam", "-1"], "argument --lam: found -1, expected 0 or more"),
+        (["--lamda", "1"], "unrecognized arguments: --lamda 1"),
         (["--preset", "msl_c_cocoo"], "did you mean 'msl_c_coco'"),
         (["--preset", "voc2007-resnet50-avg-256-4-0.5"], "expected MCAR on a ResNet"),
         (["--pool", "avg"], "--pool: has no meaning for"),
@@ -463,7 +470,8 @@ EDITS: dict[str, tuple[Edit, str]] = {
         "head.weight has the shape [6, 14, 512], expected [6, 14, 2048]",
     ),
     "heads of two sizes": (
-        lambda state: state.update({"classifier.multi_head.1.head.weight": torch.ones(13, 2048, 1, 1)}), "head 1",
+        lambda state: state.update({"classifier.multi_head.1.head.weight": torch.ones(13, 2048, 1, 1)}),
+        "classifier.multi_head.1.head.weight has the shape [13, 2048], expected [14, 2048]",
     ),
     "not a number": (
         lambda state: state.update({"bn1.running_var": torch.full((64,), torch.nan)}),
@@ -471,6 +479,15 @@ EDITS: dict[str, tuple[Edit, str]] = {
     ),
     "whole numbers": (
         lambda state: state.update({"bn1.weight": torch.ones(64, dtype=torch.int64)}), "found torch.int64",
+    ),
+    "a variance below 0": (
+        lambda state: state.update({"bn1.running_var": torch.full((64,), -1e-3)}),
+        "found a negative number in its tensor for backbone.model.bn1.running_var",
+    ),
+    "a class without a classifier": (
+        lambda state: state.update({"classifier.multi_head.1.head.weight":
+                                    torch.cat([torch.ones(13, 2048, 1, 1), torch.zeros(1, 2048, 1, 1)])}),
+        "classifier.multi_head.1.head.weight: found only zeros in row 13",
     ),
     "a number": (
         lambda state: state.update({"classifier.multi_head.1.head.weight": torch.tensor(1.0)}), "has the shape []",

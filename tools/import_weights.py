@@ -2,10 +2,11 @@
 
 import argparse
 import math
+import shlex
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from masksup.errors import UserError
 from masksup.exits import status_of
@@ -13,8 +14,7 @@ from masksup.exits import status_of
 
 def main(argv: list[str] | None = None) -> int:
     """Import one file. Returns 0, or 2 for a mistake in the input, which leaves nothing behind."""
-    args = _parser().parse_args(argv)
-    return status_of("import_weights", lambda: run(args))
+    return status_of("import_weights", lambda: run(_parser().parse_args(argv)))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"  dropped, {why} ({len(keys)}): {', '.join(keys)}")
     for assumption in found.assumed:
         print(f"  assumed, not known: {assumption}")
-    print(f"  run folder: {args.out}    score it: masksup eval {args.out} --data INDEX")
+    print(f"  run folder: {args.out}    score it: masksup eval {shlex.quote(str(args.out))} --data INDEX")
 
 
 def _options(part: Any) -> str:
@@ -68,8 +68,14 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong option is told as every other mistake, in one line."""
+        raise UserError(f"{message}; import_weights --help lists the options")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="import_weights",
         description="Turn a checkpoint of CSRA, MSL, MCAR, Puzzle-CAM or OASS into a run folder. The kind of file, "
         "backbone, classes and heads are read from its tensors; what it cannot tell has to be given.",

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from launch.sweeps.results import sweep_of
 from launch.watch.status import STATES, Row, as_json, find_runs, rows
+from masksup.base.words import counted
 from masksup.errors import UserError, nearest
 
 
@@ -153,9 +154,8 @@ def summary(table: list[Row]) -> str:
     total: Callable[[str], float] = lambda name: sum(getattr(row, name) for row in table)  # noqa: E731
     scored = [row for row in table if row.score is not None]
     best = max(scored, key=lambda row: row.score or 0.0, default=None)
-    line = (
-        f"{len(table)} runs: {counts}; GPU-hours useful {total('useful'):.2f}, lost {total('startup'):.2f} starting, "
-    )
+    line = f"{counted(len(table), 'run')}: {counts}; GPU-hours useful {total('useful'):.2f}, "
+    line += f"lost {total('startup'):.2f} starting, "
     line += f"{total('redone'):.2f} redone, {total('waiting'):.2f} waiting"
     return line + (f"; best mAP {best.score:.2f} ({best.run})" if best is not None else "")
 

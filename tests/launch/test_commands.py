@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,15 +14,18 @@ from pathlib import Path
 import pytest
 import yaml
 from compare import assert_same_run
+from rich.console import Console
 
 from launch import without_submitit
 from launch.__main__ import main
 from launch.cluster import sbatch_script, slurm, snapshot
 from launch.cluster.resources import Resources, read_resources, seconds
+from launch.start import first_node
 from launch.start.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
 from launch.start.start import rank_command
 from launch.submit import refuse_full
-from launch.watch.status import find_runs, judge, rows
+from launch.watch.status import Row, find_runs, judge, rows
+from launch.watch.table import show, summary
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from masksup.errors import UserError
@@ -232,6 +236,60 @@ def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
     assert to_yaml(yaml_config(run)) in shown
 
 
+def test_dry_run_shows_what_the_nodes_run(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--gpus-per-node", "2", "--container", "apptainer exec --nv 'my image.sif'", "--python", "/opt/py thon"]
+    assert main(submit_words(config, *options, "batch.micro=2", "--dry-run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = shlex.split(next(line for line in lines if line.startswith("srun ")))
+    assert "--ntasks=2" in words
+    assert "--gpu-bind=none" in words, "every rank sees all GPUs of its node"
+    resources = Resources(gpus_per_node=2, container="apptainer exec --nv 'my image.sif'", python="/opt/py thon")
+    folder = Folder(config.parent / "run")
+    ranks = rank_command(resources, "launch.start.rank", [str(folder.run)])
+    assert words[-len(ranks) :] == ranks
+    assert words[: -len(ranks)] == first_node.srun_command(resources, folder, Attempt(1, "JOB", 0, 0.0))
+    assert main(submit_words(config, "--gpus-per-node", "0", "--dry-run")) == 0
+    assert "gpu-bind" not in capsys.readouterr().out
+
+
+def test_the_commands_to_type_next_are_quoted(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home = tmp_path / "it's mine; rm -rf $HOME"
+    assert main(["submit", str(config), "--run-dir", str(home / "run")]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert shlex.split(said["state"]) == ["masksup-launch", "status", str(home)]
+    assert shlex.split(said["curves"]) == ["tensorboard", "--logdir", str(home)]
+
+
+def test_a_waiting_run_says_why_in_its_own_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    table = [Row("one", "7", "waiting", note="Priority"), Row("two", "8", "disagree", note="SLURM knows no job 8")]
+    show(table, Console(width=120), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "Priority" in line] == [line for line in lines if line.startswith("one ")]
+    assert "waiting (Priority)" in lines[1]
+    assert lines[3] == "two: SLURM knows no job 8"
+    assert len(lines) == 5, "headings, two rows, one note, the summary"
+    assert lines[4].startswith("2 runs: 1 disagree, 1 waiting; ")
+    assert summary(table[:1]).startswith("1 run: 1 waiting; ")
+
+
+@pytest.mark.parametrize("missing", ["sbatch", "srun", "sinfo"])
+def test_without_slurm_the_other_way_is_named(
+    cluster: Callable[[str, str], None], config: Path, missing: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if missing == "sinfo":
+        cluster("sinfo", "echo 'sinfo: error: slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1")
+    else:
+        (tmp_path / "bin" / missing).unlink()
+        os.environ["PATH"] = str(tmp_path / "bin")  # the fixture of `bin_` puts it back
+    message = said(capsys, *submit_words(config))
+    assert "--cluster local" in message
+    assert not (config.parent / "run").exists()
+
+
 def test_a_container_and_the_throttle_of_an_array(cluster: Callable[[str, str], None], tmp_path: Path) -> None:
     resources = Resources(container="apptainer exec --nv 'my image.sif'", python="/opt/python", array_parallel=3)
     command = rank_command(resources, "launch.start.rank", ["run"])
@@ -398,7 +456,7 @@ def test_each_sweep_has_its_line_in_status(tmp_path: Path, capsys: pytest.Captur
     assert main(["status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "sweep one: 2 runs: 2" in out
-    assert "sweep two: 1 runs: 1" in out
+    assert "sweep two: 1 run: 1" in out
     assert "\n4 runs: 4" in out
 
 

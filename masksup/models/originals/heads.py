@@ -31,7 +31,7 @@ def csra_heads(found: Original, head: State) -> None:
         for key in [key for key in head if re.match(r"head\.", key)]:
             found.dropped[key] = "takes no part, by assumption"
             del head[key]
-        biases: list[Tensor] | None = _stack(found, head, "head{}.bias", numbers, 1)
+        biases: Tensor | None = _stacked(found, head, "head{}.bias", numbers, 1)
         found.assumed = ASSUMED_448
     else:
         pattern = re.compile(r"classifier\.multi_head\.(\d+)\.head\.weight$")
@@ -40,14 +40,15 @@ def csra_heads(found: Original, head: State) -> None:
         if len(numbers) not in TEMPERATURES:
             known = ", ".join(map(str, TEMPERATURES))
             raise UserError(f"{found.path}: found {len(numbers)} heads ({first}, ...), expected {known}")
-    weights = _stack(found, head, weight, numbers, 2)
+    weight_KCD = _stacked(found, head, weight, numbers, 2)
     _refuse_left_over(found, head)
-    found.classes = len(weights[0])
-    found.head = {"name": "csra", "heads": len(weights)}
-    found.heads["weight"] = _stacked(weights, found, weight)
+    _refuse_no_norm(found, weight_KCD, [weight.format(number) for number in numbers])
+    found.classes = weight_KCD.shape[1]
+    found.head = {"name": "csra", "heads": len(numbers)}
+    found.heads["weight"] = weight_KCD
     if biases is not None:
         found.head["bias"] = True
-        found.heads["bias"] = _stacked(biases, found, "head{}.bias")
+        found.heads["bias"] = biases
     found.needs = ("lam", "normalization", "classes") + (() if found.size else ("size",))
 
 
@@ -84,11 +85,10 @@ def _csi(found: Original, head: State) -> None:
     found.heads["classifier.weight"] = _take(found, head, "classifier.weight", 2)
     found.classes = len(found.heads["classifier.weight"])
     numbers = range(found.classes)
-    rows = _stacked(_stack(found, head, "stage6.{}.weight", numbers, 2), found, "stage6.{}.weight")
+    rows = _stacked(found, head, "stage6.{}.weight", numbers, 2)
     found.heads["score"] = rows.flatten(0, 1)
     for part in ("weight", "bias", "running_mean", "running_var"):
-        values = _stack(found, head, f"BN.{{}}.{part}", numbers, 1)
-        found.heads[f"norm.{part}"] = _stacked(values, found, f"BN.{{}}.{part}").flatten()
+        found.heads[f"norm.{part}"] = _stacked(found, head, f"BN.{{}}.{part}", numbers, 1).flatten()
     names = [name for name in (f"BN.{n}.num_batches_tracked" for n in numbers) if name in head]
     counters = [head.pop(name) for name in names if head[name].ndim == 0]
     if counters:  # all classes see the same batches
@@ -120,16 +120,24 @@ def _take(found: Original, head: State, key: str, dimensions: int) -> Tensor:
     return value.float()
 
 
-def _stack(found: Original, head: State, pattern: str, numbers: range, dimensions: int) -> list[Tensor]:
-    return [_take(found, head, pattern.format(number), dimensions) for number in numbers]
-
-
-def _stacked(values: list[Tensor], found: Original, pattern: str) -> Tensor:
-    for number, value in enumerate(values):
+def _stacked(found: Original, head: State, pattern: str, numbers: range, dimensions: int) -> Tensor:
+    """The tensors of all `numbers` under the names that `pattern` gives them, removed from `head`, as one."""
+    names = [pattern.format(number) for number in numbers]
+    values = [_take(found, head, name, dimensions) for name in names]
+    for name, value in zip(names, values, strict=True):
         if value.shape != values[0].shape:
-            shapes = f"{list(value.shape)} and {list(values[0].shape)}"
-            raise UserError(f"{found.path}: {pattern} of different shapes ({shapes}; head {number}), expected one")
+            expected = f"{list(values[0].shape)} as {names[0]} has"
+            raise UserError(f"{found.path}: {name} has the shape {list(value.shape)}, expected {expected}")
     return torch.stack(values)
+
+
+def _refuse_no_norm(found: Original, weight_KCD: Tensor, names: list[str]) -> None:
+    """CSRA divides the scores of a class by the norm of its classifier."""
+    empty = (weight_KCD.norm(dim=-1) == 0).nonzero().tolist()
+    for head, row in empty:
+        raise UserError(
+            f"{found.path}: {names[head]}: found only zeros in row {row}, expected a norm above 0: CSRA divides by it"
+        )
 
 
 def _refuse_left_over(found: Original, head: State) -> None:

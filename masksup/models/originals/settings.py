@@ -30,6 +30,9 @@ SETTINGS = {
 }
 
 
+LEAST_SIZE = 32  # px: the convolutional networks halve their input five times
+
+
 @dataclass(frozen=True)
 class Preset:
     """The settings that a released file was trained with. `kinds`, `counts` (classes, heads) and `backbone` say which
@@ -48,14 +51,14 @@ _WIDER = Preset(("csra_vit",), {"lam": 0.3, "size": 224, "normalization": "half"
 
 # checkpoints.md 1, 3, 6 and 7, methods.md 2.3.
 PRESETS: dict[str, Preset] = {
-    "csra_voc07_resnet101": Preset(_CSRA, _VOC, (20, 1)),
-    "csra_coco_resnet101": Preset(_CSRA, {**_COCO, "lam": 0.5}, (80, 4)),
-    "csra_coco_resnet101_cutmix": Preset(_CSRA, {**_COCO, "lam": 0.4}, (80, 6)),
+    "csra_voc07_resnet101": Preset(_CSRA, _VOC, (20, 1), "resnet101"),
+    "csra_coco_resnet101": Preset(_CSRA, {**_COCO, "lam": 0.5}, (80, 4), "resnet101"),
+    "csra_coco_resnet101_cutmix": Preset(_CSRA, {**_COCO, "lam": 0.4}, (80, 6), "resnet101"),
     "csra_wider_vit": _WIDER,
     "csra_coco_vit_l16_448": Preset(("csra_vit_448",), {"lam": 1.0, "size": 448, "classes": "coco"}, (80, 8)),
-    "csra_paddle_voc07": Preset(("csra_paddle",), _VOC, (20, 1)),
-    "msl_c_voc": Preset(("csra_resnet",), _VOC, (20, 1)),
-    "msl_c_coco": Preset(("csra_resnet",), {**_COCO, "lam": 0.4}, (80, 6)),
+    "csra_paddle_voc07": Preset(("csra_paddle",), _VOC, (20, 1), "resnet101"),
+    "msl_c_voc": Preset(("csra_resnet",), _VOC, (20, 1), "resnet101"),
+    "msl_c_coco": Preset(("csra_resnet",), {**_COCO, "lam": 0.4}, (80, 6), "resnet101"),
     "msl_v_voc": Preset(("csra_vit",), {**_VOC, "lam": 0.3, "size": 224}, (20, 1)),
     "msl_v_coco": Preset(("csra_vit",), {**_COCO, "lam": 1.0, "size": 224}, (80, 8)),
     "msl_v_wider": _WIDER,
@@ -108,6 +111,8 @@ def settle(found: Original, given: Mapping[str, Any], preset_name: str | None) -
             presets = ["the name of its training folder, such as voc2007-resnet101-gwp-448-4-0.5"]
         hint = f", or --preset ({' | '.join(presets)})" if presets and preset_name is None else ""
         raise UserError(f"{found.path}: {found.summary}: the file does not tell {', '.join(missing)}; give it{hint}")
+    if found.size is None and settings["size"] < LEAST_SIZE:
+        raise UserError(f"--size: found {settings['size']}, expected {LEAST_SIZE} or more for {found.backbone}")
     settings["classes"] = _classes(found, settings["classes"])
     return settings
 
