@@ -25,7 +25,7 @@ sys.exit({entry}())
 """
 SIGNALS = """
 import os, signal
-from masksup.runtime import signals
+from masksup.base import signals
 signals.install("finishes this step")
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGINT)

@@ -411,8 +411,7 @@ def test_what_is_done_is_kept_as_often_as_checkpoints(
     assert train(config, tmp_path / "run") == 0
     with monkeypatch.context() as patch:
         dying_at(2, patch)
-        with pytest.raises(MemoryError):
-            main(["eval", str(tmp_path / "run")])
+        assert main(["eval", str(tmp_path / "run")]) == 2
     names = [path.name.partition("-")[2] for path in (tmp_path / "run").glob("unfinished-eval/*")]
     assert names == [f"{kept:012d}"] * bool(kept)
 

@@ -127,7 +127,7 @@ def test_files_appear_whole_or_not_at_all(prepared, run, tmp_path, monkeypatch, 
     before = {file.name: file.read_text() for file in folder.iterdir()}
 
     def full(self, *args, **kwargs):
-        if self.name.startswith(".comp1"):
+        if self.name.startswith(".partial-comp1"):
             calls.append(self)
             if len(calls) == 11:
                 raise OSError(28, "No space left on device")
@@ -137,7 +137,10 @@ def test_files_appear_whole_or_not_at_all(prepared, run, tmp_path, monkeypatch, 
     capsys.readouterr()
     assert main([*arguments, "--weights", "live"]) == 2
     assert len(calls) == 11
-    assert capsys.readouterr().err == f"masksup: {folder / calls[-1].name[1:-8]}: No space left on device\n"
+    assert (
+        capsys.readouterr().err
+        == f"masksup: {folder / calls[-1].name[len('.partial-') : -13]}: No space left on device\n"
+    )
     assert {file.name: file.read_text() for file in folder.iterdir()} == before
 
 

@@ -71,7 +71,7 @@ def main() -> None:
                 _print_row(engine, world, row)
                 if args.json is not None:
                     with args.json.open("a") as out:
-                        out.write(json.dumps({"engine": _title(engine), "ranks": world, **row}) + "\n")
+                        out.write(as_json({"engine": _title(engine), "ranks": world, **row}) + "\n")
 
 
 def _measure(args: argparse.Namespace, engine: Engine, world: int, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import launch
 from launch.cluster import slurm
 from launch.cluster.options import words
 from launch.cluster.resources import Resources
@@ -149,7 +150,7 @@ def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
     if not slurm.here():
         raise UserError("found no srun on this machine, expected a node of a SLURM cluster")
     refuse_full(folder)
-    root = str(Path(__file__).parents[1])
+    root = str(Path(launch.__file__ or "").parents[1])
     return subprocess.run(command, env={**os.environ, **resources.environment, "PYTHONPATH": root}).returncode
 
 

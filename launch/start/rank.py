@@ -10,6 +10,7 @@ import time  # noqa: E402
 import traceback  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import launch  # noqa: E402
 from launch.start.ledger import Folder, read_json  # noqa: E402
 from launch.start.start import SHOWN_S, leave_word  # noqa: E402
 from masksup.base.lived import lived  # noqa: E402
@@ -55,7 +56,7 @@ def _train(folder: Folder, rank: int) -> int:
 
 def refuse_other_code(folder: Folder) -> None:
     """UserError unless this process runs the copy of the code that was made for the run."""
-    copy, own = read_json(folder.job).get("code"), Path(__file__).resolve().parents[1]
+    copy, own = read_json(folder.job).get("code"), Path(launch.__file__ or "").resolve().parents[1]
     if copy is not None and Path(copy).resolve() != own:
         raise UserError(
             f"{folder.run}: the ranks run the code in {own}, expected the run's copy in {copy}; look for a PYTHONPATH "

@@ -52,7 +52,7 @@ def test_a_run_without_a_checkpoint(
             commands.append(["demo", "--port", str(free.getsockname()[1])])
     for command, *options in commands:
         line = one_line([command, str(begun), *options], capsys)
-        assert f"{begun}: found no whole checkpoint in it yet; train further first" in line
+        assert f"{begun}: found no checkpoint in it yet; train further first" in line
     assert content(tmp_path) == before
 
 

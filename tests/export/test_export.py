@@ -326,7 +326,7 @@ def test_files_that_are_no_exported_model(
         assert says[name] in told([str(file), str(pictures[0])], capsys, command.main), name
     line = told([str(tmp_path / "absent.onnx"), str(pictures[0])], capsys, command.main)
     assert "absent.onnx: no such file" in line
-    assert f"{tmp_path}: Is a directory" in told([str(tmp_path), str(pictures[0])], capsys, command.main)
+    assert f"{tmp_path}: found a folder" in told([str(tmp_path), str(pictures[0])], capsys, command.main)
     (tmp_path / "all.csv").mkdir()
     line = told([str(exported), str(pictures[0]), "--out", str(tmp_path / "all.csv")], capsys, command.main)
     assert "--out: found the folder" in line

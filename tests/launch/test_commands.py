@@ -338,7 +338,7 @@ def test_a_run_may_go_on_with_another_engine(
 def test_the_copy_of_the_code_is_named_by_its_content(tmp_path: Path) -> None:
     copy = snapshot.snapshot(tmp_path)
     assert copy == snapshot.place_of(tmp_path)
-    assert (copy / "masksup" / "train.py").read_bytes() == (ROOT / "masksup" / "train.py").read_bytes()
+    assert (copy / "masksup" / "cli.py").read_bytes() == (ROOT / "masksup" / "cli.py").read_bytes()
     assert snapshot.snapshot(tmp_path) == copy
     (tmp_path / "launch.py").write_text("raise SystemExit(9)")  # others name files so too
     code = "import masksup, launch; print(masksup.__file__, launch.__file__)"

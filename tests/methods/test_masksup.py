@@ -296,7 +296,7 @@ def test_wrong_input_is_one_line_before_training_starts(
 
 
 def test_frozen_backbone_is_refused(tiny_config: MakeConfig) -> None:
-    with pytest.raises(UserError, match=r"method\.name: model\.frozen"):
+    with pytest.raises(UserError, match=r"method\.name: masksup does not go with model\.frozen"):
         tiny_config(method={"name": "masksup"}, model__frozen=True)
 
 

@@ -82,7 +82,7 @@ def test_a_run_takes_it_from_its_configuration(tmp_path: object) -> None:
         ("test_efficientnet", {}, r"has no last residual stage"),
         ("resnet18", {"output_stride": 16}, r"has no last residual stage \(layer4\) with a stride"),
         ("res2net50_26w_4s", {}, r"strides by a AvgPool2d \(layer4\.0\.pool\)"),
-        ("resnetblur50", {}, r"strides by a BlurPool2d \(layer4\.0\.aa\)"),
+        ("resnetblur50", {}, r"strides by a ReflectedBlurPool \(layer4\.0\.aa\)"),
     ],
 )
 def test_a_backbone_without_such_a_stage_is_refused(name: str, options: dict[str, int], expected: str) -> None:

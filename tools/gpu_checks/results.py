@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from masksup.base.files import as_json
+
 Row = dict[str, Any]
 PASSED, FAILED, TIMED_OUT, ABSENT, NO_TIME = "passed", "failed", "timed out", "absent", "no time left"
 FINAL = (PASSED, FAILED, ABSENT)
@@ -36,7 +38,7 @@ def append(file: Path, row: Row) -> None:
             out.seek(-1, os.SEEK_END)
             if out.read(1) != b"\n":
                 out.write(b"\n")
-        out.write(json.dumps(row).encode() + b"\n")
+        out.write(as_json(row).encode() + b"\n")
         out.flush()
         os.fsync(out.fileno())
 
