@@ -72,6 +72,8 @@ def _add_control(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     command = _add(commands, "resume", "submit runs again that are neither finished nor active", _resume)
     _add_runs(command)
+    command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                         help="another setting of operation, such as data.workers=8")  # fmt: skip
     _add_resources(command, submits=False)
 
     command = _add(commands, "logs", "what a rank of a run wrote", _logs)
@@ -180,7 +182,7 @@ def _requeue(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     from launch.control import resume
 
-    return resume(args.runs, options_of(args))
+    return resume(args.runs, options_of(args), args.overrides)
 
 
 def _logs(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -124,8 +124,11 @@ def _running(seen: Seen) -> bool:
     return seen.now is not None and seen.now.state == "RUNNING"
 
 
-def resume(paths: list[Path], options: dict[str, object]) -> int:
-    """Submit runs again that are neither finished nor active, with what they were submitted with before."""
+def resume(paths: list[Path], options: dict[str, object], overrides: Sequence[str] = ()) -> int:
+    """Submit runs again that are neither finished nor active, with what they were submitted with before.
+
+    options: resources, and overrides: settings of operation, in place of those.
+    """
 
     def act(folder: Folder, seen: Seen) -> bool:
         if folder.result.exists() or seen.active:
@@ -133,7 +136,7 @@ def resume(paths: list[Path], options: dict[str, object]) -> int:
             return False
         row = read_json(folder.job)
         resources = joined({str(folder.job): row.get("resources", {}), "command line": options})
-        config = load_config(folder.config)[0]
+        config = load_config(folder.config, overrides)[0]
         done = submit([(folder.run, config)], resources, row.get("cluster", "slurm"), f"masksup-{folder.run.name}",
                       folder.path)  # fmt: skip
         crashes = crashes_in_vain(attempts(folder))

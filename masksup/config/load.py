@@ -78,11 +78,11 @@ def to_yaml(config: Config) -> str:
     return write_yaml(dump(config))
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Lines ``key: old -> new`` for every setting in which two configurations differ."""
+def differences(old: Config, new: Config) -> dict[str, str]:
+    """The settings in which two configurations differ: ``old -> new`` by key."""
     a, b = dict(items(dump(old))), dict(items(dump(new)))
     keys = list(a) + [key for key in b if key not in a]
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if a.get(key) != b.get(key)]
+    return {key: f"{a.get(key)} -> {b.get(key)}" for key in keys if a.get(key) != b.get(key)}
 
 
 def _merge(

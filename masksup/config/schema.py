@@ -1,5 +1,6 @@
 """Every setting of a run, typed, with its meaning beside it. The rest of the program reads settings from here."""
 
+from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,12 +17,26 @@ Level = Annotated[int, Field(ge=0, le=255)]
 Channels = Literal["card"] | tuple[float, float, float]
 
 
+class OnResume(Enum):
+    """What another value of a setting means to a run that goes on with it."""
+
+    REFUSED = "refused"
+    """It is the run: another value is another run."""
+    SAME_INDEX = "may name another folder with the same index"
+    TOLD = "may change, and is told"
+    """It is operation that may change results: the start says it, and `starts.jsonl` and `result.json` keep it."""
+    FREE = "may change"
+    """It is operation that changes no result."""
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys refused, descriptions taken from the docstrings."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
     )
+    on_resume: ClassVar[OnResume]
+    """Of the fields that are not annotated otherwise."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,11 +82,13 @@ class MethodSpec(Component):
 class Data(Section):
     """What is learnt from and what is scored; each entry is an index folder written by `masksup prepare`."""
 
-    train: str
+    on_resume: ClassVar = OnResume.REFUSED
+
+    train: Annotated[str, OnResume.SAME_INDEX]
     """Index to train on."""
-    eval: str | None = None
+    eval: Annotated[str | None, OnResume.SAME_INDEX] = None
     """Index scored during training; its mAP chooses the best epoch. None with `folds`: split off `train`."""
-    test: str | None = None
+    test: Annotated[str | None, OnResume.SAME_INDEX] = None
     """Index scored once, at the end, with the best and the last weights. Never used to choose anything."""
     folds: Annotated[int, Field(ge=0)] = 0
     """0, or the number of parts (at least 2) `train` is cut into, classes in equal shares; one is held out."""
@@ -83,20 +100,22 @@ class Data(Section):
     """End of an epoch: fill the batch from the next epoch, take a short batch, or drop the remainder."""
     balance: Literal["none", "class"] = "none"
     """Sampling: each sample once an epoch, or as if a class were drawn first and then one of its samples."""
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0), OnResume.FREE] = 2
     """Loader processes a rank; 0 loads in the training process. Does not change what is trained on."""
-    prefetch: Count = 2
+    prefetch: Annotated[Count, OnResume.FREE] = 2
     """Micro-batches each worker prepares ahead."""
-    max_pixels: Count = 100_000_000
+    max_pixels: Annotated[Count, OnResume.TOLD] = 100_000_000
     """Images with more pixels than this are refused (decompression bombs)."""
-    broken_budget: Share = 0.0
+    broken_budget: Annotated[Share, OnResume.TOLD] = 0.0
     """Share of the samples whose images may be broken: these are named, counted and ignored; above it, stop."""
-    allow_leak: bool = False
+    allow_leak: Annotated[bool, OnResume.FREE] = False
     """Train although some evaluation images are byte-equal to training images."""
 
 
 class Augment(Section):
     """What happens to a training image before it reaches the model. Evaluation only resizes and crops."""
+
+    on_resume: ClassVar = OnResume.REFUSED
 
     crop: Literal["squish", "random_resized", "random_placed"] = "squish"
     """Resize to the square input; cut out a random part first; or, as Puzzle-CAM, resize to a random longer side and
@@ -129,6 +148,8 @@ class Augment(Section):
 class Model(Section):
     """The network: a timm backbone that gives a feature map, and a head."""
 
+    on_resume: ClassVar = OnResume.REFUSED
+
     backbone: str
     """Name of a timm model with a feature map or patch tokens."""
     weights: str = "none"
@@ -139,7 +160,7 @@ class Model(Section):
     """What turns the feature map into one logit a class."""
     frozen: bool = False
     """Train the head alone, on features of the frozen backbone computed once and kept in the run folder."""
-    features: str | None = None
+    features: Annotated[str | None, OnResume.FREE] = None
     """Folder that keeps the features of frozen backbones and may be shared by runs; None: in the run folder."""
     mean: Channels = "card"
     """Channel means of pixels in [0,1]; card: those the weights were trained with."""
@@ -156,6 +177,8 @@ class Model(Section):
 
 class Optim(Section):
     """The optimiser and its parameter groups."""
+
+    on_resume: ClassVar = OnResume.REFUSED
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Positive = 0.01
@@ -177,12 +200,14 @@ class Optim(Section):
     normalisation, which have one dimension (ASL)."""
     clip: NotNegative = 0.0
     """Largest gradient norm; 0 is off."""
-    max_skipped: Count = 10
+    max_skipped: Annotated[Count, OnResume.FREE] = 10
     """Steps in a row with a gradient that is not finite (each is skipped) before the run stops."""
 
 
 class Schedule(Section):
     """Learning rate over time, as a factor of the group's rate; a function of the step, without state."""
+
+    on_resume: ClassVar = OnResume.REFUSED
 
     name: Literal["constant", "step", "multistep", "cosine", "poly", "onecycle"] = "constant"
     warmup_epochs: NotNegative = 0.0
@@ -212,6 +237,8 @@ class Schedule(Section):
 class Batch(Section):
     """The unit is the micro-batch: batch norm, dropout and accumulation belong to it, whatever the hardware."""
 
+    on_resume: ClassVar = OnResume.REFUSED
+
     global_: Annotated[int, Field(ge=1, alias="global")] = 16
     """Samples an optimiser step."""
     micro: Count | None = None
@@ -225,6 +252,8 @@ class Batch(Section):
 class Precision(Section):
     """Numbers and kernels. Master weights, loss and metrics are fp32 throughout."""
 
+    on_resume: ClassVar = OnResume.REFUSED
+
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type; auto: bf16 on GPUs that have it, else fp32. fp16 scales its gradients."""
     channels_last: bool = True
@@ -236,13 +265,16 @@ class Precision(Section):
     no deterministic form on a GPU is refused. With `compile`, bit-equal on a GPU from torch 2.15 on."""
     tf32: bool = False
     """On GPUs, fp32 matrix products and convolutions round their inputs to 10 bits (TF32): faster, and not fp32."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0), OnResume.TOLD] = 0
     """CPU threads a rank; 0: OMP_NUM_THREADS, or one a core. Two runs are bit-equal for the same number only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class Parallel(Section):
-    """How the ranks of a job share the work. `compress`, `sync_batchnorm` and `deepspeed` alone change the results."""
+    """How the ranks of a job share the work. `compress` and `sync_batchnorm` are part of the run; the rest may change
+    from start to start, and is told where sums are then taken in another order."""
+
+    on_resume: ClassVar = OnResume.TOLD
 
     engine: Literal["ddp", "deepspeed"] = "ddp"
     """ddp: every rank holds the whole model; deepspeed: ZeRO spreads its state over the ranks."""
@@ -259,23 +291,25 @@ class Parallel(Section):
     share a GPU, to try them out; not for deepspeed."""
     bucket_mb: Positive = 25.0
     """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
-    start_seconds: Positive = 600.0
+    start_seconds: Annotated[Positive, OnResume.FREE] = 600.0
     """How long ranks wait for each other at the start; the missing ones are then named."""
-    first_step_seconds: Positive = 1800.0
+    first_step_seconds: Annotated[Positive, OnResume.FREE] = 1800.0
     """Longest time of a first step, which may compile, and of a first evaluation batch."""
-    step_seconds: Positive = 300.0
+    step_seconds: Annotated[Positive, OnResume.FREE] = 300.0
     """Longest time of every later step or evaluation batch; then the job ends and the stuck rank is named. Waiting for
     a disk has no limit."""
     static_graph: bool = True
     """The same parameters take part in every step, which is faster; false: look for the unused ones in each."""
-    compress: Literal["none", "bf16"] = "none"
+    compress: Annotated[Literal["none", "bf16"], OnResume.REFUSED] = "none"
     """bf16: gradients cross the network in half the bytes and lose their last bits."""
-    sync_batchnorm: bool = False
+    sync_batchnorm: Annotated[bool, OnResume.REFUSED] = False
     """Batch norm over the micro-batches of all ranks; the result then depends on the number of ranks. GPUs only."""
 
 
 class Ema(Section):
     """Exponential moving average of the weights, kept in fp32."""
+
+    on_resume: ClassVar = OnResume.REFUSED
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the average kept at each step; 0 is off. ASL: 0.9997."""
@@ -286,8 +320,10 @@ class Ema(Section):
 class Evaluation(Section):
     """When and how a run is scored."""
 
+    on_resume: ClassVar = OnResume.REFUSED
+
     every_epochs: Positive = 1.0
-    batch: Count = 32
+    batch: Annotated[Count, OnResume.TOLD] = 32
     """Samples a forward pass."""
     weights: Literal["auto", "live", "ema"] = "auto"
     """Which weights choose the best epoch; auto: the moving average where there is one."""
@@ -310,6 +346,8 @@ class Evaluation(Section):
 class Checkpoints(Section):
     """What survives a crash. The newest valid checkpoint is where the run continues."""
 
+    on_resume: ClassVar = OnResume.FREE
+
     every_minutes: Positive = 10.0
     every_steps: Annotated[int, Field(ge=0)] = 0
     """Also save every so many steps; 0 is off."""
@@ -319,6 +357,8 @@ class Checkpoints(Section):
 
 class Log(Section):
     """What is written while training."""
+
+    on_resume: ClassVar = OnResume.FREE
 
     every_steps: Count = 20
     """Steps between lines, and between points of the training curves."""
@@ -332,6 +372,8 @@ class Log(Section):
 
 class Config(Section):
     """One run."""
+
+    on_resume: ClassVar = OnResume.REFUSED
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw is a function of it and of a position, step or name."""

@@ -1,14 +1,14 @@
-"""A configuration for reading: every value, where it came from, what it means."""
+"""A configuration for reading: every value, where it came from, what it means, what a resume makes of another."""
 
 from collections.abc import Iterator
 
-from pydantic import BaseModel
 from rich.table import Table
 
 from masksup.base.log import console
 from masksup.config.component import Component
 from masksup.config.load import dump
 from masksup.config.messages import items
+from masksup.config.on_resume import find_field, on_resume
 from masksup.config.schema import Config
 from masksup.config.yaml_text import yaml_inline
 
@@ -17,28 +17,23 @@ def print_config(config: Config, sources: dict[str, str]) -> None:
     """Print `describe`: a table on a terminal, else lines that are YAML."""
     rows = list(describe(config, sources))
     if not console.is_terminal:
-        for key, value, source, meaning in rows:
-            print(f"{key}: {value}  # {source}{'; ' + meaning if meaning else ''}")
+        for key, value, source, meaning, mark in rows:
+            print(f"{key}: {value}  # {source}{'; ' + meaning if meaning else ''} On resume: {mark}.")
         return
-    table = Table("setting", "value", "from", "meaning")
-    for key, value, source, meaning in rows:
-        table.add_row(key, value, source, meaning, style="" if source == "default" else "bold")
+    table = Table("setting", "value", "from", "meaning", "on resume")
+    for key, value, source, *rest in rows:
+        table.add_row(key, value, source, *rest, style="" if source == "default" else "bold")
     console.print(table, soft_wrap=False)
 
 
-def describe(config: Config, sources: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    """Rows (key, value, where it came from, meaning) for every setting."""
+def describe(config: Config, sources: dict[str, str]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Rows (key, value, where it came from, meaning, what a resume makes of another value) for every setting."""
     for key, value in items(dump(config)):
-        yield key, yaml_inline(value), sources.get(key, "default"), _meaning(key)
+        yield key, yaml_inline(value), sources.get(key, "default"), _meaning(key), on_resume(key).value
 
 
 def _meaning(key: str) -> str:
-    section: type[BaseModel] = Config
-    for part in key.split("."):
-        if issubclass(section, Component) and part != "name":
-            return f"an option of the {section.registry.kind}"
-        fields = {field.alias or name: field for name, field in section.model_fields.items()}
-        field = fields[part]
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            section = field.annotation
-    return " ".join((field.description or "").split())
+    section, field = find_field(key)
+    if field is None and issubclass(section, Component):
+        return f"an option of the {section.registry.kind}."
+    return " ".join((field.description or "").split()) if field else ""

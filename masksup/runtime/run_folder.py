@@ -6,16 +6,18 @@ import os
 import platform
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from masksup.base.files import as_json, naming, read_regular, refuse_unwritable, write_atomically
-from masksup.base.json_lines import split_lines
+from masksup.base.json_lines import read_lines, split_lines
 from masksup.base.lived import lived
 from masksup.base.log import log
 from masksup.config.load import differences, load_config, to_yaml
-from masksup.config.schema import Config
+from masksup.config.on_resume import changed, told
+from masksup.config.schema import Config, OnResume
 from masksup.errors import UserError
 from masksup.runtime import fence
 
@@ -76,11 +78,13 @@ def join_run(path: Path, attempt: int) -> RunFolder:
     return RunFolder(path, attempt, None)
 
 
-def open_run(path: Path, config: Config) -> RunFolder:
-    """Create the run folder, or enter an existing one to go on with the same configuration.
+def open_run(path: Path, config: Config, indexes: Mapping[str, str] | None = None) -> RunFolder:
+    """Create the run folder, or enter an existing one to go on with the same run, operated otherwise or not.
 
-    UserError if another process works in it, if it holds another configuration (the difference is shown), or if it
-    is some other folder.
+    indexes: the hash of the index of each part (train, eval, test). `config.yaml` holds the settings of the newest
+    start, so that it names where the data is now; `starts.jsonl` holds what each start was operated with.
+    UserError if another process works in it, if it holds another run (the difference is shown), or if it is some other
+    folder.
     """
     config_file = path / "config.yaml"
     if path.exists() and not path.is_dir():
@@ -93,10 +97,12 @@ def open_run(path: Path, config: Config) -> RunFolder:
     lock = _lock(path)
     if config_file.exists():
         refuse_other_config(path, config)
-    else:
+        _refuse_other_data(path, config, indexes or {})
+    if not config_file.exists() or differences(read_run_config(path), config):
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
-    return RunFolder(path, new_attempt(path), lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+    attempt = new_attempt(path, {"indexes": dict(indexes or {}), "settings": told(config)})
+    return RunFolder(path, attempt, lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def refuse_taken(path: Path) -> None:
@@ -134,14 +140,44 @@ def read_run_config(path: Path) -> Config:
 
 
 def refuse_other_config(path: Path, config: Config) -> None:
-    """UserError if `path` holds the run of another configuration, with the difference.
+    """UserError if `path` holds another run, with the difference; another operation of the same run is none."""
+    refused = changed(read_run_config(path), config, OnResume.REFUSED)
+    if refused:
+        lines = [f"{key}: {values}" for key, values in refused.items()]
+        shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
+        raise UserError(
+            f"{path}: this run folder has another configuration ({shown}); use another --run-dir"
+            + (f", which {_longer(path, config)}" if "epochs" in refused else "")
+        )
 
-    `parallel` may change from start to start: it says how ranks share the work, and the run is the same.
-    """
-    changed = [line for line in differences(read_run_config(path), config) if not line.startswith("parallel.")]
-    if changed:
-        shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
-        raise UserError(f"{path}: this run folder has another configuration ({shown}); use another --run-dir")
+
+def _longer(path: Path, config: Config) -> str:
+    """How to go on with the weights of a run whose epochs are over."""
+    rate = "keeps its rate" if config.schedule.name == "constant" else "starts its schedule anew"
+    return f"with model.weights={path} begins with this run's weights and {rate}, to train them for further epochs"
+
+
+def _refuse_other_data(path: Path, config: Config, indexes: Mapping[str, str]) -> None:
+    """UserError if parts lie elsewhere now and are not known to be what they were."""
+    moved = changed(read_run_config(path), config, OnResume.SAME_INDEX)
+    if moved and _indexes_before(path) != indexes:
+        shown = "; ".join(f"{key}: {values}" for key, values in moved.items())
+        raise UserError(
+            f"{path}: this run folder has other data ({shown}); expected an index of the same hash, or another "
+            "--run-dir"
+        )
+
+
+def _indexes_before(path: Path) -> Any:
+    """The hashes of the run's indexes: noted by its newest start, or, in folders of older versions, a checkpoint."""
+    from masksup.runtime.checkpoint import newest_valid  # needs torch; the launcher does without it
+
+    starts = path / "starts.jsonl"
+    noted = [row["indexes"] for row in read_lines(starts) if row.get("indexes")]
+    if noted:
+        return noted[-1]
+    saved, _ = newest_valid(path / "checkpoints")
+    return saved.meta.get("hashes") if saved else None
 
 
 def _lock(path: Path) -> IO[str]:
@@ -185,8 +221,8 @@ def _fence(path: Path, error: OSError) -> None:
     fence.hold(path / ".holder", token)
 
 
-def new_attempt(path: Path) -> int:
-    """Number this start from 1 and note it; the file is also the record of how often the run was started.
+def new_attempt(path: Path, facts: Mapping[str, Any] | None = None) -> int:
+    """Number this start from 1 and note it with `facts`; the file is also the record of how often the run was started.
 
     No two starts have one number, even where the file lost lines: checkpoints are named by it.
     """
@@ -196,7 +232,7 @@ def new_attempt(path: Path) -> int:
     before = read_regular(starts) if starts.exists() else b""
     saved = max(map(attempt_of, list_checkpoints(path / "checkpoints")), default=0)
     attempt = max(len(split_lines(before)), saved) + 1
-    row = {"attempt": attempt, "time": time.time(), "host": platform.node(), "pid": os.getpid()}
+    row = {"attempt": attempt, "time": time.time(), "host": platform.node(), "pid": os.getpid(), **(facts or {})}
     with naming(starts), starts.open("ab") as file:
         cut_off = before and not before.endswith(b"\n")
         file.write(b"\n" * bool(cut_off) + as_json(row).encode() + b"\n")

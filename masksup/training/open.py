@@ -10,7 +10,9 @@ import torch
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
 from masksup.config.conflicts import refuse_ranks
-from masksup.config.schema import Config
+from masksup.config.load import validate
+from masksup.config.on_resume import changed
+from masksup.config.schema import Config, OnResume
 from masksup.data.sampler import Plan
 from masksup.data.split import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network
@@ -65,7 +67,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
     stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
     ema = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
-    folder = _enter(run_dir, config, group)
+    folder = _enter(run_dir, config, parts.source.hashes, group)
     saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep, folder.refuse_replaced)
     record = Record(folder.path, writes=group.first)
     run = Run(
@@ -117,12 +119,12 @@ def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
         raise UserError("parallel.sync_batchnorm: found true, but the ranks run on CPUs; torch has it for GPUs only")
 
 
-def _enter(run_dir: Path, config: Config, group: Group) -> RunFolder:
+def _enter(run_dir: Path, config: Config, indexes: dict[str, str], group: Group) -> RunFolder:
     """The run folder: opened, locked and numbered by rank 0."""
     opened: RunFolder | None = None
     with group.together():
         if group.first:
-            opened = open_run(run_dir, config)
+            opened = open_run(run_dir, config, indexes)
     attempt = group.broadcast(opened.attempt if opened else None)
     with group.together():
         folder = opened or join_run(run_dir, attempt)
@@ -183,6 +185,20 @@ def _resume(run: Run) -> None:
             f"saved by {before[0]} ranks of {before[1]} threads, going on with {group.world} of {run.threads}: the "
             "same samples and micro-batches, summed in another order"
         )
+    _tell_changes(run, saved)
+
+
+def _tell_changes(run: Run, saved: State) -> None:
+    """Say, and keep for `result.json`, what of the operation is not as the state was computed with."""
+    settings = changed(validate(saved.meta["config"], str(saved.meta["name"])), run.config, OnResume.TOLD)
+    if run.stepper.device.type == "cuda" and "tf32" not in saved.meta["config"]["precision"]:
+        # The versions without this setting left torch's own default.
+        settings["precision.tf32"] = f"true for convolutions alone -> {run.config.precision.tf32}"
+    if not settings:
+        return
+    run.at.changed.append({"step": run.at.step, "attempt": run.folder.attempt, "settings": settings})
+    shown = "; ".join(f"{key}: {values}" for key, values in settings.items())
+    log.warning(f"going on with other settings ({shown}): the same run, but not promised to be bit-equal from here on")
 
 
 def _place_of(saved: State) -> At:

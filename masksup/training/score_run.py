@@ -150,7 +150,8 @@ def _facts(run: Run) -> dict[str, Any]:
         "run": run.folder.path.name, "data": run.source.train.title, "note": run.source.train.index.note,
         "seed": run.config.seed, "steps": at.step, "seconds": at.seconds, "images_per_second": images / at.seconds,
         "device": str(run.stepper.device), "ranks": run.group.world, "threads": run.threads,
-        "attempts": run.folder.attempt, "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
+        "attempts": run.folder.attempt, "changed": at.changed,
+        "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
     }  # fmt: skip
 
 

@@ -10,8 +10,10 @@ import pytest
 
 from launch.__main__ import main
 from launch.cluster import local
+from launch.cluster.resources import Resources
 from launch.control import logs
 from launch.start.ledger import Folder, Token, attempts, begin, read_json, write_json
+from launch.submit import prepare
 from launch.sweep_command import note, sort_out
 from launch.sweeps.results import as_text, scored
 from launch.sweeps.settings import settings
@@ -121,6 +123,22 @@ def test_a_start_whose_preflight_fails_is_told_and_comes_again(
     until((run / "result.json").exists)
     until(lambda: attempts(Folder(run))[-1].outcome == "done")
     assert "preflight: fit" in (run / "logs" / f"attempt{len(attempts(Folder(run))):03d}-rank0.log").read_text()
+
+
+def test_resume_takes_other_cpus_and_workers_and_refuses_what_is_the_run(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    prepare(Folder(run), tiny_config(precision__device="cpu", epochs=1), Resources(gpus_per_node=0), "local", tmp_path,
+            run / "launch")  # fmt: skip
+    before = (run / "config.yaml").read_bytes()
+    assert main(["resume", str(run), "--set", "optim.lr=0.5"]) == 2
+    assert "another configuration (optim.lr: 0.003 -> 0.5)" in "".join(capsys.readouterr())
+    assert (run / "config.yaml").read_bytes() == before
+    assert main(["resume", str(run), "--set", "data.workers=1", "--cpus-per-rank", "2"]) == 0
+    until(lambda: attempts(Folder(run)) and attempts(Folder(run))[0].outcome)
+    assert "workers: 1" in (run / "config.yaml").read_text()
+    assert read_json(Folder(run).job)["resources"]["cpus_per_rank"] == 2
 
 
 def test_logs_of_a_run_without_the_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
