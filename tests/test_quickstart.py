@@ -23,11 +23,13 @@ def test_the_tour_reaches_90_is_interrupted_and_is_deterministic(tmp_path: Path)
         assert "stopped by SIGTERM" in done.stdout
         assert "going on from step" in done.stdout
         run = tmp_path / "runs" / "quickstart"
-        scores = json.loads((run / "test.json").read_text())
+        scores = json.loads((run / "result.json").read_text())["best"]["test"]
         assert scores["mAP"] >= 80, (
             "it has learnt: what the last bits of a processor make of a training is a point or two"
         )
         assert "synthetic" in scores["protocol"]["data"]
+        hidden = json.loads((run / "hidden.json").read_text())
+        assert hidden["mAP"] < scores["mAP"]
         assert len(list((run / "pictures").glob("*.png"))) == 6
         predictions.append((run / "predictions.csv").read_text())
     assert predictions[0] == predictions[1]

@@ -31,8 +31,8 @@ def main() -> int:
     say("3. The same command again goes on where it stopped, with the same result as if nothing had happened")
     run("train", str(CONFIG))
 
-    say("4. Score the best epoch on images that chose nothing")
-    run("eval", str(RUN), "--data", f"{SHAPES}/test", "--json", f"{RUN}/test.json")
+    say("4. Score the best epoch once more, with half of each test image hidden")
+    run("eval", str(RUN), "--masked", "high", "--json", f"{RUN}/hidden.json")
 
     say("5. Label a few pictures")
     pictures = sorted((SOURCE / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[-6:]
@@ -40,7 +40,7 @@ def main() -> int:
 
     say(f"Done in {time.monotonic() - began:.0f} s")
     print(f"  pictures with their labels   {RUN}/pictures/")
-    print(f"  scores with their protocol   {RUN}/result.json, {RUN}/test.json")
+    print(f"  scores with their protocol   {RUN}/result.json, {RUN}/hidden.json")
     print(f"  a page about the run         .venv/bin/masksup report {RUN}")
     print("  curves                       .venv/bin/tensorboard --logdir runs   (then open the address it prints)")
     print("  your own images              README.md, 'Your own images'")
