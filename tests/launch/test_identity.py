@@ -163,7 +163,7 @@ def test_a_rank_with_other_code_than_the_runs_copy_is_refused(tmp_path: Path) ->
     folder = a_run(tmp_path, "a", code=str(tmp_path / "code-1"))
     with pytest.raises(UserError, match=r"expected the run's copy in .*code-1"):
         refuse_other_code(folder)
-    refuse_other_code(a_run(tmp_path, "b", code=str(Path(slurm.__file__).parents[1])))
+    refuse_other_code(a_run(tmp_path, "b", code=str(Path(slurm.__file__).parents[2])))
 
 
 def test_states_settle_before_they_alarm(tmp_path: Path) -> None:
