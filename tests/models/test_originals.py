@@ -229,9 +229,7 @@ def test_depths_and_widths_are_read_from_shapes(tmp_path: Path) -> None:
         }
     for name, net in nets.items():
         # One number stands for all of a tensor, so that the file stays small.
-        torch.save(
-            {key: torch.ones(()).expand(value.shape) for key, value in net.state_dict().items()}, tmp_path / "w"
-        )
+        torch.save({key: torch.ones(()).expand(value.shape) for key, value in net.state_dict().items()}, tmp_path / "w")
         found = read_original(tmp_path / "w")
         assert (found.backbone, found.classes) == (name, 2)
 
