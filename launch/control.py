@@ -71,7 +71,7 @@ def cancel(paths: list[Path], now: bool) -> int:
         if local.is_local(seen.job):
             signal_local(folder, signal.SIGKILL if now else signal.SIGUSR2)
         elif not now and _running(seen):
-            ask(seen.job)
+            slurm.ask_to_leave(seen.job)  # its launcher asks again as long as the run is marked as cancelled
         else:
             slurm.call("scancel", seen.job)
         print(f"{folder.run}: job {seen.job} " + ("ended" if now else "was asked to save and leave"))
@@ -92,7 +92,8 @@ def requeue(paths: list[Path]) -> int:
         if local.is_local(seen.job):
             signal_local(folder, signal.SIGUSR2)
         elif _running(seen):
-            ask(seen.job)
+            if problem := slurm.ask_to_leave(seen.job):
+                raise UserError(f"job {seen.job}: {problem}; ask again in a moment")
         else:
             print(f"{folder.run}: job {seen.job} waits already")
             return True
@@ -101,13 +102,6 @@ def requeue(paths: list[Path]) -> int:
 
     done, failed = to_each(paths, act)
     return 2 if failed or not done else 0
-
-
-def ask(job: str) -> None:
-    """Signal the ranks of a job; its launcher repeats that for one that is cancelled."""
-    problem = slurm.ask_to_leave(job)
-    if problem is not None:
-        raise UserError(f"job {job}: {problem}")
 
 
 def signal_local(folder: Folder, number: signal.Signals) -> None:

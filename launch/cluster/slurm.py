@@ -168,9 +168,17 @@ def show(job: str) -> Job | None:
 def ask_to_leave(job: str) -> str | None:
     """Signal the ranks of a running job. Returns why that was not possible, or None.
 
-    scancel tries again for a minute where the job has left meanwhile, and would then signal its next start.
+    The steps are signalled, not the job. Asked for an element of an array with elements that still wait, scancel
+    signals it, is answered "try again later" all the same, and a few seconds later signals the element's next start.
     """
-    return try_call("scancel", "--signal=USR2", job, timeout=_ASK_S)
+    try:
+        steps = call("squeue", "-h", "-s", "-j", job, "-o", "%i").split()
+    except UserError as error:
+        return str(error)
+    ranks = [step for step in steps if step.rpartition(".")[2].isdigit()]  # not .batch and .extern
+    if not ranks:
+        return "its ranks have not started yet"
+    return try_call("scancel", "--signal=USR2", *ranks, timeout=_ASK_S)
 
 
 def is_preempted(job: str) -> bool:
