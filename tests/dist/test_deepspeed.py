@@ -24,6 +24,10 @@ MIXED = {  # what an engine wraps: several forwards, weights read from outside, 
     "mcar": {"method": {"name": "mcar", "top": 2, "threshold": 0.47}},  # no tie, see test_exact.py
     "vit": {"model": VIT},
 }
+SKIPPED_FIRST = [("sgd", 0), ("sgd", 3), ("adamw", 2)]
+ALL_SKIPPED_FIRST = [(name, stage) for name in ("sgd", "adamw") for stage in STAGES]
+COMPRESSED = ["ddp", "zero2"]
+ALL_COMPRESSED = ["ddp", *[f"zero{stage}" for stage in STAGES]]
 OFFLOADED = {
     2: {"parallel__offload_optimizer": "cpu"},
     3: {"parallel__offload_optimizer": "cpu", "parallel__offload_param": "cpu"},
@@ -46,16 +50,32 @@ def two(folder: Path) -> dict[str, list[Result]]:
         jobs += [Job(f"ddp {name}", settings(**changes), 2), Job(f"zero3 {name}", zero(3, **changes), 2)]
     jobs += [Job(f"offloaded{stage}", zero(stage, **changes), 3) for stage, changes in OFFLOADED.items()]
     jobs += [Job(f"fp16 zero{stage}", zero(stage, precision__dtype="fp16"), 3, poison=1) for stage in (0, 2)]
-    for name in ("sgd", "adamw"):
-        for stage in STAGES:
-            tree = zero(stage, optim={"name": name, "lr": 0.001})
-            jobs.append(Job(f"first skipped, {name} zero{stage}", tree, 3, poison=0))
-            jobs.append(Job(f"without the first, {name} zero{stage}", tree, 3, without=(0,)))
-    for compress in ("none", "bf16"):  # SGD: AdamW's first steps make much of a sign that rounding turned
-        sgd = {"optim": {"name": "sgd", "lr": 0.01}, "parallel__compress": compress}
-        jobs += [Job(f"{compress} zero{stage}", zero(stage, **sgd), 3) for stage in STAGES]
-        jobs.append(Job(f"{compress} ddp", settings(**sgd), 3))
+    jobs += [job for name, stage in SKIPPED_FIRST for job in skipped_first(name, stage)]
+    jobs += [job for engine in COMPRESSED for job in compressed(engine)]
     return launch(2, jobs, folder / "two", 1.5 * DEADLINE)
+
+
+def skipped_first(name: str, stage: int) -> list[Job]:
+    tree = zero(stage, optim={"name": name, "lr": 0.001})
+    return [
+        Job(f"first skipped, {name} zero{stage}", tree, 3, poison=0),
+        Job(f"without the first, {name} zero{stage}", tree, 3, without=(0,)),
+    ]
+
+
+def compressed(engine: str) -> list[Job]:
+    sgd = {"optim": {"name": "sgd", "lr": 0.01}}  # AdamW's first steps make much of a sign that rounding turned
+    tree = settings(**sgd) if engine == "ddp" else zero(int(engine[-1]), **sgd)
+    return [Job(f"{kind} {engine}", {**tree, "parallel": {**tree["parallel"], "compress": kind}}, 3)
+            for kind in ("none", "bf16")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_in_full(two: dict[str, list[Result]], folder: Path) -> dict[str, list[Result]]:
+    """With every optimiser and engine in place of some of each."""
+    jobs = [job for name, stage in ALL_SKIPPED_FIRST for job in skipped_first(name, stage)]
+    jobs += [job for engine in ALL_COMPRESSED for job in compressed(engine)]
+    return two | launch(2, [job for job in jobs if job.name not in two], folder / "more", 1.5 * DEADLINE)
 
 
 def largest_difference(a: list[float], b: list[float]) -> float:
@@ -95,8 +115,7 @@ def test_infinity_on_one_rank_is_applied_on_none(stage: int, two: dict[str, list
                 assert torch.equal(after.tensors[name], value), name
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("name", "stage"), SKIPPED_FIRST)
 def test_a_first_step_that_is_skipped_leaves_no_trace(name: str, stage: int, two: dict[str, list[Result]]) -> None:
     skipped, without = (two[f"{what}, {name} zero{stage}"] for what in ("first skipped", "without the first"))
     for ours, theirs in zip(skipped, without, strict=True):
@@ -106,6 +125,14 @@ def test_a_first_step_that_is_skipped_leaves_no_trace(name: str, stage: int, two
         for key, value in theirs.tensors.items():
             if "running_" not in key and "num_batches" not in key:
                 assert torch.equal(ours.tensors[key], value), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "stage"), ALL_SKIPPED_FIRST)
+def test_no_first_step_that_is_skipped_leaves_a_trace(
+    name: str, stage: int, two_in_full: dict[str, list[Result]]
+) -> None:
+    test_a_first_step_that_is_skipped_leaves_no_trace(name, stage, two_in_full)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
@@ -127,7 +154,7 @@ def test_offloaded_state_computes_the_same(stage: int, two: dict[str, list[Resul
     assert ours.tensors.keys() == two["ddp"][0].tensors.keys()
 
 
-@pytest.mark.parametrize("engine", ["ddp", *[f"zero{stage}" for stage in STAGES]])
+@pytest.mark.parametrize("engine", COMPRESSED)
 def test_gradients_that_travel_in_bf16_are_nearly_those_in_fp32(engine: str, two: dict[str, list[Result]]) -> None:
     ours, whole = two[f"bf16 {engine}"][0], two[f"none {engine}"][0]
     assert largest_difference(ours.norms, whole.norms) < 0.01
@@ -138,6 +165,12 @@ def test_gradients_that_travel_in_bf16_are_nearly_those_in_fp32(engine: str, two
         name: value.to(torch.bfloat16).float() for name, value in ours.tensors.items() if value.is_floating_point()
     }
     assert any(not torch.equal(ours.tensors[name], value) for name, value in rounded.items()), "weights stay fp32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ALL_COMPRESSED)
+def test_gradients_travel_in_bf16_under_every_engine(engine: str, two_in_full: dict[str, list[Result]]) -> None:
+    test_gradients_that_travel_in_bf16_are_nearly_those_in_fp32(engine, two_in_full)
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -57,7 +57,7 @@ class Runs:
 def test_preempted_requeued_and_cut_off_ends_bit_equal(
     cluster: Cluster, config: Callable[..., Config], tmp_path: Path, engine: dict[str, Any]
 ) -> None:
-    runs = Runs(cluster, tmp_path, config(epochs=100, batch__micro=4, **engine))
+    runs = Runs(cluster, tmp_path, config(epochs=60, batch__micro=4, **engine))
     clean = runs.local("clean", 4)
     runs.submit()
     runs.until(1, 20)

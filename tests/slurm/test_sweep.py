@@ -18,47 +18,56 @@ from launch.watch.hours import gpu_hours
 from .conftest import ROOT, Cluster, state, step, until_finished, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
-SETTINGS = ["lr=0.001", "lr=0.003", "lr=0.01", "csra", "wide"]
+SETTINGS = {
+    "lr=0.001": {"optim.lr": 0.001}, "lr=0.003": {"optim.lr": 0.003}, "lr=0.01": {"optim.lr": 0.01},
+    "csra": {"model.head.name": "csra"}, "wide": {"batch.global": 24},
+}  # fmt: skip
 
 
-@pytest.fixture
-def sweep(cluster: Cluster, undisturbed: object, tmp_path: Path) -> Path:
-    base = undisturbed()[0]  # type: ignore[operator]
+def write_sweep(folder: Path, base: Path, names: Sequence[str]) -> Path:
+    """A sweep of some of SETTINGS, and one that cannot start; not all of its elements run at the same time."""
     asked = {
-        "base": str(base), "set": {"epochs": 60}, "grid": {"optim.lr": [0.001, 0.003, 0.01]},
-        "list": [{"name": "csra", "model.head.name": "csra"}, {"name": "wide", "batch.global": 24},
-                 {"name": "wrong", "model.weights": str(tmp_path / "nothing.pth")}],
-        "parallel": 3, "resources": {"cpus_per_rank": 1, "time": "10", "signal_seconds": 60},
+        "base": str(base), "set": {"epochs": 60},
+        "list": [*({"name": name, **SETTINGS[name]} for name in names),
+                 {"name": "wrong", "model.weights": str(folder / "nothing.pth")}],
+        "parallel": len(names) // 2 + 1, "resources": {"cpus_per_rank": 1, "time": "10", "signal_seconds": 60},
     }  # fmt: skip
-    file = tmp_path / "six.yaml"
+    file = folder / "six.yaml"
     file.write_text(yaml.safe_dump(asked, sort_keys=False))
     return file
 
 
-def test_five_of_six_finish_and_the_sweep_again_submits_the_sixth(cluster: Cluster, sweep: Path) -> None:
-    folder = sweep.parent
+@pytest.mark.parametrize(
+    "names", [["lr=0.003", "csra"], pytest.param(list(SETTINGS), marks=pytest.mark.slow)], ids=["three", "six"]
+)
+def test_all_but_the_wrong_one_finish_and_the_sweep_again_submits_that_one(
+    names: list[str], cluster: Cluster, undisturbed: object, tmp_path: Path
+) -> None:
+    sweep, folder = write_sweep(tmp_path, undisturbed()[0], names), tmp_path  # type: ignore[operator]
     out = cluster.launch("sweep", str(sweep), cwd=folder).stdout
-    assert "an array of 6" in out
+    assert f"an array of {len(names) + 1}" in out
     home = folder / "runs" / "six"
-    runs = {name: home / name / "seed5" for name in [*SETTINGS, "wrong"]}
+    runs = {name: home / name / "seed5" for name in [*names, "wrong"]}
     array = str(job_of(Folder(runs["wrong"]))).partition("_")[0]
 
-    wait(lambda: step(runs["lr=0.001"], 1) > 5, "the first element trains")
-    subprocess.run(["scontrol", "requeue", str(job_of(Folder(runs["lr=0.001"])))], check=True)
-    wait(lambda: step(runs["lr=0.003"], 1) > 5, "the second element trains")
+    if "lr=0.001" in names:
+        wait(lambda: step(runs["lr=0.001"], 1) > 5, "the first element trains")
+        subprocess.run(["scontrol", "requeue", str(job_of(Folder(runs["lr=0.001"])))], check=True)
+    wait(lambda: step(runs["lr=0.003"], 1) > 5, "an element trains while others wait")
     cluster.launch("requeue", str(runs["lr=0.003"]))
-    wait(lambda: step(runs["csra"], 1) > 5, "the fourth element trains")
+    wait(lambda: step(runs["csra"], 1) > 5, "a later element trains")
     cluster.kill_ranks(attempts(Folder(runs["csra"]))[0].nodes[0], runs["csra"])
-    for name in SETTINGS:
+    for name in names:
         until_finished(runs[name], patience=300)
     wait(lambda: state(runs["wrong"]).state == "failed", "the wrong one fails")
 
     assert [a.outcome for a in attempts(Folder(runs["lr=0.003"]))] == ["preempted", "done"]
     assert [a.outcome for a in attempts(Folder(runs["csra"]))] == ["lost", "done"]
-    assert len(attempts(Folder(runs["lr=0.001"]))) == 2
-    assert [a.outcome for a in attempts(Folder(runs["lr=0.01"]))] == ["done"], (
-        "a requeue of one leaves the others alone"
-    )
+    if "lr=0.001" in names:
+        assert len(attempts(Folder(runs["lr=0.001"]))) == 2
+        assert [a.outcome for a in attempts(Folder(runs["lr=0.01"]))] == ["done"], (
+            "a requeue of one leaves the others alone"
+        )
     told = json.loads(cluster.launch("status", str(home), "--json").stdout)
     assert {row["run"]: row["state"] for row in told} == {
         f"{name}/seed5": "failed" if name == "wrong" else "finished" for name in runs
@@ -66,16 +75,17 @@ def test_five_of_six_finish_and_the_sweep_again_submits_the_sixth(cluster: Clust
     assert "nothing.pth" in next(row["error"] for row in told if row["run"].startswith("wrong"))
 
     table = list(csv.DictReader((home / "results.csv").open()))
-    assert sorted(row["setting"] for row in table[:5]) == sorted(SETTINGS)
-    scores = [float(row["mAP_mean"]) for row in table[:5]]
+    *finished, wrong = table
+    assert sorted(row["setting"] for row in finished) == sorted(names)
+    scores = [float(row["mAP_mean"]) for row in finished]
     assert scores == sorted(scores, reverse=True)
-    assert (table[5]["setting"], table[5]["missing"]) == ("wrong", "1")
-    assert "nothing.pth" in table[5]["error"]
+    assert (wrong["setting"], wrong["missing"]) == ("wrong", "1")
+    assert "nothing.pth" in wrong["error"]
 
     dry = cluster.launch("sweep", str(sweep), "--dry-run", cwd=folder).stdout
     assert dry.count("to submit") == 1
     again = cluster.launch("sweep", str(sweep), cwd=folder).stdout
-    assert "6: 1 submitted, 0 active, 5 finished" in again
+    assert f"{len(runs)}: 1 submitted, 0 active, {len(names)} finished" in again
     assert str(job_of(Folder(runs["wrong"]))).partition("_")[0] != array
     wait(lambda: attempts(Folder(runs["wrong"]))[-1].outcome == "wrong" and len(attempts(Folder(runs["wrong"]))) == 2,
          "it fails again")  # fmt: skip
@@ -116,12 +126,15 @@ def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbe
 
 
 @pytest.mark.slow
-def test_the_sweep_script_without_submitit_submits_what_is_missing(cluster: Cluster, sweep: Path) -> None:
+def test_the_sweep_script_without_submitit_submits_what_is_missing(
+    cluster: Cluster, undisturbed: object, tmp_path: Path
+) -> None:
     """Named settings and a wrong one; an element is asked to leave, and comes back alone.
 
     The elements have what the job was given on its command line, and on top what the file's `resources` say.
     """
-    tree = {key: value for key, value in yaml.safe_load(sweep.read_text()).items() if key != "grid"}
+    sweep = write_sweep(tmp_path, undisturbed()[0], ["csra", "wide"])  # type: ignore[operator]
+    tree = yaml.safe_load(sweep.read_text())
     tree["resources"] = {"time": "11", "environment": {"MARK": "here"}, "max_failures": 1}
     sweep.write_text(yaml.safe_dump(tree))
     home = sweep.parent / "runs" / "six"
