@@ -195,7 +195,7 @@ def test_the_layout_at_448_is_refused_or_assumed_aloud(tmp_path: Path, capsys: p
     assert len(read_meta(tmp_path / "run/checkpoints/best")["imported"]["assumed"]) == 4
 
 
-@pytest.mark.parametrize("dimensions", [2, 4])
+@pytest.mark.parametrize("dimensions", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_tresnet_with_negative_scales(tmp_path: Path, dimensions: int, capsys: pytest.CaptureFixture[str]) -> None:
     net = originals.randomise(originals.TResNetM(20))
     for module in net.modules():
@@ -263,7 +263,7 @@ def test_paddle(tmp_path: Path, resnet: originals.CSRAResNet, capsys: pytest.Cap
 PUZZLE = ["--classes", "voc", "--size", "96"]
 
 
-@pytest.mark.parametrize("csi", [False, True])
+@pytest.mark.parametrize("csi", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_puzzle_cam_and_oass(tmp_path: Path, csi: bool, capsys: pytest.CaptureFixture[str]) -> None:
     net = originals.randomise(originals.Puzzle(csi=csi))
     file = saved(tmp_path / "best.pth", net.state_dict())

@@ -85,6 +85,7 @@ def test_a_model_card_has_the_same_tags_whatever_the_names_are(runs: tuple[Made,
     assert pages[0].tags == pages[1].tags
 
 
+@pytest.mark.slow
 def test_the_page_of_the_demo_makes_no_tag_of_a_name(runs: tuple[Made, Made]) -> None:
     pytest.importorskip("nicegui")
     from demo.test_demo import served

@@ -80,7 +80,9 @@ def test_a_loader_process_that_the_machine_kills(config: Path) -> None:
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("extra", [(), ("--user", "--map-root-user")], ids=["root", "user"])
+@pytest.mark.parametrize(
+    "extra", [(), pytest.param(("--user", "--map-root-user"), marks=pytest.mark.slow)], ids=["root", "user"]
+)
 def test_shared_memory_that_is_full(extra: tuple[str, ...], config: Path) -> None:
     small = "mount -t tmpfs -o size=100k none /dev/shm"
     unshare = ["unshare", *extra, "--mount"]

@@ -24,10 +24,12 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 C, SIZE = 5, 64
-CASES: list[tuple[str, str, dict[str, Any]]] = [
+CASES: list[Any] = [
     *((head, "baseline", {}) for head in HEADS.entries),
     *(("linear", method, {}) for method in METHODS.entries if method != "baseline"),
-    ("linear", "masksup", {"base": {"name": "mcar", "top": 2, "compat": "original"}}),
+    pytest.param(
+        "linear", "masksup", {"base": {"name": "mcar", "top": 2, "compat": "original"}}, marks=pytest.mark.slow
+    ),
 ]
 
 

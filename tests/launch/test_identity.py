@@ -41,7 +41,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     def put(jobs: str, name: str = "big") -> None:
         slurm.cluster_name.cache_clear()
         says = {
-            "squeue": f'echo squeue >> {tmp_path}/asked\ncat {tmp_path}/jobs',
+            "squeue": '[ "$2" = -s ] && echo $4.batch && echo $4.0 && exit\n'  # steps
+            f"echo squeue >> {tmp_path}/asked\ncat {tmp_path}/jobs",
             "scontrol": f'echo "ClusterName = {name}"',
                 "scancel": f'echo "$*" >> {tmp_path}/signals', "sbatch": "exit 1", "srun": "exit 1", "sacct": "exit 1",
         }  # fmt: skip
@@ -90,7 +91,7 @@ def test_the_notes_of_an_older_version_are_still_read(cluster: Callable[..., Non
     folder = a_run(tmp_path / "runs", "a", submitted=5.0)
     cluster(OWN)
     assert main(["cancel", str(folder.run)]) == 0
-    assert (tmp_path / "signals").read_text() == "--signal=USR2 7\n"
+    assert (tmp_path / "signals").read_text() == "--signal=USR2 7.0\n"
 
 
 def test_slurm_is_asked_once_for_many_runs(cluster: Callable[..., None], tmp_path: Path) -> None:
