@@ -5,13 +5,14 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TypeAlias
+from types import ModuleType
+from typing import NoReturn, TypeAlias
 
 from masksup import __version__
 from masksup.base import signals
 from masksup.base.csv_text import RAW_HELP
 from masksup.base.place import Place, find_place
-from masksup.commands import prepare as prepare
+from masksup.commands import import_weights, prepare, shards
 from masksup.errors import UserError
 from masksup.exits import status_of
 from masksup.saved.running import add_running, running_of
@@ -46,29 +47,36 @@ def _hint(args: argparse.Namespace, rest: list[str]) -> str:
     return f"; settings are given as {keys[0]}={value or (after[0] if after else 'VALUE')}"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong option is told as every other mistake, in one line."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options\n")
+
+
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="masksup", description="Multi-label image recognition: prepare, train, score, predict."
-    )
+    parser = _Parser(prog="masksup", description="Multi-label image recognition: prepare, train, score, predict.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
     parser.set_defaults(run=lambda _: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
+    _add(commands, "prepare", prepare, "annotations to an index, with a table of what was found")
+    _add(commands, "shards", shards, "the images of an index in tar shards, or those of shards checked")
+    _add(commands, "import", import_weights, "a checkpoint of an original project to a run folder")
     for add in (
-        _add_prepare, _add_train, _add_eval, _add_calibrate, _add_pack, _add_predict, _add_export, _add_smoke,
-        _add_report, _add_demo,
+        _add_train, _add_eval, _add_calibrate, _add_pack, _add_predict, _add_export, _add_smoke, _add_report, _add_demo,
     ):  # fmt: skip
         add(commands)
     return parser
 
 
-def _add_prepare(commands: _Commands) -> None:
-    command = commands.add_parser("prepare", help="annotations to an index, with a table of what was found")
-    prepare.add_arguments(command)
-    command.set_defaults(run=prepare.run)
+def _add(commands: _Commands, name: str, module: ModuleType, help: str) -> None:
+    """A command of a module with `add_arguments` and `run`."""
+    command = commands.add_parser(name, help=help)
+    module.add_arguments(command)
+    command.set_defaults(run=module.run)
 
 
 def _add_train(commands: _Commands) -> None:

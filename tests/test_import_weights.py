@@ -1,6 +1,6 @@
-"""tools/import_weights.py: the logits of the original networks come back, and nothing is guessed or left over."""
+"""masksup import: the logits of the original networks come back, and nothing is guessed or left over."""
 
-import importlib.util
+import argparse
 import json
 import os
 import pickle
@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masksup.cli import main as masksup
+from masksup.commands import import_weights
 from masksup.data.index import open_index
 from masksup.models.originals.classes import COCO_CLASSES, ORDERS, classes_named
 from masksup.models.originals.settings import PRESETS, preset_named
@@ -32,17 +32,12 @@ NONE, HALF, IMAGENET = ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.5,) * 3), origi
 R50 = [3, 4, 6, 3]
 
 
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("import_weights", ROOT / "tools" / "import_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-module = load_tool()
-tool: Callable[[list[str]], int] = module.main
+def tool(arguments: list[str]) -> int:
+    """masksup import; its exit status, of a wrong option too."""
+    try:
+        return masksup(["import", *arguments])
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
 
 
 def images(size: int, count: int = 2) -> Tensor:
@@ -81,7 +76,7 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str], out: Path)
     assert tool([*arguments, "--out", str(out)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert message.startswith("import_weights: ")
+    assert message.startswith("masksup")
     assert sorted(out.parent.iterdir()) == before
     return message
 
@@ -569,19 +564,19 @@ def test_other_networks_are_named(
 def test_help_and_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for missing in (tmp_path / "none.pth", tmp_path):
         assert "no such file" in refusal(capsys, [str(missing)], tmp_path / "run")
-    with pytest.raises(SystemExit) as caught:
-        tool(["--help"])
-    assert caught.value.code == 0
+    assert tool(["--help"]) == 0
 
 
 def test_the_commands_of_the_documentation_fit_their_files() -> None:
     text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^python tools/import_weights.py .*$", text, flags=re.MULTILINE)
+    commands = re.findall(r"^masksup import .*$", text, flags=re.MULTILINE)
     kinds = set()
     for command in commands:
         _, _, *arguments = shlex.split(command, comments=True)
-        args = module._parser().parse_args(arguments)
-        given = module._given(args)
+        parser = argparse.ArgumentParser()
+        import_weights.add_arguments(parser)
+        args = parser.parse_args(arguments)
+        given = import_weights._given(args)
         if args.preset:
             preset = preset_named(args.preset)
             kinds |= set(preset.kinds)

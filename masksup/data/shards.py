@@ -23,7 +23,7 @@ LOCATIONS = {"shard_I": "<i4", "offset_I": "<i8", "length_I": "<i8"}
 FOLDER = "shards"  # within the folder of the index
 BLOCK = tarfile.BLOCKSIZE
 OPEN_SHARDS = 64  # descriptors that one process keeps open for one index
-_AGAIN = "expected the shard that tools/pack_shards.py wrote (pack the index again)"
+_AGAIN = "expected the shard that masksup shards wrote (pack the index again)"
 
 
 def read_file(path: Path) -> bytes:

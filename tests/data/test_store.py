@@ -1,14 +1,11 @@
 """Tar shards in the place of files: the same bytes, batches and runs, and never the bytes of something else."""
 
-import importlib.util
 import json
 import os
 import pickle
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loading import SETTINGS, equal, plan, train_set, truncate, write_images
 
+from masksup.cli import main
 from masksup.config.schema import Config
 from masksup.data import shards
 from masksup.data.dataset import EvalDataset
@@ -32,8 +30,6 @@ from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore::DeprecationWarning")
-
-TOOL = Path(__file__).parents[2] / "tools" / "pack_shards.py"
 
 
 def silent(_: str) -> None:
@@ -242,22 +238,11 @@ def test_what_is_there_is_not_replaced(files: Index, packed: Index, tmp_path: Pa
     assert len(packed.read(3)) > 100
 
 
-def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("pack_shards", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pack_shards"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_command(files: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = tool().main
     out = tmp_path / "deep" / "out"
-    assert main([str(files.folder), "--out", str(out), "--shard-size", "12K"]) == 0
+    assert main(["shards", str(files.folder), "--out", str(out), "--shard-size", "12K"]) == 0
     assert f"{out}: 23 images in" in capsys.readouterr().out
-    assert main([str(out), "--check"]) == 0
+    assert main(["shards", str(out), "--check"]) == 0
     assert "23 images are as they were" in capsys.readouterr().out
     files.path(5).unlink()
     for argv, line in (
@@ -265,7 +250,7 @@ def test_the_command(files: Index, tmp_path: Path, capsys: pytest.CaptureFixture
         ([str(files.folder), "--out", str(tmp_path / "other")], "005.jpg: found no such file"),
         ([str(tmp_path), "--out", str(tmp_path / "other")], "expected one"),
     ):
-        assert main(argv) == 2
+        assert main(["shards", *argv]) == 2
         error = capsys.readouterr().err
         assert line in error
         assert error.count("\n") == 1
