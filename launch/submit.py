@@ -22,7 +22,7 @@ from masksup.config.conflicts import refuse_ranks
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from masksup.errors import UserError, nearest
-from masksup.runtime.run_folder import refuse_other_config
+from masksup.runtime.run_folder import as_in_folder, refuse_other_config
 
 # File systems that other nodes do not see, as /proc/mounts calls them.
 _NODE_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "overlay", "zfs", "f2fs", "squashfs"}
@@ -172,7 +172,9 @@ def prepare(folder: Folder, config: Config, resources: Resources, cluster: str, 
     folder.path.chmod(0o700)
     (folder.run / "logs").mkdir(exist_ok=True)
     folder.cancelled.unlink(missing_ok=True)
-    write_atomically(folder.config, to_yaml(config))  # also over another operation, which the ranks read there
+    write_atomically(
+        folder.config, to_yaml(as_in_folder(folder.run, config))
+    )  # also over another operation, which the ranks read there
     row = {"job": None, "cluster": cluster, "code": str(code), "home": str(home), "resources": resources.model_dump()}
     write_json(folder.job, row)
 

@@ -21,7 +21,7 @@ from masksup.data.shapes import prepare_shapes
 from masksup.data.split import make_plan, open_source
 from masksup.errors import UserError
 from masksup.exits import STOPPED
-from masksup.runtime.run_folder import open_run, read_run_config, refuse_other_config
+from masksup.runtime.run_folder import as_in_folder, open_run, read_run_config, refuse_other_config
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -120,7 +120,7 @@ def test_free_operation_and_data_elsewhere_give_the_same_run(
     assert train(now, run) == 0
     assert_same_run(run, tmp_path / "clean")
     assert result(run)["changed"] == []
-    assert read_run_config(run) == now, "the folder says where the data is now"
+    assert read_run_config(run) == as_in_folder(run, now), "the folder says where the data is now"
 
 
 def test_another_index_is_refused_and_leaves_the_folder_as_it_was(

@@ -10,7 +10,6 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
     whole, micro = c.batch.global_, c.batch.micro_size
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
     near = min(divisors, key=lambda d: abs(d - micro))
-    frozen = "does not go with model.frozen, whose features are computed once; set model.frozen=false or"
     zero = c.parallel.engine == "deepspeed"
     return [
         (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
@@ -37,14 +36,12 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
         (len(set(c.eval.masked)) < len(c.eval.masked), "eval.masked: a level stands twice; expected each once"),
         (c.model.frozen and c.data.broken_budget > 0,
          "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
+        (c.model.head_start == "prior" and unfit_for_prior(c) is not None,
+         f"model.head_start: found prior, but {unfit_for_prior(c)}; expected random or auto"),
+        (c.model.batchnorm == "frozen" and c.model.weights == "none",
+         "model.batchnorm: found frozen, but model.weights is none, which has no statistics to keep; expected batch"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
-        (c.model.frozen and c.augment.crop != "squish", f"augment.crop: {c.augment.crop} {frozen} augment.crop=squish"),
-        (c.model.frozen and c.augment.color_jitter is not None,
-         f"augment.color_jitter: {frozen} augment.color_jitter=null"),
-        (c.model.frozen and c.augment.randaugment is not None,
-         f"augment.randaugment: {frozen} augment.randaugment=null"),
-        (c.model.frozen and c.augment.cutout > 0, f"augment.cutout: {frozen} augment.cutout=0"),
-        (c.model.frozen and c.method.name != "baseline", f"method.name: {c.method.name} {frozen} method.name=baseline"),
+        *(_of_frozen_features(c) if c.model.frozen else ()),
         (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
         (zero and c.precision.compile,
          "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),
@@ -54,6 +51,35 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
          "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
         (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
     ]  # fmt: skip
+
+
+def _of_frozen_features(c: Config) -> list[tuple[bool, str]]:
+    frozen = "does not go with model.frozen, whose features are computed once; set model.frozen=false or"
+    return [
+        (c.augment.crop != "squish", f"augment.crop: {c.augment.crop} {frozen} augment.crop=squish"),
+        (c.augment.color_jitter is not None,
+         f"augment.color_jitter: {frozen} augment.color_jitter=null"),
+        (c.augment.randaugment is not None,
+         f"augment.randaugment: {frozen} augment.randaugment=null"),
+        (c.augment.cutout > 0, f"augment.cutout: {frozen} augment.cutout=0"),
+        (c.method.name != "baseline", f"method.name: {c.method.name} {frozen} method.name=baseline"),
+    ]  # fmt: skip
+
+
+def unfit_for_prior(c: Config) -> str | None:
+    """Why a new head cannot begin at the shares of its classes; None where it can.
+
+    Weights of 0 say nothing of where a class is, and are NaN once they are normalised.
+    """
+    base = c.method.options.get("base") or {}
+    method = base.get("name", "baseline") if c.method.name == "masksup" else c.method.name
+    if method != "baseline":
+        return f"method {method} cuts by the maps of classes, which a head without weights does not have"
+    if c.model.head.name not in ("linear", "ml_decoder", "query2label"):
+        return f"head {c.model.head.name} needs weights from the start"
+    if not c.model.head.options.get("bias", True):
+        return "head linear has no bias (model.head.bias)"
+    return None
 
 
 def refuse_ranks(c: Config, world: int) -> None:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import timm
 import torch
@@ -44,7 +44,21 @@ class Backbone(nn.Module):
         self.mean: tuple[float, ...] = tuple(card["mean"])
         self.std: tuple[float, ...] = tuple(card["std"])
         self.norm_kind: Literal["batch", "layer"] = _norm_kind(model)
+        self.frozen_batch_norm = False
+        """Whether batch norm keeps its statistics in training, too; its scales and offsets are trained nevertheless."""
         self.in_forward = False  # false while checkpointed layers are computed again
+
+    @property
+    def batch_norms(self) -> list[nn.Module]:
+        """All batch norms, timm's own kinds of them included."""
+        return [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen_batch_norm:
+            for module in self.batch_norms:
+                module.eval()
+        return self
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Normalised float images to the feature map x_BDHW, rows from the top, columns from the left."""

@@ -15,7 +15,8 @@ from masksup.base.files import as_json, naming, read_regular, refuse_unwritable,
 from masksup.base.json_lines import read_lines, split_lines
 from masksup.base.lived import lived
 from masksup.base.log import log
-from masksup.config.load import differences, load_config, to_yaml
+from masksup.config.auto import following, read_recorded
+from masksup.config.load import differences, to_yaml
 from masksup.config.on_resume import changed, told
 from masksup.config.schema import Config, OnResume
 from masksup.errors import UserError
@@ -136,12 +137,18 @@ def read_run_config(path: Path) -> Config:
     """The configuration of a run folder."""
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: not a run folder: found no config.yaml in it")
-    return load_config(path / "config.yaml")[0]
+    return read_recorded(path / "config.yaml")
+
+
+def as_in_folder(path: Path, config: Config) -> Config:
+    """`config` with what the run in `path` has chosen wherever it says `auto`; itself where there is no run yet."""
+    return following(config, read_run_config(path)) if (path / "config.yaml").is_file() else config
 
 
 def refuse_other_config(path: Path, config: Config) -> None:
     """UserError if `path` holds another run, with the difference; another operation of the same run is none."""
-    refused = changed(read_run_config(path), config, OnResume.REFUSED)
+    recorded = read_run_config(path)
+    refused = changed(recorded, following(config, recorded), OnResume.REFUSED)
     if refused:
         lines = [f"{key}: {values}" for key, values in refused.items()]
         shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")

@@ -9,13 +9,14 @@ import torch
 
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
+from masksup.config.auto import resolved
 from masksup.config.conflicts import refuse_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
 from masksup.config.schema import Config, OnResume
 from masksup.data.sampler import Plan
 from masksup.data.split import Source, make_plan, open_source
-from masksup.engine.build import freeze, new_method, new_network
+from masksup.engine.build import freeze, new_method, new_network, start_at_prior
 from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
@@ -41,6 +42,8 @@ from masksup.training.run import At, Run
 class _Parts:
     """What is built before the run folder is touched."""
 
+    config: Config
+    """With a value wherever it said `auto`."""
     source: Source
     plan: Plan
     network: Network
@@ -64,6 +67,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     resumes = group.broadcast(resumes)
     with group.together():
         parts = _build(config, resumes, group.place)
+    config = parts.config
     engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
     stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
     ema = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
@@ -100,16 +104,24 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     plan = make_plan(config, source.train)
     _refuse_ranks(config, place, device)
     network = new_network(config, len(classes))
-    weights = None if resumes else _first_weights(config, network, classes)
+    has_batch_norm = bool(network.backbone.batch_norms)
+    if config.model.batchnorm == "frozen" and not has_batch_norm:
+        raise UserError(f"model.batchnorm: found frozen, but {config.model.backbone} has no batch norm; expected auto")
+    config = resolved(config, has_batch_norm)
+    network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
+    weights, new_head = (None, False) if resumes else _first_weights(config, network, classes)
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
         freeze(network)
     method = new_method(config, network, len(classes), source.train).to(device)
+    if new_head and config.model.head_start == "prior":
+        start_at_prior(config, method, source.train)
+        weights = f"{weights}; in the new head each class begins at its share of the training part"
     check_engine(config, method, device, place)
     scored = copy.deepcopy(method).eval()
     for compiled in (method, scored):
         compile_networks(compiled, config.precision)
-    return _Parts(source, plan, network, method, scored, device, dtype, threads, weights)
+    return _Parts(config, source, plan, network, method, scored, device, dtype, threads, weights)
 
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
@@ -134,15 +146,15 @@ def _enter(run_dir: Path, config: Config, indexes: dict[str, str], group: Group)
     return folder
 
 
-def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -> str:
+def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -> tuple[str, bool]:
     """Fill a new network with what `model.weights` names: a backbone file, or a run of ours with its head.
 
-    Returns a line for the log.
+    Returns a line for the log, and whether the head is a new one.
     """
     source = config.model.weights
     if not is_run(Path(source)):
         report = load_weights(network.backbone, source)
-        return report.line()
+        return report.line(), True
     trained = open_trained(Path(source))
     own, other = network.state_dict(), trained.network.state_dict()
     fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
@@ -153,7 +165,7 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
     kept = {name: value for name, value in fitting.items() if head_fits or name.startswith("backbone.")}
     network.load_state_dict(kept, strict=False)
     head = "backbone and head" if head_fits else "backbone (the head is new: other classes or another head)"
-    return f"weights: {head} of {trained.checkpoint}, {trained.weights}"
+    return f"weights: {head} of {trained.checkpoint}, {trained.weights}", not head_fits
 
 
 def _resume(run: Run) -> None:
@@ -242,6 +254,8 @@ def _introduce(run: Run, weights: str | None) -> None:
     )
     if weights is not None:
         log.info(weights)
+    if config.model.batchnorm == "frozen":
+        log.info("batch norm: keeps the statistics of the weights in training (model.batchnorm)")
     positives_C = run.source.train.count(1)
     empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
     if empty:

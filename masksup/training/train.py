@@ -23,7 +23,7 @@ from masksup.exits import STOPPED
 from masksup.runtime import fence, heartbeat
 from masksup.runtime.progress import Meter, training_bar
 from masksup.runtime.ranks import SAVE, TELL, joined, signal_of, wish
-from masksup.runtime.run_folder import finished
+from masksup.runtime.run_folder import as_in_folder, finished
 from masksup.training.diverged import raise_bad_gradient
 from masksup.training.loop_log import log_step
 from masksup.training.open import open_training
@@ -41,6 +41,7 @@ def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
     with joined(place, config) as group:
         done = False
         with group.together():
+            config = as_in_folder(run_dir, config)
             done = group.first and finished(run_dir, config)
         if group.broadcast(done):
             log.info(f"{run_dir}: this run is finished; its scores are in {run_dir / 'result.json'}")

@@ -61,6 +61,9 @@ class MLDecoder(AttentionHead):
         logits_BC: Tensor = self.classify(self.feedforward(self.attention_norm(query_BKE + seen_BKE)))
         return logits_BC
 
+    def start_at(self, logit_C: Tensor) -> None:
+        self.classify.start_at(logit_C)
+
     def attention_maps(self, x_BDHW: Tensor) -> Tensor:
         """The attention of each class's query, the mean of its heads. Classes of one group share a query, and a map."""
         with full_precision(x_BDHW):

@@ -59,6 +59,9 @@ class Query2Label(AttentionHead):
         logits_BC: Tensor = self.classify(h_BCE)
         return logits_BC
 
+    def start_at(self, logit_C: Tensor) -> None:
+        self.classify.start_at(logit_C)
+
     def attention_maps(self, x_BDHW: Tensor) -> Tensor:
         """The attention of each class's query in the last decoder layer, the mean of its heads."""
         with full_precision(x_BDHW):

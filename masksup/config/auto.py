@@ -1,0 +1,50 @@
+"""What `auto` becomes: decided once, before the first step, and written into the run folder as a value."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from masksup.config.conflicts import unfit_for_prior
+from masksup.config.load import validate
+from masksup.config.schema import Config
+from masksup.config.yaml_text import read_yaml
+
+SMALL_BATCH = 64
+"""Samples of a micro-batch from which batch norm estimates its statistics well enough itself."""
+
+# What the versions did that had no such key: in the config.yaml of an older run folder it is missing.
+_BEFORE = {("model", "head_start"): "random", ("model", "batchnorm"): "batch"}
+
+
+def read_recorded(file: Path) -> Config:
+    """The configuration of a run folder. A key that its version did not know has the value of what it did."""
+    tree = read_yaml(file)
+    for (section, key), value in _BEFORE.items():
+        if isinstance(tree.get(section, {}), dict):
+            tree[section] = {key: value, **tree.get(section, {})}
+    return validate(tree, str(file))
+
+
+def following(config: Config, recorded: Config) -> Config:
+    """`config`, with the recorded value wherever it leaves the choice to the program."""
+    values = {key: getattr(getattr(recorded, key[0]), key[1]) for key in _BEFORE}
+    return _with(config, {key: v for key, v in values.items() if getattr(getattr(config, key[0]), key[1]) == "auto"})
+
+
+def resolved(config: Config, has_batch_norm: bool) -> Config:
+    """`config` with values in place of `auto`. has_batch_norm: whether the backbone has any."""
+    model, pretrained = config.model, config.model.weights != "none"
+    chosen: dict[tuple[str, str], Any] = {}
+    if model.head_start == "auto":
+        chosen["model", "head_start"] = "prior" if pretrained and not unfit_for_prior(config) else "random"
+    if model.batchnorm == "auto":
+        small = config.batch.micro_size < SMALL_BATCH
+        chosen["model", "batchnorm"] = "frozen" if pretrained and has_batch_norm and small else "batch"
+    return _with(config, chosen)
+
+
+def _with(config: Config, values: Mapping[tuple[str, str], Any]) -> Config:
+    for (section, key), value in values.items():
+        part = getattr(config, section).model_copy(update={key: value})
+        config = config.model_copy(update={section: part})
+    return config

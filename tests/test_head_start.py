@@ -1,0 +1,223 @@
+"""A new head begins at the shares of its classes, and batch norm may keep the statistics of its weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from compare import assert_same_run, final_state
+
+from masksup.config.auto import following, read_recorded, resolved
+from masksup.config.load import dump, load_config, to_yaml
+from masksup.config.schema import Config
+from masksup.data.split import open_source
+from masksup.engine.build import new_method, new_network, start_at_prior
+from masksup.errors import UserError
+from masksup.exits import STOPPED
+from masksup.models.backbones import build_backbone
+from masksup.models.network import build_network
+from masksup.training.train import train
+
+MakeConfig = Callable[..., Config]
+HEADS = ["linear", "ml_decoder", "query2label"]
+BACKBONE = "test_resnet"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights whose batch norms have seen something."""
+    torch.manual_seed(1)
+    backbone = build_backbone(BACKBONE, 32, grad_checkpointing=False, options={}).train()
+    for _ in range(3):
+        backbone(torch.randn(8, 3, 32, 32))
+    file = tmp_path_factory.mktemp("weights") / "backbone.pth"
+    torch.save(backbone.model.state_dict(), file)
+    return file
+
+
+@pytest.mark.parametrize("ignored", ["ignore", "negative", "positive"])
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_the_mean_logit_is_the_log_odds_that_the_loss_sees(
+    head: str, balanced: bool, ignored: str, tiny_config: MakeConfig, weights: Path
+) -> None:
+    loss = {"name": "bce", "class_weights": "balanced" if balanced else "none", "max_weight": 1000.0}
+    config = tiny_config(model={**MODEL, "weights": str(weights), "head": {"name": head}}, loss=loss,
+                         data__ignored=ignored)  # fmt: skip
+    train_part = open_source(config.data, config.seed).train
+    classes = len(train_part.index.classes)
+    method = new_method(config, new_network(config, classes), classes, train_part)
+    start_at_prior(config, method, train_part)
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    logits_BC = method.train().network(images)
+
+    labels_NC = train_part.index.labels_NC.astype(np.int64)
+    if ignored != "ignore":
+        labels_NC[labels_NC == -1] = int(ignored == "positive")
+    # The loss itself, minimised over one logit a class: its gradient there vanishes, but for the smoothing by one.
+    logit_C = logits_BC.mean(0).double().detach().requires_grad_()
+    both = torch.tensor(np.concatenate([labels_NC, np.ones_like(labels_NC[:1]), np.zeros_like(labels_NC[:1])]))
+    method.loss.double()(logit_C.expand(len(both), -1), both.to(torch.int8)).backward()
+    assert logit_C.grad is not None
+    assert logit_C.grad.abs().max() < 1e-6
+    assert torch.allclose(logits_BC, logits_BC[:1].expand_as(logits_BC), atol=1e-5), "no image differs yet"
+    if not balanced:
+        assert logits_BC.std(1).min() > 0.1, "but the classes do"
+
+
+MODEL: dict[str, Any] = {"backbone": BACKBONE, "size": 32}
+
+
+def with_model(config: Config, **changes: Any) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+
+
+def stepped(config: Config, run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    assert train(config, run) == 0
+    return final_state(run), yaml.safe_load((run / "config.yaml").read_text())["model"]
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scales(
+    tiny_config: MakeConfig, weights: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(model={**MODEL, "weights": str(weights)}, optim={"name": "sgd", "lr": 0.1}, data__eval=None)
+    state, said = stepped(config, tmp_path / "run")
+    assert (said["head_start"], said["batchnorm"]) == ("prior", "frozen"), "what auto chose"
+    begun = torch.load(weights, weights_only=True)
+    for name, before in begun.items():
+        after = state[f"model/backbone.model.{name}"]
+        if "running_" in name or "num_batches" in name:
+            assert torch.equal(after, before), name
+        elif "bn" in name:
+            assert not torch.equal(after, before), name
+    other, _ = stepped(with_model(config, batchnorm="batch"), tmp_path / "batch")
+    assert any(not torch.equal(other[f"model/backbone.model.{n}"], v) for n, v in begun.items() if "running_" in n)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
+def test_every_batch_norm_of_timm_is_frozen(name: str) -> None:
+    """Those that are fused with their activation, too, and after any call of train()."""
+    network = build_network(name, 64, "linear", {}, 5)
+    network.backbone.frozen_batch_norm = True
+    for call in (network.train, network.backbone.train, lambda: network.eval() and network.train()):
+        call()
+        kept = {key: value.clone() for key, value in network.state_dict().items()}
+        network(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+        changed = [key for key, value in network.state_dict().items() if not torch.equal(value, kept[key])]
+        assert not changed
+        assert network.head.training
+    network.backbone.frozen_batch_norm = False
+    network.train()
+    network(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+    moved = any(not torch.equal(value, kept[key]) for key, value in network.state_dict().items())
+    assert moved == bool(network.backbone.batch_norms) == (name in ("test_resnet", "test_efficientnet"))
+
+
+@pytest.mark.parametrize(
+    ("head", "start", "norm"),
+    [("linear", "prior", "frozen"), ("linear", "random", "batch"), ("query2label", "prior", "batch"),
+     ("ml_decoder", "random", "frozen"), ("csra", "random", "frozen")],
+)  # fmt: skip
+def test_resume_is_bit_equal(
+    head: str, start: str, norm: str, tiny_config: MakeConfig, weights: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    model = {**MODEL, "weights": str(weights), "head": {"name": head}, "head_start": start, "batchnorm": norm}
+    config = tiny_config(model=model, epochs=1.5)
+    assert train(config, tmp_path / "clean") == 0
+    calls = iter(range(1, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 2 else None)
+        assert train(config, tmp_path / "cut") == STOPPED
+    assert train(config, tmp_path / "cut") == 0
+    assert_same_run(tmp_path / "cut", tmp_path / "clean")
+
+
+def test_auto_follows_the_folder_and_a_value_is_refused(
+    tiny_config: MakeConfig, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is missing in a folder of an older version; what that did goes on, and is not called another run."""
+    auto = tiny_config(model={**MODEL, "weights": str(weights)})
+    old = with_model(auto, head_start="random", batchnorm="batch")
+    assert train(old, tmp_path / "clean") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM")
+        assert train(old, tmp_path / "run") == STOPPED
+    file = tmp_path / "run" / "config.yaml"
+    tree = yaml.safe_load(file.read_text())
+    del tree["model"]["head_start"], tree["model"]["batchnorm"]
+    file.write_text(yaml.safe_dump(tree))
+    prior = with_model(auto, head_start="prior")
+    with pytest.raises(UserError, match=r"another configuration \(model.head_start: random -> prior\)"):
+        train(prior, tmp_path / "run")
+    assert train(auto, tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "clean")
+
+
+def test_what_auto_becomes(tiny_config: MakeConfig, weights: Path, tmp_path: Path) -> None:
+    def chosen(has_batch_norm: bool = True, **changes: Any) -> tuple[str, str]:
+        model = resolved(tiny_config(**changes), has_batch_norm).model
+        return model.head_start, model.batchnorm
+
+    begun = {**MODEL, "weights": str(weights)}
+    assert chosen(model=MODEL) == ("random", "batch"), "from random weights"
+    assert chosen(model=begun) == ("prior", "frozen")
+    assert chosen(model=begun, has_batch_norm=False) == ("prior", "batch")
+    assert chosen(model=begun, batch={"global": 64}) == ("prior", "batch")
+    assert chosen(model=begun, batch={"global": 64, "micro": 32}) == ("prior", "frozen")
+    for head in ({"name": "csi"}, {"name": "csra"}, {"name": "linear", "bias": False}):
+        assert chosen(model={**begun, "head": head})[0] == "random"
+    for method in ({"name": "mcar"}, {"name": "puzzle"}, {"name": "masksup", "base": {"name": "mcar"}}):
+        assert chosen(model=begun, method=method)[0] == "random"
+    assert chosen(model=begun, method={"name": "masksup"})[0] == "prior"
+
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(tiny_config(model=begun)))
+    assert following(tiny_config(model=begun), read_recorded(file)).model.head_start == "auto", "not started yet"
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "words"),
+    [
+        ({"head": {"name": "csra"}, "head_start": "prior"}, {}, "found prior, but head csra needs weights"),
+        ({"head": {"name": "linear", "bias": False}, "head_start": "prior"}, {}, "has no bias"),
+        ({"head_start": "prior"}, {"name": "mcar"}, "found prior, but method mcar cuts by the maps"),
+        ({"batchnorm": "frozen"}, {}, "found frozen, but model.weights is none"),
+        ({"batchnorm": "froze"}, {}, "batchnorm"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    model: dict[str, Any], method: dict[str, Any], words: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    tree = dump(tiny_config())
+    tree["model"] |= model
+    tree["method"] = {"name": "baseline"} | method
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError, match=words) as error:
+        load_config(file)
+    assert "\n" not in str(error.value)
+
+
+def test_frozen_without_a_batch_norm_is_one_line(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    file = tmp_path / "vit.pth"
+    torch.save(build_backbone("test_vit", 32, grad_checkpointing=False, options={}).model.state_dict(), file)
+    model = {"backbone": "test_vit", "size": 32, "weights": str(file), "batchnorm": "frozen"}
+    with pytest.raises(UserError, match=r"model\.batchnorm: found frozen, but test_vit has no batch norm"):
+        train(tiny_config(model=model), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trained_head_is_not_begun_anew(tiny_config: MakeConfig, weights: Path, tmp_path: Path) -> None:
+    config = tiny_config(model={**MODEL, "weights": str(weights)}, ema__decay=0.0)
+    first, _ = stepped(config, tmp_path / "first")
+    again = tiny_config(
+        model={**MODEL, "weights": str(tmp_path / "first")}, optim={"name": "sgd", "lr": 1e-12}, ema__decay=0.0
+    )
+    second, said = stepped(again, tmp_path / "second")
+    assert said["head_start"] == "prior"
+    assert torch.allclose(second["model/head.fc.weight"], first["model/head.fc.weight"], atol=1e-6)
+    assert first["model/head.fc.weight"].abs().max() > 1e-6
