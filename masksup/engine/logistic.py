@@ -70,17 +70,6 @@ class Space:
         return weight_CD, theta_CP[:, -1] - weight_CD @ self._center_D
 
 
-class Start:
-    """Where a search begins: weights 0 and each class at its smoothed log-odds (n + 1) / (N - n + 1)."""
-
-    def __init__(self, space: Space, costs: Costs) -> None:
-        present_C, absent_C = costs.present_RC.sum(0), costs.absent_RC.sum(0)
-        # Without a row of either kind the best bias is infinite. Such a class stays at its prior.
-        self.free_C = (present_C > 0) & (absent_C > 0)
-        prior_C = ((present_C + 1) / (absent_C + 1)).log()
-        self.theta_CP = torch.cat([prior_C.new_zeros(len(prior_C), len(space.variance_K)), prior_C[:, None]], 1)
-
-
 @dataclass(frozen=True)
 class Optimum:
     theta_CP: Tensor
@@ -94,15 +83,20 @@ def solve(
 ) -> Optimum:  # fmt: skip
     """The optimum under a penalty above 0, by rounds of L-BFGS, each in coordinates that suit where it begins.
 
-    It ends once the gradient there is within the tolerance, or a round gains nothing that float64 can tell.
+    The first begins with weights 0 and each class at its smoothed log-odds (n + 1) / (N - n + 1). No more follow once
+    the gradient is within the tolerance, or a round gained nothing that float64 can tell.
     near: the parameters of a similar problem, from which it is not far.
     each: called before every evaluation; may raise.
     """
-    start = Start(space, costs)
-    theta_CP = start.theta_CP if near is None else torch.where(start.free_C[:, None], near, start.theta_CP)
+    present_C, absent_C = costs.present_RC.sum(0), costs.absent_RC.sum(0)
+    # Without a row of either kind the best bias is infinite. Such a class stays at its prior.
+    free_C = (present_C > 0) & (absent_C > 0)
+    prior_CP = present_C.new_zeros(len(present_C), len(space.variance_K) + 1)
+    prior_CP[:, -1] = ((present_C + 1) / (absent_C + 1)).log()
+    theta_CP = prior_CP if near is None else torch.where(free_C[:, None], near, prior_CP)
     before = float("inf")
     for _ in range(_ROUNDS):
-        search = _Search(space, costs, l2, theta_CP, start.free_C, each)
+        search = _Search(space, costs, l2, theta_CP, free_C, each)
         value = float(search.objective())
         gradient = search.gradient()
         if gradient <= tolerance or value >= before:
