@@ -73,6 +73,10 @@ def test_the_path_from_ones_own_images_to_a_model(
     assert len(list(Path("labelled").iterdir())) == 3
     assert capsys.readouterr().out.count(" prediction: ") == 3
 
+    Path("solved.yaml").write_text(block("README.md", "tested: solved", "yaml"))
+    assert main(["train", "solved.yaml", *SMALL]) == 0
+    assert "solved: l2" in capsys.readouterr().out
+
 
 def test_the_csv_shown_is_one_that_prepare_reads(tmp_path: Path) -> None:
     text = block("README.md", "tested: table", "csv")

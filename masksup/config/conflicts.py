@@ -1,7 +1,7 @@
 """Settings of different sections that do not go together."""
 
 from masksup.config.components import CSRA_HEADS
-from masksup.config.schema import Config
+from masksup.config.schema import Config, Section
 from masksup.errors import UserError
 
 
@@ -32,6 +32,7 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.optim.nesterov and (c.optim.name != "sgd" or c.optim.momentum == 0),
          "optim.nesterov: needs optim.name sgd and a momentum above 0"),
         *(_of_csra(**c.model.head.options) if c.model.head.name == "csra" else ()),
+        *_of_lbfgs(c),
         (c.eval.size_shares[0] > c.eval.size_shares[1], "eval.size_shares: the first number is above the second"),
         (len(set(c.eval.masked)) < len(c.eval.masked), "eval.masked: a level stands twice; expected each once"),
         (c.model.frozen and c.data.broken_budget > 0,
@@ -84,6 +85,8 @@ def unfit_for_prior(c: Config) -> str | None:
 
 def refuse_ranks(c: Config, world: int) -> None:
     """UserError where there are more ranks than micro-batches in a step."""
+    if c.optim.name == "lbfgs":  # rank 0 solves the head, and the others share the scoring
+        return
     count = c.batch.global_ // c.batch.micro_size
     if world > count:
         raise UserError(
@@ -102,3 +105,34 @@ def _of_csra(heads: int, temperatures: list[float] | None, **_: object) -> list[
         (temperatures is not None and len(temperatures) != heads,
          f"model.head.temperatures: found {len(temperatures or ())} values, expected {heads} (model.head.heads)"),
     ]  # fmt: skip
+
+
+def _of_lbfgs(c: Config) -> list[tuple[bool, str]]:
+    if c.optim.name != "lbfgs":
+        return [(c.optim.l2 != "auto", f"optim.l2: set, but optim.name is {c.optim.name}; it has optim.weight_decay")]
+    options = c.model.head.options
+    return [
+        (not c.model.frozen,
+         "optim.name: lbfgs solves a head on kept features, but model.frozen is false; set model.frozen=true"),
+        (c.model.head.name != "linear",
+         f"model.head.name: {c.model.head.name} cannot be solved by optim.name lbfgs; expected linear"),
+        (options.get("bias") is False, "model.head.bias: optim.name lbfgs solves heads with biases; set it to true"),
+        (options.get("dropout", 0) > 0,
+         f"model.head.dropout: found {options.get('dropout')}, but optim.name lbfgs looks at whole features; set it to "
+         "0, optim.l2 is what keeps the weights small"),
+        (c.loss.name != "bce", f"loss.name: {c.loss.name} has no single optimum for optim.name lbfgs; expected bce"),
+        (c.ema.decay > 0, "ema.decay: optim.name lbfgs takes no steps to average over; set it to 0"),
+    ]  # fmt: skip
+
+
+def without_effect(c: Config) -> list[str]:
+    """The keys that differ from their defaults although a head that is solved has no use for them."""
+    if c.optim.name != "lbfgs":
+        return []
+    found: list[tuple[str, Section, str]] = [
+        ("epochs", c, "epochs"), ("data.last_batch", c.data, "last_batch"), ("batch.global", c.batch, "global_"),
+        ("batch.micro", c.batch, "micro"),
+        *((f"optim.{name}", c.optim, name) for name in type(c.optim).model_fields if name not in ("name", "l2")),
+        *((f"schedule.{name}", c.schedule, name) for name in type(c.schedule).model_fields),
+    ]  # fmt: skip
+    return [key for key, section, name in found if getattr(section, name) != type(section).model_fields[name].default]

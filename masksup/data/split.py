@@ -99,8 +99,14 @@ def open_source(data: Data, seed: int) -> Source:
 
 
 def make_plan(config: Config, train: Part) -> Plan:
-    """The order of the run over the samples of `train` (numbered from 0 within the part)."""
+    """The order of the run over the samples of `train` (numbered from 0 within the part).
+
+    A head that is solved looks at all samples in its only step.
+    """
     cumulative = class_balance(train.labels_NC) if config.data.balance == "class" else None
+    if config.optim.name == "lbfgs":
+        everything = max(len(train), 1)
+        return Plan(len(train), everything, everything, 1.0, "partial", config.seed, cumulative)
     return Plan(
         samples=len(train), global_batch=config.batch.global_, micro_batch=config.batch.micro_size,
         epochs=config.epochs, last_batch=config.data.last_batch, seed=config.seed, cumulative=cumulative,

@@ -97,13 +97,19 @@ def feature_batches(
     features: FrozenFeatures, part: Part, plan: Plan, start_step: int, config: Config, rank: int = 0, world: int = 1
 ) -> Iterator[list[dict[str, Tensor]]]:
     """As `train_loader` gives them, the micro-batches of this rank, with `features` in the place of `image`."""
-    labels_NC = np.array(part.index.labels_NC)
-    if config.data.ignored != "ignore":
-        labels_NC[labels_NC == -1] = int(config.data.ignored == "positive")
+    labels_NC = targets_of(part, config)
     for step in range(start_step, plan.total_steps):
         whole = plan.micro_batches(step)
         mine = [whole[index] for index in plan.share(step, rank, world).indices]
         yield [_batch(features, labels_NC, part, plan, positions, config) for positions in mine]
+
+
+def targets_of(part: Part, config: Config) -> NDArray[np.int8]:
+    """The labels of the whole index of `part` as the loss takes them: ignored pairs -1, or what `data.ignored` says."""
+    labels_NC = np.array(part.index.labels_NC)
+    if config.data.ignored != "ignore":
+        labels_NC[labels_NC == -1] = int(config.data.ignored == "positive")
+    return labels_NC
 
 
 def _batch(

@@ -30,10 +30,12 @@ class ZeroedSGD(torch.optim.SGD):
 def build_optimizer(optim: Optim, network: Network) -> torch.optim.Optimizer:
     """SGD, Adam or AdamW over the trainable parameters.
 
-    Always the fused form: it takes `found_inf`, a flag on the device, so that a bad gradient is skipped without
+    These in the fused form: it takes `found_inf`, a flag on the device, so that a bad gradient is skipped without
     asking the device about it. Each group keeps its `factor` on the learning rate.
     """
     groups = list(_groups(optim, network))
+    if optim.name == "lbfgs":  # keeps the place of one: a head that is solved is never stepped
+        return torch.optim.SGD(groups, lr=0.0)
     if optim.name == "sgd":
         return ZeroedSGD(
             groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay,

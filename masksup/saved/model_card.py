@@ -88,13 +88,24 @@ def _place(index: str) -> str:
 def _training(trained: Trained, result: dict[str, Any]) -> str:
     config = trained.config
     rows = {
-        "loss": config.loss.name, "optimiser": f"{config.optim.name}, learning rate {config.optim.lr:g}",
-        "steps": f"{trained.step} of {config.batch.global_} samples", "seed": str(config.seed),
+        "loss": config.loss.name, **_optimiser(trained, result), "seed": str(config.seed),
         "began with": _began(config.model.weights) + (" (backbone frozen)" if config.model.frozen else ""),
     }  # fmt: skip
     if result:
         rows["took"] = f"{result['seconds']:.0f} s on {result['device']}, {result['ranks']} process(es)"
     return _list("Training", rows) + "\n\nEvery setting is in `config.yaml` beside this card."
+
+
+def _optimiser(trained: Trained, result: dict[str, Any]) -> dict[str, str]:
+    config = trained.config
+    if config.optim.name == "lbfgs":
+        l2 = result.get("solved", {}).get("l2", config.optim.l2)
+        how = " by cross-validation" if config.optim.l2 == "auto" else ""
+        return {"optimiser": f"lbfgs: the head is solved, with l2 {l2}{how}"}
+    return {
+        "optimiser": f"{config.optim.name}, learning rate {config.optim.lr:g}",
+        "steps": f"{trained.step} of {config.batch.global_} samples",
+    }
 
 
 def _began(weights: str) -> str:

@@ -30,6 +30,8 @@ class At:
     history: list[dict[str, Any]] = field(default_factory=list)
     broken: dict[str, list[int]] = field(default_factory=dict)
     """Samples with broken images that were met so far, by part."""
+    solved: dict[str, Any] | None = None
+    """How the head was solved (`solve.py`): `l2`, losses, gradient; None: it is stepped, or not solved yet."""
     changed: list[dict[str, Any]] = field(default_factory=list)
     """Where the run went on with other operation that may change results: step, attempt, settings (old -> new)."""
 

@@ -64,7 +64,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     if improved:
         at.best = {"step": at.step, "epoch": epoch, "mAP": mean_ap, "checkpoint": run.saver.name(at.step)}
     every = run.config.eval.every_epochs
-    ended = run.config.epochs if at.step == run.plan.total_steps else (epoch + 1e-9) // every * every
+    ended = run.plan.epochs if at.step == run.plan.total_steps else (epoch + 1e-9) // every * every
     log.info(f"epoch {ended:g}: {headline(summary)}{'  best so far' if improved else ''}")
     _record(run, summary, outputs, part, epoch)
     last = at.step == run.plan.total_steps
@@ -152,6 +152,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "device": str(run.stepper.device), "ranks": run.group.world, "threads": run.threads,
         "attempts": run.folder.attempt, "changed": at.changed,
         "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
+        **({} if at.solved is None else {"solved": at.solved}),
     }  # fmt: skip
 
 

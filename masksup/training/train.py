@@ -30,6 +30,7 @@ from masksup.training.open import open_training
 from masksup.training.run import Run
 from masksup.training.save import alarm, make_sure_it_is_saved, save
 from masksup.training.score_run import finish, score_epoch
+from masksup.training.solve import solve_head
 
 
 def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
@@ -55,7 +56,7 @@ def _to_the_end(run: Run) -> int:
     beat = heartbeat.start(run.folder.path / "heartbeat.json", "") if group.first and not fence.is_set() else None
     try:
         with training_bar(run.plan.total_steps, run.at.step, shown=group.first) as bar:
-            stopped = _loop(run, bar)
+            stopped = (_solve if run.config.optim.name == "lbfgs" else _loop)(run, bar)
         run.vote.drain()
         make_sure_it_is_saved(run)
         if not stopped:
@@ -144,6 +145,21 @@ def _loop(run: Run, bar: Progress) -> str | None:
             save(run)
             saved_at = time.monotonic()
         alarm(run)
+    return None
+
+
+def _solve(run: Run, bar: Progress) -> str | None:
+    """As `_loop` for a head that is solved, which is the only step of its run."""
+    heartbeat.note(phase="training", last_step=run.at.step, total_steps=run.plan.total_steps, best=_best(run))
+    fresh = run.at.step == 0
+    if fresh and not solve_head(run):
+        return _stop(run, stop_requested())
+    heartbeat.note(last_step=run.at.step)
+    bar.update(bar.task_ids[0], completed=run.at.step)
+    if not _score_if_due(run, Meter()):
+        return _stop(run, stop_requested())
+    if fresh:
+        save(run)
     return None
 
 
