@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -92,22 +93,17 @@ def launch(world: int, jobs: list[Job], folder: Path, deadline: float = DEADLINE
     (folder / "store").unlink(missing_ok=True)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(masksup.__file__).parents[1])}
     ends = time.monotonic() + deadline
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__)), str(folder), str(rank), str(world)], env=env,
-            stdout=(folder / f"rank{rank}.out").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
+    command = [sys.executable, "-P", str(Path(__file__)), str(folder), str(world)]
+    with (folder / "imports.out").open("w") as out:
+        ranks = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        codes = [process.wait(max(ends - time.monotonic(), 1)) for process in ranks]
+        code = ranks.wait(max(ends - time.monotonic(), 1))
     finally:
-        for process in ranks:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    texts = [(folder / f"rank{rank}.out").read_text() for rank in range(world)]
-    assert not any(codes), "\n".join(f"rank {rank}:\n{text[-3000:]}" for rank, text in enumerate(texts))
+        if ranks.poll() is None:
+            os.killpg(ranks.pid, signal.SIGKILL)
+            ranks.wait()
+    texts = {out.stem: out.read_text() for out in sorted(folder.glob("*.out"))}
+    assert not code, "\n".join(f"{name}:\n{text[-3000:]}" for name, text in texts.items())
     return {job.name: [read(folder, job.name, rank) for rank in range(world)] for job in jobs}
 
 
@@ -200,9 +196,46 @@ def _infinite(method: nn.Module) -> Iterator[None]:
 
 
 def main() -> None:
+    """Import everything once, and fork the ranks."""
+    import masksup.engine.build
+    import masksup.engine.step
+    import masksup.runtime.checkpoint  # noqa: F401
+    from masksup.engine.parallel.zero import _import_deepspeed
+
+    _import_deepspeed(torch.device("cpu"))
+    folder, world = Path(sys.argv[1]), int(sys.argv[2])
+    _end_with_parent()
+    for rank in range(world):
+        if os.fork() == 0:
+            _be_rank(folder, rank, world)
+    for _ in range(world):
+        if os.wait()[1]:
+            sys.exit(1)  # the others may wait for the one that failed; they end with this process
+
+
+def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the test, however that ends
+
+
+def _be_rank(folder: Path, rank: int, world: int) -> NoReturn:
+    status = 1
+    try:
+        _end_with_parent()
+        out = os.open(folder / f"rank{rank}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        _work(folder, rank, world)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _work(folder: Path, rank: int, world: int) -> None:
     faulthandler.dump_traceback_later(1.5 * DEADLINE - 20, exit=True)  # a hang then says where
-    folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     import torch.distributed as dist
 
     torch.set_num_threads(1)
