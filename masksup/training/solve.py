@@ -1,6 +1,8 @@
 """The only step of a run whose head is solved: rank 0 finds the optimum, and every rank takes it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from masksup.models.heads.linear import Linear, pool_positions
 from masksup.training.run import Run
 
 _PIECE = 1024  # samples whose maps are in memory at a time
+_LARGE = 3e8  # multiplications that one logit of every image and class takes, from which more threads are faster
 _REACHED = 1e-4  # largest gradient at an optimum; rounding leaves more of it where there are many samples
 
 Found = tuple[Tensor, Tensor, dict[str, Any]]  # weight_CD, bias_C, and how they were found
@@ -59,12 +62,17 @@ def _found(run: Run) -> Found | None:
     unused = without_effect(run.config)
     if unused:
         log.warning(f"optim.name lbfgs solves the head without steps, so these have no effect: {', '.join(unused)}")
-    space, views, whole = _problem(run)
     try:
-        l2, tried = _strength(run, space, views, whole)
-        optimum = solve(space, stacked(views), l2, each=_go_on)
+        with _threads_that_help(run):
+            return _optimum(run)
     except Stopped:
         return None
+
+
+def _optimum(run: Run) -> Found:
+    space, views, whole = _problem(run)
+    l2, tried = _strength(run, space, views, whole)
+    optimum = solve(space, stacked(views), l2, each=_go_on)
     if optimum.gradient > _REACHED:
         log.warning(
             f"optim.l2: {l2:g} is so small that the optimum was not reached (gradient {optimum.gradient:.1e}); "
@@ -76,6 +84,21 @@ def _found(run: Run) -> Found | None:
     if tried:
         facts["cross_validation"] = {"folds": FOLDS, "tried": [[one.l2, one.log_loss / pairs] for one in tried]}
     return *space.classifier(optimum.theta_CP), facts
+
+
+@contextmanager
+def _threads_that_help(run: Run) -> Iterator[None]:
+    """One thread for a small problem: thousands of products of milliseconds would wait for a second one, several times
+    as long as they take where other processes use the processor, too."""
+    head, images = run.network.head, len(run.source.train)
+    assert isinstance(head, Linear)
+    classes, width = head.fc.out_features, head.fc.in_features
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if images * min(images, width) * classes > _LARGE else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _go_on() -> None:
