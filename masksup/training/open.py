@@ -25,6 +25,7 @@ from masksup.engine.state import of_this_rank, refuse_other_model, restore
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.methods.method import Method
+from masksup.models.layers import layer_scales
 from masksup.models.network import Network
 from masksup.models.weights import load_weights
 from masksup.runtime.broken_images import BrokenImages
@@ -100,6 +101,7 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     plan = make_plan(config, source.train)
     _refuse_ranks(config, place, device)
     network = new_network(config, len(classes))
+    layer_scales(network.backbone, config.optim.layer_decay)  # refuses what has no layers, before anything is written
     weights = None if resumes else _first_weights(config, network, classes)
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
