@@ -18,11 +18,18 @@ _EVERY_S = 15.0
 
 
 def score_at(run: Path, epoch: float) -> float | None:
-    """The first mAP (percent) that a run measured at or after an epoch; None if it has not come so far."""
-    for row in read_lines(run / "metrics.jsonl"):
-        if row.get("kind") == "eval" and row.get("epoch", -1) >= epoch - 1e-6 and row.get("mAP") is not None:
+    """The first mAP (percent) that a run measured at or after an epoch; None if it has not come so far.
+
+    Of a finished run that its own `stop.patience_epochs` ended before that epoch: the last, for it would be no better.
+    """
+    rows = [
+        row for row in read_lines(run / "metrics.jsonl") if row.get("kind") == "eval" and row.get("mAP") is not None
+    ]
+    for row in rows:
+        if row.get("epoch", -1) >= epoch - 1e-6:
             return float(row["mAP"])
-    return None
+    through = bool(rows) and bool(read_json(run / "result.json").get("stopped_early"))
+    return float(rows[-1]["mAP"]) if through else None
 
 
 def hopeless(run: Path, home: Path, rule: Halving) -> str | None:

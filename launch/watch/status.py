@@ -151,7 +151,7 @@ def judge(
     `known`: SLURM's view, None where it has forgotten the job or never had one; `problem`: why it could not be asked.
     """
     if folder.result.exists():
-        return "finished", None
+        return "finished", _ended_by_itself(folder)
     if folder.stopped_early.exists() and (newest is None or newest.outcome == "hopeless"):
         return "stopped early", folder.stopped_early.read_text(encoding="utf-8").strip()
     alive = age is not None and abs(age) < FRESH_S and (newest is None or newest.outcome is None)
@@ -174,6 +174,12 @@ def judge(
     if alive and not _settles(known.submitted):
         return "disagree", f"SLURM says {known.state}, but the run gave a sign of life {age:.0f} s ago"
     return "waiting", known.reason or None
+
+
+def _ended_by_itself(folder: Folder) -> str | None:
+    """Where a finished run ended before its last epoch; older results tell nothing of it."""
+    told = read_json(folder.result).get("stopped_early")
+    return f"stopped early at step {told['step']} of {told['of_steps']} ({told['by']})" if told else None
 
 
 def _how_old(age: float) -> str:

@@ -24,6 +24,11 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
          "schedule.milestones: empty, but schedule.name is multistep"),
         (c.schedule.name == "onecycle" and c.schedule.warmup_epochs > 0,
          "schedule.warmup_epochs: onecycle has its own rise (schedule.pct_start); set it to 0"),
+        (c.stop.patience_epochs is not None and c.data.eval is None and c.data.folds == 0,
+         f"stop.patience_epochs: found {c.stop.patience_epochs}, but the run scores no evaluation part; set data.eval "
+         "or data.folds, or stop.patience_epochs=null"),
+        (c.model.frozen and c.optim.layer_decay != 1,
+         f"optim.layer_decay: found {c.optim.layer_decay:g}, but model.frozen trains a head alone; set it to 1"),
         (c.eval.weights == "ema" and c.ema.decay == 0, "eval.weights: ema, but ema.decay is 0 (off)"),
         (c.augment.scale[0] > c.augment.scale[1], "augment.scale: the first number is above the second"),
         (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),

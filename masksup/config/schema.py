@@ -203,6 +203,9 @@ class Optim(Section):
     """Learning rate of the head over `lr`. CSRA: 10."""
     backbone_factor: Positive = 1.0
     """Learning rate of the backbone over `lr`. MCAR: 0.1."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each layer of the backbone over that of the layer above it, the head being on top; 1 is off.
+    What a layer is says timm (`group_matcher`). It multiplies `backbone_factor`. Common for ViTs: 0.65 to 0.9."""
     bias_factor: Positive = 1.0
     """Learning rate of the biases over that of the weights beside them. Puzzle-CAM: 2."""
     decay: Literal["all", "weights", "matrices"] = "all"
@@ -242,6 +245,17 @@ class Schedule(Section):
     """onecycle: peak over first rate."""
     final_div: Positive = 1e4
     """onecycle: first over last rate."""
+
+
+class Stop(Section):
+    """When a run ends before its last epoch."""
+
+    on_resume: ClassVar = OnResume.REFUSED
+
+    patience_epochs: Positive | None = None
+    """End the run once the mAP on the evaluation part has had no new best for so many epochs; null is off. It is looked
+    at after each evaluation only: with `eval.every_epochs` above it, the first one without a new best ends the run.
+    `schedule` is not shortened."""
 
 
 class Batch(Section):
@@ -396,6 +410,7 @@ class Config(Section):
     loss: LossSpec = LossSpec()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
+    stop: Stop = Stop()
     batch: Batch = Batch()
     precision: Precision = Precision()
     parallel: Parallel = Parallel()

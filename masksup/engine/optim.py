@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from masksup.config.schema import Optim
+from masksup.models.layers import layer_scales
 from masksup.models.network import Network
 
 
@@ -47,6 +48,7 @@ def build_optimizer(optim: Optim, network: Network) -> torch.optim.Optimizer:
 
 def _groups(optim: Optim, network: Network) -> Iterator[dict[str, object]]:
     """Parameters with the same rate and decay; a name before its comma stands for one rate."""
+    scales = layer_scales(network.backbone, optim.layer_decay)
     parts: list[tuple[str, nn.Module, float]] = [
         ("backbone", network.backbone, optim.backbone_factor),
         ("head", network.head, optim.head_factor),
@@ -59,10 +61,11 @@ def _groups(optim: Optim, network: Network) -> Iterator[dict[str, object]]:
             bias = path.endswith("bias")  # also `in_proj_bias` of attention
             faster = bias and optim.bias_factor != 1
             decayed = optim.decay == "all" or not (bias or (optim.decay == "matrices" and parameter.ndim <= 1))
-            name = part + ("_bias" if faster else "") + ("" if decayed else ", no decay")
+            layer, scale = scales[path] if part == "backbone" and scales else ("", 1.0)
+            name = part + layer + ("_bias" if faster else "") + ("" if decayed else ", no decay")
             group = groups.setdefault(name, {"name": name, "params": []})
             group["params"].append(parameter)
-            group["factor"] = factor * (optim.bias_factor if faster else 1.0)
+            group["factor"] = factor * scale * (optim.bias_factor if faster else 1.0)
             group["weight_decay"] = optim.weight_decay if decayed else 0.0
         yield from groups.values()
 

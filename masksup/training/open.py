@@ -26,6 +26,7 @@ from masksup.engine.state import of_this_rank, refuse_other_model, restore
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.methods.method import Method
+from masksup.models.layers import layer_scales
 from masksup.models.network import Network
 from masksup.models.weights import load_weights
 from masksup.runtime.broken_images import BrokenImages
@@ -104,6 +105,7 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     plan = make_plan(config, source.train)
     _refuse_ranks(config, place, device)
     network = new_network(config, len(classes))
+    layer_scales(network.backbone, config.optim.layer_decay)  # refuses what has no layers, before anything is written
     has_batch_norm = bool(network.backbone.batch_norms)
     if config.model.batchnorm == "frozen" and not has_batch_norm:
         raise UserError(f"model.batchnorm: found frozen, but {config.model.backbone} has no batch norm; expected auto")

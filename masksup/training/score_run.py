@@ -30,6 +30,7 @@ from masksup.metrics.tables import headline, tables
 from masksup.output.pictures import contact_sheet, draw_prediction
 from masksup.runtime.checkpoint import SUMS, Damaged, read_checkpoint
 from masksup.runtime.progress import duration
+from masksup.training import patience
 from masksup.training.run import Run
 
 _CURVES = ("mAP", *THRESHOLD_SCORES)
@@ -109,7 +110,8 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
     final = _final(result)
     for level, masked in (final or {}).get("masked", {}).items():
         run.record.scalars(f"masked_{level}", at.step, run.plan.epoch_of(at.step), _known(masked, _CURVES))
-    run.record.event(at.step, "finished")
+    told = result["stopped_early"]
+    run.record.event(at.step, f"finished: {patience.line(told)}" if told else "finished")
     write_json(run.folder.result, result)
     shutil.rmtree(run.folder.unfinished, ignore_errors=True)
     log.info(
@@ -152,6 +154,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "device": str(run.stepper.device), "ranks": run.group.world, "threads": run.threads,
         "attempts": run.folder.attempt, "changed": at.changed,
         "skipped_steps": int(run.stepper.engine.skipped.item()), "history": at.history,
+        "stopped_early": patience.stopped_early(run),
         **({} if at.solved is None else {"solved": at.solved}),
     }  # fmt: skip
 

@@ -24,6 +24,7 @@ from masksup.runtime import fence, heartbeat
 from masksup.runtime.progress import Meter, training_bar
 from masksup.runtime.ranks import SAVE, TELL, joined, signal_of, wish
 from masksup.runtime.run_folder import as_in_folder, finished
+from masksup.training import patience
 from masksup.training.diverged import raise_bad_gradient
 from masksup.training.loop_log import log_step
 from masksup.training.open import open_training
@@ -57,6 +58,7 @@ def _to_the_end(run: Run) -> int:
     try:
         with training_bar(run.plan.total_steps, run.at.step, shown=group.first) as bar:
             stopped = (_solve if run.config.optim.name == "lbfgs" else _loop)(run, bar)
+        patience.tell(run)
         run.vote.drain()
         make_sure_it_is_saved(run)
         if not stopped:
@@ -107,7 +109,7 @@ def _loop(run: Run, bar: Progress) -> str | None:
     heartbeat.note(phase="training", last_step=at.step, total_steps=plan.total_steps, best=_best(run))
     if not _score_if_due(run, meter):
         return _stop(run, stop_requested())
-    while at.step < plan.total_steps:
+    while not patience.ended(run):
         began = time.perf_counter()
         group.beat("loading step", at.step)
         micro_batches = next(batches)
@@ -208,7 +210,7 @@ def _best(run: Run) -> float | None:
 
 def _save_due(run: Run) -> bool:
     every, step = run.config.checkpoint.every_steps, run.at.step
-    return (every > 0 and step % every == 0) or step == run.plan.total_steps
+    return (every > 0 and step % every == 0) or patience.ended(run)
 
 
 def _save_due_by_time(run: Run, saved_at: float) -> bool:

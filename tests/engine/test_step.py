@@ -4,7 +4,9 @@ import copy
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from masksup.base.place import Place
@@ -15,6 +17,7 @@ from masksup.engine.optim import build_optimizer, clip_gradients, set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_dtype
 from masksup.engine.step import Stepper
+from masksup.errors import UserError
 from masksup.losses.bce import BinaryCrossEntropy
 
 MakeConfig = Callable[..., Config]
@@ -60,6 +63,39 @@ def test_puzzle_groups_biases_run_ahead_and_do_not_decay(tiny_config: MakeConfig
         assert group["weight_decay"] == (0.0 if bias else 1e-4), name
     rates = {group["name"].partition(",")[0]: group["lr"] for group in optimizer.param_groups}
     assert rates == pytest.approx({"backbone": 0.1, "backbone_bias": 0.2, "head": 1.0, "head_bias": 2.0})
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet"])
+def test_layers_have_the_rates_that_timm_gives_them(name: str, tiny_config: MakeConfig) -> None:
+    """timm's own function, on the whole model with its classifier, is the oracle."""
+    whole = timm.create_model(name, num_classes=12, **({"img_size": 32} if name == "test_vit" else {}))
+    scales = {id(p): g["lr_scale"] for g in param_groups_layer_decay(whole, layer_decay=0.5) for p in g["params"]}
+    expected = {path: scales[id(p)] for path, p in whole.named_parameters()}
+    network = new_network(tiny_config(model__backbone=name), 12)
+    next(network.backbone.parameters()).requires_grad_(False)  # a frozen part has no rate
+    optim = Optim(head_factor=10, backbone_factor=0.5, bias_factor=2, layer_decay=0.5, decay="matrices")
+    optimizer = build_optimizer(optim, network)
+    set_rates(optimizer.param_groups, 0.1, None)
+    by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len({group["name"] for group in optimizer.param_groups}) == len(optimizer.param_groups)
+    rates: dict[str, float] = {}
+    for path, parameter in [*network.named_parameters()][1:]:
+        group, bias = by_parameter[id(parameter)], 2 if path.endswith("bias") else 1
+        part = 10 if path.startswith("head.") else 0.5 * expected[path.removeprefix("backbone.model.")]
+        assert group["lr"] == pytest.approx(0.1 * part * bias), path
+        assert group["weight_decay"] == (0.0 if parameter.ndim <= 1 else optim.weight_decay), path
+        assert rates.setdefault(group["name"].partition(",")[0], group["lr"]) == group["lr"], "one name is one rate"
+    assert len(by_parameter) == len([*network.parameters()]) - 1
+    assert len(set(rates.values())) > 4
+
+
+def test_a_backbone_without_layers_has_no_layer_decay(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = new_network(tiny_config(), 12)
+    monkeypatch.delattr(type(network.backbone.model), "group_matcher")
+    with pytest.raises(
+        UserError, match=r"^optim\.layer_decay: found 0\.5, but timm knows no layers of test_resnet; .*$"
+    ):
+        build_optimizer(Optim(layer_decay=0.5), network)
 
 
 def test_by_default_everything_decays_and_has_one_rate(tiny_config: MakeConfig) -> None:
