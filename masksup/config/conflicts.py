@@ -10,7 +10,6 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
     whole, micro = c.batch.global_, c.batch.micro_size
     divisors = [d for d in range(1, whole + 1) if whole % d == 0]
     near = min(divisors, key=lambda d: abs(d - micro))
-    zero = c.parallel.engine == "deepspeed"
     return [
         (whole % micro != 0, f"batch.micro: {micro} does not divide batch.global {whole}; nearest: {near}"),
         (c.data.folds == 1, "data.folds: found 1, expected 0 (off) or at least 2"),
@@ -48,6 +47,13 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
          "model.batchnorm: found frozen, but model.weights is none, which has no statistics to keep; expected batch"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
         *(_of_frozen_features(c) if c.model.frozen else ()),
+        *_of_deepspeed(c),
+    ]  # fmt: skip
+
+
+def _of_deepspeed(c: Config) -> list[tuple[bool, str]]:
+    zero = c.parallel.engine == "deepspeed"
+    return [
         (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
         (zero and c.precision.compile,
          "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),
