@@ -19,6 +19,7 @@ from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.models.backbones import build_backbone
 from masksup.models.network import build_network
+from masksup.runtime.run_folder import as_in_folder, refuse_other_config
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -155,6 +156,21 @@ def test_auto_follows_the_folder_and_a_value_is_refused(
         train(prior, tmp_path / "run")
     assert train(auto, tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", tmp_path / "clean")
+
+
+def test_a_folder_that_was_submitted_begins_and_keeps_what_it_chose(
+    tiny_config: MakeConfig, weights: Path, tmp_path: Path
+) -> None:
+    """The launcher makes the folder before anything has chosen, and submits it again later."""
+    auto, run = tiny_config(model={**MODEL, "weights": str(weights)}, epochs=1), tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(auto))
+    assert train(auto, run) == 0
+    refuse_other_config(run, auto)
+    again = as_in_folder(run, auto)
+    assert (again.model.head_start, again.model.batchnorm) == ("prior", "frozen")
+    with pytest.raises(UserError, match=r"model\.batchnorm: frozen -> batch"):
+        refuse_other_config(run, with_model(auto, batchnorm="batch"))
 
 
 def test_what_auto_becomes(tiny_config: MakeConfig, weights: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from test_train import stop_after
 
 from masksup.cli import main
+from masksup.config.auto import resolved
 from masksup.config.load import dump, validate
 from masksup.config.messages import items, schema_keys
 from masksup.config.on_resume import on_resume
@@ -79,7 +80,7 @@ def test_every_section_says_what_its_fields_are() -> None:
 def test_another_value_of_any_field_is_refused_or_allowed_as_marked(
     key: str, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = tiny_config()
+    config = resolved(tiny_config(), has_batch_norm=True)
     open_run(tmp_path / "run", config)
     mark = OnResume.FREE if key in FREE else OnResume.TOLD if key in TOLD else OnResume.REFUSED
     assert on_resume(key) is (OnResume.SAME_INDEX if key in MOVED else mark)

@@ -91,7 +91,8 @@ def test_an_option_that_is_a_setting(
 def test_only_what_is_required_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train"])
-    assert capsys.readouterr().err.endswith("the following arguments are required: CONFIG\n")
+    told = "masksup train: the following arguments are required: CONFIG; masksup train --help lists the options\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def read_recorded(file: Path) -> Config:
     return validate(tree, str(file))
 
 
-def following(config: Config, recorded: Config) -> Config:
-    """`config`, with the recorded value wherever it leaves the choice to the program."""
-    values = {key: getattr(getattr(recorded, key[0]), key[1]) for key in _BEFORE}
+def following(config: Config, other: Config) -> Config:
+    """`config`, with the value of the other wherever it leaves the choice to the program."""
+    values = {key: getattr(getattr(other, key[0]), key[1]) for key in _BEFORE}
     return _with(config, {key: v for key, v in values.items() if getattr(getattr(config, key[0]), key[1]) == "auto"})
 
 

@@ -148,7 +148,8 @@ def as_in_folder(path: Path, config: Config) -> Config:
 def refuse_other_config(path: Path, config: Config) -> None:
     """UserError if `path` holds another run, with the difference; another operation of the same run is none."""
     recorded = read_run_config(path)
-    refused = changed(recorded, following(config, recorded), OnResume.REFUSED)
+    # A folder that was submitted and has not started may say `auto`, too.
+    refused = changed(following(recorded, config), following(config, recorded), OnResume.REFUSED)
     if refused:
         lines = [f"{key}: {values}" for key, values in refused.items()]
         shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
