@@ -83,6 +83,13 @@ def test_it_validates_and_states_its_figure_and_source(file: Path) -> None:
 
 
 @every_recipe
+def test_it_begins_and_normalises_as_the_original_did(file: Path) -> None:
+    """Defaults that came later do not change its numbers."""
+    model = settings(file).model
+    assert (model.head_start, model.batchnorm) == ("random", "batch")
+
+
+@every_recipe
 def test_its_name_says_data_and_size(file: Path) -> None:
     config = settings(file)
     data = file.stem.partition("_")[0]

@@ -42,7 +42,7 @@ def stop_at(job: Launcher, world: int, config: Path, run: Path, step: int, probe
     assert ranks.wait() == [75] * world, ranks.text()
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_r11_repeated_and_resumed_runs_are_bit_equal(world: int, job: Launcher, write_config, tmp_path: Path) -> None:
     config = write_config(data__workers=world % 2, epochs=4)
     job.to_the_end(world, config, tmp_path / "clean")

@@ -64,6 +64,7 @@ def test_outputs_that_are_kept_slowly_end_no_evaluation(
         job.to_the_end(3, config, run, probe=probe)
 
 
+@pytest.mark.slow
 def test_scores_that_take_long_on_rank_0_end_no_job(job: Launcher, write_config, tmp_path: Path) -> None:
     """The other ranks are done by then, and leave when it is."""
     slow = (

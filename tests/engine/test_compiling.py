@@ -19,9 +19,10 @@ from masksup.engine.step import Stepper
 
 MakeConfig = Callable[..., Config]
 CPU, C = torch.device("cpu"), 5
-METHODS_TRIED: list[dict[str, Any]] = [
-    *({"name": name} for name in METHODS.entries), {"name": "masksup", "base": {"name": "mcar"}},
-    {"name": "oass", "strategy": "ctopk"},
+METHODS_TRIED: list[Any] = [
+    *({"name": name} for name in METHODS.entries),
+    pytest.param({"name": "masksup", "base": {"name": "mcar"}}, marks=pytest.mark.slow),
+    pytest.param({"name": "oass", "strategy": "ctopk"}, marks=pytest.mark.slow),
 ]  # fmt: skip
 
 

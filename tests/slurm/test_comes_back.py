@@ -62,6 +62,7 @@ def test_preempted_in_an_evaluation_and_at_the_end(
     assert_same_run(run, clean)
 
 
+@pytest.mark.slow
 def test_preempted_while_starting(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
     run = submit()
     wait(lambda: slurm.queue([str(job_of(Folder(run)))])[str(job_of(Folder(run)))].state == "RUNNING", "a start")
@@ -153,6 +154,7 @@ def test_preempted_while_the_controller_is_away(cluster: Cluster, submit: Submit
     assert_same_run(run, undisturbed()[1])
 
 
+@pytest.mark.slow
 def test_paused_node_wakes_up_while_its_run_goes_on_elsewhere(
     cluster: Cluster, submit: Submit, undisturbed: Undisturbed
 ) -> None:
