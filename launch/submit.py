@@ -172,9 +172,8 @@ def prepare(folder: Folder, config: Config, resources: Resources, cluster: str, 
     folder.path.chmod(0o700)
     (folder.run / "logs").mkdir(exist_ok=True)
     folder.cancelled.unlink(missing_ok=True)
-    write_atomically(
-        folder.config, to_yaml(as_in_folder(folder.run, config))
-    )  # also over another operation, which the ranks read there
+    # Also over another operation, which the ranks read there.
+    write_atomically(folder.config, to_yaml(as_in_folder(folder.run, config)))
     row = {"job": None, "cluster": cluster, "code": str(code), "home": str(home), "resources": resources.model_dump()}
     write_json(folder.job, row)
 

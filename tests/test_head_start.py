@@ -20,6 +20,7 @@ from masksup.exits import STOPPED
 from masksup.models.backbones import build_backbone
 from masksup.models.network import build_network
 from masksup.runtime.run_folder import as_in_folder, refuse_other_config
+from masksup.smoke.shrink import shrunk
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -225,6 +226,16 @@ def test_frozen_without_a_batch_norm_is_one_line(tiny_config: MakeConfig, tmp_pa
     with pytest.raises(UserError, match=r"model\.batchnorm: found frozen, but test_vit has no batch norm"):
         train(tiny_config(model=model), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_smoke_takes_a_configuration_with_frozen_statistics(
+    tiny_config: MakeConfig, weights: Path, tmp_path: Path
+) -> None:
+    """Its stand-in starts from random weights."""
+    file = tmp_path / "a.yaml"
+    model = {**MODEL, "weights": str(weights), "batchnorm": "frozen", "head_start": "prior"}
+    file.write_text(to_yaml(tiny_config(model=model)))
+    assert shrunk(file, tmp_path).model.head_start == "prior"
 
 
 def test_a_trained_head_is_not_begun_anew(tiny_config: MakeConfig, weights: Path, tmp_path: Path) -> None:

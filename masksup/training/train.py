@@ -43,8 +43,10 @@ def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
     with joined(place, config) as group:
         done = False
         with group.together():
-            config = as_in_folder(run_dir, config)
-            done = group.first and finished(run_dir, config)
+            if group.first:  # what the others see of a shared folder may be older
+                config = as_in_folder(run_dir, config)
+                done = finished(run_dir, config)
+        config = group.broadcast(config)
         if group.broadcast(done):
             log.info(f"{run_dir}: this run is finished; its scores are in {run_dir / 'result.json'}")
             return 0
