@@ -140,9 +140,11 @@ def _refuse_dead(items: Iterator[Any], workers: list[BaseProcess]) -> Iterator[A
     try:
         yield from items
     except (OSError, EOFError) as error:
-        if not workers or not wait([process.sentinel for process in workers], timeout=1):
+        # `is_alive` may still say yes: the kernel closes what a process held before its parent can wait for it.
+        ended = wait([process.sentinel for process in workers], timeout=1) if workers else []
+        if not ended:
             raise
-        dead = ", ".join(str(process.pid) for process in workers if not process.is_alive())
+        dead = ", ".join(str(process.pid) for process in workers if process.sentinel in ended)
         raise RuntimeError(f"DataLoader worker (pid(s) {dead}) exited unexpectedly") from error
 
 

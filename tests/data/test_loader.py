@@ -1,9 +1,11 @@
 """Batches that depend on the plan alone: the same for any number of workers and from any step."""
 
+import multiprocessing
 import os
 import pickle
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from PIL import Image
 
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index, IndexContent, write_index
-from masksup.data.loader import eval_loader, train_loader
+from masksup.data.loader import _refuse_dead, eval_loader, train_loader
 from masksup.data.shards import digest_of
 from masksup.data.transforms import TransformSettings, eval_transform
 from masksup.errors import UserError
@@ -214,3 +216,25 @@ def test_an_abandoned_loader_leaves_no_process(index: Index) -> None:
     loader.close()  # type: ignore[attr-defined]
     del loader
     assert not workers & children()
+
+
+def _let_go_but_live() -> None:
+    """What a dying process is for a moment: all that it held is closed, and it cannot be waited for yet."""
+    os.closerange(3, 4096)
+    time.sleep(60)
+
+
+def test_a_process_that_is_just_dying_is_named() -> None:
+    def broken() -> Iterator[None]:
+        raise ConnectionResetError
+        yield
+
+    process = multiprocessing.get_context("fork").Process(target=_let_go_but_live)
+    process.start()
+    try:
+        with pytest.raises(RuntimeError, match=rf"\(pid\(s\) {process.pid}\) exited"):
+            list(_refuse_dead(broken(), [process]))
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
