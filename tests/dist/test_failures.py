@@ -292,13 +292,14 @@ def test_a_loader_process_of_one_rank_that_the_machine_kills(job: Launcher, writ
 
 def test_a_second_ctrl_c_leaves_at_once_with_130(job: Launcher, write_config, tmp_path: Path) -> None:
     """Also those ranks that wait in a sum, where no handler runs."""
-    probe = before_fetching("time.sleep(5 * (os.environ['RANK'] == '1' and positions[0] > 90))")
-    ranks = job.train(3, write_config(epochs=1000, data__eval=None), tmp_path / "run", probe=probe)
-    ranks.until(lambda: rows(tmp_path / "run") > 9)
+    asleep = tmp_path / "asleep"
+    sleep = f"os.environ['RANK'] == '1' and positions[0] > 90 and (open({str(asleep)!r}, 'w'), time.sleep(20))"
+    ranks = job.train(3, write_config(epochs=1000, data__eval=None), tmp_path / "run", probe=before_fetching(sleep))
+    ranks.until(asleep.exists)
     for _ in range(2):
+        time.sleep(0.5)
         for rank in range(3):
             ranks.signal(rank, signal.SIGINT)
-        time.sleep(0.5)
     assert ranks.wait(60) == [130, 130, 130], ranks.text()
     assert "Traceback" not in ranks.text()
     assert ranks.text().count("masksup: SIGINT: finishes this step, saves and leaves") == 1
