@@ -89,7 +89,7 @@ def unfit_for_prior(c: Config) -> str | None:
         return f"method {method} cuts by the maps of classes, which a head without weights does not have"
     if c.model.head.name not in ("linear", "csra", "ml_decoder", "query2label"):
         return f"head {c.model.head.name} needs weights from the start"
-    if not c.model.head.options.get("bias", True):
+    if c.model.head.name == "linear" and not c.model.head.options["bias"]:
         return "head linear has no bias (model.head.bias)"
     return None
 
