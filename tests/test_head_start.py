@@ -9,35 +9,32 @@ import pytest
 import torch
 import yaml
 from compare import assert_same_run, final_state
+from pretrained import BACKBONE, write_weights
 
 from masksup.config.auto import following, read_recorded, resolved
 from masksup.config.load import dump, load_config, to_yaml
 from masksup.config.schema import Config
-from masksup.data.split import open_source
+from masksup.data.loader import train_loader
+from masksup.data.split import make_plan, open_source, train_dataset
 from masksup.engine.build import new_method, new_network, start_at_prior
+from masksup.engine.features import compute_features, feature_batches
+from masksup.engine.state import same_head
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.models.backbones import build_backbone
 from masksup.models.network import build_network
+from masksup.models.weights import load_weights
 from masksup.runtime.run_folder import as_in_folder, refuse_other_config
 from masksup.smoke.shrink import shrunk
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 HEADS = ["linear", "ml_decoder", "query2label"]
-BACKBONE = "test_resnet"
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of weights whose batch norms have seen something."""
-    torch.manual_seed(1)
-    backbone = build_backbone(BACKBONE, 32, grad_checkpointing=False, options={}).train()
-    for _ in range(3):
-        backbone(torch.randn(8, 3, 32, 32))
-    file = tmp_path_factory.mktemp("weights") / "backbone.pth"
-    torch.save(backbone.model.state_dict(), file)
-    return file
+    return write_weights(tmp_path_factory.mktemp("weights") / "backbone.pth")
 
 
 @pytest.mark.parametrize("ignored", ["ignore", "negative", "positive"])
@@ -70,6 +67,65 @@ def test_the_mean_logit_is_the_log_odds_that_the_loss_sees(
         assert logits_BC.std(1).min() > 0.1, "but the classes do"
 
 
+@pytest.mark.parametrize(
+    ("weights_of", "settings"),
+    [
+        ("file", {"batchnorm": "batch"}),
+        ("file", {"batchnorm": "frozen", "head": {"name": "csra", "heads": 4, "bias": True}}),
+        ("file", {"frozen": True}),
+        ("none", {"batchnorm": "batch"}),
+    ],
+)
+def test_csra_has_the_log_odds_in_the_mean_over_the_first_batch(
+    weights_of: str, settings: dict[str, Any], tiny_config: MakeConfig, weights: Path, tmp_path: Path
+) -> None:
+    """And the weights that it would have had, which are not 0."""
+    model = {**MODEL, "head": {"name": "csra"}, "head_start": "prior",
+             "weights": str(weights) if weights_of == "file" else "none"}  # fmt: skip
+    config = tiny_config(model={**model, **settings}, data__folds=3, data__eval=None)
+    train_part = open_source(config.data, config.seed).train
+    classes = len(train_part.index.classes)
+    networks = [new_network(with_model(config, head_start=start), classes) for start in ("prior", "random")]
+    for network in networks:
+        load_weights(network.backbone, config.model.weights)
+    ours, random = networks
+    ours.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
+    method = new_method(config, ours, classes, train_part)
+    start_at_prior(config, method.train(), train_part)
+    state = ours.state_dict()
+    bias_C = state.pop("head.class_bias")
+    assert bias_C.shape == (classes,)
+    assert state.keys() == random.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in random.state_dict().items())
+
+    plan = make_plan(config, train_part)
+    if config.model.frozen:
+        cpu = torch.device("cpu")
+        features = compute_features(ours, train_part, config, tmp_path, cpu, torch.float32, True, str)
+        batches = next(feature_batches(features, train_part, plan, 0, config))
+        logits_BC = torch.cat([ours.head(batch["features"]) for batch in batches])
+    else:
+        batches = next(train_loader(train_dataset(config, train_part, plan), plan, 0, 0))
+        logits_BC = torch.cat([ours(batch["image"]) for batch in batches])
+    assert len(batches) == 2
+    present, absent = train_part.count(1), train_part.count(0)
+    expected_C = torch.tensor(np.log((present + 1) / (absent + 1)))
+    torch.testing.assert_close(logits_BC.double().mean(0), expected_C, atol=1e-5, rtol=0)
+    assert logits_BC.std(0).min() > 1e-3, "images differ"
+
+
+def test_a_head_is_taken_over_where_nothing_of_it_is_lost(tiny_config: MakeConfig) -> None:
+    def state(start: str, **options: Any) -> dict[str, torch.Tensor]:
+        return new_network(tiny_config(model={**MODEL, "head_start": start, "head": options}), 12).state_dict()
+
+    prior, random = (state(start, name="csra") for start in ("prior", "random"))
+    assert same_head(prior, prior)
+    assert same_head(prior, random), "whose bias is 0"
+    assert not same_head(random, prior), "whose bias would be lost"
+    assert not same_head(state("random", name="linear", bias=False), state("random", name="linear"))
+    assert not same_head(state("random", name="csra", heads=2), random)
+
+
 MODEL: dict[str, Any] = {"backbone": BACKBONE, "size": 32}
 
 
@@ -85,7 +141,11 @@ def stepped(config: Config, run: Path) -> tuple[dict[str, torch.Tensor], dict[st
 def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scales(
     tiny_config: MakeConfig, weights: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(model={**MODEL, "weights": str(weights)}, optim={"name": "sgd", "lr": 0.1}, data__eval=None)
+    """Their moving average too, with two views an image and activations that are computed again."""
+    config = tiny_config(
+        model={**MODEL, "weights": str(weights), "grad_checkpointing": True}, method={"name": "masksup", "bank": 8},
+        optim={"name": "sgd", "lr": 0.1}, epochs=0.75, data__eval=None,
+    )  # fmt: skip
     state, said = stepped(config, tmp_path / "run")
     assert (said["head_start"], said["batchnorm"]) == ("prior", "frozen"), "what auto chose"
     begun = torch.load(weights, weights_only=True)
@@ -93,6 +153,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scales(
         after = state[f"model/backbone.model.{name}"]
         if "running_" in name or "num_batches" in name:
             assert torch.equal(after, before), name
+            assert torch.equal(state.get(f"ema/backbone.model.{name}", before), before), name
         elif "bn" in name:
             assert not torch.equal(after, before), name
     other, _ = stepped(with_model(config, batchnorm="batch"), tmp_path / "batch")
@@ -116,26 +177,6 @@ def test_every_batch_norm_of_timm_is_frozen(name: str) -> None:
     network(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
     moved = any(not torch.equal(value, kept[key]) for key, value in network.state_dict().items())
     assert moved == bool(network.backbone.batch_norms) == (name in ("test_resnet", "test_efficientnet"))
-
-
-@pytest.mark.parametrize(
-    ("head", "start", "norm"),
-    [("linear", "prior", "frozen"), ("linear", "random", "batch"), ("query2label", "prior", "batch"),
-     ("ml_decoder", "random", "frozen"), ("csra", "random", "frozen")],
-)  # fmt: skip
-def test_resume_is_bit_equal(
-    head: str, start: str, norm: str, tiny_config: MakeConfig, weights: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    model = {**MODEL, "weights": str(weights), "head": {"name": head}, "head_start": start, "batchnorm": norm}
-    config = tiny_config(model=model, epochs=1.5)
-    assert train(config, tmp_path / "clean") == 0
-    calls = iter(range(1, 100))
-    with monkeypatch.context() as patch:
-        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 2 else None)
-        assert train(config, tmp_path / "cut") == STOPPED
-    assert train(config, tmp_path / "cut") == 0
-    assert_same_run(tmp_path / "cut", tmp_path / "clean")
 
 
 def test_auto_follows_the_folder_and_a_value_is_refused(
@@ -185,11 +226,12 @@ def test_what_auto_becomes(tiny_config: MakeConfig, weights: Path, tmp_path: Pat
     assert chosen(model=begun, has_batch_norm=False) == ("prior", "batch")
     assert chosen(model=begun, batch={"global": 64}) == ("prior", "batch")
     assert chosen(model=begun, batch={"global": 64, "micro": 32}) == ("prior", "frozen")
-    for head in ({"name": "csi"}, {"name": "csra"}, {"name": "linear", "bias": False}):
+    for head in ({"name": "csi"}, {"name": "linear", "bias": False}):
         assert chosen(model={**begun, "head": head})[0] == "random"
     for method in ({"name": "mcar"}, {"name": "puzzle"}, {"name": "masksup", "base": {"name": "mcar"}}):
         assert chosen(model=begun, method=method)[0] == "random"
     assert chosen(model=begun, method={"name": "masksup"})[0] == "prior"
+    assert chosen(model={**begun, "head": {"name": "csra"}}) == ("prior", "frozen")
 
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(tiny_config(model=begun)))
@@ -199,7 +241,7 @@ def test_what_auto_becomes(tiny_config: MakeConfig, weights: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("model", "method", "words"),
     [
-        ({"head": {"name": "csra"}, "head_start": "prior"}, {}, "found prior, but head csra needs weights"),
+        ({"head": {"name": "csi"}, "head_start": "prior"}, {}, "found prior, but head csi needs weights"),
         ({"head": {"name": "linear", "bias": False}, "head_start": "prior"}, {}, "has no bias"),
         ({"head_start": "prior"}, {"name": "mcar"}, "found prior, but method mcar cuts by the maps"),
         ({"batchnorm": "frozen"}, {}, "found frozen, but model.weights is none"),
@@ -238,13 +280,23 @@ def test_smoke_takes_a_configuration_with_frozen_statistics(
     assert shrunk(file, tmp_path).model.head_start == "prior"
 
 
-def test_a_trained_head_is_not_begun_anew(tiny_config: MakeConfig, weights: Path, tmp_path: Path) -> None:
-    config = tiny_config(model={**MODEL, "weights": str(weights)}, ema__decay=0.0)
-    first, _ = stepped(config, tmp_path / "first")
-    again = tiny_config(
-        model={**MODEL, "weights": str(tmp_path / "first")}, optim={"name": "sgd", "lr": 1e-12}, ema__decay=0.0
+@pytest.mark.parametrize(("head", "start"), [("linear", "prior"), ("csra", "random")])
+def test_a_trained_head_is_not_begun_anew(
+    head: str, start: str, tiny_config: MakeConfig, weights: Path, tmp_path: Path
+) -> None:
+    """Nor one of an older version, which had no bias of classes."""
+    model = {**MODEL, "head": {"name": head}}
+    short = {"ema__decay": 0.0, "epochs": 0.75, "data__eval": None}
+    first, _ = stepped(
+        tiny_config(model={**model, "weights": str(weights), "head_start": start}, **short), tmp_path / "first"
     )
-    second, said = stepped(again, tmp_path / "second")
+    still = {"optim": {"name": "sgd", "lr": 1e-12}, **short}
+    second, said = stepped(
+        tiny_config(model={**model, "weights": str(tmp_path / "first")}, **still), tmp_path / "again"
+    )
     assert said["head_start"] == "prior"
-    assert torch.allclose(second["model/head.fc.weight"], first["model/head.fc.weight"], atol=1e-6)
-    assert first["model/head.fc.weight"].abs().max() > 1e-6
+    for name in (name for name in first if name.startswith("model/head.")):
+        assert torch.allclose(second[name], first[name], atol=1e-6)
+        assert first[name].abs().max() > 1e-6
+    if head == "csra":
+        assert second["model/head.class_bias"].abs().max() < 1e-9

@@ -31,16 +31,21 @@ def following(config: Config, other: Config) -> Config:
     return _with(config, {key: v for key, v in values.items() if getattr(getattr(config, key[0]), key[1]) == "auto"})
 
 
+def with_head_start(config: Config) -> Config:
+    """`config` with a value in `model.head_start`, which says what parameters the network has."""
+    if config.model.head_start != "auto":
+        return config
+    fits = config.model.weights != "none" and not unfit_for_prior(config)
+    return _with(config, {("model", "head_start"): "prior" if fits else "random"})
+
+
 def resolved(config: Config, has_batch_norm: bool) -> Config:
     """`config` with values in place of `auto`. has_batch_norm: whether the backbone has any."""
-    model, pretrained = config.model, config.model.weights != "none"
-    chosen: dict[tuple[str, str], Any] = {}
-    if model.head_start == "auto":
-        chosen["model", "head_start"] = "prior" if pretrained and not unfit_for_prior(config) else "random"
-    if model.batchnorm == "auto":
-        small = config.batch.micro_size < SMALL_BATCH
-        chosen["model", "batchnorm"] = "frozen" if pretrained and has_batch_norm and small else "batch"
-    return _with(config, chosen)
+    config = with_head_start(config)
+    if config.model.batchnorm != "auto":
+        return config
+    fits = config.model.weights != "none" and has_batch_norm and config.batch.micro_size < SMALL_BATCH
+    return _with(config, {("model", "batchnorm"): "frozen" if fits else "batch"})
 
 
 def _with(config: Config, values: Mapping[tuple[str, str], Any]) -> Config:

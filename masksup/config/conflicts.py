@@ -81,15 +81,15 @@ def _of_frozen_features(c: Config) -> list[tuple[bool, str]]:
 def unfit_for_prior(c: Config) -> str | None:
     """Why a new head cannot begin at the shares of its classes; None where it can.
 
-    Weights of 0 say nothing of where a class is, and are NaN once they are normalised.
+    Weights of 0 say nothing of where a class is.
     """
     base = c.method.options.get("base") or {}
     method = base.get("name", "baseline") if c.method.name == "masksup" else c.method.name
     if method != "baseline":
         return f"method {method} cuts by the maps of classes, which a head without weights does not have"
-    if c.model.head.name not in ("linear", "ml_decoder", "query2label"):
+    if c.model.head.name not in ("linear", "csra", "ml_decoder", "query2label"):
         return f"head {c.model.head.name} needs weights from the start"
-    if not c.model.head.options.get("bias", True):
+    if c.model.head.name == "linear" and not c.model.head.options["bias"]:
         return "head linear has no bias (model.head.bias)"
     return None
 

@@ -117,9 +117,7 @@ def _batch(
     positions: NDArray[np.int64], config: Config,
 ) -> dict[str, Tensor]:  # fmt: skip
     samples = part.numbers(plan.samples_at(positions))
-    turned = np.zeros(len(samples), bool)
-    if features.flipped is not None:
-        turned = uniform(positions, config.seed, "flip") < config.augment.flip
+    turned = turned_at(positions, config)
     maps = np.empty((len(samples), *features.plain.shape[1:]), np.float32)
     maps[~turned] = features.plain[samples[~turned]]
     if features.flipped is not None:
@@ -132,16 +130,23 @@ def _batch(
     }
 
 
+def turned_at(positions: NDArray[np.int64], config: Config) -> NDArray[np.bool_]:
+    """Which positions of the training look at the mirror image."""
+    turned: NDArray[np.bool_] = uniform(positions, config.seed, "flip") < config.augment.flip
+    return turned
+
+
+def images_of(part: Part, config: Config) -> EvalDataset:
+    """The images that features are computed of: all of the index of `part`, by number."""
+    transform = eval_transform(transform_settings(config.augment), config.model.size)
+    return EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget)
+
+
 @torch.no_grad()
 def _compute(
     network: Network, part: Part, config: Config, path: Path, device: torch.device, dtype: torch.dtype, flip: bool
 ) -> None:
-    dataset = EvalDataset(
-        part.index,
-        eval_transform(transform_settings(config.augment), config.model.size),
-        config.data.max_pixels,
-        config.data.broken_budget,
-    )
+    dataset = images_of(part, config)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path, ".npy")
     out: np.memmap[Any, np.dtype[np.float32]] | None = None

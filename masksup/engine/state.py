@@ -75,6 +75,14 @@ def load_network(network: Network, weights: dict[str, Tensor], origin: str) -> N
     copy_values({name: weights[name] for name in own}, own)
 
 
+def same_head(own: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether the head in the state `other` of a network computes, once it is copied into `own`, what it computed."""
+    mine, theirs = ({k: v.shape for k, v in state.items() if k.startswith("head.")} for state in (own, other))
+    if "head.class_bias" not in theirs:  # CSRA's of `model.head_start: prior`, which is 0 until a start at the prior
+        mine.pop("head.class_bias", None)
+    return mine == theirs
+
+
 def refuse_other_model(own: dict[str, Tensor], weights: dict[str, Tensor], origin: str) -> None:
     """UserError naming the first tensors of `weights` that do not fit into a network's `own`."""
     wrong = [name for name, value in own.items() if name not in weights or not _fits(weights[name], value)]

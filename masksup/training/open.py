@@ -9,7 +9,7 @@ import torch
 
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
-from masksup.config.auto import resolved
+from masksup.config.auto import resolved, with_head_start
 from masksup.config.conflicts import refuse_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
@@ -22,7 +22,7 @@ from masksup.engine.ema import MovingAverage
 from masksup.engine.features import FrozenFeatures, compute_features
 from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
-from masksup.engine.state import of_this_rank, refuse_other_model, restore
+from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.methods.method import Method
@@ -104,6 +104,7 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     dtype = choose_dtype(config.precision, device)
     plan = make_plan(config, source.train)
     _refuse_ranks(config, place, device)
+    config = with_head_start(config)
     network = new_network(config, len(classes))
     layer_scales(network.backbone, config.optim.layer_decay)  # refuses what has no layers, before anything is written
     has_batch_norm = bool(network.backbone.batch_norms)
@@ -160,7 +161,7 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
     trained = open_trained(Path(source))
     own, other = network.state_dict(), trained.network.state_dict()
     fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
-    head_fits = trained.classes == classes and all(n in fitting for n in own if n.startswith("head."))
+    head_fits = trained.classes == classes and same_head(own, other)
     wrong = [name for name in own if name.startswith("backbone.") and name not in fitting]
     if wrong:
         raise UserError(f"model.weights: {source}: is of another backbone ({len(wrong)} tensors differ: {wrong[0]})")

@@ -11,10 +11,8 @@ from masksup.base.log import log, start_logging
 from masksup.base.place import ALONE, Place
 from masksup.base.signals import stop_requested
 from masksup.config.schema import Config
-from masksup.data.dataset import TrainDataset
 from masksup.data.loader import train_loader
-from masksup.data.split import transform_settings
-from masksup.data.transforms import train_transform
+from masksup.data.split import train_dataset
 from masksup.engine.features import feature_batches
 from masksup.engine.optim import set_rates
 from masksup.engine.schedule import onecycle_momentum, rate_factor
@@ -93,14 +91,10 @@ def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
     config, part, start, place = run.config, run.source.train, run.at.step, run.group.place
     if run.features:
         return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
-    dataset = TrainDataset(
-        part.index, train_transform(transform_settings(config.augment), config.model.size), run.plan,
-        config.data.ignored, config.data.max_pixels, config.data.broken_budget, part.chosen,
-    )  # fmt: skip
     pin = run.stepper.device.type == "cuda"
     return train_loader(
-        dataset, run.plan, start, config.data.workers, prefetch=config.data.prefetch, pin_memory=pin,
-        rank=place.rank, world=place.world,
+        train_dataset(config, part, run.plan), run.plan, start, config.data.workers, prefetch=config.data.prefetch,
+        pin_memory=pin, rank=place.rank, world=place.world,
     )  # fmt: skip
 
 

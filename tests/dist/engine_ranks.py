@@ -148,6 +148,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     config, cpu = validate(job.tree, "test"), torch.device("cpu")
     dtype = choose_dtype(config.precision, cpu)
     network = new_network(config, CLASSES).to(memory_format=memory_format(config.precision))
+    network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
     method = new_method(config, network, CLASSES, None)
     method.prepare(config.seed)
     method.train()

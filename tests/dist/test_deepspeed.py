@@ -18,7 +18,9 @@ from masksup.errors import UserError
 pytestmark = pytest.mark.timeout(2 * DEADLINE + 60)
 STAGES = (0, 1, 2, 3)
 CPU = torch.device("cpu")
-VIT = {"backbone": "test_vit", "size": 32, "head": {"name": "csra"}, "grad_checkpointing": True}
+VIT = {
+    "backbone": "test_vit", "size": 32, "head": {"name": "csra"}, "head_start": "prior", "grad_checkpointing": True,
+}  # fmt: skip
 MIXED = {  # what an engine wraps: several forwards, weights read from outside, recomputed activations
     "masksup": {"method": {"name": "masksup", "bank": 8}},
     "mcar": {"method": {"name": "mcar", "top": 2, "threshold": 0.47}},  # no tie, see test_exact.py
@@ -28,6 +30,10 @@ SKIPPED_FIRST = [("sgd", 0), ("sgd", 3), ("adamw", 2)]
 ALL_SKIPPED_FIRST = [(name, stage) for name in ("sgd", "adamw") for stage in STAGES]
 COMPRESSED = ["ddp", "zero2"]
 ALL_COMPRESSED = ["ddp", *[f"zero{stage}" for stage in STAGES]]
+FROZEN = {
+    "model__batchnorm": "frozen", "model__weights": "seen elsewhere", "model__grad_checkpointing": True,
+    "method": {"name": "masksup", "bank": 8},
+}  # fmt: skip
 OFFLOADED = {
     2: {"parallel__offload_optimizer": "cpu"},
     3: {"parallel__offload_optimizer": "cpu", "parallel__offload_param": "cpu"},
@@ -48,6 +54,7 @@ def two(folder: Path) -> dict[str, list[Result]]:
         jobs += [Job(f"before{stage}", zero(stage), 1), Job(f"poisoned{stage}", zero(stage), 2, poison=1)]
     for name, changes in MIXED.items():
         jobs += [Job(f"ddp {name}", settings(**changes), 2), Job(f"zero3 {name}", zero(3, **changes), 2)]
+    jobs += [Job(f"frozen{stage}", zero(stage, **FROZEN), 2) for stage in (1, 2, 3)]
     jobs += [Job(f"offloaded{stage}", zero(stage, **changes), 3) for stage, changes in OFFLOADED.items()]
     jobs += [Job(f"fp16 zero{stage}", zero(stage, precision__dtype="fp16"), 3, poison=1) for stage in (0, 2)]
     jobs += [job for name, stage in SKIPPED_FIRST for job in skipped_first(name, stage)]
@@ -103,6 +110,16 @@ def test_ranks_hold_the_same_weights_and_batch_norm_statistics_of_their_own(
     unequal = {name for name in first if not torch.equal(first[name], second[name])}
     assert unequal
     assert all("running_" in name for name in unequal)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scales(stage: int, two: dict[str, list[Result]]) -> None:
+    """With activations computed again, and two views an image."""
+    new = new_network(validate(settings(**FROZEN), "test"), CLASSES).backbone.state_dict()
+    for rank in two[f"frozen{stage}"]:
+        same = {name: torch.equal(rank.tensors[f"model/backbone.{name}"], value) for name, value in new.items()}
+        assert all(same[name] for name in same if "running_" in name or "num_batches" in name)
+        assert not any(same[name] for name in same if name.endswith(("bn1.weight", "bn2.bias")))
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

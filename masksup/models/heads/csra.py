@@ -32,10 +32,13 @@ class CSRA(AttentionHead):
 
     `weight` is [K, C, D]. Head k of a released file, `classifier.multi_head.{k}.head.weight` [C, D, 1, 1], is
     `weight[k]` once its last two dimensions are dropped; the norm is never divided into the stored weights.
+
+    `class_bias` [C], only after `add_class_bias` (`model.head_start: prior`), is added to the sum over heads.
     """
 
     sharpness_K11: Tensor
     take_max_K1: Tensor
+    class_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class CSRA(AttentionHead):
         self.normalize = normalize
         self.weight = nn.Parameter(torch.empty(heads, classes, width))
         self.bias = nn.Parameter(torch.empty(heads, classes)) if bias else None
+        self.register_parameter("class_bias", None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -69,12 +73,24 @@ class CSRA(AttentionHead):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
+    def add_class_bias(self) -> None:
+        """Give every class a bias of its own, 0 so far, which no norm divides."""
+        self.class_bias = nn.Parameter(self.weight.new_zeros(self.weight.shape[1]))
+
+    def start_around(self, logit_C: Tensor, mean_C: Tensor) -> None:
+        """Move the mean logit of each class from `mean_C`, what it is without the bias of classes, to `logit_C`.
+
+        The weights stay as they were drawn: at 0 their norm would divide by 0.
+        """
+        assert self.class_bias is not None
+        self.class_bias.data.copy_(logit_C - mean_C)
+
     def forward(self, x_BDHW: Tensor) -> Tensor:
         """Features of any float type to float32 logits_BC."""
         with full_precision(x_BDHW):
             scores_BKCP = self.scores(x_BDHW)
-            logits_BKC = scores_BKCP.mean(-1) + self.lam * self._attention(scores_BKCP)
-            return logits_BKC.sum(1)
+            logits_BC = (scores_BKCP.mean(-1) + self.lam * self._attention(scores_BKCP)).sum(1)
+            return logits_BC if self.class_bias is None else logits_BC + at_least_float32(self.class_bias)
 
     def scores(self, x_BDHW: Tensor) -> Tensor:
         """Score of every class at every position by every head, scores_BKCP."""

@@ -1,0 +1,117 @@
+"""However a network starts and whatever of it is trained: the run resumes to the last bit, and can be taken away."""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compare import assert_same_run, final_state
+from pretrained import BACKBONE, write_weights
+
+from masksup.cli import main
+from masksup.config.components import HEADS
+from masksup.config.schema import Config
+from masksup.data.index import open_index
+from masksup.exits import STOPPED
+from masksup.inference import command
+from masksup.training.train import train
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+Row = dict[str, str]
+FACTORS = {
+    "head": list(HEADS.entries),
+    "start": ["prior", "random"],
+    "norm": ["batch", "frozen"],
+    "trained": ["full", "frozen"],
+}
+NARROW = {"ml_decoder": {"embedding": 16, "feedforward": 16}, "query2label": {"embedding": 16, "feedforward": 16}}
+
+
+def pairs(row: Row) -> set[Any]:
+    return set(combinations(row.items(), 2))
+
+
+def cover(rows: list[Row]) -> Iterator[Row]:
+    """A few of the rows that have every pair of values that any of them has: the greedy choice."""
+    missing = set().union(*map(pairs, rows))
+    while missing:
+        best = max(rows, key=lambda row: len(pairs(row) & missing))
+        missing -= pairs(best)
+        yield best
+
+
+def title(row: Row) -> str:
+    return "-".join(row.values())
+
+
+PRODUCT = [dict(zip(FACTORS, values)) for values in product(*FACTORS.values())]
+POSSIBLE = [row for row in PRODUCT if row["head"] != "csi" or row["start"] == "random"]
+SHORT = list(cover(POSSIBLE))
+
+
+def test_the_short_form_has_every_pair() -> None:
+    assert set().union(*map(pairs, SHORT)) == set().union(*map(pairs, POSSIBLE))
+    fewest = max(
+        sum(1 for pair in set().union(*map(pairs, POSSIBLE)) if {key for key, _ in pair} == set(two))
+        for two in combinations(FACTORS, 2)
+    )
+    assert len(SHORT) <= fewest + 1, "rows cost seconds"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "backbone.pth")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=title(row), marks=[] if row in SHORT else pytest.mark.slow) for row in POSSIBLE],
+)
+def test_it_resumes_and_can_be_taken_away(
+    row: Row, tiny_config: Callable[..., Config], tiny_data: Path, weights: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    model = {
+        "backbone": BACKBONE, "size": 32, "weights": str(weights), "head_start": row["start"], "batchnorm": row["norm"],
+        "head": {"name": row["head"], **NARROW.get(row["head"], {})}, "frozen": row["trained"] == "frozen",
+    }  # fmt: skip
+    config = tiny_config(model=model, epochs=0.75, eval={"bootstrap": 0})
+    clean, cut = tmp_path / "clean", tmp_path / "cut"
+    assert train(config, clean) == 0
+    calls = iter(range(1, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(calls) >= 2 else None)
+        assert train(config, cut) == STOPPED
+    assert train(config, cut) == 0
+    assert_same_run(cut, clean)
+    _refuse_other_state(row, final_state(clean), torch.load(weights, weights_only=True))
+
+    index = open_index(tiny_data / "test")
+    images, archive, onnx = [str(index.path(i)) for i in range(3)], tmp_path / "model.zip", tmp_path / "model.onnx"
+    assert main(["pack", str(cut), "--out", str(archive)]) == 0
+    assert main(["export", str(cut), "--out", str(onnx)]) == 0, "its outputs are compared with those of the run"
+    assert main(["predict", str(cut), *images, "--out", str(tmp_path / "run.json")]) == 0
+    assert main(["predict", str(archive), *images, "--out", str(tmp_path / "archive.json")]) == 0
+    assert command.main([str(onnx), *images, "--out", str(tmp_path / "onnx.json")]) == 0
+    ours, packed, exported = (scores(tmp_path / f"{name}.json") for name in ("run", "archive", "onnx"))
+    assert packed == ours
+    for one, other in zip(exported, ours, strict=True):
+        assert one == pytest.approx(other, abs=0.02), "which decodes a JPEG a little otherwise"
+
+
+def scores(file: Path) -> list[dict[str, float]]:
+    return [image["scores"] for image in json.loads(file.read_text())["images"]]
+
+
+def _refuse_other_state(row: Row, state: dict[str, torch.Tensor], begun: dict[str, torch.Tensor]) -> None:
+    """AssertionError unless the run has the parameters and kept the statistics that its settings say."""
+    assert ("model/head.class_bias" in state) == (row["head"] == "csra" and row["start"] == "prior")
+    moved = {name.rpartition(".")[2] for name, value in begun.items()
+             if not torch.equal(state[f"model/backbone.model.{name}"], value)}  # fmt: skip
+    assert ("weight" in moved) == (row["trained"] == "full")
+    assert ("running_mean" in moved) == (row["trained"] == "full" and row["norm"] == "batch")
