@@ -19,20 +19,22 @@ def with_limit(config: Config, bytes_: float) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"features_limit_gb": bytes_ / 1e9})})
 
 
+@pytest.mark.parametrize(("parts", "images"), [({}, 50 + 50 + 20), ({"data__eval": None, "data__folds": 5}, 50 + 50)])
 def test_the_size_is_said_and_is_the_limit_to_the_byte(
-    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parts: dict[str, int], images: int, tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the images and mirror images of train (50) and the images of eval (20)."""
-    config, needed = tiny_config(model=MODEL, epochs=1), (50 + 50 + 20) * 9 * 64 * 4
+    """Images and mirror images of train, and images of eval, which folds share with train."""
+    config, needed = tiny_config(model=MODEL, epochs=1, **parts), images * 9 * 64 * 4
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
         train(with_limit(config, needed - 1), run)
-    assert str(caught.value).startswith("model.features_limit_gb: the features would take 120 images and mirror images")
+    said = f"model.features_limit_gb: the features would take {images} images and mirror images x 9 tokens x 64 = "
+    assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
     assert not run.exists()
 
     assert train(with_limit(config, needed), run) == 0
-    line = "features: 120 images and mirror images x 9 tokens x 64 = 0.3 MB, kept in "
+    line = f"features: {images} images and mirror images x 9 tokens x 64 = {needed / 1e6:.1f} MB, kept in "
     assert line in capsys.readouterr().out
     assert sum(np.load(file).nbytes for file in (run / "features").glob("*.npy")) == needed
 
