@@ -29,7 +29,7 @@ from masksup.smoke.shrink import shrunk
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
-HEADS = ["linear", "ml_decoder", "query2label"]
+HEADS = ["linear", "attentive_probe", "ml_decoder", "query2label"]
 
 
 @pytest.fixture(scope="module")

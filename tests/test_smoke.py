@@ -18,6 +18,7 @@ OTHERS = (
     "examples/shapes_mcar", "examples/coco_small_csra", "msl/voc2007_resnet101_cutmix_448_msl",
     "puzzle/voc2012_resnet50_512_puzzle", "oass/voc2012_resnet50_512_oass_ctopk",
     "modern/coco2014_swin_l_384_query2label", "modern/coco2014_resnet101_448_ml_decoder",
+    "modern/mine_vit_b16_dinov3_448_probe", "modern/mine_convnext_b_448_full",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ HEADS = Registry(
         "linear": "masksup.models.heads.linear:Linear",
         "csi": "masksup.models.heads.csi:CSI",
         "csra": "masksup.models.heads.csra:CSRA",
+        "attentive_probe": "masksup.models.heads.attentive_probe:AttentiveProbe",
         "ml_decoder": "masksup.models.heads.ml_decoder:MLDecoder",
         "query2label": "masksup.models.heads.query2label:Query2Label",
     },

@@ -87,7 +87,7 @@ def unfit_for_prior(c: Config) -> str | None:
     method = base.get("name", "baseline") if c.method.name == "masksup" else c.method.name
     if method != "baseline":
         return f"method {method} cuts by the maps of classes, which a head without weights does not have"
-    if c.model.head.name not in ("linear", "csra", "ml_decoder", "query2label"):
+    if c.model.head.name not in ("linear", "csra", "attentive_probe", "ml_decoder", "query2label"):
         return f"head {c.model.head.name} needs weights from the start"
     if c.model.head.name == "linear" and not c.model.head.options["bias"]:
         return "head linear has no bias (model.head.bias)"

@@ -169,6 +169,8 @@ class Model(Section):
     """Train the head alone, on features of the frozen backbone computed once and kept in the run folder."""
     features: Annotated[str | None, OnResume.FREE] = None
     """Folder that keeps the features of frozen backbones and may be shared by runs; None: in the run folder."""
+    features_limit_gb: Annotated[Positive, OnResume.FREE] = 50.0
+    """Most that may be written there, GB (of 10^9 bytes): 4 bytes a channel and position of each image."""
     mean: Channels = "card"
     """Channel means of pixels in [0,1]; card: those the weights were trained with."""
     std: Channels = "card"

@@ -7,7 +7,8 @@ rank reads; features that are not whole are computed again.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,48 @@ class FrozenFeatures:
     flipped: Features | None
 
 
+def room_for_features(
+    network: Network, parts: Iterable[tuple[Part, bool]], config: Config, folder: Path, device: torch.device,
+    dtype: torch.dtype,
+) -> str | None:  # fmt: skip
+    """What the features that are not in `folder` yet will take there, as a line for the log; None if all of them are.
+
+    parts: each with whether the features of its mirror images are kept, too. UserError for more than
+    `model.features_limit_gb`, and for more than the disk has room for.
+    """
+    missing = {
+        path: (view, len(part.index))
+        for part, flip in parts
+        for view, path in _files(network, part, config, folder, device, dtype, flip).items()
+        if not path.exists()
+    }
+    if not missing:
+        return None
+    images, tokens, width = sum(n for _, n in missing.values()), network.backbone.grid**2, network.backbone.width
+    needed = images * tokens * width * np.dtype(np.float32).itemsize
+    mirrored = " and mirror images" if any(view == "flipped" for view, _ in missing.values()) else ""
+    shown = f"{images:,} images{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
+    if needed > config.model.features_limit_gb * 1e9:
+        raise UserError(
+            f"model.features_limit_gb: the features would take {shown}, expected at most "
+            f"{config.model.features_limit_gb:g} GB; choose a smaller model.size or augment.flip=0 (no mirror images), "
+            "raise the limit, or set model.frozen=false, which keeps none"
+        )
+    disk = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(disk).free
+    if needed > free:
+        raise UserError(
+            f"model.features: the features would take {shown}, but {disk} has {_size(free)} free; make room, name a "
+            "folder on another disk, or choose a smaller model.size or augment.flip=0 (no mirror images)"
+        )
+    return f"features: {shown}, kept in {folder}"
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def compute_features(
     network: Network, part: Part, config: Config, folder: Path, device: torch.device, dtype: torch.dtype,
     flip: bool, said: Callable[[str], None], check: bool = True,
@@ -51,10 +94,8 @@ def compute_features(
     """
     training = network.training
     network.eval()
-    weights = hash_of(network.backbone)
     views = {}
-    for view in ("plain", "flipped") if flip else ("plain",):
-        path = folder / f"{_key(part, config, weights, view, str(dtype), device.type)}.npy"
+    for view, path in _files(network, part, config, folder, device, dtype, flip).items():
         problem = _problem(path, len(part.index), check)
         if problem is not None:
             if path.exists():
@@ -64,6 +105,15 @@ def compute_features(
         views[view] = np.lib.format.open_memmap(path, mode="r")
     network.train(training)
     return FrozenFeatures(views["plain"], views.get("flipped"))
+
+
+def _files(
+    network: Network, part: Part, config: Config, folder: Path, device: torch.device, dtype: torch.dtype, flip: bool
+) -> dict[str, Path]:
+    """Where the features of a part lie: of its images and, with `flip`, of their mirror images."""
+    weights = hash_of(network.backbone)
+    views = ("plain", "flipped") if flip else ("plain",)
+    return {view: folder / f"{_key(part, config, weights, view, str(dtype), device.type)}.npy" for view in views}
 
 
 def _problem(path: Path, samples: int, check: bool) -> str | None:

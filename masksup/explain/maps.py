@@ -42,9 +42,9 @@ class ClassMaps:
 def class_maps(head: nn.Module, x_BDHW: Tensor) -> ClassMaps:
     """The maps of a head in evaluation mode, from the features it was given.
 
-    `linear` and `csi`: the classifier at every position (CAM, methods.md 5.1); `csra`, `ml_decoder`, `query2label`:
-    attention. Any other head: gradient times features, summed over the channels, which for a linear head is CAM
-    without the bias, divided by the number of positions.
+    `linear` and `csi`: the classifier at every position (CAM, methods.md 5.1); `csra`, `attentive_probe`,
+    `ml_decoder`, `query2label`: attention. Any other head: gradient times features, summed over the channels, which for
+    a linear head is CAM without the bias, divided by the number of positions.
     """
     assert not head.training, "maps are those of the evaluated network"
     kind = map_kind(head)

@@ -34,5 +34,6 @@ def shrunk(file: Path, data: Path) -> Config:
 
 def stand_in(config: Config) -> str:
     """A small network that normalises and lays out its map as the configuration's does."""
-    transformer = re.match("vit|eva|swin", config.model.backbone)
-    return "test_vit" if transformer else "test_resnet"
+    stand_ins = {"vit|eva|swin": "test_vit", "convnext": "test_convnext"}
+    found = (name for kinds, name in stand_ins.items() if re.match(kinds, config.model.backbone))
+    return next(found, "test_resnet")

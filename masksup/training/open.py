@@ -19,7 +19,6 @@ from masksup.data.split import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network, start_at_prior
 from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
-from masksup.engine.features import FrozenFeatures, compute_features
 from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
@@ -36,6 +35,7 @@ from masksup.runtime.ranks import Group, Vote
 from masksup.runtime.run_folder import RunFolder, join_run, open_run
 from masksup.runtime.saver import Saver
 from masksup.saved.open import is_run, open_trained
+from masksup.training.frozen import frozen_features, make_sure_of_room
 from masksup.training.run import At, Run
 
 
@@ -67,7 +67,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
         resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
     resumes = group.broadcast(resumes)
     with group.together():
-        parts = _build(config, resumes, group.place)
+        parts = _build(config, run_dir, resumes, group.place)
     config = parts.config
     engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
     stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
@@ -85,7 +85,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
         run.record.start(run.at.step)
     _introduce(run, parts.weights)
     if config.model.frozen:
-        run.features = _frozen_features(run)
+        run.features = frozen_features(run)
     return run
 
 
@@ -96,7 +96,7 @@ def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
     }
 
 
-def _build(config: Config, resumes: bool, place: Place) -> _Parts:
+def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts:
     source = open_source(config.data, config.seed)
     classes = source.classes
     threads = set_numerics(config.precision, place.local_world)
@@ -116,6 +116,8 @@ def _build(config: Config, resumes: bool, place: Place) -> _Parts:
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
         freeze(network)
+        if place.first and not resumes:
+            make_sure_of_room(config, source, network, run_dir, device, dtype)
     method = new_method(config, network, len(classes), source.train).to(device)
     if new_head and config.model.head_start == "prior":
         start_at_prior(config, method, source.train)
@@ -274,26 +276,3 @@ def _introduce(run: Run, weights: str | None) -> None:
 
 def _ranks(world: int) -> str:
     return f"{world} ranks of " if world > 1 else ""
-
-
-def _frozen_features(run: Run) -> dict[str, FrozenFeatures]:
-    """Computed by rank 0 where they are not there yet, while the others wait, and read by all."""
-    group = run.group
-    group.beat_without_limit("waiting for the features of the frozen backbone")
-    if group.first:
-        found = _open_features(run, check=True)
-    group.broadcast(None)
-    return found if group.first else _open_features(run, check=False)
-
-
-def _open_features(run: Run, check: bool) -> dict[str, FrozenFeatures]:
-    config, stepper = run.config, run.stepper
-    folder = Path(config.model.features) if config.model.features else run.folder.path / "features"
-    found: dict[str, FrozenFeatures] = {}
-    for name, part in (("train", run.source.train), ("eval", run.source.eval), ("test", run.source.test)):
-        if part is not None:
-            flip = name == "train" and config.augment.flip > 0
-            found[name] = compute_features(
-                run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info, check
-            )
-    return found

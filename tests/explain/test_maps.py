@@ -101,7 +101,7 @@ def test_maps_are_the_formulas_of_their_heads() -> None:
     assert class_maps(hard, x_BDHW).concentration().tolist() == [[H * W] * C] * B
 
 
-@pytest.mark.parametrize("name", ["csra", "ml_decoder", "query2label"])
+@pytest.mark.parametrize("name", ["csra", "attentive_probe", "ml_decoder", "query2label"])
 def test_attention_has_a_sum_of_one_and_goes_where_the_head_listens(name: str) -> None:
     """Positions without attention may change without a change of the logits, and only they may."""
     torch.manual_seed(0)

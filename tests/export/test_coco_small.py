@@ -23,6 +23,7 @@ CASES: dict[str, dict[str, Any]] = {
     "linear": {"model": FROZEN},
     "csra": {"model": {**FROZEN, "head": {"name": "csra", "heads": 4}}},
     "csi": {"model": {**FROZEN, "head": {"name": "csi"}}},
+    "attentive_probe": {"model": {**FROZEN, "head": {"name": "attentive_probe"}}},
     "ml_decoder": {"model": {**FROZEN, "head": {"name": "ml_decoder", "embedding": 128, "feedforward": 256}}},
     "query2label": {"model": {**FROZEN, "head": {"name": "query2label", "embedding": 128, "feedforward": 256}}},
     # Trained a little, or its attention is flat and regions move by rounding.

@@ -1,0 +1,57 @@
+"""The features that a run with a frozen backbone trains its head on."""
+
+from pathlib import Path
+
+import torch
+
+from masksup.base.log import log
+from masksup.config.schema import Config
+from masksup.data.split import Part, Source
+from masksup.engine.features import FrozenFeatures, compute_features, room_for_features
+from masksup.models.network import Network
+from masksup.training.run import Run
+
+
+def make_sure_of_room(
+    config: Config, source: Source, network: Network, run_dir: Path, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """What the features that are not kept yet will take, for the log; None where all are. UserError for too much."""
+    parts = _parts(config, source).values()
+    return room_for_features(network, parts, config, _folder(config, run_dir), device, dtype)
+
+
+def frozen_features(run: Run) -> dict[str, FrozenFeatures]:
+    """Computed by rank 0 where they are not there yet, while the others wait, and read by all. Collective."""
+    group, stepper = run.group, run.stepper
+    group.beat_without_limit("waiting for the features of the frozen backbone")
+    with group.together():
+        if group.first:
+            place = run.folder.path
+            room = make_sure_of_room(run.config, run.source, run.network, place, stepper.device, stepper.dtype)
+            if room is not None:
+                log.info(room)
+    if group.first:
+        found = _open(run, check=True)
+    group.broadcast(None)
+    return found if group.first else _open(run, check=False)
+
+
+def _folder(config: Config, run_dir: Path) -> Path:
+    return Path(config.model.features) if config.model.features else run_dir / "features"
+
+
+def _parts(config: Config, source: Source) -> dict[str, tuple[Part, bool]]:
+    """Each part by name, and whether training may look at its mirror images."""
+    parts = {"train": source.train, "eval": source.eval, "test": source.test}
+    return {
+        name: (part, name == "train" and config.augment.flip > 0) for name, part in parts.items() if part is not None
+    }
+
+
+def _open(run: Run, check: bool) -> dict[str, FrozenFeatures]:
+    config, stepper = run.config, run.stepper
+    folder = _folder(config, run.folder.path)
+    return {
+        name: compute_features(run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info, check)
+        for name, (part, flip) in _parts(config, run.source).items()
+    }
