@@ -38,8 +38,8 @@ def resolved(config: Config, has_batch_norm: bool) -> Config:
     if model.head_start == "auto":
         chosen["model", "head_start"] = "prior" if pretrained and not unfit_for_prior(config) else "random"
     if model.batchnorm == "auto":
-        small = config.batch.micro_size < SMALL_BATCH
-        chosen["model", "batchnorm"] = "frozen" if pretrained and has_batch_norm and small else "batch"
+        fits = model.lora.rank > 0 or (pretrained and config.batch.micro_size < SMALL_BATCH)
+        chosen["model", "batchnorm"] = "frozen" if has_batch_norm and fits else "batch"
     return _with(config, chosen)
 
 
