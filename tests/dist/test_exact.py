@@ -160,7 +160,7 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
         (2, LORA),
         *(
             pytest.param(2, {**LORA, "parallel": {"engine": "deepspeed", "zero_stage": stage}},
-                         marks=[pytest.mark.slow] if stage == 1 else [])
+                         marks=[pytest.mark.slow, pytest.mark.timeout(900)])
             for stage in (1, 2)
         ),
         *(
