@@ -37,6 +37,7 @@ from masksup.smoke.shrink import shrunk
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
+SHALLOW = {"depth": 2}
 IMAGES = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
 
 
@@ -44,7 +45,7 @@ IMAGES = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torc
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     file = tmp_path_factory.mktemp("weights") / "backbone.pth"
-    torch.save(build_backbone("test_vit", 32, grad_checkpointing=False, options={}).model.state_dict(), file)
+    torch.save(build_backbone("test_vit", 32, grad_checkpointing=False, options=SHALLOW).model.state_dict(), file)
     return file
 
 
@@ -55,7 +56,7 @@ def make(tiny_config: MakeConfig, weights: Path) -> MakeConfig:
     def config(**overrides: Any) -> Config:
         model = {
             "backbone": "test_vit", "size": 32, "weights": str(weights), "head": {"name": "linear", "dropout": 0.2},
-            "lora": {"rank": 4, "alpha": 8}, "backbone_options": {"drop_path_rate": 0.2},
+            "lora": {"rank": 4, "alpha": 8}, "backbone_options": {**SHALLOW, "drop_path_rate": 0.2},
         }  # fmt: skip
         return tiny_config(**{"epochs": 8, "model": model, "optim__lr": 0.01, **overrides})
 
