@@ -45,6 +45,7 @@ from masksup.report.gather import CALIBRATION, kept_calibration, kept_outputs
 from masksup.runtime.checkpoint import State, read_checkpoint, write_checkpoint
 from masksup.runtime.metrics_log import read_rows
 from masksup.runtime.run_folder import new_attempt
+from masksup.saved.base_file import read_base, write_base
 from masksup.saved.packed import Packed, read_packed, write_packed
 
 MUTATIONS = int(os.environ.get("MASKSUP_MUTATIONS", "500"))
@@ -121,6 +122,16 @@ def make_checkpoint(folder: Path) -> None:
 def read_a_checkpoint(folder: Path) -> Any:
     state = read_checkpoint(folder / "step-000000003-a01")
     return tensors_of(state.tensors), state.meta
+
+
+def make_base(folder: Path) -> None:
+    folder.mkdir()
+    write_base(folder, tensors())
+
+
+def read_a_base(folder: Path) -> Any:
+    whole = hashlib.sha256(safetensors.torch.save(tensors())).hexdigest()  # of equal tensors, equal bytes
+    return tensors_of(read_base(folder, whole))
 
 
 def make_rows(name: str) -> Callable[[Path], None]:
@@ -311,6 +322,7 @@ READERS = {
     "shards": Reader(make_shards, read_index),
     "features": Reader(lambda folder: read_features(folder) and None, read_features),
     "checkpoint": Reader(make_checkpoint, read_a_checkpoint),
+    "base": Reader(make_base, read_a_base),
     "metrics.jsonl": Reader(make_rows("metrics.jsonl"), lambda folder: read_rows(folder / "metrics.jsonl"), own=False),
     "starts.jsonl": Reader(make_starts, read_starts),
     "attempts.jsonl": Reader(make_attempts, lambda folder: attempts(Folder(folder)), own=False),

@@ -77,6 +77,11 @@ def test_the_path_from_ones_own_images_to_a_model(
     assert main(["train", "solved.yaml", *SMALL]) == 0
     assert "solved: l2" in capsys.readouterr().out
 
+    Path("lora.yaml").write_text(block("README.md", "tested: lora", "yaml"))
+    load_config(Path("lora.yaml"))
+    assert main(["train", "lora.yaml", *SMALL, "model.backbone=test_vit"]) == 0
+    assert "LoRA: rank 8, alpha 16, on" in capsys.readouterr().out
+
 
 def test_the_csv_shown_is_one_that_prepare_reads(tmp_path: Path) -> None:
     text = block("README.md", "tested: table", "csv")

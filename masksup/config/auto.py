@@ -42,9 +42,11 @@ def with_head_start(config: Config) -> Config:
 def resolved(config: Config, has_batch_norm: bool) -> Config:
     """`config` with values in place of `auto`. has_batch_norm: whether the backbone has any."""
     config = with_head_start(config)
-    if config.model.batchnorm != "auto":
+    model = config.model
+    if model.batchnorm != "auto":
         return config
-    fits = config.model.weights != "none" and has_batch_norm and config.batch.micro_size < SMALL_BATCH
+    small = model.weights != "none" and config.batch.micro_size < SMALL_BATCH
+    fits = has_batch_norm and (small or model.lora.rank > 0)
     return _with(config, {("model", "batchnorm"): "frozen" if fits else "batch"})
 
 

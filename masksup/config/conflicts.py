@@ -43,10 +43,11 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
          "data.broken_budget: a frozen run keeps the features of every image; set it to 0, prepare with --skip-broken"),
         (c.model.head_start == "prior" and unfit_for_prior(c) is not None,
          f"model.head_start: found prior, but {unfit_for_prior(c)}; expected random or auto"),
-        (c.model.batchnorm == "frozen" and c.model.weights == "none",
+        (c.model.batchnorm == "frozen" and c.model.weights == "none" and not c.model.lora.rank,
          "model.batchnorm: found frozen, but model.weights is none, which has no statistics to keep; expected batch"),
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
         *(_of_frozen_features(c) if c.model.frozen else ()),
+        *(_of_lora(c) if c.model.lora.rank else ()),
         *_of_deepspeed(c),
     ]  # fmt: skip
 
@@ -62,6 +63,15 @@ def _of_deepspeed(c: Config) -> list[tuple[bool, str]]:
         (c.parallel.offload_param == "cpu" and not (zero and c.parallel.zero_stage == 3),
          "parallel.offload_param: needs parallel.engine deepspeed and parallel.zero_stage 3"),
         (bool(c.parallel.zero_options) and not zero, "parallel.zero_options: needs parallel.engine deepspeed"),
+    ]  # fmt: skip
+
+
+def _of_lora(c: Config) -> list[tuple[bool, str]]:
+    found = f"model.lora.rank: found {c.model.lora.rank}, but"
+    return [
+        (c.model.frozen, f"{found} model.frozen trains a head alone; set model.frozen=false or model.lora.rank=0"),
+        (c.parallel.engine == "deepspeed" and c.parallel.zero_stage == 3,
+         f"{found} parallel.zero_stage is 3, which takes the layers apart that it adapts; expected 0, 1 or 2"),
     ]  # fmt: skip
 
 

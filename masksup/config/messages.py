@@ -66,8 +66,4 @@ def _known(location: list[str]) -> list[str]:
 
 def _known_anywhere() -> set[str]:
     # Union branches add their own names ("constrained-int", "literal['card']") to a location; drop those.
-    names = {part for key in leaves({n: {} for n in Config.model_fields}) for part in key.split(".")}
-    for field in Config.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names |= {sub.alias or name for name, sub in field.annotation.model_fields.items()}
-    return names
+    return {part for key in schema_keys() for part in key.split(".")}

@@ -145,6 +145,24 @@ class Augment(Section):
     """Input side over the resized shorter side, with `eval_resize: center_crop`."""
 
 
+class Lora(Section):
+    """Low-rank adaptation: the backbone stays as its weights are, and each chosen linear layer W x also gives
+    `alpha` / `rank` B A x, of which A and B are trained, with the head."""
+
+    on_resume: ClassVar = OnResume.REFUSED
+
+    rank: Annotated[int, Field(ge=0)] = 0
+    """Rows of A and columns of B, of every adapted layer; 0 is off. Common: 4 to 64."""
+    alpha: Positive = 16.0
+    """What A and B give counts `alpha` / `rank`."""
+    layers: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
+    """Linear layers of the backbone by the end of their names, e.g. [qkv, proj] or [blocks.11.mlp.fc1]; all: each."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
 class Model(Section):
     """The network: a timm backbone that gives a feature map, and a head."""
 
@@ -164,7 +182,9 @@ class Model(Section):
     log-odds); random: as torch draws it. auto: prior where the network starts from weights and head and method fit."""
     batchnorm: Literal["auto", "frozen", "batch"] = "auto"
     """Batch norm of the backbone in training. frozen: with the statistics of its weights; batch: with those of each
-    micro-batch. auto: frozen where the network starts from weights and the micro-batch is below 64."""
+    micro-batch. auto: frozen where the network starts from weights and the micro-batch is below 64, or LoRA is on."""
+    lora: Lora = Lora()
+    """Train a small addition to the backbone's linear layers in place of the backbone."""
     frozen: bool = False
     """Train the head alone, on features of the frozen backbone computed once and kept in the run folder."""
     features: Annotated[str | None, OnResume.FREE] = None

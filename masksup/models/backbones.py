@@ -23,6 +23,8 @@ RESERVED = frozenset(
 
 Layout = Literal["BDHW", "BHWD", "BND"]
 
+ADAPTERS = (".lora_a", ".lora_b")  # ends of the names of what `masksup.models.lora` adds
+
 
 class Backbone(nn.Module):
     """A timm model without classifier and pooling; `model` holds it, under timm's own parameter names.
@@ -46,6 +48,8 @@ class Backbone(nn.Module):
         self.norm_kind: Literal["batch", "layer"] = _norm_kind(model)
         self.frozen_batch_norm = False
         """Whether batch norm keeps its statistics in training, too; its scales and offsets are trained nevertheless."""
+        self.adapted = False
+        """Whether `masksup.models.lora` has frozen it and added to its layers."""
         self.in_forward = False  # false while checkpointed layers are computed again
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from masksup.config.components import HEADS
 from masksup.errors import UserError
-from masksup.models.backbones import Backbone, build_backbone
+from masksup.models.backbones import ADAPTERS, Backbone, build_backbone
 
 # Shapes: B images, 3 channels, S x S pixels, D feature width, H x W positions, C classes.
 
@@ -29,6 +29,14 @@ class Network(nn.Module):
         self.head = head
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """The part of the state that training moves, and a checkpoint holds: all of it, or, of a backbone that is
+        adapted by LoRA, the additions, and the head."""
+        state = self.state_dict()
+        if not self.backbone.adapted:
+            return state
+        return {k: v for k, v in state.items() if not k.startswith("backbone.") or k.endswith(ADAPTERS)}
 
     def normalize(self, images_B3SS: Tensor) -> Tensor:
         """uint8 pixels 0..255, or float pixels 0..1, to what the backbone expects: (pixel - mean) / std.

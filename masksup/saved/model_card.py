@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from masksup.config.schema import Model
 from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
 from masksup.saved.open import Trained
@@ -89,7 +90,7 @@ def _training(trained: Trained, result: dict[str, Any]) -> str:
     config = trained.config
     rows = {
         "loss": config.loss.name, **_optimiser(trained, result), "seed": str(config.seed),
-        "began with": _began(config.model.weights) + (" (backbone frozen)" if config.model.frozen else ""),
+        "began with": _began(config.model.weights) + _kept(config.model),
     }  # fmt: skip
     if result:
         rows["took"] = f"{result['seconds']:.0f} s on {result['device']}, {result['ranks']} process(es)"
@@ -110,6 +111,12 @@ def _optimiser(trained: Trained, result: dict[str, Any]) -> dict[str, str]:
 
 def _began(weights: str) -> str:
     return _place(weights) if Path(weights).is_absolute() else weights
+
+
+def _kept(model: Model) -> str:
+    if model.lora.rank:
+        return f" (backbone adapted by LoRA of rank {model.lora.rank}, merged here)"
+    return " (backbone frozen)" if model.frozen else ""
 
 
 def _scores(trained: Trained, result: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 from masksup.base.log import log
 from masksup.config.load import validate
 from masksup.config.schema import Config
@@ -12,8 +14,10 @@ from masksup.engine.build import new_method, new_network
 from masksup.engine.state import load_network
 from masksup.errors import UserError
 from masksup.methods.method import Method
+from masksup.models.lora import merged
 from masksup.models.network import Network
 from masksup.runtime.checkpoint import META, SUMS, Damaged, State, list_checkpoints, read_checkpoint
+from masksup.saved.base_file import BASE, read_base
 from masksup.saved.packed import read_packed
 from masksup.saved.running import Running
 
@@ -80,7 +84,7 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
     tensors = state.part("model")
     if kind == "ema":
         tensors |= state.part("ema")
-    load_network(network, tensors, str(folder))
+    load_network(network, _whole(folder, state, tensors, config), str(folder))
     method = new_method(config, network, len(classes), None).eval()
     resolved = folder.resolve()
     run = resolved.parent.parent if resolved.parent.name == "checkpoints" else None
@@ -88,6 +92,18 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
     name = f"{run.name}/{resolved.name}" if run is not None else resolved.name
     sha256 = (folder / SUMS).read_text(encoding="ascii")[:64]
     return Trained(config, classes, network, method, name, sha256, step, epoch, kind, run, note)
+
+
+def _whole(checkpoint: Path, state: State, kept: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """The network's state from what the checkpoint keeps of it: under LoRA, merged with the file of its run folder."""
+    if not config.model.lora.rank:
+        return kept
+    run = checkpoint.resolve().parent.parent
+    base = read_base(run, (state.meta.get("at") or {}).get("base_sha256"))
+    try:
+        return merged(base, kept, config.model.lora.scale)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{checkpoint}: does not fit {run / BASE}: {' '.join(str(error).split())[:200]}") from None
 
 
 def _unpacked(file: Path, weights: WhichWeights) -> Trained:

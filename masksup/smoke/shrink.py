@@ -24,6 +24,8 @@ def shrunk(file: Path, data: Path) -> Config:
     }  # fmt: skip
     if config.batch.micro is not None:
         changes["batch.micro"] = BATCH // 2
+    if config.model.lora.rank:
+        changes["model.lora.rank"] = min(config.model.lora.rank, 4)
     if config.data.test is not None:
         changes["data.test"] = data / "test"
     for part, options in (("model.head", config.model.head.options), ("method", config.method.options)):

@@ -1,7 +1,6 @@
 """Opening a run: everything is checked and built before the run folder is touched, then the state is put back."""
 
 import copy
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.models.layers import layer_scales
+from masksup.models.lora import add_lora
 from masksup.models.network import Network
 from masksup.models.weights import load_weights
 from masksup.runtime.broken_images import BrokenImages
@@ -35,7 +35,9 @@ from masksup.runtime.ranks import Group, Vote
 from masksup.runtime.run_folder import RunFolder, join_run, open_run
 from masksup.runtime.saver import Saver
 from masksup.saved.open import is_run, open_trained
+from masksup.training.adapted import keep_base, put_base, refuse_copies
 from masksup.training.frozen import frozen_features, make_sure_of_room
+from masksup.training.introduce import introduce
 from masksup.training.run import At, Run
 
 
@@ -53,7 +55,8 @@ class _Parts:
     device: torch.device
     dtype: torch.dtype
     threads: int
-    weights: str | None
+    told: list[str]
+    """Lines for the log."""
 
 
 def open_training(config: Config, run_dir: Path, group: Group) -> Run:
@@ -81,9 +84,11 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     )  # fmt: skip
     if resumes:
         _resume(run)
+    elif config.model.lora.rank:
+        keep_base(run)
     with group.together():
         run.record.start(run.at.step)
-    _introduce(run, parts.weights)
+    introduce(run, parts.told)
     if config.model.frozen:
         run.features = frozen_features(run)
     return run
@@ -111,8 +116,10 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
     if config.model.batchnorm == "frozen" and not has_batch_norm:
         raise UserError(f"model.batchnorm: found frozen, but {config.model.backbone} has no batch norm; expected auto")
     config = resolved(config, has_batch_norm)
+    if config.model.lora.rank and has_batch_norm and config.model.batchnorm == "batch":
+        raise UserError("model.batchnorm: found batch, but model.lora leaves the backbone as it is; expected frozen")
     network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
-    weights, new_head = (None, False) if resumes else _first_weights(config, network, classes)
+    told, new_head = ([], False) if resumes else _first_weights(config, network, classes)
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
         freeze(network)
@@ -121,12 +128,15 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
     method = new_method(config, network, len(classes), source.train).to(device)
     if new_head and config.model.head_start == "prior":
         start_at_prior(config, method, source.train)
-        weights = f"{weights}; in the new head each class begins at its share of the training part"
+        told[-1] += "; in the new head each class begins at its share of the training part"
     check_engine(config, method, device, place)
     scored = copy.deepcopy(method).eval()
+    if config.model.lora.rank:
+        refuse_copies(config, method)
+        told.append(add_lora(network.backbone, config.model.lora, config.seed))
     for compiled in (method, scored):
         compile_networks(compiled, config.precision)
-    return _Parts(config, source, plan, network, method, scored, device, dtype, threads, weights)
+    return _Parts(config, source, plan, network, method, scored, device, dtype, threads, told)
 
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
@@ -151,15 +161,15 @@ def _enter(run_dir: Path, config: Config, indexes: dict[str, str], group: Group)
     return folder
 
 
-def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -> tuple[str, bool]:
+def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -> tuple[list[str], bool]:
     """Fill a new network with what `model.weights` names: a backbone file, or a run of ours with its head.
 
-    Returns a line for the log, and whether the head is a new one.
+    Returns lines for the log, and whether the head is a new one.
     """
     source = config.model.weights
     if not is_run(Path(source)):
         report = load_weights(network.backbone, source)
-        return report.line(), True
+        return [report.line()], True
     trained = open_trained(Path(source))
     own, other = network.state_dict(), trained.network.state_dict()
     fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
@@ -170,7 +180,7 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
     kept = {name: value for name, value in fitting.items() if head_fits or name.startswith("backbone.")}
     network.load_state_dict(kept, strict=False)
     head = "backbone and head" if head_fits else "backbone (the head is new: other classes or another head)"
-    return f"weights: {head} of {trained.checkpoint}, {trained.weights}", not head_fits
+    return [f"weights: {head} of {trained.checkpoint}, {trained.weights}"], not head_fits
 
 
 def _resume(run: Run) -> None:
@@ -186,9 +196,10 @@ def _resume(run: Run) -> None:
         saved = saved or read_checkpoint(run.folder.checkpoints / name)
         if saved.meta["hashes"] != run.source.hashes:
             raise UserError(f"{run.folder.path}: the indexes changed since this run was started; use another --run-dir")
-        refuse_other_model(run.scored_method.network.state_dict(), saved.part("model"), name)
+        refuse_other_model(run.whole.kept_state(), saved.part("model"), name)
     restore(of_this_rank(saved, group.place), run.stepper, run.ema)
     run.at = _place_of(saved)
+    put_base(run)
     run.started_at = run.at.step
     with group.together():
         if group.first:
@@ -240,39 +251,3 @@ def _newest(folder: RunFolder) -> State:
     if not {"at", "hashes"} <= saved.meta.keys():
         raise UserError(f"{folder.checkpoints}: its newest checkpoint was not written by a training of this program")
     return saved
-
-
-def _introduce(run: Run, weights: str | None) -> None:
-    config, network, group = run.config, run.scored_method.network, run.group  # ZeRO 3 empties the trained one
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
-    log.info(
-        f"training on {run.source.train.title}: {len(run.source.train)} samples, {len(run.source.classes)} classes"
-    )
-    for scored in (run.source.eval, run.source.test):
-        if scored is not None:
-            log.info(f"scoring on {scored.title}: {len(scored)} samples")
-    log.info(
-        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained:,} parameters "
-        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, "
-        f"{_ranks(group.world)}{run.threads} threads"
-    )
-    if weights is not None:
-        log.info(weights)
-    if config.model.batchnorm == "frozen":
-        log.info("batch norm: keeps the statistics of the weights in training (model.batchnorm)")
-    positives_C = run.source.train.count(1)
-    empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
-    if empty:
-        log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
-    if run.at.step:
-        log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
-    else:
-        swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
-        run.record.hyperparameters(config, swept.split(","))
-    # A launcher knows after what a run goes on: preempted, timeout, lost, ...
-    run.record.begin(run.at.step, run.folder.attempt, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
-
-
-def _ranks(world: int) -> str:
-    return f"{world} ranks of " if world > 1 else ""

@@ -32,6 +32,8 @@ class At:
     """Samples with broken images that were met so far, by part."""
     solved: dict[str, Any] | None = None
     """How the head was solved (`solve.py`): `l2`, losses, gradient; None: it is stepped, or not solved yet."""
+    base_sha256: str | None = None
+    """Of the file in the run folder with what LoRA adapts (`masksup.saved.base_file`); None: without LoRA."""
     changed: list[dict[str, Any]] = field(default_factory=list)
     """Where the run went on with other operation that may change results: step, attempt, settings (old -> new)."""
 
@@ -60,3 +62,9 @@ class Run:
     threads: int
     started_at: int
     """The step that this start begins with."""
+
+    @property
+    def whole(self) -> Network:
+        """A network with all parameters of the one that is trained, which is empty under ZeRO 3. The copy is without
+        the additions of LoRA, which ZeRO 3 does not do."""
+        return self.network if self.config.model.lora.rank else self.scored_method.network

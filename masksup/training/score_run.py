@@ -31,6 +31,7 @@ from masksup.output.pictures import contact_sheet, draw_prediction
 from masksup.runtime.checkpoint import SUMS, Damaged, read_checkpoint
 from masksup.runtime.progress import duration
 from masksup.training import patience
+from masksup.training.adapted import as_scored
 from masksup.training.run import Run
 
 _CURVES = ("mAP", *THRESHOLD_SCORES)
@@ -195,7 +196,8 @@ def _masks(run: Run, part: Part, level: Level) -> FixedMasks:
 def _take_weights(run: Run) -> None:
     """Put the weights that are scored (live, or their moving average) into the copy."""
     ema = run.ema if run.config.eval_weights == "ema" else None
-    copy_values(scored_state(run.stepper, ema, run.group), run.scored_method.network.state_dict())
+    state = as_scored(run, scored_state(run.stepper, ema, run.group))
+    copy_values(state, run.scored_method.network.state_dict())
 
 
 def _take_checkpoint(run: Run, name: str) -> str | None:
@@ -224,7 +226,7 @@ def _read_into(run: Run, name: str) -> None:
     tensors = state.part("model")
     if run.config.eval_weights == "ema":
         tensors |= state.part("ema")
-    load_network(run.scored_method.network, tensors, name)
+    load_network(run.scored_method.network, as_scored(run, tensors), name)
 
 
 def _unfinished(run: Run, part: Part, masks: FixedMasks | None = None, *, to_the_end: bool = False) -> Unfinished:

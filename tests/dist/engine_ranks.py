@@ -143,12 +143,15 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     from masksup.engine.parallel.engine import make_engine
     from masksup.engine.precision import choose_dtype, memory_format
     from masksup.engine.step import Stepper
+    from masksup.models.lora import add_lora
     from masksup.runtime.checkpoint import State
 
     config, cpu = validate(job.tree, "test"), torch.device("cpu")
     dtype = choose_dtype(config.precision, cpu)
     network = new_network(config, CLASSES).to(memory_format=memory_format(config.precision))
     network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
+    if config.model.lora.rank:
+        add_lora(network.backbone, config.model.lora, config.seed)
     method = new_method(config, network, CLASSES, None)
     method.prepare(config.seed)
     method.train()

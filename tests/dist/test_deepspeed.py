@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 VIT = {
     "backbone": "test_vit", "size": 32, "head": {"name": "csra"}, "head_start": "prior", "grad_checkpointing": True,
 }  # fmt: skip
+LORA = {"backbone": "test_vit", "backbone_options": {"depth": 1}, "size": 32, "lora": {"rank": 4}}
 MIXED = {  # what an engine wraps: several forwards, weights read from outside, recomputed activations
     "masksup": {"method": {"name": "masksup", "bank": 8}},
     "mcar": {"method": {"name": "mcar", "top": 2, "threshold": 0.47}},  # no tie, see test_exact.py
@@ -55,6 +56,7 @@ def two(folder: Path) -> dict[str, list[Result]]:
     for name, changes in MIXED.items():
         jobs += [Job(f"ddp {name}", settings(**changes), 2), Job(f"zero3 {name}", zero(3, **changes), 2)]
     jobs += [Job(f"frozen{stage}", zero(stage, **FROZEN), 2) for stage in (1, 2, 3)]
+    jobs += [Job("ddp lora", settings(model=LORA), 2), Job("zero2 lora", zero(2, model=LORA), 2)]
     jobs += [Job(f"offloaded{stage}", zero(stage, **changes), 3) for stage, changes in OFFLOADED.items()]
     jobs += [Job(f"fp16 zero{stage}", zero(stage, precision__dtype="fp16"), 3, poison=1) for stage in (0, 2)]
     jobs += [job for name, stage in SKIPPED_FIRST for job in skipped_first(name, stage)]
@@ -164,6 +166,14 @@ def test_methods_and_recomputed_activations_under_zero_3(name: str, two: dict[st
     assert largest_difference(two[f"zero3 {name}"][0].losses, two[f"ddp {name}"][0].losses) < 1e-4
 
 
+def test_only_what_lora_adds_is_trained_and_saved_under_zero(two: dict[str, list[Result]]) -> None:
+    ours, ddp = two["zero2 lora"], two["ddp lora"][0]
+    assert largest_difference(ours[0].losses, ddp.losses) < 1e-3
+    assert ours[0].tensors.keys() == ddp.tensors.keys()
+    assert all(name.endswith(("lora_a", "lora_b")) or "/head." in name for name in ddp.tensors)
+    assert all(torch.equal(ours[0].tensors[n], value) for n, value in ours[1].tensors.items() if "model/" in n)
+
+
 @pytest.mark.parametrize("stage", OFFLOADED)
 def test_offloaded_state_computes_the_same(stage: int, two: dict[str, list[Result]]) -> None:
     ours = two[f"offloaded{stage}"][0]
@@ -246,6 +256,7 @@ def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
     cases = {
         "zero2": zero(2),
         "zero3": zero(3),
+        "zero2 lora": zero(2, model=LORA),
     }
     resume_in_fresh_processes(3, cases, folder / "three")
 

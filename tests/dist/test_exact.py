@@ -28,6 +28,8 @@ DEPTH_AND_MASKS: dict[str, object] = {
     "method": {"name": "masksup", "bank": 8},
 }  # fmt: skip
 
+LORA: dict[str, object] = {"model": {"backbone": "test_vit", "size": 32, "lora": {"rank": 4}}}
+
 
 def losses(run: Path) -> list[float]:
     rows = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"]
@@ -155,6 +157,12 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
         (2, {"model__frozen": True}),
         (3, {"parallel__compress": "bf16", "parallel__static_graph": False}),
         (3, DEPTH_AND_MASKS),
+        (2, LORA),
+        *(
+            pytest.param(2, {**LORA, "parallel": {"engine": "deepspeed", "zero_stage": stage}},
+                         marks=[pytest.mark.slow, pytest.mark.timeout(900)])
+            for stage in (1, 2)
+        ),
         *(
             pytest.param(2, {**DEPTH_AND_MASKS, "parallel": {"engine": "deepspeed", "zero_stage": stage}},
                          marks=[pytest.mark.slow, pytest.mark.timeout(900)])
@@ -162,6 +170,7 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
         ),
     ],
     ids=["short last steps", "fp16", "frozen", "compressed", "stochastic depth and masks",
+         "lora", "lora, zero 1", "lora, zero 2",
          *(f"the same, zero {stage}" for stage in (0, 1, 2, 3))],
 )  # fmt: skip
 def test_resume_is_bit_equal_for(world, overrides, job: Launcher, write_config, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ An engine holds the method, its optimiser and the rank's part of their state, an
   the whole gradient before clipping, a scalar on the device, the same on all ranks;
 - `gradient_is_finite(batch)`: of one micro-batch on this rank alone, with the weights as they are; for the message that
   ends a run of bad gradients, after which nothing follows;
-- `network_state()`: the network's parameters in fp32, whole, and this rank's buffers. Collective;
+- `network_state()`: the network's parameters in fp32, whole, and this rank's buffers; of a network that LoRA adapts,
+  those that it keeps (`Network.kept_state`). Collective;
 - `export_state()`: tensors keyed `model/` and `optim/<state>/` + parameter name, and JSON values, in the one format of
   all engines (rule 5): whole, never a shard. Collective; what other ranks than 0 return is not used, but for buffers;
 - `import_state(state)`: put such a state back, whichever engine and number of ranks wrote it. Every rank is given the

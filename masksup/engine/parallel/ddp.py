@@ -92,11 +92,11 @@ class Replicas:
         return all(bool(torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)
 
     def network_state(self) -> dict[str, Tensor]:
-        return self.method.network.state_dict()
+        return self.method.network.kept_state()
 
     def export_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         network = self.method.network
-        tensors = {f"model/{name}": value for name, value in network.state_dict().items()}
+        tensors = {f"model/{name}": value for name, value in network.kept_state().items()}
         for name, parameter in network.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
@@ -110,7 +110,7 @@ class Replicas:
 
     def import_state(self, state: State) -> None:
         network = self.method.network
-        copy_values(state.part("model"), network.state_dict())
+        copy_values(state.part("model"), network.kept_state())
         self.optimizer.state.clear()
         saved = state.part("optim")
         keys = {name.split("/", 1)[0] for name in saved}

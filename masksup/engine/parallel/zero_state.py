@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from masksup.engine.ema import copy_values
+from masksup.models.network import Network
 
 Named = list[tuple[str, nn.Parameter]]
 
 
-def export_network(network: nn.Module, parameters: Named, stage: int) -> dict[str, Tensor]:
+def export_network(network: Network, parameters: Named, stage: int) -> dict[str, Tensor]:
     """Whole parameters and this rank's buffers, by name. Collective at stage 3."""
-    state = network.state_dict()
+    state = network.kept_state()
     if stage == 3:
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -28,7 +29,7 @@ def export_network(network: nn.Module, parameters: Named, stage: int) -> dict[st
     return state
 
 
-def import_network(network: nn.Module, parameters: Named, saved: dict[str, Tensor], stage: int) -> None:
+def import_network(network: Network, parameters: Named, saved: dict[str, Tensor], stage: int) -> None:
     """Put parameters (the working copies) and buffers back. Collective at stage 3."""
     if stage == 3:
         from deepspeed.runtime.zero import GatheredParameters
@@ -36,7 +37,7 @@ def import_network(network: nn.Module, parameters: Named, saved: dict[str, Tenso
         for name, parameter in parameters:
             with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
                 parameter.copy_(saved[name])
-    own = {name: value for name, value in network.state_dict().items() if stage < 3 or name not in dict(parameters)}
+    own = {name: value for name, value in network.kept_state().items() if stage < 3 or name not in dict(parameters)}
     copy_values({name: saved[name] for name in own}, own)
 
 

@@ -1,0 +1,43 @@
+"""What a start of a run says first."""
+
+import os
+
+from masksup.base.log import log
+from masksup.training.run import Run
+
+
+def introduce(run: Run, told: list[str]) -> None:
+    """Say what is trained, on what and how, with what was `told` while it was built, and begin the record."""
+    config, group = run.config, run.group
+    trained = sum(p.numel() for p in run.whole.parameters() if p.requires_grad)
+    log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
+    log.info(
+        f"training on {run.source.train.title}: {len(run.source.train)} samples, {len(run.source.classes)} classes"
+    )
+    for scored in (run.source.eval, run.source.test):
+        if scored is not None:
+            log.info(f"scoring on {scored.title}: {len(scored)} samples")
+    log.info(
+        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained:,} parameters "
+        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, "
+        f"{_ranks(group.world)}{run.threads} threads"
+    )
+    for line in told:
+        log.info(line)
+    if config.model.batchnorm == "frozen":
+        log.info("batch norm: keeps the statistics of the weights in training (model.batchnorm)")
+    positives_C = run.source.train.count(1)
+    empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
+    if empty:
+        log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
+    if run.at.step:
+        log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
+    else:
+        swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
+        run.record.hyperparameters(config, swept.split(","))
+    # A launcher knows after what a run goes on: preempted, timeout, lost, ...
+    run.record.begin(run.at.step, run.folder.attempt, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
+
+
+def _ranks(world: int) -> str:
+    return f"{world} ranks of " if world > 1 else ""
