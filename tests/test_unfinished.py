@@ -319,7 +319,7 @@ def stop_in_block(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
     monkeypatch.setattr(module, "stop_requested", in_evaluation)
     monkeypatch.setattr("masksup.training.train.stop_requested", afterwards)
-    monkeypatch.setattr("masksup.commands.eval.stop_requested", afterwards)
+    monkeypatch.setattr("masksup.output.scores.stop_requested", afterwards)
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -464,7 +464,7 @@ def test_scores_that_cannot_be_written_lose_no_outputs(
     ran = forwards_counted(monkeypatch)
     command = ["eval", str(clean), "--predictions", str(tmp_path / "scores.npz")]
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.commands.eval.np.savez", full)
+        patch.setattr("masksup.output.scores.np.savez", full)
         assert main(command) == 2
     assert capsys.readouterr().err == f"masksup: {tmp_path / 'scores.npz'}: No space left on device\n"
     assert not list(tmp_path.iterdir())
@@ -477,7 +477,7 @@ def test_a_reader_that_leaves_takes_no_files_along(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`masksup eval RUN --json FILE | head`: what is written is written before anything is shown."""
-    monkeypatch.setattr("masksup.commands.eval._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
+    monkeypatch.setattr("masksup.output.scores._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert main(["eval", str(clean), "--json", str(tmp_path / "scores.json")]) == READER_LEFT
     assert json.loads((tmp_path / "scores.json").read_text())["images"] == 20

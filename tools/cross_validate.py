@@ -30,7 +30,6 @@ from rich.progress import track
 from rich.table import Table
 
 from masksup.base.files import write_json
-from masksup.commands.eval import write_predictions
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
 from masksup.data.split import Part, open_source, whole
@@ -42,6 +41,7 @@ from masksup.evaluation.collect import Outputs
 from masksup.evaluation.forward import run_model
 from masksup.exits import status_of
 from masksup.metrics.average_precision import average_precision
+from masksup.output.scores import write_predictions
 from masksup.saved.open import Trained, open_trained
 from masksup.saved.outputs import predict_alone
 from masksup.training.train import train

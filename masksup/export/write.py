@@ -12,19 +12,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from masksup.base.files import written_whole
+from masksup.base.files import refuse_unwritable, written_whole
 from masksup.base.log import log
+from masksup.errors import UserError
 from masksup.export import onnx_model
 from masksup.export.card import card_of
 from masksup.export.check import BATCHES, Check, Outputs, Run, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.trace import Deployed, in_half_precision, trace
-from masksup.inference.card import INPUT, KEY, Card, Precision
+from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained
 
 Format = Literal["onnx", "torch"]
 EXTRA_FILE = "masksup.json"  # the card in a .pt2
+_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+
+
+def export_files(kind: Format, out: Path, precisions: Sequence[str], opset: int | None) -> dict[Precision, Path]:
+    """The file of each precision: `out`, or, of several, `out` with the precision in its name.
+
+    UserError for what cannot be written there, in this format or without a package that is missing.
+    """
+    wanted = [precision for precision in PRECISIONS if precision in precisions]
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not wanted:
+        raise UserError(f"--precision: found '{','.join(precisions)}', expected some of {', '.join(PRECISIONS)}")
+    if kind == "torch" and wanted != ["fp32"]:
+        raise UserError(
+            f"--precision: found {','.join(wanted)} with --format torch, expected fp32; "
+            "fp16 and int8 are written by --format onnx"
+        )
+    if kind == "torch" and opset is not None:
+        raise UserError("--opset: found with --format torch, expected --format onnx")
+    first, last = onnx_model.OPSETS
+    if opset is not None and not first <= opset <= last:
+        raise UserError(f"--opset: found {opset}, expected {first} to {last}")
+    if out.suffix != _SUFFIXES[kind]:
+        raise UserError(f"--out: found '{out.name}', expected a name that ends in {_SUFFIXES[kind]}")
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder, expected a file name")
+    refuse_unwritable(out.parent)
+    if kind == "onnx":
+        onnx_model.check_packages()
+    if len(wanted) == 1:
+        return {wanted[0]: out}
+    return {precision: out.with_name(f"{out.stem}_{precision}{out.suffix}") for precision in wanted}
 
 
 def export(
