@@ -1,7 +1,6 @@
 """Writing an exported model: traced, checked against the model itself, sealed, and whole or not there."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from masksup.base.files import refuse_unwritable, written_whole
+from masksup.base.files import refuse_unwritable, to_disk, written_whole
 from masksup.base.log import log
 from masksup.errors import UserError
 from masksup.export import onnx_model
@@ -142,7 +141,6 @@ def _publish(file: Path, content: bytes, kind: Format) -> None:
     with written_whole(file, file.suffix) as partial:
         with partial.open("wb") as stream:
             stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            to_disk(stream)
         if kind == "onnx":
             open_exported(partial)
