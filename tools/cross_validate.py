@@ -38,7 +38,7 @@ from masksup.engine.precision import choose_device, choose_dtype, memory_format,
 from masksup.errors import UserError
 from masksup.evaluation.blocks import count_blocks, feature_blocks
 from masksup.evaluation.collect import Outputs
-from masksup.evaluation.forward import run_model
+from masksup.evaluation.forward import Predictor, run_model
 from masksup.exits import status_of
 from masksup.metrics.average_precision import average_precision
 from masksup.output.scores import write_predictions
@@ -155,7 +155,7 @@ def predict_held_out(trained: Trained, part: Part) -> Outputs:
         trained.network, whole(part.index), config, Path(config.model.features), device, dtype, False, print
     )
     blocks = feature_blocks(features, part, config, range(count_blocks(part, config)))
-    return run_model(trained.network.head, blocks, config, device, dtype)
+    return run_model(Predictor(trained.network.head, config, device, dtype), blocks)
 
 
 def pooled_scores(folds: Sequence[dict[str, Any]], counted_C: Any, config: Config) -> dict[str, Any]:

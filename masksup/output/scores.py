@@ -18,7 +18,7 @@ from masksup.data.split import Part, open_source, refuse_other_classes, whole
 from masksup.decisions.decisions import Decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
-from masksup.evaluation.collect import Counted, Outputs
+from masksup.evaluation.collect import Collector, Counted, Counts, Outputs, Pairs
 from masksup.evaluation.forward import keeps_pairs
 from masksup.evaluation.kept import Stopped, Unfinished, outputs_key
 from masksup.evaluation.scores import evaluate
@@ -29,7 +29,7 @@ from masksup.output.voc_server import ServerFiles, server_files, usual_competiti
 from masksup.runtime.ranks import Group, Vote, joined, told_once
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, WhichWeights, open_trained
-from masksup.saved.outputs import count_pairs, predict_part, ready
+from masksup.saved.outputs import outputs_for, ready
 from masksup.saved.running import Running
 
 
@@ -98,7 +98,8 @@ def _eval(
     key = partial(outputs_key, trained.network, config, part, masks, counted, *ready(trained))
     unfinished = Unfinished(kept_in, key, group, vote, config.checkpoint.every_minutes, to_the_end=True)
     try:
-        outputs = (count_pairs if counted else predict_part)(trained, part, group, masks, unfinished)
+        collector: Collector[Outputs | Counted] = Counts(part, config) if counted else Pairs(part, config)
+        outputs = outputs_for(collector, trained, group, masks, unfinished)
     except Stopped:
         return _stopped(unfinished, vote, group)
     vote.drain()

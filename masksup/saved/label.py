@@ -15,7 +15,7 @@ from masksup.data.decode_pil import BrokenImage
 from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
-from masksup.evaluation.forward import run_model
+from masksup.evaluation.forward import Predictor, run_model
 from masksup.methods.mcar import Regions, find_mcar
 from masksup.saved.open import Trained
 from masksup.saved.outputs import ready
@@ -76,7 +76,7 @@ def label(
         return seen[-1].fused_BC
 
     blocks = iter([(padded, valid, ~valid, torch.arange(len(padded)))])
-    outputs = run_model(predict, blocks, config, device, dtype)
+    outputs = run_model(Predictor(predict, config, device, dtype), blocks)
     for row, ((file, _), scores_C) in enumerate(zip(block, decisions.probabilities(outputs.logits_NC))):
         yield file, scores_C, _regions(seen[0], row, trained) if seen else []
 
