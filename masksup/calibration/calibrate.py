@@ -19,6 +19,7 @@ from masksup.data.split import Part, open_source, refuse_other_classes, samples_
 from masksup.decisions.decisions import CALIBRATION, Decisions, Fitted, Origin, write_decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError, nearest
+from masksup.evaluation.collect import Outputs
 from masksup.metrics.pairs import Labels, check_finite, probabilities
 from masksup.metrics.precision_recall import decision_scores
 from masksup.metrics.reliability import calibration_scores
@@ -45,6 +46,19 @@ class Wanted:
     """NAME=P: thresholds that are set by hand."""
 
 
+@dataclass(frozen=True)
+class Readable:
+    """The N samples of a part whose images could be read, and the image that each lies in."""
+
+    part: Part
+    logits_NC: NDArray[np.float32]
+    labels_NC: Labels
+    image_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels_NC)
+
+
 def calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: Wanted, running: Running) -> None:
     """Fit, print what it is worth on samples it was not fitted on, and keep it in the run folder.
 
@@ -62,25 +76,22 @@ def calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: Want
     part = part_to_fit(trained, data)
     set_numerics(trained.config.precision)
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
-    outputs = predict_alone(trained, part)
-    readable_N = ~outputs.broken_N
-    logits_NC, labels_NC = outputs.logits_NC[readable_N], part.labels_NC[readable_N]
-    _refuse_too_little(part, labels_NC, wanted)
-    check_finite(logits_NC)
-    image_N = np.asarray(part.index.sample_image_N)[part.samples][readable_N].astype(np.int64)
+    samples = _readable(part, predict_alone(trained, part))
+    _refuse_too_little(samples, wanted)
+    check_finite(samples.logits_NC)
     plan = Plan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
-    scores = cross_validate(plan, logits_NC, labels_NC, image_N)
+    scores = cross_validate(plan, samples.logits_NC, samples.labels_NC, samples.image_N)
     bounds = bootstrap_bounds(
-        aim, scores.in_sample_NC, labels_NC, sharing_by(plan.rule, labels_NC, plan.least), image_N,
-        wanted.resamples, plan.seed,
+        aim, scores.in_sample_NC, samples.labels_NC, sharing_by(plan.rule, samples.labels_NC, plan.least),
+        samples.image_N, wanted.resamples, plan.seed,
     )  # fmt: skip
-    decisions = _decisions(trained, part, plan, scores, wanted.resamples, len(labels_NC)).with_given(given)
-    facts = _facts(trained, plan, wanted.resamples, decisions, scores, bounds, logits_NC, labels_NC)
+    decisions = _decisions(trained, samples, plan, scores, wanted.resamples).with_given(given)
+    facts = _facts(trained, samples, plan, scores, wanted.resamples, bounds, decisions)
     show(facts)
-    if len(labels_NC) < FEW:
+    if len(samples) < FEW:
         low, high = bounds.shared
         log.warning(
-            f"{counted(len(labels_NC), 'sample')} are few: with others of this kind the shared threshold would lie "
+            f"{counted(len(samples), 'sample')} are few: with others of this kind the shared threshold would lie "
             f"anywhere from {low:.2f} to {high:.2f}; expected {FEW} or more"
         )
     file = write_decisions(trained.run, decisions)
@@ -143,21 +154,28 @@ def part_to_fit(trained: Trained, data: Path | None) -> Part:
     return part
 
 
-def _refuse_too_little(part: Part, labels_NC: Labels, wanted: Wanted) -> None:
-    if len(labels_NC) < wanted.folds:
-        raise UserError(f"--folds: found {wanted.folds}, but {part.title} has {len(labels_NC)} readable samples")
+def _readable(part: Part, outputs: Outputs) -> Readable:
+    readable_N = ~outputs.broken_N
+    image_N = np.asarray(part.index.sample_image_N)[part.samples][readable_N].astype(np.int64)
+    return Readable(part, outputs.logits_NC[readable_N], part.labels_NC[readable_N], image_N)
+
+
+def _refuse_too_little(samples: Readable, wanted: Wanted) -> None:
+    part, labels_NC = samples.part, samples.labels_NC
+    if len(samples) < wanted.folds:
+        raise UserError(f"--folds: found {wanted.folds}, but {part.title} has {len(samples)} readable samples")
     if not (labels_NC == 1).any() or not (labels_NC == 0).any():
         raise UserError(f"{part.title}: found no label that is present, or none that is absent; nothing can be fitted")
     positives = int((labels_NC == 1).sum())
     if positives < wanted.least:
         raise UserError(
             f"{part.title}: found {counted(positives, 'label')} that {'is' if positives == 1 else 'are'} present in "
-            f"{counted(len(labels_NC), 'sample')}, too few to fit a threshold to; expected at least {wanted.least} "
+            f"{counted(len(samples), 'sample')}, too few to fit a threshold to; expected at least {wanted.least} "
             "(--min-positives); label more, or keep the threshold of the run"
         )
 
 
-def _decisions(trained: Trained, part: Part, plan: Plan, scores: FoldScores, resamples: int, samples: int) -> Decisions:
+def _decisions(trained: Trained, samples: Readable, plan: Plan, scores: FoldScores, resamples: int) -> Decisions:
     fallback = {
         "shared": "one threshold for all classes",
         "per-class": "a threshold for each class with a positive",
@@ -170,15 +188,9 @@ def _decisions(trained: Trained, part: Part, plan: Plan, scores: FoldScores, res
         f"{trained.config.model.size} px"
     )
     fitted = Fitted(
-        trained.checkpoint,
-        trained.sha256,
-        trained.step,
-        trained.weights,
-        part.title,
-        part.index.hash,
-        samples,
-        protocol,
-    )
+        trained.checkpoint, trained.sha256, trained.step, trained.weights, samples.part.title,
+        samples.part.index.hash, len(samples), protocol,
+    )  # fmt: skip
     own: tuple[Origin, Origin] = ("shared", "own")
     return Decisions(
         trained.classes, tuple(scores.fit.thresholds_RC[0].tolist()), scores.calibration,
@@ -187,11 +199,11 @@ def _decisions(trained: Trained, part: Part, plan: Plan, scores: FoldScores, res
 
 
 def _facts(
-    trained: Trained, plan: Plan, resamples: int, decisions: Decisions, scores: FoldScores, bounds: Bounds,
-    logits_NC: NDArray[np.float32], labels_NC: Labels,
+    trained: Trained, samples: Readable, plan: Plan, scores: FoldScores, resamples: int, bounds: Bounds,
+    decisions: Decisions,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is known of the fit, ready for JSON."""
-    before_NC = probabilities(logits_NC)
+    before_NC, labels_NC = probabilities(samples.logits_NC), samples.labels_NC
     usual = default_threshold(trained)
     plain = decision_scores(before_NC >= usual, labels_NC)
     rules = {f"{usual:g}, uncalibrated": {"held_out": plain, "in_sample": plain}}

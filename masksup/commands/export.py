@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from masksup.base.log import start_logging
     from masksup.engine.precision import set_numerics
-    from masksup.export.check import BATCHES, check_images
+    from masksup.export.check import check_images
     from masksup.export.write import export, export_files
     from masksup.saved.open import open_trained
 
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     files = export_files(args.format, args.out, args.precision.split(","), args.opset)
     trained = open_trained(path, args.weights)
     set_numerics(replace(running, device="cpu").over(trained.config).precision)
-    images_N3SS, source = check_images(trained, args.check)
-    batches = BATCHES if running.batch is None else (running.batch,)
+    images = check_images(trained, args.check)
+    if running.batch is not None:
+        images = replace(images, batches=(running.batch,))
     for precision, file in files.items():
-        export(trained, args.format, file, precision, args.opset, images_N3SS, source, batches)
+        export(trained, args.format, file, precision, args.opset, images)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.export import ExportedProgram
 
 from masksup.base.files import refuse_unwritable, to_disk, written_whole
@@ -16,7 +15,7 @@ from masksup.base.log import log
 from masksup.errors import UserError
 from masksup.export import onnx_model
 from masksup.export.card import card_of
-from masksup.export.check import BATCHES, Check, Outputs, Run, compare, eager_run, outputs_of, refuse_if_far
+from masksup.export.check import Check, Images, Outputs, Run, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.trace import Deployed, in_half_precision, trace
 from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
@@ -60,18 +59,17 @@ def export_files(kind: Format, out: Path, precisions: Sequence[str], opset: int 
 
 
 def export(
-    trained: Trained, kind: Format, file: Path, precision: Precision, opset: int | None, images_N3SS: Tensor,
-    source: str, batches: Sequence[int] = BATCHES,
-) -> Check:  # fmt: skip
-    """Write one file, checked on `images_N3SS` (uint8, of `source`), in batches of these sizes. What was found."""
+    trained: Trained, kind: Format, file: Path, precision: Precision, opset: int | None, images: Images
+) -> Check:
+    """Write one file, checked on the images. What was found."""
     decisions = decisions_for(trained)
     deployed = Deployed(trained.method.cpu()).eval()
     traced = Deployed(in_half_precision(trained.method)) if precision == "fp16" else deployed
     program = trace(traced, trained.config.model.size)
 
     def judged(run: Run) -> Check:
-        eager, other = (outputs_of(one, images_N3SS, batches) for one in (eager_run(deployed), run))
-        check = compare(deployed, eager, other, images_N3SS, source, decisions, precision)
+        eager, other = (outputs_of(one, images.images_N3SS, images.batches) for one in (eager_run(deployed), run))
+        check = compare(deployed, eager, other, images.images_N3SS, images.source, decisions, precision)
         refuse_if_far(check, precision)
         return check
 

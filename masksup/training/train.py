@@ -99,9 +99,8 @@ def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
     )  # fmt: skip
     pin = run.stepper.device.type == "cuda"
     return train_loader(
-        dataset, run.plan, start, config.data.workers, prefetch=config.data.prefetch, pin_memory=pin,
-        rank=place.rank, world=place.world,
-    )  # fmt: skip
+        dataset, run.plan, start, config.data.workers, place, prefetch=config.data.prefetch, pin_memory=pin
+    )
 
 
 def _loop(run: Run, bar: Progress) -> str | None:
