@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ _PAIRS = ("environment", "sbatch", "srun")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, or 2 for a mistake in the input."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    parser = _parser(next((word for word in words if not word.startswith("-")), ""))
+    args, rest = parser.parse_known_args(words)
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     return status_of("masksup-launch", lambda: args.run(args))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(wanted: str) -> argparse.ArgumentParser:
+    """All commands by name, of which the one that is wanted knows its arguments."""
     from masksup import __version__
 
     parser = argparse.ArgumentParser(
@@ -32,19 +33,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
     parser.set_defaults(run=lambda _: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, meaning, add_arguments, run in (
+        ("submit", "one run, as a SLURM job that comes back by itself", _add_submit, _submit),
+        ("sweep", "a job array, one element a setting; again: what is missing or failed", _add_sweep, _sweep),
+        ("status", "what runs, what waits, what was lost, best scores", _add_status, _status),
+        ("preflight", "is this allocation, or one that is asked for, fit to train on", _add_preflight, _preflight),
+        ("cancel", "ask runs to save and leave, for good", _add_cancel, _cancel),
+        ("requeue", "ask runs to save, leave and wait in the queue again", _add_runs, _requeue),
+        ("resume", "submit runs again that are neither finished nor active", _add_resume, _resume),
+        ("logs", "what a rank of a run wrote", _add_logs, _logs),
+    ):
+        command = commands.add_parser(name, help=meaning, description=meaning)
+        if name == wanted:
+            add_arguments(command)
+            command.set_defaults(run=run)
+    return parser
 
-    command = _add(commands, "submit", "one run, as a SLURM job that comes back by itself", _submit)
+
+def _add_submit(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as optim.lr=0.02")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
     _add_resources(command)
-    command = _add(commands, "sweep", "a job array, one element a setting; again: what is missing or failed", _sweep)
+
+
+def _add_sweep(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see configs/sweeps/")
     command.add_argument("--sweep-dir", type=Path, metavar="DIR", help="folder of its runs (default: runs/NAME)")
     command.add_argument("--results", action="store_true", help="only show the table of what is finished")
     _add_resources(command)
 
-    command = _add(commands, "status", "what runs, what waits, what was lost, best scores", _status)
+
+def _add_status(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
     command.add_argument("--json", action="store_true", help="for programs")
     command.add_argument("--state", metavar="A,B", help="only runs in these states, such as failed,waiting")
@@ -52,31 +72,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--columns", metavar="A,B", help="only these, such as run,state,mAP")
     command.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again every so often")
 
-    command = _add(commands, "preflight", "is this allocation, or one that is asked for, fit to train on", _preflight)
+
+def _add_preflight(command: argparse.ArgumentParser) -> None:
     command.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="whose disk is tried (default: .)")
     command.add_argument("--data", type=Path, nargs="*", default=[], metavar="INDEX", help="data to be readable")
     _add_resources(command, submits=False)
     command.add_argument("--cluster-config", type=Path, metavar="FILE", help="defaults of the site")
 
-    _add_control(commands)
-    return parser
 
-
-def _add_control(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "cancel", "ask runs to save and leave, for good", _cancel)
+def _add_cancel(command: argparse.ArgumentParser) -> None:
     _add_runs(command)
     command.add_argument("--now", action="store_true", help="do not wait until they have saved")
 
-    command = _add(commands, "requeue", "ask runs to save, leave and wait in the queue again", _requeue)
-    _add_runs(command)
 
-    command = _add(commands, "resume", "submit runs again that are neither finished nor active", _resume)
+def _add_resume(command: argparse.ArgumentParser) -> None:
     _add_runs(command)
     command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                          help="another setting of operation, such as data.workers=8")  # fmt: skip
     _add_resources(command, submits=False)
 
-    command = _add(commands, "logs", "what a rank of a run wrote", _logs)
+
+def _add_logs(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", type=Path, metavar="RUN", help="run folder")
     command.add_argument("--rank", type=int, default=0, metavar="K", help="default: 0")
     command.add_argument("--start", type=int, metavar="N", help="which start of the run (default: the newest)")
@@ -86,12 +102,6 @@ def _add_control(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders that hold some")
-
-
-def _add(commands: Any, name: str, meaning: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=meaning, description=meaning)
-    command.set_defaults(run=run)
-    return command
 
 
 def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> None:

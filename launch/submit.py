@@ -1,7 +1,6 @@
 """One run to a cluster: everything is checked before anything is submitted."""
 
 import fcntl
-import os
 import re
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from launch.cluster.resources import Resources
 from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import place_of, snapshot
 from launch.start.ledger import Folder, write_json
-from masksup.base.files import write_atomically
+from masksup.base.files import to_disk, write_atomically
 from masksup.config.conflicts import refuse_ranks
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
@@ -89,8 +88,7 @@ def refuse_full(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=".probe-", dir=folder) as file:
             file.write(bytes(_FREE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
     except OSError as error:
         with suppress(OSError):
             for path in new:

@@ -17,8 +17,8 @@ from masksup.config.schema import Config
 from masksup.data.index import open_index
 from masksup.data.split import whole
 from masksup.evaluation.blocks import image_blocks
-from masksup.evaluation.collect import Counted, Outputs
-from masksup.evaluation.forward import count_part, keeps_pairs, run_part
+from masksup.evaluation.collect import Counted, Counts, Outputs, Pairs
+from masksup.evaluation.forward import Predictor, collect, keeps_pairs
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.summary import COUNTED, EXACT
 from masksup.runtime.metrics_log import read_rows
@@ -41,7 +41,8 @@ def predict(images_B3SS: torch.Tensor) -> torch.Tensor:
 def run(score: Any, data: Path, config: Config, group: Group) -> Any:
     part = whole(open_index(data))
     assert len(part.index.classes) == CLASSES
-    return score(predict, partial(image_blocks, part, config), part, config, CPU, torch.float32, group)
+    predictor = Predictor(predict, config, CPU, torch.float32)
+    return collect(score(part, config), predictor, partial(image_blocks, part, config), group)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def config(tiny_config: MakeConfig) -> Config:
 
 def test_scores_of_counts_are_those_of_all_scores(tiny_data: Path, config: Config) -> None:
     group, part = Group(ALONE, config.parallel), whole(open_index(tiny_data / "val"))
-    counted, outputs = (run(score, tiny_data / "val", config, group) for score in (count_part, run_part))
+    counted, outputs = (run(score, tiny_data / "val", config, group) for score in (Counts, Pairs))
     assert isinstance(counted, Counted)
     assert isinstance(outputs, Outputs)
     assert np.array_equal(counted.head.logits_NC, outputs.logits_NC[:3])
@@ -79,14 +80,14 @@ def test_the_size_decides_but_not_for_the_rules_of_an_original(tiny_data: Path, 
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_any_number_of_ranks_gives_the_same_counts(world: int, tiny_data: Path, config: Config, tmp_path: Path) -> None:
     """20 images in 7 blocks of 3: ranks have more or fewer, and the eighth has none."""
-    alone = run(count_part, tiny_data / "val", config, Group(ALONE, config.parallel))
-    found = on_ranks(world, tmp_path, lambda group: run(count_part, tiny_data / "val", config, group), config)
+    alone = run(Counts, tiny_data / "val", config, Group(ALONE, config.parallel))
+    found = on_ranks(world, tmp_path, lambda group: run(Counts, tiny_data / "val", config, group), config)
     assert found[1:] == [None] * (world - 1)
     assert all(np.array_equal(a, b) for a, b in zip(found[0].counts.arrays, alone.counts.arrays))
     assert np.array_equal(found[0].head.logits_NC, alone.head.logits_NC)
 
 
-@pytest.mark.parametrize("score", [run_part, count_part])
+@pytest.mark.parametrize("score", [Pairs, Counts])
 @pytest.mark.parametrize("wrong", [[0, 1, 1], [0, 2, 1], [0, 1, 3]], ids=["twice", "in another order", "another"])
 def test_an_image_that_is_missing_or_comes_twice_is_never_scored(
     wrong: list[int], score: Any, tiny_data: Path, config: Config
@@ -95,7 +96,7 @@ def test_an_image_that_is_missing_or_comes_twice_is_never_scored(
     blocks = list(image_blocks(part, config, range(7)))
     blocks[0] = (*blocks[0][:3], torch.tensor(wrong))
     with pytest.raises(AssertionError, match="an image is missing or came twice"):
-        score(predict, lambda _: iter(blocks), part, config, CPU, torch.float32, group)
+        collect(score(part, config), Predictor(predict, config, CPU, torch.float32), lambda _: iter(blocks), group)
 
 
 @pytest.fixture(scope="module")

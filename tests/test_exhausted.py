@@ -16,7 +16,6 @@ import masksup.cli
 from launch.cluster.resources import Resources
 from launch.start.decide import why_not_again
 from launch.start.ledger import Folder
-from masksup.commands.predict import run_predict
 from masksup.config.schema import Config
 from masksup.data.index import IndexContent, open_index, write_index
 from masksup.data.shapes import draw_shapes, prepare_shapes
@@ -44,7 +43,7 @@ def _raise(error: Exception) -> None:
 
 @pytest.mark.parametrize("library", sorted(TOO_MUCH))
 def test_memory(library: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masksup.cli, "_predict", lambda _: TOO_MUCH[library]())
+    monkeypatch.setattr("masksup.commands.predict.run", lambda _: TOO_MUCH[library]())
     assert masksup.cli.main(["predict", "run", "image.jpg"]) == USER_ERROR
     line = capsys.readouterr().err
     assert line.startswith("masksup: out of memory")
@@ -106,7 +105,8 @@ def test_features_of_a_frozen_backbone(tiny_config: MakeConfig, small: Callable[
 def test_pictures(trained: Path, tiny_data: Path, small: Callable[[int], Path]) -> None:
     image = next((tiny_data / "root").rglob("*.jpg"))
     place = small(8)
-    full(lambda: run_predict(trained, [str(image)], "auto", None, None, place), f"{image.stem}.png")
+    args = masksup.cli.parse(["predict", str(trained), str(image), "--pictures", str(place)])
+    full(lambda: args.run(args), f"{image.stem}.png")
     assert not list(place.iterdir())
 
 

@@ -29,7 +29,7 @@ def test_every_end(
         def fail(*_: object) -> int:
             raise error
 
-        monkeypatch.setattr("masksup.cli._pack", fail)
+        monkeypatch.setattr("masksup.commands.pack.run", fail)
         monkeypatch.setattr("masksup.inference.command.run", fail)
         monkeypatch.setattr("launch.__main__._status", fail)
         words = {"masksup": ["pack", "run", "--out", "x.zip"], "masksup-run": ["x.onnx", "y.jpg"]}

@@ -23,8 +23,6 @@ EXCEPTIONS = {
 LONG = {
     "masksup/config/schema.py",
     "masksup/data/index.py",
-    "masksup/engine/parallel/zero.py",
-    "masksup/cli.py",
     "tools/benchmark_engines.py",
 }
 WITHOUT_TORCH = ("masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base")

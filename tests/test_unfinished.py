@@ -32,8 +32,8 @@ from masksup.data.shapes import prepare_shapes
 from masksup.data.split import Part, whole
 from masksup.errors import UserError
 from masksup.evaluation.blocks import image_blocks
-from masksup.evaluation.collect import Counted, Outputs
-from masksup.evaluation.forward import count_part, run_part
+from masksup.evaluation.collect import Counted, Counts, Outputs, Pairs
+from masksup.evaluation.forward import Predictor, collect
 from masksup.evaluation.kept import Stopped, Unfinished, outputs_key
 from masksup.exits import READER_LEFT, STOPPED
 from masksup.metrics.summary import COUNTED, EXACT
@@ -73,9 +73,9 @@ def evaluation(
     real, module.stop_requested = module.stop_requested, predict.asked
     unfinished = Unfinished(folder, lambda: key, group, vote, minutes, to_the_end)
     try:
-        found = score(
-            predict, partial(image_blocks, part, config), part, config, CPU, torch.float32, group, unfinished=unfinished
-        )
+        predictor = Predictor(predict, config, CPU, torch.float32)
+        blocks = partial(image_blocks, part, config)
+        found = collect(score(part, config), predictor, blocks, group, unfinished=unfinished)
     except Stopped:
         found = "stopped"
     finally:
@@ -114,7 +114,7 @@ def part(tiny_data: Path) -> Part:
     return whole(open_index(tiny_data / "val"))
 
 
-@pytest.mark.parametrize("score", [run_part, count_part])
+@pytest.mark.parametrize("score", [Pairs, Counts])
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_it_goes_on_at_the_block_it_was_stopped_at(
     block: int, score: Score, part: Part, config: Config, tmp_path: Path
@@ -127,7 +127,7 @@ def test_it_goes_on_at_the_block_it_was_stopped_at(
     assert_same(found, clean)
 
 
-@pytest.mark.parametrize("score", [run_part, count_part])
+@pytest.mark.parametrize("score", [Pairs, Counts])
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     starts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4),
@@ -162,7 +162,7 @@ def test_any_ranks_go_on_after_any_others(
     assert all(outputs is None for outputs, _ in found[1:])
 
 
-@pytest.mark.parametrize("score", [run_part, count_part])
+@pytest.mark.parametrize("score", [Pairs, Counts])
 def test_a_process_that_dies_goes_on_from_what_was_kept_by_time(
     score: Score, part: Part, config: Config, tmp_path: Path
 ) -> None:
@@ -187,7 +187,7 @@ def test_a_process_that_dies_goes_on_from_what_was_kept_by_time(
 def test_the_newest_of_several_is_taken_and_all_are_discarded(part: Part, config: Config, tmp_path: Path) -> None:
     """As if it was killed after it had kept more, and before it removed what was kept before."""
     for block in (3, 6):
-        evaluation(alone(config), run_part, part, config, tmp_path / str(block), stop_after=block)
+        evaluation(alone(config), Pairs, part, config, tmp_path / str(block), stop_after=block)
         shutil.copytree(tmp_path / str(block) / f"key-{block:012d}", tmp_path / "both" / f"key-{block:012d}")
     unfinished = Unfinished(tmp_path / "both", lambda: "key", alone(config), Vote(alone(config)), NEVER)
     done = unfinished.find()
@@ -208,12 +208,12 @@ def test_it_is_due_once_every_so_many_minutes(config: Config, tmp_path: Path, mo
 
 
 def test_all_of_it_is_kept_where_other_work_follows(part: Part, config: Config, tmp_path: Path) -> None:
-    clean, _ = evaluation(alone(config), run_part, part, config, tmp_path, to_the_end=True)
-    found, calls = evaluation(alone(config), run_part, part, config, tmp_path, to_the_end=True)
+    clean, _ = evaluation(alone(config), Pairs, part, config, tmp_path, to_the_end=True)
+    found, calls = evaluation(alone(config), Pairs, part, config, tmp_path, to_the_end=True)
     assert calls == 0
     assert_same(found, clean)
     assert not (tmp_path / "other").exists()
-    evaluation(alone(config), run_part, part, config, tmp_path / "other")
+    evaluation(alone(config), Pairs, part, config, tmp_path / "other")
     assert not (tmp_path / "other").exists(), "nothing is written by an evaluation that nobody stops"
 
 
@@ -221,15 +221,15 @@ def test_all_of_it_is_kept_where_other_work_follows(part: Part, config: Config, 
 def test_what_is_damaged_is_said_and_computed_again(
     damage: str, part: Part, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clean, _ = evaluation(alone(config), run_part, part, config, tmp_path)
-    evaluation(alone(config), run_part, part, config, tmp_path, stop_after=4)
+    clean, _ = evaluation(alone(config), Pairs, part, config, tmp_path)
+    evaluation(alone(config), Pairs, part, config, tmp_path, stop_after=4)
     file = next(tmp_path.rglob("state.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content if damage == "flipped" else content[:-1])
     if damage == "lost":
         file.unlink()
-    found, calls = evaluation(alone(config), run_part, part, config, tmp_path)
+    found, calls = evaluation(alone(config), Pairs, part, config, tmp_path)
     assert calls == BLOCKS
     assert_same(found, clean)
     assert "computed again" in capsys.readouterr().out
@@ -240,10 +240,10 @@ def test_a_place_that_refuses_is_said_and_the_stop_is_a_stop(
     part: Part, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    found, _ = evaluation(alone(config), run_part, part, config, tmp_path / "file", stop_after=4)
+    found, _ = evaluation(alone(config), Pairs, part, config, tmp_path / "file", stop_after=4)
     assert found == "stopped"
     assert "4 of 10 blocks could not be kept" in capsys.readouterr().out
-    found, _ = evaluation(alone(config), run_part, part, config, tmp_path / "file", to_the_end=True)
+    found, _ = evaluation(alone(config), Pairs, part, config, tmp_path / "file", to_the_end=True)
     assert found != "stopped"
     assert not capsys.readouterr().out, "nothing is lost as yet"
     assert (tmp_path / "file").read_text() == "not a folder"
@@ -271,8 +271,8 @@ def test_outputs_of_anything_else_are_not_taken(
 
 
 def test_another_evaluation_begins_anew(part: Part, config: Config, tmp_path: Path) -> None:
-    evaluation(alone(config), run_part, part, config, tmp_path, stop_after=4)
-    _, calls = evaluation(alone(config), run_part, part, config, tmp_path, key="other")
+    evaluation(alone(config), Pairs, part, config, tmp_path, stop_after=4)
+    _, calls = evaluation(alone(config), Pairs, part, config, tmp_path, key="other")
     assert calls == BLOCKS
 
 
@@ -284,11 +284,11 @@ def test_broken_images_count_across_the_stop(tiny_config: MakeConfig, tmp_path: 
         file = part.index.path(sample)
         file.write_bytes(file.read_bytes()[:200])
     once, kept = tiny_config(eval={"batch": 2}, data__broken_budget=1 / 20), tmp_path / "kept"
-    evaluation(alone(once), run_part, part, once, kept, stop_after=4)
+    evaluation(alone(once), Pairs, part, once, kept, stop_after=4)
     with pytest.raises(UserError, match="found 2 broken images of 20"):
-        evaluation(alone(once), run_part, part, once, kept)
+        evaluation(alone(once), Pairs, part, once, kept)
     twice = tiny_config(eval={"batch": 2}, data__broken_budget=2 / 20)
-    outputs, _ = evaluation(alone(twice), run_part, part, twice, kept)
+    outputs, _ = evaluation(alone(twice), Pairs, part, twice, kept)
     assert np.flatnonzero(outputs.broken_N).tolist() == [1, 17]
 
 
@@ -319,7 +319,7 @@ def stop_in_block(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
     monkeypatch.setattr(module, "stop_requested", in_evaluation)
     monkeypatch.setattr("masksup.training.train.stop_requested", afterwards)
-    monkeypatch.setattr("masksup.commands.eval.stop_requested", afterwards)
+    monkeypatch.setattr("masksup.output.scores.stop_requested", afterwards)
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -464,7 +464,7 @@ def test_scores_that_cannot_be_written_lose_no_outputs(
     ran = forwards_counted(monkeypatch)
     command = ["eval", str(clean), "--predictions", str(tmp_path / "scores.npz")]
     with monkeypatch.context() as patch:
-        patch.setattr("masksup.commands.eval.np.savez", full)
+        patch.setattr("masksup.output.scores.np.savez", full)
         assert main(command) == 2
     assert capsys.readouterr().err == f"masksup: {tmp_path / 'scores.npz'}: No space left on device\n"
     assert not list(tmp_path.iterdir())
@@ -477,7 +477,7 @@ def test_a_reader_that_leaves_takes_no_files_along(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`masksup eval RUN --json FILE | head`: what is written is written before anything is shown."""
-    monkeypatch.setattr("masksup.commands.eval._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
+    monkeypatch.setattr("masksup.output.scores._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert main(["eval", str(clean), "--json", str(tmp_path / "scores.json")]) == READER_LEFT
     assert json.loads((tmp_path / "scores.json").read_text())["images"] == 20

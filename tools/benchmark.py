@@ -37,7 +37,8 @@ from masksup.engine.precision import choose_device, choose_dtype, memory_format,
 from masksup.engine.state import hash_of
 from masksup.engine.step import Stepper
 from masksup.evaluation.blocks import Block
-from masksup.evaluation.forward import run_part
+from masksup.evaluation.collect import Pairs
+from masksup.evaluation.forward import Predictor, collect
 from masksup.evaluation.kept import Unfinished
 from masksup.runtime.ranks import Group, Vote
 
@@ -143,10 +144,8 @@ def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group, kep
             unfinished = Unfinished(kept, lambda: hash_of(network), group, vote, minutes=60, to_the_end=True)
         dist.barrier()
         began = time.perf_counter()
-        run_part(
-            lambda x_BC11: x_BC11.flatten(1), blocks, part, config, torch.device("cpu"), torch.float32, group,
-            unfinished=unfinished,
-        )  # fmt: skip
+        predictor = Predictor(lambda x_BC11: x_BC11.flatten(1), config, torch.device("cpu"), torch.float32)
+        collect(Pairs(part, config), predictor, blocks, group, unfinished=unfinished)
         seconds.append(time.perf_counter() - began)
         vote.drain()
         if unfinished is not None:

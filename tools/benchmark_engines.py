@@ -37,7 +37,7 @@ from masksup.data.sampler import share_of
 from masksup.engine.build import new_method, new_network
 from masksup.engine.optim import build_optimizer, set_rates
 from masksup.engine.parallel.engine import make_engine
-from masksup.engine.parallel.zero import _import_deepspeed
+from masksup.engine.parallel.zero_settings import import_deepspeed
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
 from masksup.runtime.checkpoint import State
@@ -138,7 +138,7 @@ def _losses(config: Config, args: argparse.Namespace, device: torch.device) -> d
 def _start(config: Config, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """A whole run, its memory and time, and half a run, whose state is kept."""
     if args.engine == "deepspeed":
-        _import_deepspeed(device)  # the program itself is not counted
+        import_deepspeed(device)  # the program itself is not counted
     before = _memory(device)
     whole = _Trainer(config, args, device)
     result: dict[str, Any] = {"losses": [whole.loss(step) for step in range(args.steps)], "digest": whole.digest()}

@@ -70,7 +70,7 @@ def numbers(run: Path, precisions: list[Precision], folder: Path) -> list[list[s
     for precision in precisions:
         file = folder / f"{precision}.onnx"
         try:
-            check = export(trained, "onnx", file, precision, None, *check_images(trained, ()))
+            check = export(trained, "onnx", file, precision, None, check_images(trained, ()))
         except UserError as error:
             rows.append([run.parent.name, precision, str(error), "", "", "", ""])
             continue
@@ -97,16 +97,16 @@ def _logits(file: Path, part: Part) -> NDArray[np.float32]:
 def times(run: Path, precisions: list[Precision], folder: Path, rounds: int) -> None:
     """The table of times: ms an image and how many times as fast as eager torch with as many threads."""
     trained = open_trained(run)
-    images, source = check_images(trained, ())
+    images = check_images(trained, ())
     deployed = Deployed(trained.method).eval()
     for precision in precisions:
-        export(trained, "onnx", folder / f"{precision}.onnx", precision, None, images, source)
+        export(trained, "onnx", folder / f"{precision}.onnx", precision, None, images)
     print(f"\n{run.parent.name}, {trained.config.model.backbone}, {trained.config.model.size} px, ms an image:\n")
     print(f"| threads | batch | eager torch | {' | '.join(precisions)} |")
     print("|---|---|---|" + "---|" * len(precisions))
     for threads, batch in itertools.product((1, 2), BATCHES):
         torch.set_num_threads(threads)
-        pixels = images[:batch].contiguous().numpy()
+        pixels = images.images_N3SS[:batch].contiguous().numpy()
         contenders: dict[str, Callable[[], Any]] = {"eager": _call(eager_run(deployed), pixels)}
         for precision in precisions:
             exported = open_exported(folder / f"{precision}.onnx", threads=threads)

@@ -30,7 +30,6 @@ from rich.progress import track
 from rich.table import Table
 
 from masksup.base.files import write_json
-from masksup.commands.eval import write_predictions
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
 from masksup.data.split import Part, open_source, whole
@@ -39,9 +38,10 @@ from masksup.engine.precision import choose_device, choose_dtype, memory_format,
 from masksup.errors import UserError
 from masksup.evaluation.blocks import count_blocks, feature_blocks
 from masksup.evaluation.collect import Outputs
-from masksup.evaluation.forward import run_model
+from masksup.evaluation.forward import Predictor, run_model
 from masksup.exits import status_of
 from masksup.metrics.average_precision import average_precision
+from masksup.output.scores import write_predictions
 from masksup.saved.open import Trained, open_trained
 from masksup.saved.outputs import predict_alone
 from masksup.training.train import train
@@ -155,7 +155,7 @@ def predict_held_out(trained: Trained, part: Part) -> Outputs:
         trained.network, whole(part.index), config, Path(config.model.features), device, dtype, False, print
     )
     blocks = feature_blocks(features, part, config, range(count_blocks(part, config)))
-    return run_model(trained.network.head, blocks, config, device, dtype)
+    return run_model(Predictor(trained.network.head, config, device, dtype), blocks)
 
 
 def pooled_scores(folds: Sequence[dict[str, Any]], counted_C: Any, config: Config) -> dict[str, Any]:

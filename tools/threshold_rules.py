@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.calibration.aims import Aim
-from masksup.calibration.cross_validation import RULES, decision_scores, sharing_by
+from masksup.calibration.cross_validation import RULES, sharing_by
 from masksup.calibration.fit import fit_calibration
 from masksup.calibration.thresholds import fit_thresholds
 from masksup.errors import UserError
 from masksup.metrics.pairs import Labels
+from masksup.metrics.precision_recall import decision_scores
 
 PLAIN = "0.5, uncalibrated"
 

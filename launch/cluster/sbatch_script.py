@@ -86,5 +86,5 @@ def submit(work: Work, resources: Resources) -> list[str]:
         with slurm.own_options_unset():
             jobs = made.map_array(start, runs) if len(runs) > 1 else [made.submit(start, runs[0])]
     except Exception as error:  # submitit wraps what sbatch says
-        raise UserError(f"sbatch: {slurm.first_line(str(error).split('stderr:')[-1])}") from None
+        raise UserError(f"sbatch: {slurm.complaint(str(error).split('stderr:')[-1])}") from None
     return [str(job.job_id) for job in jobs]

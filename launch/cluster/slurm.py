@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from launch.cluster.gres import gpus_in
+from masksup.base.words import first_line
 from masksup.errors import UserError
 
 ACTIVE = {
@@ -55,7 +56,7 @@ def call(*command: str, timeout: float = WAIT_S, environment: Mapping[str, str] 
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]}: no answer from SLURM in {timeout:g} s") from None
     if done.returncode:
-        raise UserError(first_line(done.stderr or done.stdout) or f"{command[0]}: exit status {done.returncode}")
+        raise UserError(complaint(done.stderr or done.stdout) or f"{command[0]}: exit status {done.returncode}")
     return done.stdout
 
 
@@ -91,10 +92,9 @@ def own_options_unset() -> Iterator[None]:
         os.environ.update(before)
 
 
-def first_line(text: str) -> str:
-    """The first line that says something, without the name of the command's error level."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"^(\w+): error: ", r"\1: ", lines[0]) if lines else ""
+def complaint(text: str) -> str:
+    """The first line of what a command said, without the name of its error level."""
+    return re.sub(r"^(\w+): error: ", r"\1: ", first_line(text))
 
 
 def queue(ids: Iterable[str]) -> dict[str, Job]:
@@ -140,7 +140,7 @@ def cluster_name() -> str | None:
 def fields(job: str) -> dict[str, str]:
     """All that `scontrol show job` says of a job, in its own words."""
     text = call("scontrol", "-o", "show", "job", job)
-    return dict(re.findall(r"([^\s=]+)=(.*?)(?=\s+[^\s=]+=|\s*$)", text.splitlines()[0]))
+    return dict(re.findall(r"([^\s=]+)=(.*?)(?=\s+[^\s=]+=|\s*$)", first_line(text)))
 
 
 def started(job: str) -> float | None:
@@ -159,7 +159,7 @@ def show(job: str) -> Job | None:
         if "Invalid job id" in str(error):
             return None
         raise
-    line = text.splitlines()[0] if text.strip() else ""
+    line = first_line(text)
     fields = dict(re.findall(r"(\w+)=(\S*)", line))
     state = fields.get("JobState", "UNKNOWN")
     return Job(job, state, fields.get("Reason", ""), int(fields.get("Restarts", 0)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.cluster.resources import Resources
-from launch.cluster.slurm import first_line
+from launch.cluster.slurm import complaint
 from launch.start.ledger import Attempt
 from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
@@ -68,7 +68,7 @@ def first_error(left: Left) -> str | None:
         rank, row = rows[0]
         return f"rank {rank} on {row['host']}: {row['error']}"
     missing = sorted(set(range(left.world)) - set(left.exits))
-    said = first_line(left.srun).removeprefix("srun: ")
+    said = complaint(left.srun).removeprefix("srun: ")
     if not left.exits and refused_for_good(left.srun):
         return f"srun: {said}"
     return (

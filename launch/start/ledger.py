@@ -3,13 +3,12 @@
 The run folder is the truth: SLURM forgets jobs, and a requeued job starts with nothing but this folder.
 """
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from masksup.base import clock
-from masksup.base.files import as_json, parse_json, read_regular, read_text, write_atomically
+from masksup.base.files import as_json, parse_json, read_regular, read_text, to_disk, write_atomically
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
     cut_off = before != b"" and not before.endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
         file.write(("\n" if cut_off else "") + as_json(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        to_disk(file)
 
 
 def attempts(folder: Folder) -> list[Attempt]:

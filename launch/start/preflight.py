@@ -18,6 +18,7 @@ from typing import Any
 
 from launch.start.fitness import Card, problems, shared_mistake
 from launch.start.ledger import write_json
+from masksup.base.files import to_disk
 from masksup.base.place import Place, find_place
 from masksup.errors import JobError, UserError
 from masksup.exits import USER_ERROR
@@ -131,8 +132,7 @@ def _disk(folder: Path, rank: int) -> tuple[float | None, str | None]:
         began = time.perf_counter()
         with probe.open("wb") as file:
             file.write(os.urandom(1 << 20) * _DISK_MIB)
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         return _DISK_MIB / (time.perf_counter() - began), None
     except OSError as error:
         return None, f"{folder}: {error.strerror}"

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from masksup.errors import UserError
 
@@ -88,8 +88,22 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a small text file so that readers and crashes see the old or the new one, never a part."""
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        to_disk(file)
+
+
+def to_disk(file: IO[Any]) -> None:
+    """Have what was written to an open file outlive a crash of the machine. OSError where there is no room for it."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """The same for a closed file, and for the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def as_json(value: Any, **layout: Any) -> str:
@@ -103,11 +117,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_sealed(path: Path, tree: dict[str, Any]) -> None:
     """An object as JSON together with its own hash, so that damage shows when `read_sealed` reads it."""
-    write_json(path, {**tree, _SEAL: _hash(tree)})
+    write_json(path, {**tree, _SEAL: json_sha256(tree)})
 
 
-def _hash(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(as_json(tree, sort_keys=True).encode()).hexdigest()
+def json_sha256(value: Any) -> str:
+    """sha256 of a value as JSON with sorted keys."""
+    return hashlib.sha256(as_json(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of the bytes of a file. NotAFile and OSError as of `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_sealed(path: Path, what: str, again: str) -> dict[str, Any]:
@@ -123,7 +144,7 @@ def unsealed(tree: dict[str, Any], where: str, again: str) -> dict[str, Any]:
     if _SEAL not in tree:
         return tree
     content = {key: value for key, value in tree.items() if key != _SEAL}
-    if tree[_SEAL] != _hash(content):
+    if tree[_SEAL] != json_sha256(content):
         raise UserError(f"{where}: was changed after it was written (its sha256 differs); {again}")
     return content
 

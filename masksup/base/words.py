@@ -24,6 +24,16 @@ def figure(value: float) -> str:
 _UNPRINTED = {"Cc", "Zl", "Zp", "Cs"}
 
 
+def first_line(text: str) -> str:
+    """The first line of a text that says something; "" where none does."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return first_line(str(error)) or type(error).__name__
+
+
 def printable(text: str) -> str:
     """`text` with its control characters as in Python (\\n, \\t, \\x1b): a terminal obeys none of them."""
     if text.isprintable():

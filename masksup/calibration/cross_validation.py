@@ -4,7 +4,6 @@ Shapes: N samples, C classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from masksup.calibration.thresholds import Sharing, ThresholdFit, fit_thresholds
 from masksup.data.folds import stratified_folds
 from masksup.decisions.calibration import Calibration
 from masksup.metrics.pairs import Labels
-from masksup.metrics.precision_recall import precision_recall_of_counts
 
 RULES = ("shared", "per-class", "mixed", "shrunk")
 
@@ -79,21 +77,3 @@ def cross_validate(plan: Plan, logits_NC: NDArray[np.floating], labels_NC: Label
     fits = {rule: fit_thresholds(plan.aim, in_sample_NC, labels_NC, sharing[rule]) for rule in RULES}
     in_sample = {rule: in_sample_NC >= fit.thresholds_RC[0] for rule, fit in fits.items()}
     return FoldScores(held_out_NC, held_out, in_sample_NC, in_sample, calibration, fits[plan.rule])
-
-
-def decision_scores(predicted_NC: NDArray[np.bool_], labels_NC: Labels) -> dict[str, Any]:
-    """In percent: `F1` (mean of the F1 of the classes with positives), CP CR CF1 OP OR OF1; `labels` an image.
-
-    Ignored pairs are left out, except of the labels an image. None where no class has positives.
-    """
-    judged_NC, true_NC = labels_NC >= 0, labels_NC == 1
-    hits_C = (predicted_NC & true_NC).sum(axis=0)
-    predictions_C, positives_C = (predicted_NC & judged_NC).sum(axis=0), true_NC.sum(axis=0)
-    scored_C = positives_C > 0
-    six = precision_recall_of_counts(hits_C, predictions_C, positives_C)
-    f1_C = 2 * hits_C[scored_C] / (predictions_C[scored_C] + positives_C[scored_C])
-    percent = {"F1": float(f1_C.mean()) if scored_C.any() else np.nan, **six}
-    return {
-        **{key: None if np.isnan(value) else 100 * value for key, value in percent.items()},
-        "labels": float(predicted_NC.sum() / max(len(labels_NC), 1)),
-    }  # fmt: skip

@@ -1,20 +1,28 @@
 """`masksup demo`: open the model, then serve the page on this machine's own address."""
 
+import argparse
 import importlib.util
 import socket
-from pathlib import Path
 
+from masksup.commands.options import add_path
 from masksup.errors import UserError
-from masksup.saved.running import AS_TRAINED, Running
+from masksup.saved.running import add_running, running_of
 
 HOST = "127.0.0.1"
 
 
-def run_demo(path: Path, port: int, running: Running = AS_TRAINED) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_path(parser)
+    parser.add_argument("--port", type=int, default=8080, metavar="N", help="on 127.0.0.1 (default: 8080)")
+    add_running(parser)
+
+
+def run(args: argparse.Namespace) -> None:
     """Serve until Ctrl-C. UserError where the page's library is missing or the port is taken."""
+    running = running_of(args)
     if importlib.util.find_spec("nicegui") is None:
         raise UserError("masksup demo needs NiceGUI, which is not installed: pip install 'masksup[demo]'")
-    refuse_taken(port)
+    refuse_taken(args.port)
     from masksup.base.log import log, start_logging
     from masksup.demo.labelling import Labeller
     from masksup.demo.page import serve
@@ -23,12 +31,11 @@ def run_demo(path: Path, port: int, running: Running = AS_TRAINED) -> int:
     from masksup.saved.open import open_trained
 
     start_logging()
-    trained = open_trained(path).run_as(running)
+    trained = open_trained(args.model).run_as(running)
     set_numerics(trained.config.precision)
     labeller = Labeller(trained, decisions_for(trained))
-    log.info(f"{trained.checkpoint}: http://{HOST}:{port}/   (from this machine only; Ctrl-C ends it)")
-    serve(labeller, HOST, port)
-    return 0
+    log.info(f"{trained.checkpoint}: http://{HOST}:{args.port}/   (from this machine only; Ctrl-C ends it)")
+    serve(labeller, HOST, args.port)
 
 
 def refuse_taken(port: int) -> None:

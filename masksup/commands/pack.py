@@ -1,25 +1,34 @@
 """`masksup pack`: a trained model with its decisions and its card in one file."""
 
+import argparse
 from pathlib import Path
 
-from masksup.base.files import refuse_unwritable
-from masksup.base.log import log, start_logging
+from masksup.commands.options import add_model, model_of
 from masksup.errors import UserError
-from masksup.saved.decisions_of import decisions_for
-from masksup.saved.model_card import model_card
-from masksup.saved.open import WhichWeights, open_trained
-from masksup.saved.packed import Packed, write_packed
 
 
-def run_pack(path: Path, out: Path, weights: WhichWeights) -> int:
-    """Write the archive `out` of a run folder or checkpoint; `eval`, `predict` and `masksup.load` take it."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="the archive to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the archive of a run folder or checkpoint; `eval`, `predict` and `masksup.load` take it."""
+    from masksup.base.files import refuse_unwritable
+    from masksup.base.log import log, start_logging
+    from masksup.saved.decisions_of import decisions_for
+    from masksup.saved.model_card import model_card
+    from masksup.saved.open import open_trained
+    from masksup.saved.packed import Packed, write_packed
+
+    path, out = model_of(args), args.out
     start_logging()
     if out.suffix != ".zip":
         raise UserError(f"--out: found '{out.name}', expected a name that ends in .zip")
     if out.is_dir():
         raise UserError(f"--out {out}: found a folder, expected a file")
     refuse_unwritable(out.parent)
-    trained = open_trained(path, weights)
+    trained = open_trained(path, args.weights)
     decisions = decisions_for(trained)
     packed = Packed(
         trained.config, trained.classes, decisions, dict(trained.network.state_dict()), trained.checkpoint,
@@ -31,4 +40,3 @@ def run_pack(path: Path, out: Path, weights: WhichWeights) -> int:
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, {trained.checkpoint} ({trained.weights} weights), "
         f"{len(trained.classes)} classes, {fitted}"
     )
-    return 0

@@ -1,90 +1,86 @@
 """`masksup predict`: labels for files, folders and globs, with any trained run."""
 
+import argparse
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from masksup.base.files import refuse_unwritable
-from masksup.base.log import log, start_logging
-from masksup.base.random import draws
-from masksup.data.decode import decode
-from masksup.data.decode_pil import BrokenImage
-from masksup.data.split import transform_settings
-from masksup.data.transforms import eval_transform
-from masksup.engine.precision import set_numerics
+from masksup.base.csv_text import RAW_HELP
+from masksup.commands.options import add_model, model_of, refuse_threshold
 from masksup.errors import UserError
-from masksup.explain.predictions import draw_file, explaining
-from masksup.output.image_files import find_images
-from masksup.output.labels import Row, check_out, print_labels, tell_unlabelled, write_scores
-from masksup.saved.decisions_of import decisions_for, told
-from masksup.saved.label import Loaded, label
-from masksup.saved.open import Trained, WhichWeights, open_trained
-from masksup.saved.running import AS_TRAINED, Running
+from masksup.saved.running import add_running, running_of
 
 
-def run_predict(
-    path: Path, images: list[str], weights: WhichWeights, threshold: float | None, out: Path | None,
-    pictures: Path | None, explain: bool = False, classes: str | None = None, running: Running = AS_TRAINED,
-    *, exact: bool = False, raw_csv: bool = False,
-) -> int:  # fmt: skip
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
+    parser.add_argument("--raw-csv", action="store_true", help=RAW_HELP)
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write the images with their labels drawn there")
+    parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is printed")
+    parser.add_argument("--explain", action="store_true", help="the pictures also show where each class is seen")
+    parser.add_argument("--classes", metavar="A,B,C", help="of which classes --explain shows maps (default: predicted)")
+    parser.add_argument(
+        "--exact", action="store_true", help="the scores of masksup eval to the last bit: fills the last batch up"
+    )
+    add_running(parser)
+    parser.set_defaults(more="images")
+
+
+def run(args: argparse.Namespace) -> None:
     """Print `path prediction: dog,person` for every image; write all scores and pictures where asked.
 
-    explain: the pictures also show where each class is seen; classes: of which classes, names joined by commas.
-    exact: as in `label`; raw_csv: as in `write_scores`.
     Unreadable images are named at the end and make the exit status 2; the others are labelled all the same.
     """
+    from masksup.base.log import log, start_logging
+    from masksup.engine.precision import set_numerics
+    from masksup.explain.predictions import draw_file, explaining
+    from masksup.output.labels import Row, print_labels, tell_unlabelled, write_scores
+    from masksup.saved.decisions_of import decisions_for, told
+    from masksup.saved.label import label, load_blocks
+    from masksup.saved.open import open_trained
+
+    refuse_threshold(args.threshold)
+    path, running = model_of(args), running_of(args)
     start_logging()
-    if explain and pictures is None:
-        raise UserError("--explain: found without --pictures DIR, where the explaining pictures go")
-    if classes is not None and not explain:
-        raise UserError("--classes: found without --explain, whose maps it chooses")
-    check_out(out)
-    files = find_images(images)
+    files = _files(args)
     names_of = picture_names(files)
-    if pictures is not None:
-        refuse_unwritable(pictures, create=True)
-    trained = open_trained(path, weights).run_as(running)
+    trained = open_trained(path, args.weights).run_as(running)
     set_numerics(trained.config.precision)
-    decisions = told(decisions_for(trained), threshold)
-    wanted = explaining(trained, files, classes) if explain else None
-    reader = True
-    rows: list[Row] = []
-    broken: list[str] = []
-    for block in _blocks(files, trained, broken):
-        for file, scores_C, regions in label(block, trained, decisions, exact=exact):
+    decisions = told(decisions_for(trained), args.threshold)
+    wanted = explaining(trained, files, args.classes) if args.explain else None
+    reader, rows, broken = True, list[Row](), list[str]()
+    for block in load_blocks(files, trained, broken):
+        for file, scores_C, regions in label(block, trained, decisions, exact=args.exact):
             rows.append((file, scores_C))
             reader = reader and print_labels(file, decisions.names(scores_C))
-            if pictures is not None:
-                draw_file(file, scores_C, regions, trained, decisions, pictures / names_of[file], wanted)
+            if args.pictures is not None:
+                draw_file(file, scores_C, regions, trained, decisions, args.pictures / names_of[file], wanted)
     tell_unlabelled(rows, decisions)
-    if out is not None:
+    if args.out is not None:
         facts = {"checkpoint": trained.checkpoint, "weights": trained.weights}
-        write_scores(out, rows, decisions, facts, raw_csv=raw_csv)
-        log.info(f"all scores: {out}")
-    if pictures is not None:
-        log.info(f"pictures: {pictures}")
+        write_scores(args.out, rows, decisions, facts, raw_csv=args.raw_csv)
+        log.info(f"all scores: {args.out}")
+    if args.pictures is not None:
+        log.info(f"pictures: {args.pictures}")
     if broken:
         raise UserError("; ".join(broken))
-    return 0
 
 
-def _blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
-    """Model inputs (uint8 3SS, turned as their EXIF says) in groups of the run's evaluation batch."""
-    config = trained.config
-    transform = eval_transform(transform_settings(config.augment), config.model.size)
-    block: Loaded = []
-    for file in files:
-        try:
-            image = decode(file, exif=True, max_pixels=config.data.max_pixels)
-        except BrokenImage as error:
-            broken.append(str(error))
-            continue
-        block.append((file, transform(image, draws(0, len(block), "transform"))[0]))
-        if len(block) == config.eval.batch:
-            yield block
-            block = []
-    if block:
-        yield block
+def _files(args: argparse.Namespace) -> list[Path]:
+    """The images, once it is sure that all that is wanted of them can be written."""
+    from masksup.base.files import refuse_unwritable
+    from masksup.output.image_files import find_images
+    from masksup.output.labels import check_out
+
+    if args.explain and args.pictures is None:
+        raise UserError("--explain: found without --pictures DIR, where the explaining pictures go")
+    if args.classes is not None and not args.explain:
+        raise UserError("--classes: found without --explain, whose maps it chooses")
+    check_out(args.out)
+    files = find_images(args.images)
+    if args.pictures is not None:
+        refuse_unwritable(args.pictures, create=True)
+    return files
 
 
 def picture_names(files: list[Path]) -> dict[Path, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from masksup.base.words import first_line
 from masksup.errors import UserError
 
 _SOURCE_LINE = re.compile(r"^\w+, \S+:\d+, ")  # with which the errors of torchvision begin
@@ -120,6 +121,5 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def broken(name: str, error: Exception) -> BrokenImage:
     """The error for a file that a decoder refused."""
-    text = _SOURCE_LINE.sub("", str(error).strip())
-    reason = text.splitlines()[0] if text else type(error).__name__
-    return BrokenImage(f"{name}: found a damaged image ({reason}), expected a whole one")
+    why = first_line(_SOURCE_LINE.sub("", str(error).strip())) or type(error).__name__
+    return BrokenImage(f"{name}: found a damaged image ({why}), expected a whole one")

@@ -9,7 +9,6 @@ Shapes: I images, N samples (a sample is an image, or one person in it), C class
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.files import as_json, naming, partial_name, read_json, refuse_special
+from masksup.base.files import as_json, json_sha256, naming, partial_name, read_json, refuse_special, sync, to_disk
 from masksup.data.decode_pil import BrokenImage
 from masksup.data.shards import FOLDER, LOCATIONS, Shards, digest_of, read_file
 from masksup.errors import UserError
@@ -230,11 +229,10 @@ def write_index(folder: Path, content: IndexContent) -> Index:
             for key, value in columns.items():
                 with (partial / f"{key}.npy").open("wb") as file:
                     np.save(file, value)
-                    _sync(file.fileno())
+                    to_disk(file)
             with (partial / "index.json").open("w", encoding="utf-8") as text:
                 text.write(header_text(header))
-                text.flush()
-                _sync(text.fileno())
+                to_disk(text)
             publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -248,7 +246,7 @@ def header_text(header: dict[str, Any]) -> str:
 
 def _header_hash(header: dict[str, Any]) -> str:
     facts = {key: value for key, value in header.items() if key not in ("root", _SEAL)}
-    return hashlib.sha256(as_json(facts, sort_keys=True).encode()).hexdigest()
+    return json_sha256(facts)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -270,25 +268,13 @@ def _is_index(folder: Path) -> bool:
 
 def publish(partial: Path, folder: Path) -> None:
     """Give the written folder `partial` its name, in place of an index that had it."""
-    _sync_folder(partial)
+    sync(partial)
     retired = partial_name(folder)
     if folder.exists():
         folder.rename(retired)
     partial.rename(folder)
-    _sync_folder(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_header(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from masksup.base.place import ALONE, Place
 from masksup.data.dataset import Batch, EvalDataset, TrainDataset, stack
 from masksup.data.sampler import Plan
 from masksup.errors import UserError
@@ -24,17 +25,10 @@ _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: the signal that a process gets when i
 
 
 def train_loader(
-    dataset: TrainDataset,
-    plan: Plan,
-    start_step: int,
-    workers: int,
-    *,
-    prefetch: int = 4,
+    dataset: TrainDataset, plan: Plan, start_step: int, workers: int, place: Place = ALONE, *, prefetch: int = 4,
     pin_memory: bool = False,
-    rank: int = 0,
-    world: int = 1,
-) -> Iterator[list[Batch]]:
-    """For each step from `start_step` to the last, the micro-batches that are this rank's share of it.
+) -> Iterator[list[Batch]]:  # fmt: skip
+    """For each step from `start_step` to the last, the micro-batches that are the share of the rank at `place`.
 
     Args:
         workers: loader processes; 0 loads in this one. The batches are the same for any number.
@@ -42,10 +36,10 @@ def train_loader(
 
     Raises UserError for an unreadable sample; where `dataset.broken_budget` is above 0, `broken` marks a broken one.
     """
-    units = _MicroBatches(plan, start_step, rank, world)
+    units = _MicroBatches(plan, start_step, place.rank, place.world)
     batches = _load(dataset, units, workers, prefetch, pin_memory)
     for step in range(start_step, plan.total_steps):
-        yield [next(batches) for _ in plan.share(step, rank, world).indices]
+        yield [next(batches) for _ in plan.share(step, place.rank, place.world).indices]
 
 
 def eval_loader(

@@ -1,7 +1,6 @@
 """An index of files -> the same index with its images in tar shards, whole or not at all."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.files import naming, partial_name
+from masksup.base.files import naming, partial_name, sync, to_disk
 from masksup.data.index import Index, header_text, open_index, publish, read_header
 from masksup.data.shards import BLOCK, FOLDER, LOCATIONS, digest_of, tar_header
 from masksup.errors import UserError
@@ -63,8 +62,7 @@ def _write_shards(
         with (folder / "next").open("wb") as file:
             members += _fill(file, index, image, len(shards), shard_bytes)
             size = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         # Named by what it holds, so that an index can only meet its own shards under a name.
         content = hashlib.blake2b(b"".join(member[3] for member in members[image:]), digest_size=8).hexdigest()
         name = f"{len(shards):05d}-{content}.tar"
@@ -72,9 +70,7 @@ def _write_shards(
         image = len(members)
         shards.append({"name": name, "bytes": size})
         said(f"{name}: {size:,} bytes, {image} of {index.images} images")
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync(folder)
     return members, shards
 
 
@@ -105,5 +101,4 @@ def _write_index(index: Index, folder: Path, locations: dict[str, NDArray[Any]],
     (folder / "index.json").write_text(header_text(header), encoding="utf-8")
     for file in folder.iterdir():
         if file.is_file():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+            sync(file)

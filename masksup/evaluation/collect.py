@@ -1,7 +1,7 @@
 """The outputs of an evaluation, collected from blocks that several ranks run: all of them, or counts of them."""
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -47,8 +47,13 @@ def outputs_of(forwards: list[Forward]) -> Outputs:
     return Outputs(logits_NC, torch.cat([broken_B for _, broken_B, _ in forwards]).numpy())
 
 
-class Collector(Protocol):
-    """What becomes of the outputs of blocks. After `merge` rank 0 has those of all ranks, and the others none."""
+Found = TypeVar("Found", bound=Outputs | Counted, covariant=True)
+
+
+class Collector(Protocol[Found]):
+    """What becomes of the outputs for a part. After `merge` rank 0 has those of all ranks, and the others none."""
+
+    part: Part
 
     def add(self, number: int, forward: Forward) -> None: ...
 
@@ -60,12 +65,15 @@ class Collector(Protocol):
     def take(self, kept: dict[str, Tensor]) -> None:
         """The reverse, before anything is added."""
 
+    def result(self) -> Found:
+        """On rank 0: all of it, once every block was added."""
+
 
 class Pairs:
     """Every output, in the order of the samples."""
 
     def __init__(self, part: Part, config: Config) -> None:
-        self._part, self._batch, self._total = part, config.eval.batch, count_blocks(part, config)
+        self.part, self._batch, self._total = part, config.eval.batch, count_blocks(part, config)
         self._found: dict[int, Forward] = {}
 
     def add(self, number: int, forward: Forward) -> None:
@@ -94,23 +102,26 @@ class Pairs:
     def _in_order(self) -> list[Forward]:
         assert sorted(self._found) == list(range(len(self._found))), "a block is missing"
         forwards = [self._found[number] for number in range(len(self._found))]
-        _check_samples(forwards, self._part, 0, min(len(self._found) * self._batch, len(self._part)))
+        _check_samples(forwards, self.part, 0, min(len(self._found) * self._batch, len(self.part)))
         return forwards
 
 
 class Counts:
-    """Counts of all pairs, and the outputs of the first block."""
+    """Counts of all pairs, and the outputs of the first block, in memory that does not grow with the samples.
+
+    The counts of the ranks are summed as integers, so that the result is the same for any number of them.
+    """
 
     def __init__(self, part: Part, config: Config) -> None:
         threshold = decision_threshold(config.eval.threshold, config.eval.compat)
-        self._part, self._batch = part, config.eval.batch
+        self.part, self._batch = part, config.eval.batch
         self._counts = PairCounts(len(part.index.classes), threshold, TOP)
         self._head: Outputs | None = None
 
     def add(self, number: int, forward: Forward) -> None:
         found, first = outputs_of([forward]), number * self._batch
-        samples = _check_samples([forward], self._part, first, min(first + self._batch, len(self._part)))
-        self._counts.add(found.logits_NC, np.asarray(self._part.index.labels_NC[samples]), found.broken_N)
+        samples = _check_samples([forward], self.part, first, min(first + self._batch, len(self.part)))
+        self._counts.add(found.logits_NC, np.asarray(self.part.index.labels_NC[samples]), found.broken_N)
         if number == 0:  # dealt to rank 0
             self._head = found
 
@@ -133,7 +144,7 @@ class Counts:
         self._head = Outputs(kept["logits"].numpy(), kept["broken"].numpy())
 
     def result(self) -> Counted:
-        assert self._counts.totals[0] == len(self._part), (self._counts.totals[0], len(self._part))
+        assert self._counts.totals[0] == len(self.part), (self._counts.totals[0], len(self.part))
         assert self._head is not None
         return Counted(self._counts, self._head)
 

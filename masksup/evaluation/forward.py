@@ -1,6 +1,8 @@
 """Logits of a part of an index, in the order of its samples, the same for any number of workers or ranks (rule 7)."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,18 +12,25 @@ from masksup.config.schema import Config
 from masksup.data.split import Part
 from masksup.engine.precision import autocast, deterministic_forms, memory_format
 from masksup.evaluation.blocks import Block, BlocksOf, count_blocks
-from masksup.evaluation.collect import Collector, Counted, Counts, Forward, Outputs, Pairs, outputs_of
+from masksup.evaluation.collect import Collector, Forward, Found, Outputs, outputs_of
 from masksup.evaluation.kept import Done, Stopped, Unfinished
 from masksup.runtime.broken_images import BrokenImages
 from masksup.runtime.ranks import SAVE, Group
 
 
-def run_model(
-    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], config: Config, device: torch.device,
-    dtype: torch.dtype,
-) -> Outputs:  # fmt: skip
+@dataclass(frozen=True)
+class Predictor:
+    """What gives logits_BC of a block's inputs; under which settings, where, and in which type it computes."""
+
+    predict: Callable[[Tensor], Tensor]
+    config: Config
+    device: torch.device
+    dtype: torch.dtype
+
+
+def run_model(predictor: Predictor, blocks: Iterator[Block]) -> Outputs:
     """Outputs in the order of the blocks. Every forward has one shape: logits depend on it in the last bits."""
-    return outputs_of(list(_forwards(predict, blocks, config, device, dtype)))
+    return outputs_of(list(_forwards(predictor, blocks)))
 
 
 def keeps_pairs(part: Part, config: Config) -> bool:
@@ -33,11 +42,12 @@ def keeps_pairs(part: Part, config: Config) -> bool:
     return config.eval.compat != "none" or pairs <= config.eval.exact_pairs
 
 
-def run_part(
-    predict: Callable[[Tensor], Tensor], blocks: BlocksOf, part: Part, config: Config, device: torch.device,
-    dtype: torch.dtype, group: Group, *, broken: BrokenImages | None = None, unfinished: Unfinished | None = None,
-) -> Outputs | None:  # fmt: skip
-    """The same for a part whose blocks are dealt to the ranks in turn; on rank 0, None elsewhere.
+def collect(
+    collector: Collector[Found], predictor: Predictor, blocks: BlocksOf, group: Group, *,
+    broken: BrokenImages | None = None, unfinished: Unfinished | None = None,
+) -> Found | None:  # fmt: skip
+    """What the collector makes of the outputs for its part, whose blocks are dealt to the ranks in turn; on rank 0,
+    None elsewhere. Collective between two rounds of blocks.
 
     broken: those of the part that are known already.
     unfinished: from where an evaluation that was cut off goes on, and where this one keeps what it has done; None: it
@@ -46,30 +56,7 @@ def run_part(
     Raises Stopped, on all ranks alike, if one of them was asked to stop; UserError once more images are broken than
     allowed.
     """
-    pairs = Pairs(part, config)
-    _collect(pairs, predict, blocks, part, config, device, dtype, group, broken, unfinished)
-    return pairs.result() if group.first else None
-
-
-def count_part(
-    predict: Callable[[Tensor], Tensor], blocks: BlocksOf, part: Part, config: Config, device: torch.device,
-    dtype: torch.dtype, group: Group, *, broken: BrokenImages | None = None, unfinished: Unfinished | None = None,
-) -> Counted | None:  # fmt: skip
-    """As `run_part`, in memory that does not grow with the samples: each block is counted and forgotten.
-
-    The counts of the ranks are summed as integers, so that the result is the same for any number of them.
-    """
-    counts = Counts(part, config)
-    _collect(counts, predict, blocks, part, config, device, dtype, group, broken, unfinished)
-    return counts.result() if group.first else None
-
-
-def _collect(
-    collector: Collector, predict: Callable[[Tensor], Tensor], blocks: BlocksOf, part: Part, config: Config,
-    device: torch.device, dtype: torch.dtype, group: Group, broken: BrokenImages | None,
-    unfinished: Unfinished | None,
-) -> None:  # fmt: skip
-    """Collect the outputs of all blocks on rank 0. Collective between two rounds of blocks."""
+    part, config = collector.part, predictor.config
     if broken is None:
         broken = BrokenImages(part.index, len(part), config.data.broken_budget)
     total, rank, world = count_blocks(part, config), group.place.rank, group.world
@@ -84,7 +71,7 @@ def _collect(
         group.broadcast(None)  # the others wait for the disk, too, instead of for rank 0 at the next block
 
     done = 0 if unfinished is None else _go_on(collector, unfinished, group, broken, total)
-    forwards = _forwards(predict, blocks(range(done + rank, total, world)), config, device, dtype)
+    forwards = _forwards(predictor, blocks(range(done + rank, total, world)))
     for start in range(done, total, world):  # as often on every rank, also where the last round leaves one out
         group.beat("scoring block", f"{start} of {total}")
         wished = 0 if unfinished is None else unfinished.asked()
@@ -103,9 +90,10 @@ def _collect(
     else:
         broken.tell(group)
         collector.merge(group)
+    return collector.result() if group.first else None
 
 
-def _go_on(collector: Collector, unfinished: Unfinished, group: Group, broken: BrokenImages, total: int) -> int:
+def _go_on(collector: Collector[Any], unfinished: Unfinished, group: Group, broken: BrokenImages, total: int) -> int:
     """Take what was kept, on rank 0. How many blocks that are, on all ranks."""
     done: Done | None = None
     group.beat_without_limit("looking for kept outputs")
@@ -121,14 +109,12 @@ def _go_on(collector: Collector, unfinished: Unfinished, group: Group, broken: B
 
 
 @torch.inference_mode()
-def _forwards(
-    predict: Callable[[Tensor], Tensor], blocks: Iterator[Block], config: Config, device: torch.device,
-    dtype: torch.dtype,
-) -> Iterator[Forward]:  # fmt: skip
+def _forwards(predictor: Predictor, blocks: Iterator[Block]) -> Iterator[Forward]:
+    device, layout = predictor.device, memory_format(predictor.config.precision)
     for inputs, valid, unreadable, samples in blocks:
-        inputs = inputs.to(device, non_blocking=True).to(memory_format=memory_format(config.precision))
-        with autocast(device, dtype), deterministic_forms():
-            logits_BC = predict(inputs)
+        inputs = inputs.to(device, non_blocking=True).to(memory_format=layout)
+        with autocast(device, predictor.dtype), deterministic_forms():
+            logits_BC = predictor.predict(inputs)
         # Padding comes last, so that the host knows what to cut off and does not ask the device.
         shown_B = valid.numpy()
         count = int(shown_B.sum())

@@ -6,7 +6,6 @@ so many blocks, whoever did them. So any number of ranks, with any engine, goes 
 
 import functools
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import masksup
+from masksup.base.files import json_sha256
 from masksup.base.log import log
 from masksup.base.signals import stop_requested
 from masksup.config.load import dump
@@ -133,4 +133,4 @@ def outputs_key(
         hash_of(network), settings, part.index.hash, chosen, masks and masks.protocol, counted, device.type, str(dtype),
         torch.__version__, masksup.__version__,
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return json_sha256(facts)[:16]

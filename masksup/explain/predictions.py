@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from masksup.base.files import written_whole
 from masksup.base.random import draws
@@ -66,28 +65,13 @@ def draw_file(
     as_seen = input_3SS if places and config.augment.eval_resize != "squish" else picture_3HW
     photo = Image.fromarray(as_seen.permute(1, 2, 0).numpy())
     if wanted is None:
-        picture = draw_plain(photo, scores_C, regions, trained, decisions)
+        image = draw_regions(photo, regions) if regions else photo
+        present = decisions.predicted(scores_C).tolist()
+        picture = draw_prediction(image, trained.classes, scores_C.tolist(), present, threshold=decisions.thresholds)
     else:
+        scored = Scored(trained.classes, scores_C.tolist(), decisions.thresholds)
         masks = of_image(wanted.masks, wanted.files.index(file))
-        picture = draw_explained(photo, input_3SS, scores_C, regions, trained, decisions, masks, wanted.classes)
+        looks = look(trained, decisions, input_3SS, scored.present, masks)
+        picture = draw_looks(photo, scored, looks, chosen_classes(scored, wanted.classes), regions)
     with written_whole(target, target.suffix) as partial:
         picture.save(partial)
-
-
-def draw_plain(
-    photo: Image.Image, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, decisions: Decisions
-) -> Image.Image:
-    """The photograph, with its regions, beside its scores."""
-    image = draw_regions(photo, regions) if regions else photo
-    present = decisions.predicted(scores_C).tolist()
-    return draw_prediction(image, trained.classes, scores_C.tolist(), present, threshold=decisions.thresholds)
-
-
-def draw_explained(
-    photo: Image.Image, input_3SS: Tensor, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained,
-    decisions: Decisions, masks: Sequence[FixedMasks] = (), classes: Sequence[int] | None = None,
-) -> Image.Image:  # fmt: skip
-    """The same with the maps of `classes` (None: the predicted ones) and all else that the method looks at."""
-    scored = Scored(trained.classes, scores_C.tolist(), decisions.thresholds)
-    looks = look(trained, decisions, input_3SS, scored.present, masks)
-    return draw_looks(photo, scored, looks, chosen_classes(scored, classes), regions)

@@ -1,11 +1,10 @@
 """The card of a trained run: what its exported file has to say."""
 
-import hashlib
-import json
 from importlib import metadata
 from typing import Any
 
 from masksup import __version__
+from masksup.base.files import json_sha256
 from masksup.config.load import dump
 from masksup.decisions.decisions import Decisions
 from masksup.export.check import Check
@@ -45,7 +44,7 @@ def card_of(
 
 def config_hash(trained: Trained) -> str:
     """sha256 of the resolved configuration, as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(dump(trained.config), sort_keys=True).encode()).hexdigest()
+    return json_sha256(dump(trained.config))
 
 
 def _model(trained: Trained) -> dict[str, Any]:

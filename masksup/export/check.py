@@ -74,18 +74,28 @@ class Check:
         return asdict(self)
 
 
-def check_images(trained: Trained, given: Sequence[str]) -> tuple[Tensor, str]:
-    """(uint8 images N3SS as evaluation prepares them, where they are from): of `given` files and folders, else of the
-    run's own test or evaluation part. UserError if there are none."""
+@dataclass(frozen=True)
+class Images:
+    """What a model is checked on: uint8 images as evaluation prepares them, and where they are from."""
+
+    images_N3SS: Tensor
+    source: str
+    batches: Sequence[int] = BATCHES
+    """Images a forward pass, in turn."""
+
+
+def check_images(trained: Trained, given: Sequence[str]) -> Images:
+    """Of `given` files and folders, else of the run's own test or evaluation part. UserError if there are none."""
     if given:
         files = find_images(given)
         rows = _spread(len(files))
-        return torch.stack([_load(files[row], trained) for row in rows]), f"{given[0]}{', ...' if given[1:] else ''}"
+        named = f"{given[0]}{', ...' if given[1:] else ''}"
+        return Images(torch.stack([_load(files[row], trained) for row in rows]), named)
     part = part_of(trained)
     config = trained.config
     transform = eval_transform(transform_settings(config.augment), config.model.size)
     dataset = EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget, part.chosen)
-    return torch.stack([dataset[row]["image"] for row in _spread(len(dataset))]), part.title
+    return Images(torch.stack([dataset[row]["image"] for row in _spread(len(dataset))]), part.title)
 
 
 def part_of(trained: Trained) -> Part:

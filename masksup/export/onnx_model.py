@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from masksup.base.words import reason
 from masksup.errors import UserError
-from masksup.export.trace import first_line, with_known_operators
+from masksup.export.trace import with_known_operators
 from masksup.inference.card import INPUT
 
 OPSETS = (18, 23)  # what torch's exporter writes and onnxruntime runs
@@ -101,7 +102,7 @@ def _reason(error: BaseException) -> str:
     """The innermost cause, which says what is missing; the outer text is advice on reporting it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error)
+    return reason(error)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from masksup.base.words import reason
 from masksup.errors import UserError
 from masksup.methods.localise import crop_resize
 from masksup.methods.mcar import find_mcar
@@ -81,7 +82,7 @@ def trace(deployed: Deployed, size: int) -> ExportedProgram:
             program: ExportedProgram = torch.export.export(deployed.eval(), (images,), dynamic_shapes=({0: batch},))
     except Exception as error:  # torch.export fails in many ways on code that branches on data or shapes
         raise UserError(
-            f"model.backbone: {network.backbone.name} cannot be exported for any number of images: {first_line(error)}"
+            f"model.backbone: {network.backbone.name} cannot be exported for any number of images: {reason(error)}"
         ) from error
     return program
 
@@ -128,9 +129,3 @@ def _without_checkpointing(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module._forward_pre_hooks.clear()
-
-
-def first_line(error: BaseException) -> str:
-    """Of the text of an error."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

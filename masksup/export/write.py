@@ -1,7 +1,6 @@
 """Writing an exported model: traced, checked against the model itself, sealed, and whole or not there."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,37 +8,68 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.export import ExportedProgram
 
-from masksup.base.files import written_whole
+from masksup.base.files import refuse_unwritable, to_disk, written_whole
 from masksup.base.log import log
+from masksup.errors import UserError
 from masksup.export import onnx_model
 from masksup.export.card import card_of
-from masksup.export.check import BATCHES, Check, Outputs, Run, compare, eager_run, outputs_of, refuse_if_far
+from masksup.export.check import Check, Images, Outputs, Run, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.trace import Deployed, in_half_precision, trace
-from masksup.inference.card import INPUT, KEY, Card, Precision
+from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained
 
 Format = Literal["onnx", "torch"]
 EXTRA_FILE = "masksup.json"  # the card in a .pt2
+_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+
+
+def export_files(kind: Format, out: Path, precisions: Sequence[str], opset: int | None) -> dict[Precision, Path]:
+    """The file of each precision: `out`, or, of several, `out` with the precision in its name.
+
+    UserError for what cannot be written there, in this format or without a package that is missing.
+    """
+    wanted = [precision for precision in PRECISIONS if precision in precisions]
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not wanted:
+        raise UserError(f"--precision: found '{','.join(precisions)}', expected some of {', '.join(PRECISIONS)}")
+    if kind == "torch" and wanted != ["fp32"]:
+        raise UserError(
+            f"--precision: found {','.join(wanted)} with --format torch, expected fp32; "
+            "fp16 and int8 are written by --format onnx"
+        )
+    if kind == "torch" and opset is not None:
+        raise UserError("--opset: found with --format torch, expected --format onnx")
+    first, last = onnx_model.OPSETS
+    if opset is not None and not first <= opset <= last:
+        raise UserError(f"--opset: found {opset}, expected {first} to {last}")
+    if out.suffix != _SUFFIXES[kind]:
+        raise UserError(f"--out: found '{out.name}', expected a name that ends in {_SUFFIXES[kind]}")
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder, expected a file name")
+    refuse_unwritable(out.parent)
+    if kind == "onnx":
+        onnx_model.check_packages()
+    if len(wanted) == 1:
+        return {wanted[0]: out}
+    return {precision: out.with_name(f"{out.stem}_{precision}{out.suffix}") for precision in wanted}
 
 
 def export(
-    trained: Trained, kind: Format, file: Path, precision: Precision, opset: int | None, images_N3SS: Tensor,
-    source: str, batches: Sequence[int] = BATCHES,
-) -> Check:  # fmt: skip
-    """Write one file, checked on `images_N3SS` (uint8, of `source`), in batches of these sizes. What was found."""
+    trained: Trained, kind: Format, file: Path, precision: Precision, opset: int | None, images: Images
+) -> Check:
+    """Write one file, checked on the images. What was found."""
     decisions = decisions_for(trained)
     deployed = Deployed(trained.method.cpu()).eval()
     traced = Deployed(in_half_precision(trained.method)) if precision == "fp16" else deployed
     program = trace(traced, trained.config.model.size)
 
     def judged(run: Run) -> Check:
-        eager, other = (outputs_of(one, images_N3SS, batches) for one in (eager_run(deployed), run))
-        check = compare(deployed, eager, other, images_N3SS, source, decisions, precision)
+        eager, other = (outputs_of(one, images.images_N3SS, images.batches) for one in (eager_run(deployed), run))
+        check = compare(deployed, eager, other, images.images_N3SS, images.source, decisions, precision)
         refuse_if_far(check, precision)
         return check
 
@@ -109,7 +139,6 @@ def _publish(file: Path, content: bytes, kind: Format) -> None:
     with written_whole(file, file.suffix) as partial:
         with partial.open("wb") as stream:
             stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            to_disk(stream)
         if kind == "onnx":
             open_exported(partial)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import open_regular
+from masksup.base.words import reason
 from masksup.errors import UserError
 from masksup.inference.card import INPUT, KEY, LOGITS, Card, card_from_text
 
@@ -69,8 +70,7 @@ def new_session(model: str | bytes, device: Device, threads: int, where: str) ->
     try:
         session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # its errors share no class; the file is what is wrong
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{where}: onnxruntime cannot read it ({reason}), {_EXPECTED}") from error
+        raise UserError(f"{where}: onnxruntime cannot read it ({reason(error)}), {_EXPECTED}") from error
     if provider not in session.get_providers():  # onnxruntime itself goes on without a GPU, and says so in a log
         raise UserError(f"--device: found {device}, but onnxruntime could not use it on this machine; expected cpu")
     return session

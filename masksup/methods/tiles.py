@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from masksup.base.words import reason
 from masksup.errors import UserError
 from masksup.models.heads.linear import Linear
 from masksup.models.heads.maps import MapHead
@@ -157,10 +158,9 @@ def tile_grid(network: Network, tile: int) -> int:
     try:
         x_BDHW = torch.func.functional_call(backbone.eval(), weights, (pixels,))
     except (AssertionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"method.tile: {backbone.name}, built for {backbone.size} pixels, cannot take tiles of {tile} ({reason}); "
-            f"expected {backbone.size}"
+            f"method.tile: {backbone.name}, built for {backbone.size} pixels, cannot take tiles of {tile} "
+            f"({reason(error)}); expected {backbone.size}"
         ) from error
     finally:
         backbone.train(training)

@@ -6,7 +6,7 @@ harmonic means of CP, CR and of OP, OR (of the two means, as in the code of CSRA
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,24 @@ def precision_recall_of_counts(
         "CP": precision, "CR": recall, "CF1": _harmonic(precision, recall),
         "OP": overall_precision, "OR": overall_recall, "OF1": _harmonic(overall_precision, overall_recall),
     }  # fmt: skip
+
+
+def decision_scores(predicted_NC: NDArray[np.bool_], labels_NC: Labels) -> dict[str, Any]:
+    """In percent: `F1` (mean of the F1 of the classes with positives), CP CR CF1 OP OR OF1; `labels` an image.
+
+    Ignored pairs are left out, except of the labels an image. None where no class has positives.
+    """
+    judged_NC, true_NC = labels_NC >= 0, labels_NC == 1
+    hits_C = (predicted_NC & true_NC).sum(axis=0)
+    predictions_C, positives_C = (predicted_NC & judged_NC).sum(axis=0), true_NC.sum(axis=0)
+    scored_C = positives_C > 0
+    six = precision_recall_of_counts(hits_C, predictions_C, positives_C)
+    f1_C = 2 * hits_C[scored_C] / (predictions_C[scored_C] + positives_C[scored_C])
+    percent = {"F1": float(f1_C.mean()) if scored_C.any() else np.nan, **six}
+    return {
+        **{key: None if np.isnan(value) else 100 * value for key, value in percent.items()},
+        "labels": float(predicted_NC.sum() / max(len(labels_NC), 1)),
+    }
 
 
 def _harmonic(a: float, b: float) -> float:

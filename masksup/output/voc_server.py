@@ -4,7 +4,6 @@ results/VOC2012/Main/comp1_cls_test_aeroplane.txt, one file a class, holds "<ima
 the split. Competition 1 allows training on the VOC data alone, competition 2 on any other data too.
 """
 
-import os
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.files import refuse_unwritable, written_whole
+from masksup.base.files import refuse_unwritable, to_disk, written_whole
 from masksup.config.schema import Config
 from masksup.data.index import Index
 from masksup.data.prepare.voc import VOC_CLASSES
@@ -62,5 +61,4 @@ def write_server_files(
             with partial.open("w", encoding="utf-8") as text:
                 # All digits: a rounded confidence would tie with others, and ties cost precision.
                 text.writelines(f"{image_id} {value!r}\n" for image_id, value in zip(ids, confidence_N.tolist()))
-                text.flush()
-                os.fsync(text.fileno())
+                to_disk(text)

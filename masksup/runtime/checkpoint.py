@@ -5,7 +5,6 @@ A checkpoint is a folder `step-000001234-a02` (step, attempt) holding `state.saf
 sha256sum. Reading one never executes code.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from masksup.base.files import NotAFile, as_json, open_regular, parse_json, partial_name, read_regular
+from masksup.base.files import NotAFile, as_json, file_sha256, parse_json, partial_name, read_regular, sync
 from masksup.base.words import kind_of
 from masksup.errors import JobError, UserError
 from masksup.runtime import fence
@@ -74,11 +73,11 @@ def write_checkpoint(folder: Path, name: str, state: State) -> Path:
         shutil.copymode(partial / META, partial / TENSORS)  # safetensors' own is 0600, whatever the umask
         sums = [f"{_sync_and_hash(partial / part)}  {part}" for part in (TENSORS, META)]
         (partial / SUMS).write_text("\n".join(sums) + "\n", encoding="utf-8")
-        _sync(partial / SUMS)
-        _sync(partial)
+        sync(partial / SUMS)
+        sync(partial)
         fence.check()
         partial.rename(final)
-        _sync(folder)
+        sync(folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, SafetensorError):
@@ -141,7 +140,7 @@ def _refuse_damaged(folder: Path) -> None:
     if len(matches) != 2 or set(sums) != {TENSORS, META} or not lines.endswith("\n"):
         raise Damaged(f"{folder / SUMS}: damaged: expected the sha256 of {TENSORS} and {META}")
     for part, expected in sums.items():
-        if _hash(folder / part) != expected:
+        if file_sha256(folder / part) != expected:
             raise Damaged(f"{folder / part}: damaged: its sha256 is not the one in {SUMS}")
 
 
@@ -212,18 +211,5 @@ def pointed(folder: Path, link: str) -> str | None:
 
 
 def _sync_and_hash(path: Path) -> str:
-    _sync(path)
-    return _hash(path)
-
-
-def _hash(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
+    return file_sha256(path)

@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 import masksup
 from masksup.base.lived import lived
 from masksup.base.place import Place
+from masksup.base.words import reason
 from masksup.errors import JobError, ToldElsewhere, UserError
 
 _PAUSE = 0.1  # seconds between two looks at what others have to say
@@ -149,7 +150,7 @@ def _open(host: str, port: int, keeper: bool, deadline: float) -> TCPStore:
     try:
         store = TCPStore(host, port, None, keeper, left, wait_for_workers=False)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
-        raise JobError(f"no meeting with rank 0 at {host}:{port}: {str(error).splitlines()[0]}") from None
+        raise JobError(f"no meeting with rank 0 at {host}:{port}: {reason(error)}") from None
     store.set_timeout(timedelta(seconds=60))
     return store
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masksup.base.files import partial_name, write_atomically
+from masksup.base.files import file_sha256, partial_name, write_atomically
 from masksup.config.load import dump, to_yaml, validate
 from masksup.config.schema import Config
 from masksup.engine.build import new_method, new_network
@@ -17,7 +17,7 @@ from masksup.models.network import Network
 from masksup.models.originals.kinds import TITLES
 from masksup.models.originals.original import Original
 from masksup.models.originals.settings import config_tree
-from masksup.models.weights import fit, sha256_of
+from masksup.models.weights import fit
 from masksup.runtime.checkpoint import checkpoint_name, point, snapshot, write_checkpoint
 
 
@@ -51,7 +51,7 @@ def prepare_import(found: Original, settings: dict[str, Any], out: Path) -> Impo
     note = f"imported from {found.path.name}, {TITLES[found.kind]}"
     note += f"; assumed, not known: {'; '.join(found.assumed)}" if found.assumed else ""
     facts = {
-        "file": str(found.path.absolute()), "sha256": sha256_of(found.path), "kind": found.kind,
+        "file": str(found.path.absolute()), "sha256": file_sha256(found.path), "kind": found.kind,
         "assumed": list(found.assumed), "changed": list(changed), "dropped": found.dropped,
     }  # fmt: skip
     return Import(config, classes, _complete(tensors, network, found), changed, note, facts)

@@ -9,8 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masksup.base.random import draws
+from masksup.data.decode import decode
+from masksup.data.decode_pil import BrokenImage
+from masksup.data.split import transform_settings
+from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
-from masksup.evaluation.forward import run_model
+from masksup.evaluation.forward import Predictor, run_model
 from masksup.methods.mcar import Regions, find_mcar
 from masksup.saved.open import Trained
 from masksup.saved.outputs import ready
@@ -27,6 +32,26 @@ class Region:
     name: str
     global_score: float
     fused_score: float
+
+
+def load_blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
+    """Model inputs (turned as their EXIF says) in groups of the run's evaluation batch; `broken` gets a line for each
+    file that cannot be read."""
+    config = trained.config
+    transform = eval_transform(transform_settings(config.augment), config.model.size)
+    block: Loaded = []
+    for file in files:
+        try:
+            image = decode(file, exif=True, max_pixels=config.data.max_pixels)
+        except BrokenImage as error:
+            broken.append(str(error))
+            continue
+        block.append((file, transform(image, draws(0, len(block), "transform"))[0]))
+        if len(block) == config.eval.batch:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def label(
@@ -51,7 +76,7 @@ def label(
         return seen[-1].fused_BC
 
     blocks = iter([(padded, valid, ~valid, torch.arange(len(padded)))])
-    outputs = run_model(predict, blocks, config, device, dtype)
+    outputs = run_model(Predictor(predict, config, device, dtype), blocks)
     for row, ((file, _), scores_C) in enumerate(zip(block, decisions.probabilities(outputs.logits_NC))):
         yield file, scores_C, _regions(seen[0], row, trained) if seen else []
 

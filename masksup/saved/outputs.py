@@ -11,32 +11,24 @@ from masksup.data.split import Part
 from masksup.engine.compiling import compile_networks
 from masksup.engine.precision import choose_device, choose_dtype, memory_format
 from masksup.evaluation.blocks import Block, image_blocks, masked_blocks
-from masksup.evaluation.collect import Counted, Outputs
-from masksup.evaluation.forward import count_part, run_part
+from masksup.evaluation.collect import Collector, Found, Outputs, Pairs
+from masksup.evaluation.forward import Predictor, collect
 from masksup.evaluation.kept import Unfinished
 from masksup.runtime.ranks import Group
 from masksup.saved.open import Trained
 
 
-def predict_part(
-    trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None, unfinished: Unfinished | None = None
-) -> Outputs | None:
-    """Outputs for a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and precision.
+def outputs_for(
+    collector: Collector[Found], trained: Trained, group: Group, masks: FixedMasks | None = None,
+    unfinished: Unfinished | None = None,
+) -> Found | None:  # fmt: skip
+    """What the collector makes of a part, on rank 0 (None elsewhere), under the run's own settings of size, batch and
+    precision.
 
-    `masks` hide part of each image. `unfinished`, and what it raises: as in `run_part`.
+    `masks` hide part of each image. `unfinished`, and what it raises: as in `collect`.
     """
-    device, dtype = ready(trained)
-    blocks = partial(_blocks, trained, part, masks)
-    return run_part(trained.method.predict, blocks, part, trained.config, device, dtype, group, unfinished=unfinished)
-
-
-def count_pairs(
-    trained: Trained, part: Part, group: Group, masks: FixedMasks | None = None, unfinished: Unfinished | None = None
-) -> Counted | None:
-    """The same counted, for a part of which too many pairs would have to be kept."""
-    device, dtype = ready(trained)
-    blocks = partial(_blocks, trained, part, masks)
-    return count_part(trained.method.predict, blocks, part, trained.config, device, dtype, group, unfinished=unfinished)
+    predictor = Predictor(trained.method.predict, trained.config, *ready(trained))
+    return collect(collector, predictor, partial(_blocks, trained, collector.part, masks), group, unfinished=unfinished)
 
 
 def ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
@@ -54,7 +46,7 @@ def _blocks(trained: Trained, part: Part, masks: FixedMasks | None, numbers: ran
 
 
 def predict_alone(trained: Trained, part: Part, masks: FixedMasks | None = None) -> Outputs:
-    """The same in one process."""
-    outputs = predict_part(trained, part, Group(ALONE, trained.config.parallel), masks=masks)
+    """All outputs for a part, in one process."""
+    outputs = outputs_for(Pairs(part, trained.config), trained, Group(ALONE, trained.config.parallel), masks)
     assert outputs is not None
     return outputs

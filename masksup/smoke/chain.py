@@ -89,11 +89,10 @@ def _evaluated(trained: Trained, index: Index, result: dict[str, Any]) -> float:
 
 def _matrix(trained: Trained, index: Index, folder: Path, mean_ap: float) -> list[Cell]:
     """Every precision, device, number of threads and batch size, each held against the model in torch."""
-    images, source = check_images(trained, ())
-    cells = []
+    images, cells = check_images(trained, ()), []
     for precision in PRECISIONS:
         file = folder / f"{precision}.onnx"
-        export(trained, "onnx", file, precision, None, images, source)
+        export(trained, "onnx", file, precision, None, images)
         deployed = Deployed(trained.method).eval()
         rules = open_exported(file).card.preprocessing
         files_N3SS = torch.stack([torch.from_numpy(load_image(index.path(n), rules)) for n in range(len(index))])
@@ -103,7 +102,7 @@ def _matrix(trained: Trained, index: Index, folder: Path, mean_ap: float) -> lis
             began = time.perf_counter()
             other = outputs_of(run, files_N3SS, (batch,))
             ms = 1000 * (time.perf_counter() - began) / len(files_N3SS)
-            check = compare(deployed, eager, other, files_N3SS, source, decisions_for(trained), precision)
+            check = compare(deployed, eager, other, files_N3SS, images.source, decisions_for(trained), precision)
             cell = Cell(precision, device, threads, batch, check, _mean_ap(other, index, trained), ms)
             _judge(cell, mean_ap)
             cells.append(cell)

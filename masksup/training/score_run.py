@@ -18,8 +18,8 @@ from masksup.data.split import Part
 from masksup.engine.ema import copy_values
 from masksup.engine.state import load_network, scored_state
 from masksup.evaluation.blocks import Block, feature_blocks, image_blocks, masked_blocks
-from masksup.evaluation.collect import Counted, Outputs
-from masksup.evaluation.forward import count_part, keeps_pairs, run_part
+from masksup.evaluation.collect import Collector, Counted, Counts, Outputs, Pairs
+from masksup.evaluation.forward import Predictor, collect, keeps_pairs
 from masksup.evaluation.kept import Unfinished, outputs_key
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.histogram import pr_curve_of_counts
@@ -256,11 +256,10 @@ def _outputs(
         images = image_blocks(part, config, numbers)
         return images if masks is None else masked_blocks(images, masks, method.network.mean.cpu(), numbers)
 
-    score = run_part if keeps_pairs(part, config) else count_part
-    return score(
-        method.network.head if from_features else method.predict, blocks, part, config, stepper.device, stepper.dtype,
-        run.group, broken=run.broken[name], unfinished=unfinished,
-    )  # fmt: skip
+    predict = method.network.head if from_features else method.predict
+    predictor = Predictor(predict, config, stepper.device, stepper.dtype)
+    collector: Collector[Outputs | Counted] = Pairs(part, config) if keeps_pairs(part, config) else Counts(part, config)
+    return collect(collector, predictor, blocks, run.group, broken=run.broken[name], unfinished=unfinished)
 
 
 def _record(run: Run, summary: dict[str, Any], outputs: Outputs | Counted, part: Part, epoch: float) -> None:

@@ -93,8 +93,8 @@ def _batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
         return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
     pin = run.stepper.device.type == "cuda"
     return train_loader(
-        train_dataset(config, part, run.plan), run.plan, start, config.data.workers, prefetch=config.data.prefetch,
-        pin_memory=pin, rank=place.rank, world=place.world,
+        train_dataset(config, part, run.plan), run.plan, start, config.data.workers, place,
+        prefetch=config.data.prefetch, pin_memory=pin,
     )  # fmt: skip
 
 

@@ -199,12 +199,12 @@ def test_failed_write_leaves_the_old_index_and_no_trace(tmp_path: Path, monkeypa
     old = write_index(tmp_path / "a", make_content(tmp_path, 4)).hash
     saves = {"left": 3}
 
-    def full_disk(_descriptor: int) -> None:
+    def full_disk(_: object) -> None:
         saves["left"] -= 1
         if saves["left"] == 0:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_module, "_sync", full_disk)
+    monkeypatch.setattr(index_module, "to_disk", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_index(tmp_path / "a", make_content(tmp_path, 9))
     assert open_index(tmp_path / "a").hash == old

@@ -11,13 +11,13 @@ import pytest
 import torch
 from wrong_input import one_line
 
-from masksup.calibration.cross_validation import decision_scores
+from masksup.calibration.calibrate import part_to_fit
 from masksup.calibration.show import remarks
 from masksup.cli import main
-from masksup.commands.calibrate import part_to_fit
 from masksup.config.schema import Config
 from masksup.decisions.decisions import read_decisions
 from masksup.engine.precision import set_numerics
+from masksup.metrics.precision_recall import decision_scores
 from masksup.metrics.reliability import calibration_scores
 from masksup.saved.open import open_trained
 from masksup.saved.outputs import predict_alone

@@ -8,9 +8,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from masksup.calibration.aims import Aim, parse_aim
-from masksup.calibration.cross_validation import RULES, Plan, cross_validate, decision_scores
+from masksup.calibration.cross_validation import RULES, Plan, cross_validate
 from masksup.calibration.thresholds import Sharing, bootstrap_bounds, fit_thresholds
 from masksup.errors import UserError
+from masksup.metrics.precision_recall import decision_scores
 
 AIMS = [Aim("f1"), Aim("precision", 0.6), Aim("recall", 0.7), Aim("budget", 1.3)]
 

@@ -204,9 +204,9 @@ def main() -> None:
     import masksup.engine.build
     import masksup.engine.step
     import masksup.runtime.checkpoint  # noqa: F401
-    from masksup.engine.parallel.zero import _import_deepspeed
+    from masksup.engine.parallel.zero_settings import import_deepspeed
 
-    _import_deepspeed(torch.device("cpu"))
+    import_deepspeed(torch.device("cpu"))
     folder, world = Path(sys.argv[1]), int(sys.argv[2])
     _end_with_parent()
     for rank in range(world):

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main() -> None:
-    import masksup.commands.eval
+    import masksup.output.scores
     import masksup.training.train  # noqa: F401  what every rank would import
     from masksup.cli import main as command
 

@@ -20,7 +20,7 @@ from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
-from masksup.evaluation.forward import _forwards
+from masksup.evaluation.forward import Predictor, _forwards
 from masksup.methods.method import Method
 
 CLASSES = 5
@@ -69,7 +69,7 @@ def _train(config: Config, method: Method, watch: Watch) -> None:
 def _evaluate(config: Config, method: Method, watch: Watch) -> None:
     watch.on = True
     dtype = choose_dtype(config.precision, DEVICE)
-    for _ in _forwards(method.predict, _blocks(config), config, DEVICE, dtype):
+    for _ in _forwards(Predictor(method.predict, config, DEVICE, dtype), _blocks(config)):
         pass
 
 

@@ -64,8 +64,8 @@ def test_a_kill_at_any_point_of_a_save_leaves_the_old_checkpoint(
 
     points = [
         ("save_file", checkpoint),
-        ("_sync", checkpoint),
-        ("_hash", checkpoint),
+        ("sync", checkpoint),
+        ("file_sha256", checkpoint),
         ("rename", Path),
         ("write_text", Path),
     ]

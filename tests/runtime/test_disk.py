@@ -212,7 +212,7 @@ def test_what_may_not_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest
     def broken(_: Path) -> str:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "_hash", broken)
+    monkeypatch.setattr(checkpoint, "file_sha256", broken)
     with pytest.raises(JobError, match="could not be read: Input/output error"):
         newest_valid(tmp_path)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from masksup.base.files import as_json
+from masksup.base.files import as_json, to_disk
 
 Row = dict[str, Any]
 PASSED, FAILED, TIMED_OUT, ABSENT, NO_TIME = "passed", "failed", "timed out", "absent", "no time left"
@@ -39,8 +39,7 @@ def append(file: Path, row: Row) -> None:
             if out.read(1) != b"\n":
                 out.write(b"\n")
         out.write(as_json(row).encode() + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
+        to_disk(out)
 
 
 def ended(rows: Iterable[Row], step: str) -> str | None:

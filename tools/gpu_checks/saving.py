@@ -7,7 +7,7 @@ from torch import Tensor
 
 from masksup.engine.precision import autocast, choose_dtype, set_numerics
 from masksup.evaluation.blocks import Block
-from masksup.evaluation.forward import run_model
+from masksup.evaluation.forward import Predictor, run_model
 from masksup.runtime.checkpoint import snapshot
 from tools.gpu_checks.results import Row
 from tools.gpu_checks.setting import CLASSES, Setting, now
@@ -55,9 +55,10 @@ def scoring(setting: Setting) -> Iterator[Row]:
         valid = torch.ones(batch, dtype=torch.bool)
         return ((images, valid, ~valid, torch.arange(batch)) for _ in range(count))
 
-    run_model(model.predict, block(2), config, setting.device, dtype)
+    predictor = Predictor(model.predict, config, setting.device, dtype)
+    run_model(predictor, block(2))
     began = now()
-    run_model(model.predict, block(blocks), config, setting.device, dtype)
+    run_model(predictor, block(blocks))
     ours = blocks * batch / (now() - began)
     here = images.to(setting.device)
     with torch.inference_mode(), autocast(setting.device, dtype):

@@ -1,10 +1,9 @@
 """DeepSpeed: ZeRO spreads optimiser state (1), gradients (2) and parameters (3) over the ranks; 0 spreads nothing.
 
 Parameters stay fp32 and autocast casts them, as under `ddp`, so that the engines compute the same and take each
-other's checkpoints. DeepSpeed is imported here alone, and only when a run asks for it.
+other's checkpoints.
 """
 
-import logging
 import math
 import os
 import types
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.nn import functional
@@ -23,11 +21,13 @@ from masksup.base.place import Place
 from masksup.config.schema import Config
 from masksup.engine.optim import build_optimizer, clip_gradients
 from masksup.engine.parallel.ddp import synchronise_batchnorm
+from masksup.engine.parallel.zero_settings import check, deepspeed_config, import_deepspeed
 from masksup.engine.parallel.zero_state import export_network, export_optimizer, import_network, import_optimizer
 from masksup.engine.precision import autocast
-from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.runtime.checkpoint import State
+
+__all__ = ["check", "make"]  # what an engine offers
 
 Linear = Callable[..., Tensor]
 
@@ -196,7 +196,7 @@ class _Autocast(nn.Module):
 
 def make(config: Config, method: Method, device: torch.device, dtype: torch.dtype, place: Place) -> Sharded:
     """The engine `deepspeed` around `method`. Collective."""
-    deepspeed = _import_deepspeed(device)
+    deepspeed = import_deepspeed(device)
     if config.parallel.sync_batchnorm:
         synchronise_batchnorm(method, device)
     for parameter in method.parameters():  # DeepSpeed lays them out flat, one behind the other
@@ -215,97 +215,3 @@ def make(config: Config, method: Method, device: torch.device, dtype: torch.dtyp
         )  # fmt: skip
         linear = functional.linear
     return Sharded(method, optimizer, wrapped, LossScale(device, dtype), config.optim.clip, names, linear)
-
-
-def deepspeed_config(config: Config, device: torch.device, place: Place) -> dict[str, Any]:
-    """DeepSpeed's own settings: ours in its words, with the user's `parallel.zero_options` on top."""
-    parallel = config.parallel
-    elements = max(int(parallel.bucket_mb * 2**20 / 4) // 2 * 2, 2)  # DeepSpeed wants an even number
-    zero: dict[str, Any] = {"stage": parallel.zero_stage, "reduce_bucket_size": elements}
-    zero |= {"allgather_bucket_size": elements, "ignore_unused_parameters": not parallel.static_graph}
-    for name in ("optimizer", "param"):
-        if getattr(parallel, f"offload_{name}") == "cpu":
-            zero[f"offload_{name}"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
-    tree: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.batch.micro_size,
-        "gradient_accumulation_steps": max(_micro_batches(config) // place.world, 1),
-        "gradient_clipping": config.optim.clip if parallel.zero_stage > 0 else 0.0,  # stage 0 is clipped here
-        "zero_allow_untested_optimizer": True,  # torch's SGD; it is elementwise like the others
-        "zero_force_ds_cpu_optimizer": False,  # its own would be compiled at the first start
-        "zero_optimization": {**zero, **parallel.zero_options},
-    }
-    if parallel.compress == "bf16":
-        tree["communication_data_type"] = "bf16"
-    return tree
-
-
-def _micro_batches(config: Config) -> int:
-    return config.batch.global_ // config.batch.micro_size
-
-
-def check(config: Config, method: Method, device: torch.device, place: Place) -> None:
-    """UserError where ZeRO cannot do what is asked, or DeepSpeed is not there."""
-    parallel = config.parallel
-    if parallel.zero_stage > 0:
-        _check_ranks(config, place)
-    if parallel.zero_stage == 3 and method.own_state():
-        raise UserError(
-            f"parallel.zero_stage: found 3, but method {config.method.name} keeps a copy of the weights, which ZeRO 3 "
-            "takes apart; expected 0, 1 or 2"
-        )
-    if parallel.backend == "gloo" and device.type == "cuda":
-        raise UserError(
-            "parallel.backend: found gloo, but parallel.engine is deepspeed on GPUs, whose collectives gloo does not "
-            "have; expected auto or nccl, or parallel.engine ddp"
-        )
-    _import_deepspeed(device)
-    _check_options(config, device, place)
-
-
-def _check_ranks(config: Config, place: Place) -> None:
-    """ZeRO communicates inside of forward and backward, so every rank has to be in every one of them (rule 1)."""
-    count, world = _micro_batches(config), place.world
-    if count % world:
-        near = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - world))
-        raise UserError(
-            f"parallel.zero_stage: {world} ranks do not divide the {count} micro-batches of a step (batch.global "
-            f"{config.batch.global_}, batch.micro {config.batch.micro_size}), as ZeRO needs; nearest: {near} ranks"
-        )
-    if world > 1 and config.data.last_batch == "partial":
-        raise UserError(
-            "data.last_batch: found partial, whose short steps leave ranks without a micro-batch, as ZeRO cannot; "
-            "expected continue or drop, or parallel.engine ddp"
-        )
-
-
-def _check_options(config: Config, device: torch.device, place: Place) -> None:
-    from deepspeed.runtime.zero.config import get_zero_config
-
-    options = config.parallel.zero_options
-    for key in ("stage", "offload_optimizer", "offload_param"):
-        if key in options:
-            raise UserError(
-                f"parallel.zero_options.{key}: this program sets it; expected parallel.zero_stage or offload_*"
-            )
-    try:
-        get_zero_config(deepspeed_config(config, device, place))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key, found = ".".join(str(part) for part in first["loc"]), first["input"]
-        raise UserError(f"parallel.zero_options.{key}: found {found!r}: {first['msg'].lower()}") from None
-
-
-def _import_deepspeed(device: torch.device) -> Any:
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise UserError(
-            f"parallel.engine: found deepspeed, but it cannot be imported ({error}); install it with "
-            "`pip install deepspeed`, or use parallel.engine ddp"
-        ) from None
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Its shared-memory sums on CPUs would be compiled at the first start, and gloo's need not be.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
