@@ -12,7 +12,7 @@ from masksup import __version__
 from masksup.base import signals
 from masksup.base.csv_text import RAW_HELP
 from masksup.base.place import Place, find_place
-from masksup.commands import import_weights, prepare, shards
+from masksup.commands import auto, import_weights, prepare, shards
 from masksup.errors import UserError
 from masksup.exits import status_of
 from masksup.saved.running import add_running, running_of
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add(commands, "prepare", prepare, "annotations to an index, with a table of what was found")
     _add(commands, "shards", shards, "the images of an index in tar shards, or those of shards checked")
+    _add(commands, "auto", auto, "images and labels to a calibrated model, settings chosen by cross-validation")
     _add(commands, "import", import_weights, "a checkpoint of an original project to a run folder")
     for add in (
         _add_train, _add_eval, _add_calibrate, _add_pack, _add_predict, _add_export, _add_smoke, _add_report, _add_demo,

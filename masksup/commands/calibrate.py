@@ -2,32 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from masksup.base.files import refuse_unwritable, write_sealed
+from masksup.base.files import refuse_unwritable
 from masksup.base.log import log, start_logging
 from masksup.base.words import counted
 from masksup.calibration.aims import parse_aim
-from masksup.calibration.cross_validation import RULES, FoldScores, Plan, cross_validate, decision_scores, sharing_by
-from masksup.calibration.show import show
-from masksup.calibration.thresholds import LEVEL, Bounds, bootstrap_bounds
+from masksup.calibration.cross_validation import Plan
+from masksup.calibration.of_run import Known, fit_to
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source, refuse_other_classes, samples_in_both, whole
-from masksup.decisions.decisions import CALIBRATION, Decisions, Fitted, Origin, write_decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError, nearest
-from masksup.metrics.pairs import Labels, check_finite, probabilities
-from masksup.metrics.reliability import calibration_scores
-from masksup.saved.decisions_of import default_threshold
+from masksup.metrics.pairs import Labels
 from masksup.saved.open import Trained, WhichWeights, open_trained
 from masksup.saved.outputs import predict_alone
 from masksup.saved.running import AS_TRAINED, Running
-
-FORMAT = "masksup calibration 1"
-FEW = 100  # samples
 
 
 @dataclass(frozen=True)
@@ -67,26 +58,9 @@ def run_calibrate(
     readable_N = ~outputs.broken_N
     logits_NC, labels_NC = outputs.logits_NC[readable_N], part.labels_NC[readable_N]
     _refuse_too_little(part, labels_NC, wanted)
-    check_finite(logits_NC)
     image_N = np.asarray(part.index.sample_image_N)[part.samples][readable_N].astype(np.int64)
     plan = Plan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
-    scores = cross_validate(plan, logits_NC, labels_NC, image_N)
-    bounds = bootstrap_bounds(
-        aim, scores.in_sample_NC, labels_NC, sharing_by(plan.rule, labels_NC, plan.least), image_N,
-        wanted.resamples, plan.seed,
-    )  # fmt: skip
-    decisions = _decisions(trained, part, plan, scores, wanted.resamples, len(labels_NC)).with_given(given)
-    facts = _facts(trained, plan, wanted.resamples, decisions, scores, bounds, logits_NC, labels_NC)
-    show(facts)
-    if len(labels_NC) < FEW:
-        low, high = bounds.shared
-        log.warning(
-            f"{counted(len(labels_NC), 'sample')} are few: with others of this kind the shared threshold would lie "
-            f"anywhere from {low:.2f} to {high:.2f}; expected {FEW} or more"
-        )
-    file = write_decisions(trained.run, decisions)
-    write_sealed(trained.run / CALIBRATION, facts)
-    log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / CALIBRATION}")
+    fit_to(trained, Known(part.title, part.index.hash, logits_NC, labels_NC, image_N), plan, wanted.resamples, given)
     return 0
 
 
@@ -157,84 +131,3 @@ def _refuse_too_little(part: Part, labels_NC: Labels, wanted: Wanted) -> None:
             f"{counted(len(labels_NC), 'sample')}, too few to fit a threshold to; expected at least {wanted.least} "
             "(--min-positives); label more, or keep the threshold of the run"
         )
-
-
-def _decisions(trained: Trained, part: Part, plan: Plan, scores: FoldScores, resamples: int, samples: int) -> Decisions:
-    fallback = {
-        "shared": "one threshold for all classes",
-        "per-class": "a threshold for each class with a positive",
-        "mixed": f"classes with fewer than {plan.least} positives share a threshold",
-        "shrunk": f"thresholds drawn to the shared one, half way at {plan.least} positives",
-    }[plan.rule]
-    protocol = (
-        f"{fallback}; calibration of classes with fewer than {plan.least} positives fitted to all of them together; "
-        f"checked by {plan.folds} folds; {resamples} resamples of the images for the bounds; ignored labels left out; "
-        f"{trained.config.model.size} px"
-    )
-    fitted = Fitted(
-        trained.checkpoint,
-        trained.sha256,
-        trained.step,
-        trained.weights,
-        part.title,
-        part.index.hash,
-        samples,
-        protocol,
-    )
-    own: tuple[Origin, Origin] = ("shared", "own")
-    return Decisions(
-        trained.classes, tuple(scores.fit.thresholds_RC[0].tolist()), scores.calibration,
-        tuple(own[int(mine)] for mine in scores.fit.own_RC[0]), str(plan.aim), fitted,
-    )  # fmt: skip
-
-
-def _facts(
-    trained: Trained, plan: Plan, resamples: int, decisions: Decisions, scores: FoldScores, bounds: Bounds,
-    logits_NC: NDArray[np.float32], labels_NC: Labels,
-) -> dict[str, Any]:  # fmt: skip
-    """Everything that is known of the fit, ready for JSON."""
-    before_NC = probabilities(logits_NC)
-    usual = default_threshold(trained)
-    plain = decision_scores(before_NC >= usual, labels_NC)
-    rules = {f"{usual:g}, uncalibrated": {"held_out": plain, "in_sample": plain}}
-    for rule in RULES:
-        rules[rule] = {
-            "held_out": decision_scores(scores.held_out[rule], labels_NC),
-            "in_sample": decision_scores(scores.in_sample[rule], labels_NC),
-        }
-    assert decisions.fitted is not None
-    return {
-        "format": FORMAT, "aim": decisions.aim, "method": plan.method, "rule": plan.rule,
-        "least_positives": plan.least, "folds": plan.folds, "seed": plan.seed, "resamples": resamples, "level": LEVEL,
-        "fitted": vars(decisions.fitted), "rules": rules,
-        "calibration": {
-            "before": calibration_scores(before_NC, labels_NC),
-            "after": calibration_scores(scores.held_out_NC, labels_NC),
-            "after_in_sample": calibration_scores(scores.in_sample_NC, labels_NC),
-        },
-        "shared": {
-            "threshold": _number(scores.fit.shared_R[0]), "bounds": [_number(end) for end in bounds.shared],
-            "reached": bool(scores.fit.shared_reached_R[0]),
-        },
-        "classes": _class_rows(decisions, scores, bounds, scores.held_out[plan.rule], labels_NC),
-    }  # fmt: skip
-
-
-def _class_rows(
-    decisions: Decisions, scores: FoldScores, bounds: Bounds, held_out_NC: NDArray[np.bool_], labels_NC: Labels
-) -> dict[str, dict[str, Any]]:
-    """Of each class its threshold, and precision and recall in percent where its fold was held out."""
-    rows = {}
-    for c, name in enumerate(decisions.classes):
-        alone = decision_scores(held_out_NC[:, c : c + 1], labels_NC[:, c : c + 1])
-        rows[name] = {
-            "positives": int((labels_NC[:, c] == 1).sum()), "threshold": decisions.thresholds[c],
-            "low": _number(bounds.low_C[c]), "high": _number(bounds.high_C[c]), "origin": decisions.origins[c],
-            "precision": alone["OP"], "recall": alone["OR"], "F1": alone["F1"],
-            "best_precision": _number(100 * scores.fit.best_precision_RC[0, c]),
-        }  # fmt: skip
-    return rows
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
