@@ -12,6 +12,7 @@ from masksup.exits import status_of
 COMMANDS = {
     "prepare": ("prepare", "annotations to an index, with a table of what was found"),
     "shards": ("shards", "the images of an index in tar shards, or those of shards checked"),
+    "auto": ("auto", "images and labels to a calibrated model, its settings chosen by cross-validation"),
     "import": ("import_weights", "a checkpoint of an original project to a run folder"),
     "train": ("train", "one run; the same command again goes on where it stopped"),
     "eval": ("eval", "exact scores with their protocol"),

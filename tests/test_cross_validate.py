@@ -15,6 +15,7 @@ from masksup.config.load import dump
 from masksup.config.schema import Config
 from masksup.data.index import open_index
 from masksup.errors import UserError
+from masksup.selection.out_of_fold import fold_config, held_out_fold, pooled
 
 
 def _tool(name: str) -> ModuleType:
@@ -62,14 +63,14 @@ def test_pooled_held_out_scores(
     assert [row["mAP"] for row in rows] == sorted((row["mAP"] for row in rows), reverse=True)
     assert {row["images"] for row in rows} == {50}
     files = sorted((tmp_path / "out" / "held_out").iterdir())
-    assert len(files) == 6
+    assert len(files) == 6  # three of each of the two settings
     pools = {}
     for row in rows:
-        configs = [tool.fold_config(file, row["setting"], 3, fold, tmp_path / "out") for fold in range(3)]
-        folds = [tool.held_out(config, tmp_path / "out") for config in configs]
-        pools[row["mAP"]] = [np.concatenate([fold[key] for fold in folds]) for key in ("logits", "labels")]
-    ids = np.concatenate([np.load(file)["ids"] for file in files])
-    assert sorted(np.unique(ids, return_counts=True)[1]) == [2] * 50  # once for each of the two settings
+        features = tmp_path / "out" / "features"
+        configs = [fold_config(file, row["setting"], 3, fold, features) for fold in range(3)]
+        together = pooled([held_out_fold(config, tmp_path / "out") for config in configs])
+        assert list(together.samples_N) == list(range(50))
+        pools[row["mAP"]] = together.logits_NC, together.labels_NC
 
     train_labels_NC = np.asarray(open_index(tiny_data / "train").labels_NC)
     counted_C = (train_labels_NC == 1).sum(0) >= 8

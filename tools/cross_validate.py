@@ -12,15 +12,11 @@ of a frozen backbone are computed once, in DIR/features.
 """
 
 import argparse
-import hashlib
 import itertools
-import json
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +26,13 @@ from rich.progress import track
 from rich.table import Table
 
 from masksup.base.files import write_json
-from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
-from masksup.data.split import Part, open_source, whole
-from masksup.engine.features import compute_features
-from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.data.split import open_source
 from masksup.errors import UserError
-from masksup.evaluation.blocks import count_blocks, feature_blocks
-from masksup.evaluation.collect import Outputs
-from masksup.evaluation.forward import Predictor, run_model
+from masksup.evaluation.kept import Stopped
 from masksup.exits import status_of
 from masksup.metrics.average_precision import average_precision
-from masksup.output.scores import write_predictions
-from masksup.saved.open import Trained, open_trained
-from masksup.saved.outputs import predict_alone
-from masksup.training.train import train
+from masksup.selection.out_of_fold import HeldOut, fold_config, held_out_fold, pooled
 
 Setting = tuple[str, ...]  # its overrides, such as ("optim.lr=0.01", "optim.weight_decay=0.1")
 
@@ -73,12 +61,15 @@ def _cross_validate(args: argparse.Namespace) -> None:
         raise UserError(f"--only: found {held}, expected 1 to {args.folds}")
     settings = list(combinations(args.vary))
     # All of them first: a typing mistake should not show after an hour.
-    runs = {s: [fold_config(args.config, [*args.set, *s], args.folds, k, args.out) for k in range(held)]
+    runs = {s: [fold_config(args.config, [*args.set, *s], args.folds, k, args.out / "features") for k in range(held)]
             for s in settings}  # fmt: skip
     rows, console = [], Console()
     for setting in track(settings, "settings", console=console):
         began = time.monotonic()
-        folds = [held_out(config, args.out) for config in runs[setting]]
+        try:
+            folds = [held_out_fold(config, args.out) for config in runs[setting]]
+        except Stopped:
+            raise UserError("stopped before its end; the same command goes on from there") from None
         config = runs[setting][0]
         train_labels_NC = np.asarray(open_source(config.data, config.seed).train.index.labels_NC)
         counted_C = (train_labels_NC == 1).sum(0) >= args.min_positives
@@ -108,63 +99,13 @@ def combinations(vary: Sequence[str]) -> Iterator[Setting]:
     return itertools.product(*axes)
 
 
-def fold_config(path: Path, overrides: Sequence[str], folds: int, fold: int, out: Path) -> Config:
-    """The run that holds out `fold`: no other index is opened, and it is scored once, at its end."""
-    ours = ["data.eval=null", "data.test=null", f"data.folds={folds}", f"data.fold={fold}"]
-    config, _ = load_config(path, [*overrides, *ours, "log.images=0", "log.pr_curves=false"])
-    ours += [f"eval.every_epochs={config.epochs}", "log.images=0", "log.pr_curves=false"]
-    if config.model.frozen and config.model.features is None:
-        ours.append(f"model.features={json.dumps(str(out / 'features'))}")
-    return load_config(path, [*overrides, *ours])[0]
-
-
-def held_out(config: Config, out: Path) -> dict[str, Any]:
-    """Logits and labels of the held-out fold (the arrays of `write_predictions`), from DIR/held_out if they are there.
-
-    The file is named by the settings and the data, so that it is never taken for another run's.
-    """
-    source = open_source(config.data, config.seed)
-    assert source.eval is not None
-    facts = to_yaml(config) + json.dumps(source.hashes)
-    name = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    file, run_dir = out / "held_out" / f"{name}.npz", out / "runs" / name
-    if not file.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with (out / "runs" / f"{name}.log").open("a", encoding="utf-8") as lines, redirect_stdout(lines):
-            if train(config, run_dir) != 0:
-                raise UserError(f"{run_dir}: stopped before its end; the same command goes on from there")
-            outputs = predict_held_out(open_trained(run_dir), source.eval)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(file, outputs.logits_NC, source.eval)
-        shutil.rmtree(run_dir)  # a checkpoint a fold would fill the disk
-    with np.load(file) as arrays:
-        return {key: arrays[key] for key in ("logits", "labels")}
-
-
-def predict_held_out(trained: Trained, part: Part) -> Outputs:
-    """Logits of `part`; a frozen backbone's features are read, not computed again."""
-    config = trained.config
-    if not config.model.frozen:
-        return predict_alone(trained, part)
-    set_numerics(config.precision)
-    device = choose_device(config.precision)
-    dtype = choose_dtype(config.precision, device)
-    trained.method.to(device).to(memory_format=memory_format(config.precision))
-    assert config.model.features is not None
-    features = compute_features(
-        trained.network, whole(part.index), config, Path(config.model.features), device, dtype, False, print
-    )
-    blocks = feature_blocks(features, part, config, range(count_blocks(part, config)))
-    return run_model(Predictor(trained.network.head, config, device, dtype), blocks)
-
-
-def pooled_scores(folds: Sequence[dict[str, Any]], counted_C: Any, config: Config) -> dict[str, Any]:
+def pooled_scores(folds: Sequence[HeldOut], counted_C: Any, config: Config) -> dict[str, Any]:
     """Percent: mAP over counted classes and over all, folds pooled; and mean and spread of the folds' own mAP."""
-    logits_NC = np.concatenate([fold["logits"] for fold in folds])
-    labels_NC = np.concatenate([fold["labels"] for fold in folds])
-    ap_C = 100 * average_precision(logits_NC, labels_NC, config.eval.ap_rule)
+    together = pooled(folds)
+    labels_NC = together.labels_NC
+    ap_C = 100 * average_precision(together.logits_NC, labels_NC, config.eval.ap_rule)
     each = [
-        float(np.nanmean(100 * average_precision(f["logits"], f["labels"], config.eval.ap_rule)[counted_C]))
+        float(np.nanmean(100 * average_precision(f.logits_NC, f.labels_NC, config.eval.ap_rule)[counted_C]))
         for f in folds
     ]
     return {

@@ -50,7 +50,10 @@ class Wanted:
 class Readable:
     """The N samples of a part whose images could be read, and the image that each lies in."""
 
-    part: Part
+    title: str
+    """Of the part."""
+    index: str
+    """Hash of its index."""
     logits_NC: NDArray[np.float32]
     labels_NC: Labels
     image_N: NDArray[np.int64]
@@ -78,15 +81,24 @@ def calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: Want
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
     samples = _readable(part, predict_alone(trained, part))
     _refuse_too_little(samples, wanted)
-    check_finite(samples.logits_NC)
     plan = Plan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
+    fit_to(trained, samples, plan, wanted.resamples, given)
+
+
+def fit_to(trained: Trained, samples: Readable, plan: Plan, resamples: int, given: dict[str, float]) -> None:
+    """Fit to samples that a run has not learnt from, print what it is worth, and keep it in the run folder.
+
+    `given`: thresholds that are set by hand.
+    """
+    assert trained.run is not None
+    check_finite(samples.logits_NC)
     scores = cross_validate(plan, samples.logits_NC, samples.labels_NC, samples.image_N)
     bounds = bootstrap_bounds(
-        aim, scores.in_sample_NC, samples.labels_NC, sharing_by(plan.rule, samples.labels_NC, plan.least),
-        samples.image_N, wanted.resamples, plan.seed,
+        plan.aim, scores.in_sample_NC, samples.labels_NC, sharing_by(plan.rule, samples.labels_NC, plan.least),
+        samples.image_N, resamples, plan.seed,
     )  # fmt: skip
-    decisions = _decisions(trained, samples, plan, scores, wanted.resamples).with_given(given)
-    facts = _facts(trained, samples, plan, scores, wanted.resamples, bounds, decisions)
+    decisions = _decisions(trained, samples, plan, scores, resamples).with_given(given)
+    facts = _facts(trained, samples, plan, scores, resamples, bounds, decisions)
     show(facts)
     if len(samples) < FEW:
         low, high = bounds.shared
@@ -157,19 +169,19 @@ def part_to_fit(trained: Trained, data: Path | None) -> Part:
 def _readable(part: Part, outputs: Outputs) -> Readable:
     readable_N = ~outputs.broken_N
     image_N = np.asarray(part.index.sample_image_N)[part.samples][readable_N].astype(np.int64)
-    return Readable(part, outputs.logits_NC[readable_N], part.labels_NC[readable_N], image_N)
+    return Readable(part.title, part.index.hash, outputs.logits_NC[readable_N], part.labels_NC[readable_N], image_N)
 
 
 def _refuse_too_little(samples: Readable, wanted: Wanted) -> None:
-    part, labels_NC = samples.part, samples.labels_NC
+    title, labels_NC = samples.title, samples.labels_NC
     if len(samples) < wanted.folds:
-        raise UserError(f"--folds: found {wanted.folds}, but {part.title} has {len(samples)} readable samples")
+        raise UserError(f"--folds: found {wanted.folds}, but {title} has {len(samples)} readable samples")
     if not (labels_NC == 1).any() or not (labels_NC == 0).any():
-        raise UserError(f"{part.title}: found no label that is present, or none that is absent; nothing can be fitted")
+        raise UserError(f"{title}: found no label that is present, or none that is absent; nothing can be fitted")
     positives = int((labels_NC == 1).sum())
     if positives < wanted.least:
         raise UserError(
-            f"{part.title}: found {counted(positives, 'label')} that {'is' if positives == 1 else 'are'} present in "
+            f"{title}: found {counted(positives, 'label')} that {'is' if positives == 1 else 'are'} present in "
             f"{counted(len(samples), 'sample')}, too few to fit a threshold to; expected at least {wanted.least} "
             "(--min-positives); label more, or keep the threshold of the run"
         )
@@ -188,8 +200,8 @@ def _decisions(trained: Trained, samples: Readable, plan: Plan, scores: FoldScor
         f"{trained.config.model.size} px"
     )
     fitted = Fitted(
-        trained.checkpoint, trained.sha256, trained.step, trained.weights, samples.part.title,
-        samples.part.index.hash, len(samples), protocol,
+        trained.checkpoint, trained.sha256, trained.step, trained.weights, samples.title, samples.index,
+        len(samples), protocol,
     )  # fmt: skip
     own: tuple[Origin, Origin] = ("shared", "own")
     return Decisions(

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.errors import UserError
-from masksup.metrics.average_precision import ApRule, average_precision
-from masksup.metrics.bootstrap import bootstrap
-from masksup.metrics.stratified import LEVEL, SEED
+from masksup.metrics.paired import interval_of, resampled
 from masksup.report.gather import Gathered, Subject
 
 RESAMPLES = 1000
@@ -64,24 +62,17 @@ def _rules(first: Subject, other: Subject) -> list[tuple[str, object, object]]:
 def difference(first: Gathered, other: Gathered, resamples: int = RESAMPLES) -> Difference:
     """Paired: every resample draws the same images for both runs. The interval holds the middle 95 % of the
     resamples' differences, moved so that their mean is the difference itself, as all intervals here are."""
-    rule: ApRule = first.rules.ap_rule
     labels_NC = np.where(first.outputs.broken_N[:, None], np.int8(-1), other.labels_NC)
     image_N = np.asarray(first.part.index.sample_image_N)[first.part.samples]
-    drawn, ap = [], []
-    for run in (first, other):
-        # Probabilities, above all calibrated ones, may tie what the logits rank.
-        logits_NC = run.outputs.logits_NC
-        group_GNC = (labels_NC == 1)[None]
-        means_GR, _, _ = bootstrap(
-            logits_NC, labels_NC, group_GNC, image_N, logits_NC >= 0, rule, resamples=resamples, seed=SEED
-        )  # fmt: skip
-        drawn.append(means_GR[0])
-        ap.append(average_precision(logits_NC, labels_NC, rule))
-    each_C = 100 * (ap[1] - ap[0])
+    # Probabilities, above all calibrated ones, may tie what the logits rank.
+    mine, its = (
+        resampled(run.outputs.logits_NC, labels_NC, image_N, first.rules.ap_rule, resamples) for run in (first, other)
+    )
+    each_C = its.ap_C - mine.ap_C
     mean_ap = float(np.nanmean(each_C))
-    moved_R = 100 * (drawn[1] - drawn[0])
+    moved_R = its.mean_ap_R - mine.mean_ap_R
+    low, high = interval_of(moved_R, mean_ap)
     moved_R = moved_R - np.nanmean(moved_R) + mean_ap
-    low, high = np.nanpercentile(moved_R, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     turned = min(int((moved_R <= 0).sum()), int((moved_R >= 0).sum()))
     p = min(1.0, 2 * (turned + 1) / (resamples + 1))
-    return Difference(mean_ap, float(low), float(high), p, resamples, each_C)
+    return Difference(mean_ap, low, high, p, resamples, each_C)

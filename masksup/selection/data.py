@@ -1,0 +1,43 @@
+"""The images of a search: indexes that are there, or made of tables; the test part is compared, never looked at."""
+
+from pathlib import Path
+
+from masksup.data.index import Index, open_index, write_index
+from masksup.data.prepare.csv import prepare_csv
+from masksup.data.prepare.table import print_table
+from masksup.data.split import refuse_other_classes, samples_in_both, whole
+from masksup.errors import UserError
+
+
+def indexes(
+    data: Path | None, csv: Path | None, root: Path | None, test: Path | None, out: Path
+) -> tuple[Index, Index | None]:
+    """The training and the test part. UserError where their classes differ, or images are in both.
+
+    Tables become indexes below `out`; where these are there already, they are made again and have to be the same.
+    """
+    if data is not None:
+        if test is not None and test.suffix == ".csv":
+            raise UserError(f"--test {test}: found a table beside an index (--data); expected an index, too")
+        train, tested = open_index(data), open_index(test) if test is not None else None
+    else:
+        assert csv is not None
+        assert root is not None
+        train, tested = _from_tables(csv, root, test, out / "data")
+    if tested is not None:
+        refuse_other_classes("--test", tested, train.classes, f"in {train.folder}")
+        shared = samples_in_both(whole(tested), whole(train))
+        if len(shared):
+            raise UserError(
+                f"--test: {len(shared)} of {len(tested)} samples lie in images that are trained on (such as "
+                f"{tested.where(int(shared[0]))}), so their score would mean nothing"
+            )
+    return train, tested
+
+
+def _from_tables(csv: Path, root: Path, test: Path | None, out: Path) -> tuple[Index, Index | None]:
+    tables = [csv] if test is None else [csv, test]
+    contents = prepare_csv(root, csv=[str(table) for table in tables])
+    print_table(contents)
+    written = [write_index(out / content.split, content) for content in contents]
+    return written[0], written[1] if test is not None else None

@@ -1,0 +1,80 @@
+"""What is known of a training part before anything is trained, and what is too little to choose by."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masksup.base.words import counted
+from masksup.data.split import Part
+from masksup.errors import UserError
+
+FEW = 50  # images, below which a choice is hardly more than chance
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of N samples with C classes."""
+
+    title: str
+    index: str
+    """Hash of the index."""
+    samples: int
+    images: int
+    sides: tuple[int, int]
+    """Median width and height, px."""
+    positives_C: NDArray[np.int64]
+    ignored: float
+    """Share of the pairs."""
+    folds: int
+
+    @property
+    def counted_C(self) -> NDArray[np.bool_]:
+        """Classes that can be judged: each fold can hold a positive, and so can what is trained for it."""
+        counted_C: NDArray[np.bool_] = self.positives_C >= self.folds
+        return counted_C
+
+    def lines(self) -> list[str]:
+        """For people."""
+        few, some = int((~self.counted_C).sum()), self.positives_C[self.counted_C]
+        lines = [
+            f"{self.title}: {counted(self.samples, 'sample')} of {counted(self.images, 'image')}, typically "
+            f"{self.sides[0]} x {self.sides[1]} px; {counted(len(self.positives_C), 'class', 'classes')}, "
+            f"{100 * self.ignored:.1f} % of the labels ignored",
+            f"{int(self.counted_C.sum())} classes with at least {self.folds} positives are judged "
+            f"({int(some.min())} to {int(some.max())} positives, median {int(np.median(some))})",
+        ]
+        if few:
+            lines.append(f"{few} with fewer are learnt too, but take no part in the choice")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "data": self.title, "index": self.index, "samples": self.samples, "images": self.images,
+            "classes": len(self.positives_C), "judged_classes": int(self.counted_C.sum()), "ignored": self.ignored,
+        }  # fmt: skip
+
+
+def facts_of(part: Part, folds: int) -> Facts:
+    """Look at a training part. UserError where nothing can be chosen by it."""
+    images = len(np.unique(np.asarray(part.index.sample_image_N)[part.samples]))
+    positives_C, where = part.count(1), str(part.index.folder)
+    if images < 2 * folds:
+        raise UserError(
+            f"{where}: found {counted(images, 'image')}, too few for {folds} folds; expected at least {2 * folds}, or "
+            "a smaller --folds"
+        )
+    if not positives_C.any():
+        raise UserError(f"{where}: found no label that is present, so there is nothing to learn")
+    facts = Facts(
+        part.title, part.index.hash, len(part), images,
+        (int(np.median(part.index.sizes_I2[:, 0])), int(np.median(part.index.sizes_I2[:, 1]))),
+        positives_C, float((part.labels_NC == -1).mean()), folds,
+    )  # fmt: skip
+    if not facts.counted_C.any():
+        raise UserError(
+            f"{where}: no class has {folds} positives, one for each fold, so nothing can be judged; found at most "
+            f"{int(positives_C.max())}; label more, or take a smaller --folds"
+        )
+    return facts

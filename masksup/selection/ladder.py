@@ -1,0 +1,99 @@
+"""The ladder: the settings that are tried, from the cheapest up, and what has to pay before the next one is tried.
+
+Each rung is an ordinary configuration. What a rung adds to the one below it is one thing, so that the table of a ladder
+says what each thing is worth on these images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One setting of the ladder."""
+
+    name: str
+    """Of its files, e.g. `head-224`."""
+    title: str
+    """For people."""
+    settings: Settings
+    """What `masksup train` reads, without the data."""
+    passes: float
+    """How often it computes an image of the training part, forward and backward; 0 where the features are kept."""
+    starts_from: str | None = None
+    """The rung, of the same fold, whose network it begins with."""
+    after: tuple[tuple[str, str], ...] = ()
+    """Pairs of rungs: it is tried only where the first of each pair beat the second."""
+
+    @property
+    def size(self) -> int:
+        return int(self.settings["model"]["size"])
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the user chose: network, weights and input side in px."""
+
+    backbone: str
+    weights: str
+    size: int
+    seed: int = 0
+
+
+def ladder(start: Start) -> tuple[Rung, ...]:
+    """The rungs for a network, in the order in which they are tried."""
+    small, large = start.size, 2 * start.size
+    rungs = [_head(start, small), _head(start, large)]
+    if start.weights == "none":
+        rungs += [_from_scratch(start, small, 30), _from_scratch(start, small, 90, after=30)]
+    else:
+        grows = ((f"head-{large}", f"head-{small}"), (f"finetuned-{small}", f"head-{small}"))
+        rungs += [_finetuned(start, small), _finetuned(start, large, grows)]
+    return tuple(rungs)
+
+
+def _model(start: Start, size: int, **more: Any) -> Settings:
+    return {"backbone": start.backbone, "weights": start.weights, "size": size, **more}
+
+
+def _common(start: Start) -> Settings:
+    return {"seed": start.seed, "augment": {"interpolation": "bicubic"}}
+
+
+def _head(start: Start, size: int) -> Rung:
+    settings = {
+        **_common(start), "model": _model(start, size, frozen=True, head={"name": "linear"}),
+        "optim": {"name": "lbfgs"},
+    }  # fmt: skip
+    return Rung(f"head-{size}", f"the head alone, {size} px", settings, 0)
+
+
+def _finetuned(start: Start, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:
+    """Of the whole network, which begins with the head that was solved: rates can be low, and nothing is unlearnt."""
+    settings = {
+        **_common(start), "model": _model(start, size), "epochs": 6, "batch": {"global": 16},
+        "optim": {"name": "adamw", "lr": 1e-4, "head_factor": 1, "weight_decay": 0.01},
+        "schedule": {"name": "onecycle"},
+    }  # fmt: skip
+    title = f"fine-tuning from that head, {size} px"
+    return Rung(f"finetuned-{size}", title, settings, 6, starts_from=f"head-{size}", after=after)
+
+
+def _from_scratch(start: Start, size: int, epochs: int, after: int = 0) -> Rung:
+    settings = {
+        **_common(start), "model": _model(start, size), "epochs": epochs, "batch": {"global": 16},
+        "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}, "schedule": {"name": "onecycle"},
+    }  # fmt: skip
+    pays = ((f"trained-{after}", f"head-{size}"),) if after else ()
+    return Rung(f"trained-{epochs}", f"the whole network, {size} px, {epochs} epochs", settings, epochs, after=pays)
+
+
+def waits_for(rung: Rung, gains: Mapping[tuple[str, str], bool]) -> str | None:
+    """Why a rung is not tried: the pair of rungs of which the first did not pay. None: nothing speaks against it."""
+    for pair in rung.after:
+        if not gains.get(pair, False):
+            return f"{pair[0]} did not beat {pair[1]}"
+    return None

@@ -1,0 +1,62 @@
+"""What a search prints: its plan, the ladder as a table, and what the figures mean."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from masksup.base.files import read_json
+from masksup.runtime.progress import duration
+from masksup.selection.climb import CHOICES, Climb, write_rungs
+
+
+def plan_lines(search: Climb, train_index: Path) -> list[str]:
+    """What would be tried, in order, and under which condition."""
+    write_rungs(search, train_index)
+    lines = []
+    for number, rung in enumerate(search.rungs, 1):
+        when = " and ".join(f"{a} beats {b}" for a, b in rung.after)
+        lines.append(f"{number}. {rung.title}{f', if {when}' if when else ''}: {search.file(rung)}")
+    lines.append(
+        f"each is judged by {search.facts.folds} folds of the training part; the first one that the best does not beat "
+        "by more than a standard error is trained on all of it"
+    )
+    return lines
+
+
+def table_of(search: Climb) -> Table:
+    """Setting, cross-validated mAP with its interval, time."""
+    table = Table(title=f"the ladder: mAP of held-out images, {search.facts.folds} folds", title_justify="left")
+    for name in ("setting", "mAP", "95 % interval", "time"):
+        table.add_column(name, justify="left" if name == "setting" else "right", no_wrap=name != "setting")
+    for rung in search.rungs:
+        score, mark = search.scores.get(rung.name), ""
+        if score is None:
+            table.add_row(f"{rung.title}: not tried", "", "", "")
+            continue
+        low, high = score.interval
+        mark = " (chosen)" if rung is search.winner else ""
+        table.add_row(
+            f"{rung.title}{mark}", f"{score.mean_ap:.1f}", f"{low:.1f} to {high:.1f}",
+            duration(search.seconds[rung.name]),
+        )  # fmt: skip
+    return table
+
+
+def last_lines(search: Climb, run_dir: Path, tested: bool) -> list[str]:
+    """What was chosen, what its score is worth, and what to do with it."""
+    winner = search.winner
+    score = search.scores[winner.name]
+    lines = [
+        f"chosen: {winner.title}; {score.mean_ap:.1f} mAP on held-out training images. The best of several is a little "
+        "too good, for it was chosen by this figure"
+    ]
+    if tested:
+        result = read_json(run_dir / "result.json", "the result of a run")["last"]["test"]
+        lines.append(
+            f"on the test part, which chose nothing: {result['mAP']:.1f} mAP over {result['protocol']['data']}"
+        )
+    else:
+        lines.append("an honest figure needs images that chose nothing: name them with --test")
+    lines.append(f"choices: {search.out / CHOICES}; settings: {search.out / 'winner.yaml'}")
+    lines.append(f"label images with it: masksup predict {run_dir} FOLDER --out labels.csv")
+    return lines
