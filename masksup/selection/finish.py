@@ -1,5 +1,7 @@
 """The end of a search: the chosen setting is trained on all images, and gets its thresholds from held-out outputs."""
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ def write_winner(search: Climb, train_index: Path, test_index: Path | None) -> P
     if winner.starts_from is not None:
         below = next(rung for rung in search.rungs if rung.name == winner.starts_from)
         settings["model"] = {**settings["model"], "weights": str((search.out / "start").resolve())}
-        steps.append(f"masksup train {search.file(below)} --run-dir {search.out / 'start'}")
-    steps.append(f"masksup train {file} --run-dir {search.out / 'run'}")
-    head = "".join(f"# {line}\n" for line in (f"{winner.title}; chosen by masksup auto. To repeat it:", *steps))
+        steps.append([search.file(below), search.out / "start"])
+    steps.append([file, search.out / "run"])
+    commands = [shlex.join(["masksup", "train", str(a), *search.overrides, "--run-dir", str(b)]) for a, b in steps]
+    head = "".join(f"# {line}\n" for line in (f"{winner.title}; chosen by masksup auto. To repeat it:", *commands))
     file.write_text(head + write_yaml(settings), encoding="utf-8")
     return file
 
@@ -37,11 +40,11 @@ def write_winner(search: Climb, train_index: Path, test_index: Path | None) -> P
 def train_winner(search: Climb, winner_yaml: Path) -> Path:
     """The run folder of the chosen setting, trained on all of `data.train`. Stopped at a signal."""
     winner, run_dir = search.winner, search.out / "run"
-    features = f"model.features={search.out / 'features'}"
+    features = [*search.overrides, f"model.features={json.dumps(str(search.out / 'features'))}"]
     if winner.starts_from is not None:
         below = next(rung for rung in search.rungs if rung.name == winner.starts_from)
-        _train(search.file(below), search.out / "start", [features])
-    _train(winner_yaml, run_dir, [features] if winner.settings["model"].get("frozen") else [])
+        _train(search.file(below), search.out / "start", features)
+    _train(winner_yaml, run_dir, features if winner.settings["model"].get("frozen") else search.overrides)
     return run_dir
 
 

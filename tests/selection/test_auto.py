@@ -1,0 +1,200 @@
+"""`masksup auto`: from images and labels to a calibrated model, without a choice of the user."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from masksup.cli import main
+from masksup.data.index import open_index
+from masksup.data.split import whole
+from masksup.metrics.average_precision import average_precision
+from masksup.metrics.paired import Resampled
+from masksup.runtime.checkpoint import newest_valid
+from masksup.selection.facts import facts_of
+from masksup.selection.judge import chosen, gain
+from masksup.selection.ladder import Start, ladder, waits_for
+
+SMALL = ["--backbone", "test_resnet", "--weights", "none", "--size", "32", "--folds", "2"]
+QUICK = ["precision.threads=1", "data.workers=0", "log.images=0"]
+
+
+def auto(data: Path, out: Path, *more: str) -> int:
+    return main(["auto", "--data", str(data / "train"), "--out", str(out), *SMALL, *more, *QUICK])
+
+
+@pytest.fixture(scope="module")
+def found(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("auto") / "out"
+    assert auto(tiny_data, out, "--trials", "3", "--test", str(tiny_data / "test")) == 0
+    return out
+
+
+def choices(out: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads((out / "choices.json").read_text())
+    return tree
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state, _ = newest_valid(run / "checkpoints")
+    assert state is not None
+    return state.part("model")
+
+
+def test_on_shapes_a_network_is_trained(found: Path) -> None:
+    """Random features say little: what learns them is better by far."""
+    rows = {row["name"]: row for row in choices(found)["rungs"]}
+    assert choices(found)["chosen"] == "trained-30"
+    assert rows["trained-30"]["mAP"] > max(rows["head-32"]["mAP"], rows["head-64"]["mAP"])
+    assert rows["trained-90"]["not_tried"] == "--trials 3 are used up"
+
+
+def test_the_scores_are_of_held_out_images_alone(found: Path, tiny_data: Path) -> None:
+    """Each image once, and what `choices.json` says is the mAP of these outputs."""
+    labels_NC = np.asarray(open_index(tiny_data / "train").labels_NC)
+    files = [dict(np.load(file)) for file in (found / "held_out").iterdir()]
+    assert len(files) == 6
+    means = []
+    for one in files:
+        for other in files:
+            samples_N = np.concatenate([one["samples"], other["samples"]])
+            if sorted(samples_N) == list(range(50)):
+                logits_NC = np.concatenate([one["logits"], other["logits"]])[np.argsort(samples_N)]
+                means.append(100 * np.nanmean(average_precision(logits_NC, labels_NC, "area")))
+    for row in choices(found)["rungs"][:3]:
+        assert any(row["mAP"] == pytest.approx(mean, abs=1e-9) for mean in means), row
+
+
+def test_what_comes_out_is_an_ordinary_run_with_thresholds(found: Path, tiny_data: Path, tmp_path: Path) -> None:
+    decisions = json.loads((found / "run" / "decisions.json").read_text())
+    assert decisions["fitted"]["data"] == "shapes train, synthetic, each of 2 folds held out"
+    result = json.loads((found / "run" / "result.json").read_text())
+    assert result["last"]["test"]["mAP"] > 0
+    images = str(tiny_data / "root")
+    assert main(["predict", str(found / "run"), images, "--out", str(tmp_path / "labels.csv")]) == 0
+    assert (tmp_path / "labels.csv").read_text().count("\n") > 20
+
+
+@pytest.mark.slow
+def test_the_settings_it_leaves_repeat_it_bit_for_bit(found: Path, tmp_path: Path) -> None:
+    assert main(["train", str(found / "winner.yaml"), *QUICK, "--run-dir", str(tmp_path / "again")]) == 0
+    first, again = weights(found / "run"), weights(tmp_path / "again")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_the_same_command_again_trains_nothing(
+    found: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = choices(found)
+    assert auto(tiny_data, found, "--trials", "3", "--test", str(tiny_data / "test")) == 0
+    assert "this run is finished" in capsys.readouterr().out
+    after = choices(found)
+    for row in [*before["rungs"], *after["rungs"]]:
+        row.pop("seconds", None)
+    assert before == after
+
+
+def test_another_question_needs_another_folder(
+    found: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert auto(tiny_data, found, "--trials", "3", "--seed", "1") == 2
+    assert "seed: found 0, asked for 1; take another --out" in capsys.readouterr().err
+
+
+def test_cut_off_it_goes_on_to_the_same_end(found: Path, tiny_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["auto", "--data", str(tiny_data / "train"), "--out", str(out), *SMALL, "--trials", "3", *QUICK]
+    words += ["--test", str(tiny_data / "test")]
+    code = "import sys; from masksup.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 120
+    while not (out / "held_out").is_dir() or len(list((out / "held_out").iterdir())) < 4:
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    text = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 75, text
+    assert "the same command goes on from here" in text
+    assert main(words) == 0
+    first, again = weights(found / "run"), weights(out / "run")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_plan_trains_nothing(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert auto(tiny_data, tmp_path / "out", "--plan") == 0
+    assert "1. the head alone, 32 px: " in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rungs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--minutes", "0.1"], "--minutes: found 0.1, expected at least 1"),
+        (["--folds", "1"], "--folds: found 1, expected at least 2"),
+        (["--folds", "40"], "found 50 images, too few to choose by 40 folds; expected at least 80"),
+        (["--root", "photos"], "--csv and --root: found one without the other"),
+        (["--test", "TRAIN"], "samples lie in images that are trained on"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    words: list[str], line: str, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(tiny_data / "train") if word == "TRAIN" else word for word in words]
+    assert auto(tiny_data, tmp_path / "out", *words) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_judged_is_refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = whole(open_index(tiny_data / "train"))
+    none = type(part)(part.index, np.flatnonzero((part.labels_NC != 1).all(1)))
+    if len(none) >= 10:
+        with pytest.raises(Exception, match="found no label that is present"):
+            facts_of(none, 2)
+    with pytest.raises(Exception, match="no class has 25 positives"):
+        facts_of(part, 25)
+
+
+def resampled(mean_ap: float, noise: float, seed: int = 0) -> Resampled:
+    drawn_R = np.random.default_rng(seed).normal(0, noise, 1000)
+    return Resampled(np.array([mean_ap]), mean_ap, mean_ap + drawn_R)
+
+
+@pytest.mark.parametrize(("better", "winner"), [(0.5, "first"), (3.0, "second")])
+def test_the_first_rung_that_is_not_beaten_by_more_than_an_error_is_chosen(better: float, winner: str) -> None:
+    scores = {"first": resampled(40, 1, 1), "second": resampled(40 + better, 1, 2)}
+    assert gain(scores["second"], scores["first"]).error == pytest.approx(2**0.5, rel=0.1)
+    assert chosen(scores, ["first", "second"]) == winner
+
+
+def test_resamples_of_the_same_images_cancel() -> None:
+    scores = {"first": resampled(40, 5, 1), "second": resampled(40.1, 5, 1)}
+    assert chosen(scores, ["first", "second"]) == "second"
+
+
+@pytest.mark.parametrize("start", [Start("test_resnet", "none", 64), Start("test_vit", "weights.pth", 64)])
+def test_a_ladder_has_a_head_alone_and_a_whole_network_whatever_pays(start: Start) -> None:
+    """Nothing has to pay before these two."""
+    sure = [rung for rung in ladder(start) if not rung.after]
+    assert any(rung.settings["model"].get("frozen") for rung in sure)
+    assert any(not rung.settings["model"].get("frozen") for rung in sure)
+
+
+def test_a_rung_waits_for_what_has_to_pay() -> None:
+    last = ladder(Start("test_vit", "weights.pth", 64))[-1]
+    assert waits_for(last, dict.fromkeys(last.after, True)) is None
+    gains: Callable[[int], dict[tuple[str, str], bool]] = lambda k: {p: i != k for i, p in enumerate(last.after)}  # noqa: E731
+    for number, (better, than) in enumerate(last.after):
+        assert waits_for(last, gains(number)) == f"{better} did not beat {than}"
