@@ -172,7 +172,15 @@ def test_the_watch_sees_a_question(question: Callable[[torch.Tensor], object]) -
         question(torch.ones(1))
 
 
-@every_part
+# Short: a head is smaller in tests/test_start_matrix.py.
+@pytest.mark.parametrize(
+    ("registry", "name"),
+    [
+        pytest.param(registry, name, id=f"{registry.kind}-{name}",
+                     marks=[pytest.mark.slow] if registry is HEADS and name != "linear" else [])
+        for registry, name in PARTS
+    ],
+)  # fmt: skip
 def test_a_run_with_it_is_finite_and_resumes_bit_equal(
     registry: Registry, name: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
