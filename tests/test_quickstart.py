@@ -42,4 +42,5 @@ def test_example_configurations_are_valid() -> None:
     files = [file for file in sorted((REPOSITORY / "configs").rglob("*.yaml")) if sweeps not in file.parents]
     assert REPOSITORY / "configs" / "examples" / "quickstart.yaml" in files
     for file in files:
-        load_config(file)
+        if not file.stem.startswith("base"):  # what others extend need not be whole
+            load_config(file)
