@@ -11,6 +11,7 @@ it was interrupted. `--plan` only writes the settings that it would try.
 import argparse
 from pathlib import Path
 
+from masksup.base.place import find_place
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 
@@ -66,6 +67,11 @@ def _check(args: argparse.Namespace) -> None:
     ):  # fmt: skip
         if found is not None and not found >= least:
             raise UserError(f"{option}: found {found:g}, expected at least {least}")
+    world = find_place().world
+    if world > 1:
+        raise UserError(f"masksup auto runs in one process, found {world} ranks; start it without torchrun or srun")
+    if Path(args.weights).exists():  # named in files that outlive the current folder
+        args.weights = str(Path(args.weights).absolute())
     if (args.root is None) != (args.csv is None):
         raise UserError("--csv and --root: found one without the other; a table needs the folder of its images")
 
@@ -86,14 +92,8 @@ def _search(args: argparse.Namespace) -> None:
         log.info(line)
     start = Start(args.backbone, args.weights, args.size, args.seed)
     budget = Budget(None if args.trials else args.minutes or MINUTES, args.trials)
-    options = {
-        "backbone": args.backbone,
-        "weights": args.weights,
-        "size": args.size,
-        "seed": args.seed,
-        "folds": args.folds,
-    }
-    options["settings"] = list(args.overrides)
+    options = {name: getattr(args, name) for name in ("backbone", "weights", "size", "seed", "folds")}
+    options |= {"settings": list(args.overrides), "test": test_index.hash if test_index else None}
     search = Climb(args.out, facts, ladder(start), budget, options)
     if args.plan:
         for line in plan_lines(search, train_index.folder):
@@ -102,7 +102,7 @@ def _search(args: argparse.Namespace) -> None:
     climb(search, train_index.folder)
     winner = write_winner(search, train_index.folder, test_index.folder if test_index else None)
     console.print(table_of(search))
-    run_dir = train_winner(search, winner)
-    calibrate_winner(search, run_dir)
-    for line in last_lines(search, run_dir, test_index is not None):
+    train_winner(search, winner)
+    calibrate_winner(search)
+    for line in last_lines(search, test_index is not None):
         log.info(line)

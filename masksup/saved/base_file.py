@@ -4,14 +4,13 @@ It is a weight file like any other, with timm's names. A checkpoint holds what i
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from masksup.base.files import NotAFile, open_regular, written_whole
+from masksup.base.files import NotAFile, file_sha256, sync, to_disk, written_whole
 from masksup.errors import UserError
 from masksup.models.lora import State
 
@@ -24,13 +23,8 @@ def write_base(run: Path, state: dict[str, Tensor]) -> str:
     content = safetensors.torch.save(tensors)
     with written_whole(run / BASE) as partial, partial.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        to_disk(file)
+    sync(run)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -41,9 +35,7 @@ def read_base(run: Path, sha256: str | None) -> State:
     """
     file = run / BASE
     try:
-        with open_regular(file) as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != sha256:
+        if file_sha256(file) != sha256:
             raise UserError(
                 f"{file}: its sha256 is not the one in the checkpoint, which only adds to it (model.lora); expected "
                 "the file as the run wrote it"

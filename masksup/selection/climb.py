@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masksup.base.files import read_json, write_json
+from masksup.base.files import read_json, write_atomically, write_json
 from masksup.base.log import log
 from masksup.base.signals import stop_requested
 from masksup.config.yaml_text import write_yaml
 from masksup.errors import UserError
 from masksup.evaluation.kept import Stopped
 from masksup.metrics.paired import Resampled
+from masksup.selection.cost import seconds_an_image
 from masksup.selection.facts import Facts
 from masksup.selection.judge import chosen, gain, judged
 from masksup.selection.ladder import Rung, waits_for
@@ -22,7 +23,6 @@ from masksup.selection.out_of_fold import HeldOut, fold_config, held_out_fold, p
 
 FORMAT = "masksup choices 1"
 CHOICES = "choices.json"
-_BACKWARD = 3.5  # a step's time over that of the forward pass alone, with what it waits for
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,15 @@ class Climb:
 
     @property
     def winner(self) -> Rung:
-        name = chosen(self.scores, [rung.name for rung in self.tried])
+        return self.rung(chosen(self.scores, [rung.name for rung in self.tried]))
+
+    def rung(self, name: str) -> Rung:
         return next(rung for rung in self.rungs if rung.name == name)
+
+    @property
+    def run(self) -> Path:
+        """Where the chosen setting is trained on all images. With more time another one may be chosen."""
+        return self.out / self.winner.name
 
     def file(self, rung: Rung) -> Path:
         """The configuration of a rung."""
@@ -95,7 +102,7 @@ def write_rungs(search: Climb, train_index: Path) -> None:
     for rung in search.rungs:
         settings = {**rung.settings, "data": {"train": str(train_index.resolve())}}
         search.file(rung).parent.mkdir(parents=True, exist_ok=True)
-        search.file(rung).write_text(f"# {rung.title}\n{write_yaml(settings)}", encoding="utf-8")
+        write_atomically(search.file(rung), f"# {rung.title}\n{write_yaml(settings)}")
 
 
 def _try(search: Climb, rung: Rung) -> None:
@@ -106,8 +113,8 @@ def _try(search: Climb, rung: Rung) -> None:
             raise Stopped
         overrides = ["checkpoint.every_minutes=2", *search.overrides]
         if rung.starts_from is not None:
-            below = next(one for one in search.rungs if one.name == rung.starts_from)
-            first = fold_config(search.file(below), overrides, folds, fold, search.out / "features")
+            below = search.file(search.rung(rung.starts_from))
+            first = fold_config(below, overrides, folds, fold, search.out / "features")
             overrides = [*overrides, f"model.weights={json.dumps(str(run_of(first, search.out)))}"]
         config = fold_config(search.file(rung), overrides, folds, fold, search.out / "features")
         found.append(held_out_fold(config, search.out, keep_run=rung.name in begins))
@@ -133,11 +140,14 @@ def _too_much(search: Climb, rung: Rung) -> str | None:
 
 
 def expected_seconds(search: Climb, rung: Rung) -> float:
-    """Of a rung and, should it win, of its training on all images; from the time that the features took."""
-    of_size = {one.size: search.seconds[one.name] for one in search.tried if not one.passes}
-    nearest = min(of_size, key=lambda size: abs(size - rung.size))
-    forward = of_size[nearest] * (rung.size / nearest) ** 2 / 2  # of all images once; the features are of two views
-    return forward * 2 if not rung.passes else _BACKWARD * forward * rung.passes * search.facts.folds
+    """Of a rung and, should it win, of its training on all images."""
+    folds = search.facts.folds
+    if not rung.passes:  # features and all, as the head before it, whose images were smaller
+        below = max((one for one in search.tried if not one.passes), key=lambda one: one.size)
+        return search.seconds[below.name] * (rung.size / below.size) ** 2
+    config = fold_config(search.file(rung), search.overrides, folds, 0, search.out / "features")
+    images = search.facts.samples * rung.passes * folds  # of each fold all but the one held out, and of the end all
+    return images * seconds_an_image(config, len(search.facts.positives_C))
 
 
 @contextmanager
@@ -157,7 +167,7 @@ def _tell(search: Climb, rung: Rung) -> None:
     log.info(f"{rung.title}: {score.mean_ap:.1f} [{low:.1f}, {high:.1f}], {search.seconds[rung.name]:.0f} s")
 
 
-def keep(search: Climb, **more: Any) -> None:
+def keep(search: Climb) -> None:
     """Write `choices.json`: what was tried, with which score, and what was chosen."""
     rows = []
     for rung in search.rungs:
@@ -175,7 +185,7 @@ def keep(search: Climb, **more: Any) -> None:
         "protocol": f"mean AP (area) of {search.facts.folds} folds of the training part, held out in turn and pooled, "
         f"over classes with at least {search.facts.folds} positives; the first rung that the best one does not beat by "
         "more than a standard error of the paired difference",
-        "rungs": rows, "chosen": search.winner.name if search.scores else None, **more,
+        "rungs": rows, "chosen": search.winner.name if search.scores else None,
     }  # fmt: skip
     search.out.mkdir(parents=True, exist_ok=True)
     write_json(search.out / CHOICES, tree)
@@ -187,6 +197,8 @@ def _take_up(search: Climb) -> None:
     if not file.exists():
         return
     tree = read_json(file, "the choices of masksup auto")
+    if tree.get("format") != FORMAT:
+        raise UserError(f"{file}: format: found {tree.get('format')!r}, expected '{FORMAT}'; take another --out")
     before = {"index": tree.get("index"), **(tree.get("options") or {})}
     for key, value in {"index": search.facts.index, **search.options}.items():
         if before.get(key) != value:

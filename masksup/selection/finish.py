@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from masksup.base.files import write_atomically
 from masksup.base.log import log, start_logging
 from masksup.calibration.aims import parse_aim
 from masksup.calibration.calibrate import Readable, fit_to
@@ -25,27 +26,28 @@ def write_winner(search: Climb, train_index: Path, test_index: Path | None) -> P
     data: dict[str, Any] = {"train": str(train_index.resolve())}
     if test_index is not None:
         data["test"] = str(test_index.resolve())
-    settings, steps = {**winner.settings, "data": data}, []
+    settings, runs = {**winner.settings, "data": data}, [(file, search.run)]
     if winner.starts_from is not None:
-        below = next(rung for rung in search.rungs if rung.name == winner.starts_from)
-        settings["model"] = {**settings["model"], "weights": str((search.out / "start").resolve())}
-        steps.append([search.file(below), search.out / "start"])
-    steps.append([file, search.out / "run"])
-    commands = [shlex.join(["masksup", "train", str(a), *search.overrides, "--run-dir", str(b)]) for a, b in steps]
+        settings["model"] = {**settings["model"], "weights": str(_start(search).resolve())}
+        runs = [(search.file(search.rung(winner.starts_from)), _start(search)), *runs]
+    commands = [shlex.join(["masksup", "train", str(a), *search.overrides, "--run-dir", str(b)]) for a, b in runs]
     head = "".join(f"# {line}\n" for line in (f"{winner.title}; chosen by masksup auto. To repeat it:", *commands))
-    file.write_text(head + write_yaml(settings), encoding="utf-8")
+    write_atomically(file, head + write_yaml(settings))
     return file
 
 
-def train_winner(search: Climb, winner_yaml: Path) -> Path:
-    """The run folder of the chosen setting, trained on all of `data.train`. Stopped at a signal."""
-    winner, run_dir = search.winner, search.out / "run"
-    features = [*search.overrides, f"model.features={json.dumps(str(search.out / 'features'))}"]
+def _start(search: Climb) -> Path:
+    """The run that the chosen one begins with."""
+    return search.out / f"start-of-{search.winner.name}"
+
+
+def train_winner(search: Climb, winner_yaml: Path) -> None:
+    """Train the chosen setting on all of `data.train`. Stopped at a signal."""
+    winner, features = search.winner, f"model.features={json.dumps(str(search.out / 'features'))}"
     if winner.starts_from is not None:
-        below = next(rung for rung in search.rungs if rung.name == winner.starts_from)
-        _train(search.file(below), search.out / "start", features)
-    _train(winner_yaml, run_dir, features if winner.settings["model"].get("frozen") else search.overrides)
-    return run_dir
+        _train(search.file(search.rung(winner.starts_from)), _start(search), [*search.overrides, features])
+    frozen = [features] if winner.settings["model"].get("frozen") else []
+    _train(winner_yaml, search.run, [*search.overrides, *frozen])
 
 
 def _train(file: Path, run_dir: Path, overrides: list[str]) -> None:
@@ -55,12 +57,15 @@ def _train(file: Path, run_dir: Path, overrides: list[str]) -> None:
         raise Stopped
 
 
-def calibrate_winner(search: Climb, run_dir: Path) -> None:
+def calibrate_winner(search: Climb) -> None:
     """Thresholds for F1 from the outputs of the folds: those of images that each run had not seen."""
-    trained, held, folds = open_trained(run_dir), search.held[search.winner.name], search.facts.folds
+    trained, held, folds = open_trained(search.run), search.held[search.winner.name], search.facts.folds
     positives = int((held.labels_NC == 1).sum())
-    if positives < _LEAST:
-        log.warning(f"{positives} labels are present, too few to fit thresholds to; the run keeps its own, 0.5")
+    if positives < _LEAST or not (held.labels_NC == 0).any():
+        log.warning(
+            f"{positives} of {held.labels_NC.size} labels are present, too few or too many to fit thresholds to; the "
+            "run keeps its own, 0.5"
+        )
         return
     plan = Plan(parse_aim("f1", len(trained.classes)), "platt", _LEAST, "mixed", folds, trained.config.seed)
     title = f"{search.facts.title}, each of {folds} folds held out"

@@ -7,11 +7,10 @@ the best epoch, as the held-out images may not choose it. What is done is kept, 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,10 +86,12 @@ def run_of(config: Config, out: Path) -> Path:
 
 def pooled(folds: Sequence[HeldOut]) -> HeldOut:
     """Those of all folds together, in the order of the index."""
-    samples_N = np.concatenate([fold.samples_N for fold in folds])
-    order_N = np.argsort(samples_N)
-    parts: Callable[[str], Any] = lambda name: np.concatenate([getattr(fold, name) for fold in folds])[order_N]  # noqa: E731
-    return HeldOut(samples_N[order_N], parts("logits_NC"), parts("labels_NC"), parts("image_N"))
+    order_N = np.argsort(np.concatenate([fold.samples_N for fold in folds]))
+    samples_N, logits_NC, labels_NC, image_N = (
+        np.concatenate(parts)[order_N]
+        for parts in zip(*((fold.samples_N, fold.logits_NC, fold.labels_NC, fold.image_N) for fold in folds))
+    )
+    return HeldOut(samples_N, logits_NC, labels_NC, image_N)
 
 
 def _name(config: Config) -> str:

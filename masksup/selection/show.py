@@ -1,5 +1,6 @@
 """What a search prints: its plan, the ladder as a table, and what the figures mean."""
 
+import shlex
 from pathlib import Path
 
 from rich.table import Table
@@ -29,7 +30,7 @@ def table_of(search: Climb) -> Table:
     for name in ("setting", "mAP", "95 % interval", "time"):
         table.add_column(name, justify="left" if name == "setting" else "right", no_wrap=name != "setting")
     for rung in search.rungs:
-        score, mark = search.scores.get(rung.name), ""
+        score = search.scores.get(rung.name)
         if score is None:
             table.add_row(f"{rung.title}: not tried", "", "", "")
             continue
@@ -42,7 +43,7 @@ def table_of(search: Climb) -> Table:
     return table
 
 
-def last_lines(search: Climb, run_dir: Path, tested: bool) -> list[str]:
+def last_lines(search: Climb, tested: bool) -> list[str]:
     """What was chosen, what its score is worth, and what to do with it."""
     winner = search.winner
     score = search.scores[winner.name]
@@ -51,12 +52,12 @@ def last_lines(search: Climb, run_dir: Path, tested: bool) -> list[str]:
         "too good, for it was chosen by this figure"
     ]
     if tested:
-        result = read_json(run_dir / "result.json", "the result of a run")["last"]["test"]
+        result = read_json(search.run / "result.json", "the result of a run")["last"]["test"]
         lines.append(
             f"on the test part, which chose nothing: {result['mAP']:.1f} mAP over {result['protocol']['data']}"
         )
     else:
         lines.append("an honest figure needs images that chose nothing: name them with --test")
     lines.append(f"choices: {search.out / CHOICES}; settings: {search.out / 'winner.yaml'}")
-    lines.append(f"label images with it: masksup predict {run_dir} FOLDER --out labels.csv")
+    lines.append(f"label images with it: masksup predict {shlex.quote(str(search.run))} FOLDER --out labels.csv")
     return lines

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from masksup.cli import main
+from masksup.config.schema import Config
 from masksup.data.index import open_index
 from masksup.data.split import whole
 from masksup.metrics.average_precision import average_precision
 from masksup.metrics.paired import Resampled
 from masksup.runtime.checkpoint import newest_valid
+from masksup.selection.cost import seconds_an_image
 from masksup.selection.facts import facts_of
 from masksup.selection.judge import chosen, gain
 from masksup.selection.ladder import Start, ladder, waits_for
@@ -75,19 +77,19 @@ def test_the_scores_are_of_held_out_images_alone(found: Path, tiny_data: Path) -
 
 
 def test_what_comes_out_is_an_ordinary_run_with_thresholds(found: Path, tiny_data: Path, tmp_path: Path) -> None:
-    decisions = json.loads((found / "run" / "decisions.json").read_text())
+    decisions = json.loads((found / "trained-30" / "decisions.json").read_text())
     assert decisions["fitted"]["data"] == "shapes train, synthetic, each of 2 folds held out"
-    result = json.loads((found / "run" / "result.json").read_text())
+    result = json.loads((found / "trained-30" / "result.json").read_text())
     assert result["last"]["test"]["mAP"] > 0
     images = str(tiny_data / "root")
-    assert main(["predict", str(found / "run"), images, "--out", str(tmp_path / "labels.csv")]) == 0
+    assert main(["predict", str(found / "trained-30"), images, "--out", str(tmp_path / "labels.csv")]) == 0
     assert (tmp_path / "labels.csv").read_text().count("\n") > 20
 
 
 @pytest.mark.slow
 def test_the_settings_it_leaves_repeat_it_bit_for_bit(found: Path, tmp_path: Path) -> None:
     assert main(["train", str(found / "winner.yaml"), *QUICK, "--run-dir", str(tmp_path / "again")]) == 0
-    first, again = weights(found / "run"), weights(tmp_path / "again")
+    first, again = weights(found / "trained-30"), weights(tmp_path / "again")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
@@ -126,7 +128,7 @@ def test_cut_off_it_goes_on_to_the_same_end(found: Path, tiny_data: Path, tmp_pa
     assert process.returncode == 75, text
     assert "the same command goes on from here" in text
     assert main(words) == 0
-    first, again = weights(found / "run"), weights(out / "run")
+    first, again = weights(found / "trained-30"), weights(out / "trained-30")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
@@ -198,3 +200,34 @@ def test_a_rung_waits_for_what_has_to_pay() -> None:
     gains: Callable[[int], dict[tuple[str, str], bool]] = lambda k: {p: i != k for i, p in enumerate(last.after)}  # noqa: E731
     for number, (better, than) in enumerate(last.after):
         assert waits_for(last, gains(number)) == f"{better} did not beat {than}"
+
+
+def test_minutes_leave_out_what_would_not_end_in_them(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the time of a step, which is measured; the head has been tried by then."""
+    monkeypatch.setattr("masksup.selection.climb.seconds_an_image", lambda *_: 0.1)  # 50 x 30 x 2 images: 5 minutes
+    assert auto(tiny_data, tmp_path / "out", "--minutes", "4") == 0
+    rows = {row["name"]: row for row in choices(tmp_path / "out")["rungs"]}
+    assert "mAP" in rows["head-32"]
+    assert rows["trained-30"]["not_tried"].startswith("it needs about 5 minutes with the training at the end")
+    assert choices(tmp_path / "out")["chosen"].startswith("head-")
+    assert "--minutes 5 would do" in capsys.readouterr().out
+
+
+def test_the_time_of_an_image_is_its_share_of_the_timed_steps(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which three steps of eight images take six seconds."""
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr("masksup.selection.cost.time.perf_counter", lambda: next(clock))
+    assert seconds_an_image(tiny_config(), 12) == pytest.approx(1.3 * 6 / (3 * 8))
+
+
+def test_several_processes_are_refused(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert auto(tiny_data, tmp_path / "out") == 2
+    assert "masksup auto runs in one process, found 2 ranks" in capsys.readouterr().err
