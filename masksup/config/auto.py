@@ -13,7 +13,7 @@ SMALL_BATCH = 64
 """Samples of a micro-batch from which batch norm estimates its statistics well enough itself."""
 
 # What the versions did that had no such key: in the config.yaml of an older run folder it is missing.
-_BEFORE = {("model", "head_start"): "random", ("model", "batchnorm"): "batch"}
+_BEFORE = {("model", "head_start"): "random", ("model", "batchnorm"): "batch", ("parallel", "sum"): "ring"}
 
 
 def read_recorded(file: Path) -> Config:
@@ -27,8 +27,23 @@ def read_recorded(file: Path) -> Config:
 
 def following(config: Config, other: Config) -> Config:
     """`config`, with the value of the other wherever it leaves the choice to the program."""
-    values = {key: getattr(getattr(other, key[0]), key[1]) for key in _BEFORE}
-    return _with(config, {key: v for key, v in values.items() if getattr(getattr(config, key[0]), key[1]) == "auto"})
+    values = {key: getattr(getattr(other, key[0]), key[1]) for key in (*_BEFORE, ("precision", "threads"))}
+    left = {key: v for key, v in values.items() if getattr(getattr(config, key[0]), key[1]) in ("auto", 0)}
+    return _with(config, left)
+
+
+def with_sum(config: Config) -> Config:
+    """`config` with a value in `parallel.sum`, which says who computes which micro-batch."""
+    parallel = config.parallel
+    if parallel.sum != "auto":
+        return config
+    other = parallel.engine != "ddp" or parallel.compress != "none" or parallel.sync_batchnorm
+    return _with(config, {("parallel", "sum"): "ring" if other else "tree"})
+
+
+def with_threads(config: Config, threads: int) -> Config:
+    """`config` with the number of threads that its first start has found."""
+    return _with(config, {("precision", "threads"): threads})
 
 
 def with_head_start(config: Config) -> Config:

@@ -48,7 +48,20 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.model.features is not None and not c.model.frozen, "model.features: set, but model.frozen is false"),
         *(_of_frozen_features(c) if c.model.frozen else ()),
         *(_of_lora(c) if c.model.lora.rank else ()),
+        *_of_tree(c),
         *_of_deepspeed(c),
+    ]  # fmt: skip
+
+
+def _of_tree(c: Config) -> list[tuple[bool, str]]:
+    found, parallel = "parallel.sum: found tree, but", c.parallel
+    return [
+        (parallel.sum == "tree" and parallel.engine != "ddp",
+         f"{found} parallel.engine is {parallel.engine}, which has a sum of its own; expected auto or ring"),
+        (parallel.sum == "tree" and parallel.sync_batchnorm,
+         f"{found} parallel.sync_batchnorm makes the result depend on the number of ranks; expected auto or ring"),
+        (parallel.sum == "tree" and parallel.compress != "none",
+         f"{found} parallel.compress is {parallel.compress}, which rounds sums on their way; expected auto or ring"),
     ]  # fmt: skip
 
 
@@ -104,17 +117,18 @@ def unfit_for_prior(c: Config) -> str | None:
     return None
 
 
-def refuse_ranks(c: Config, world: int) -> None:
-    """UserError where there are more ranks than micro-batches in a step."""
+def too_many_ranks(c: Config, world: int) -> str | None:
+    """Why so many ranks are more than the micro-batches of a step; None where they are not."""
     if c.optim.name == "lbfgs":  # rank 0 solves the head, and the others share the scoring
-        return
+        return None
     count = c.batch.global_ // c.batch.micro_size
-    if world > count:
-        raise UserError(
-            f"batch.micro: found {count} micro-batch{'es' if count > 1 else ''} of {c.batch.micro_size} in a batch of "
-            f"{c.batch.global_}, fewer than the {world} ranks; expected at most {count} ranks, or batch.micro "
-            f"{max(c.batch.global_ // world, 1)} or less"
-        )
+    if world <= count:
+        return None
+    return (
+        f"batch.micro: found {count} micro-batch{'es' if count > 1 else ''} of {c.batch.micro_size} in a batch of "
+        f"{c.batch.global_}, fewer than the {world} ranks; expected at most {count} ranks, or batch.micro "
+        f"{max(c.batch.global_ // world, 1)} or less"
+    )
 
 
 def _of_csra(heads: int, temperatures: list[float] | None, **_: object) -> list[tuple[bool, str]]:

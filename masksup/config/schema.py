@@ -313,13 +313,14 @@ class Precision(Section):
     tf32: bool = False
     """On GPUs, fp32 matrix products and convolutions round their inputs to 10 bits (TF32): faster, and not fp32."""
     threads: Annotated[int, Field(ge=0), OnResume.TOLD] = 0
-    """CPU threads a rank; 0: OMP_NUM_THREADS, or one a core. Two runs are bit-equal for the same number only."""
+    """CPU threads a rank; 0: OMP_NUM_THREADS, or the rank's share of the cores, decided at the first start and kept by
+    the run. Two runs are bit-equal for the same number only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class Parallel(Section):
-    """How the ranks of a job share the work. `compress` and `sync_batchnorm` are part of the run; the rest may change
-    from start to start, and is told where sums are then taken in another order."""
+    """How the ranks of a job share the work. `sum`, `compress` and `sync_batchnorm` are part of the run; the rest may
+    change from start to start, and is told where sums are then taken in another order."""
 
     on_resume: ClassVar = OnResume.TOLD
 
@@ -336,8 +337,12 @@ class Parallel(Section):
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """What carries tensors between ranks; auto: NCCL on GPUs, gloo on CPUs. gloo on GPUs is slow and lets several ranks
     share a GPU, to try them out; not for deepspeed."""
+    sum: Annotated[Literal["auto", "tree", "ring"], OnResume.REFUSED] = "auto"
+    """tree: gradients are added in one fixed order, so that any number of ranks ends with the same bits; ring: the
+    library's all-reduce, a little faster with several ranks, equal on the same ranks. auto: tree where `engine` is ddp
+    and neither `compress` nor `sync_batchnorm` is on, else ring."""
     bucket_mb: Positive = 25.0
-    """Gradients are summed in pieces of this size, MiB, while the backward pass still runs."""
+    """Gradients cross the network in pieces of this size, MiB."""
     start_seconds: Annotated[Positive, OnResume.FREE] = 600.0
     """How long ranks wait for each other at the start; the missing ones are then named."""
     first_step_seconds: Annotated[Positive, OnResume.FREE] = 1800.0

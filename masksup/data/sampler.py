@@ -24,6 +24,8 @@ class Plan:
 
     last_batch: "continue" fills every step and crosses epoch borders (step s takes positions s B to (s+1) B);
     "partial" ends each epoch with a shorter step; "drop" leaves the rest of each epoch out.
+    blocks: deal the micro-batches of a step to the ranks in blocks of neighbours, which `parallel.sum: tree` adds; else
+    in turn.
     cumulative: running sum of the samples' weights (N float64, may be memory-mapped) for balanced sampling,
     see `class_balance`; None draws every sample once an epoch.
     """
@@ -34,6 +36,7 @@ class Plan:
     epochs: float
     last_batch: LastBatch
     seed: int
+    blocks: bool = True
     cumulative: npt.NDArray[np.float64] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -102,9 +105,9 @@ class Plan:
         return [positions[i : i + self.micro_batch] for i in range(0, len(positions), self.micro_batch)]
 
     def share(self, step: int, rank: int, world: int) -> "Share":
-        """What a rank does of `step`: its micro-batches are dealt in turn (rule 1)."""
+        """What a rank does of `step` (rule 1)."""
         samples = len(self.positions(step))
-        return share_of(-(-samples // self.micro_batch), samples, rank, world)
+        return share_of(-(-samples // self.micro_batch), samples, rank, world, self.blocks)
 
     def samples_at(self, positions: npt.ArrayLike) -> Int64s:
         """The sample at each position; int64 in [0, samples).
@@ -124,21 +127,29 @@ class Plan:
 
 @dataclass(frozen=True)
 class Share:
-    """What a rank does of a step: `indices` of its micro-batches among those of all ranks, and all `samples`.
+    """What a rank does of a step: `indices` of its micro-batches among the `count` of all ranks, and all `samples`.
 
-    A rank that a short step leaves without a micro-batch goes through one of another rank with weight 0, because the
-    sum over ranks needs every rank; `weightless` is then true.
+    Where micro-batches are dealt in turn, a rank that a short step leaves without one goes through one of another rank
+    with weight 0, because the library's sum over ranks needs every rank; `weightless` is then true.
     """
 
     indices: tuple[int, ...]
+    count: int
     samples: int
     weightless: bool = False
 
 
-def share_of(micro_batches: int, samples: int, rank: int, world: int) -> Share:
-    """The share of `rank` in a step of so many micro-batches and samples."""
+def share_of(micro_batches: int, samples: int, rank: int, world: int, blocks: bool = True) -> Share:
+    """The share of `rank` in a step of so many micro-batches and samples: a block of them, or every `world`-th one."""
+    if blocks:
+        return Share(tuple(block(rank, world, micro_batches)), micro_batches, samples)
     mine = tuple(range(rank, micro_batches, world))
-    return Share(mine or (0,), samples, weightless=not mine)
+    return Share(mine or (0,), micro_batches, samples, weightless=not mine)
+
+
+def block(rank: int, world: int, count: int) -> range:
+    """The neighbours among so many micro-batches that a rank has: as many as any other, or one more."""
+    return range(rank * count // world, (rank + 1) * count // world)
 
 
 def class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:

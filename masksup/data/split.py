@@ -107,10 +107,11 @@ def make_plan(config: Config, train: Part) -> Plan:
     cumulative = class_balance(train.labels_NC) if config.data.balance == "class" else None
     if config.optim.name == "lbfgs":
         everything = max(len(train), 1)
-        return Plan(len(train), everything, everything, 1.0, "partial", config.seed, cumulative)
+        return Plan(len(train), everything, everything, 1.0, "partial", config.seed, cumulative=cumulative)
     return Plan(
         samples=len(train), global_batch=config.batch.global_, micro_batch=config.batch.micro_size,
         epochs=config.epochs, last_batch=config.data.last_batch, seed=config.seed, cumulative=cumulative,
+        blocks=config.parallel.sum != "ring",
     )  # fmt: skip
 
 

@@ -42,13 +42,14 @@ class Stepper:
         `progress` is the share of the training's steps that is done; `share` says which micro-batches of the step
         these are, None: all of them.
 
-        A micro-batch's loss counts by its share of the step's samples. Returns scalars on the device: the part of
-        this rank in `loss` and the method's logs, which sum to the step's over the ranks, and `gradient_norm`, which
-        is the step's. Reading them is the caller's choice.
+        A micro-batch's loss counts by its share of the step's samples. Returns, on the device, `loss` and the method's
+        logs, each the parts of these micro-batches (M), which sum to the step's over all ranks, and `gradient_norm`, a
+        scalar, which is the step's. Reading them is the caller's choice.
         """
         if share is None:
             share = share_of(len(micro_batches), sum(len(batch["target"]) for batch in micro_batches), 0, 1)
-        logs: dict[str, Tensor] = {}
+        self.engine.begin(share)
+        logs: dict[str, list[Tensor]] = {}
         kept = self._buffers() if share.weightless else {}
         for index, batch in zip(share.indices, micro_batches, strict=True):
             last = index == share.indices[-1]
@@ -56,12 +57,12 @@ class Stepper:
             loss, extra = self.forward(batch, step, index, progress, last)
             self.engine.backward(loss * part, last)
             for name, value in {"loss": loss, **extra}.items():
-                logs[name] = logs.get(name, torch.zeros((), device=self.device)) + value.detach() * part
+                logs.setdefault(name, []).append(value.detach() * part)
         for name, value in kept.items():
             self._buffers_in_place()[name].copy_(value)
-        logs["gradient_norm"] = self.engine.step()
+        norm = self.engine.step()
         self.engine.method.update(step)
-        return logs
+        return {name: torch.stack(parts) for name, parts in logs.items()} | {"gradient_norm": norm}
 
     def forward(
         self, batch: dict[str, Tensor], step: int, index: int, progress: float, last: bool

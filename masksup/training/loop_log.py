@@ -1,5 +1,7 @@
 """What is recorded and shown of the steps of a run."""
 
+import itertools
+
 import torch
 from rich.progress import Progress
 from torch import Tensor
@@ -14,7 +16,7 @@ from masksup.training.run import Run
 def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Progress) -> None:
     """Record the step's numbers and show them. Collective."""
     step, epoch = run.at.step, run.plan.epoch_of(run.at.step)
-    values = _over_ranks(run, logs)
+    values = _of_step(run, logs)
     values["learning_rate"] = lr
     for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
         values[f"learning_rate_{group['name'].partition(',')[0]}"] = group["lr"]
@@ -29,13 +31,17 @@ def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Pr
         log.info(f"step {step}/{run.plan.total_steps}  {note}  left {duration(left)}")
 
 
-def _over_ranks(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
-    """The step's values from the parts of the ranks. Collective where there are several."""
-    if run.group.world == 1:
-        return {name: float(value) for name, value in logs.items()}
-    norm = float(logs["gradient_norm"])  # of the summed gradient already
-    parts = torch.stack([value.double() for value in logs.values()]).cpu()
-    return dict(zip(logs, run.group.sum(parts).tolist())) | {"gradient_norm": norm}
+def _of_step(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
+    """The step's values: the parts of its micro-batches, added in their order. Collective."""
+    norm = float(logs.pop("gradient_norm"))
+    parts = {name: values.tolist() for name, values in logs.items()}
+    share = run.plan.share(run.at.step - 1, run.group.place.rank, run.group.world)
+    own = [(index, {name: row[at] for name, row in parts.items()}) for at, index in enumerate(share.indices)]
+    values: dict[str, float] = {}
+    for _, row in sorted(itertools.chain(*run.group.all([] if share.weightless else own)), key=lambda part: part[0]):
+        for name, value in row.items():
+            values[name] = values.get(name, 0.0) + value
+    return values | {"gradient_norm": norm}
 
 
 def _pace(run: Run, meter: Meter) -> dict[str, float]:

@@ -8,8 +8,8 @@ import torch
 
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
-from masksup.config.auto import resolved, with_head_start
-from masksup.config.conflicts import refuse_ranks
+from masksup.config.auto import resolved, with_head_start, with_sum, with_threads
+from masksup.config.conflicts import too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
 from masksup.config.schema import Config, OnResume
@@ -107,6 +107,7 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
     threads = set_numerics(config.precision, place.local_world)
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
+    config = with_threads(with_sum(config), threads)
     plan = make_plan(config, source.train)
     _refuse_ranks(config, place, device)
     config = with_head_start(config)
@@ -120,6 +121,8 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
         raise UserError("model.batchnorm: found batch, but model.lora leaves the backbone as it is; expected frozen")
     network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
     told, new_head = ([], False) if resumes else _first_weights(config, network, classes)
+    if surplus := too_many_ranks(config, place.world):
+        told.append(f"the ranks without a micro-batch share the scoring alone: {surplus}")
     network.to(device).to(memory_format=memory_format(config.precision))
     if config.model.frozen:
         freeze(network)
@@ -141,7 +144,9 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
     """UserError where so many ranks, or ranks of this kind, cannot share the work."""
-    refuse_ranks(config, place.world)
+    surplus = too_many_ranks(config, place.world)
+    if surplus and config.parallel.sum != "tree":
+        raise UserError(surplus)
     if config.parallel.sync_batchnorm and device.type == "cpu":
         raise UserError("parallel.sync_batchnorm: found true, but the ranks run on CPUs; torch has it for GPUs only")
 
@@ -208,7 +213,8 @@ def _resume(run: Run) -> None:
     for part, samples in run.at.broken.items():
         run.broken[part].known.update(samples)
     before = saved.meta.get("ranks", 1), saved.meta.get("threads", run.threads)
-    if before != (group.world, run.threads):
+    same = before[1] == run.threads and (before[0] == group.world or run.config.parallel.sum == "tree")
+    if not same:
         log.warning(
             f"saved by {before[0]} ranks of {before[1]} threads, going on with {group.world} of {run.threads}: the "
             "same samples and micro-batches, summed in another order"

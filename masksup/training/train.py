@@ -113,7 +113,8 @@ def _loop(run: Run, bar: Progress) -> str | None:
         _note_broken(run, micro_batches)
         if at.step == run.started_at:
             group.beat("warming up")
-            run.stepper.warm_up(micro_batches[0], at.step, at.step / plan.total_steps)
+            if micro_batches:
+                run.stepper.warm_up(micro_batches[0], at.step, at.step / plan.total_steps)
         group.beat("in step", at.step)
         share = plan.share(at.step, group.place.rank, group.world)
         lr = config.optim.lr * rate_factor(config.schedule, plan, at.step)

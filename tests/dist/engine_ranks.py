@@ -136,6 +136,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     import torch.distributed as dist
 
     from masksup.base.place import Place
+    from masksup.config.auto import with_sum
     from masksup.config.load import validate
     from masksup.data.sampler import share_of
     from masksup.engine.build import new_method, new_network
@@ -146,7 +147,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     from masksup.models.lora import add_lora
     from masksup.runtime.checkpoint import State
 
-    config, cpu = validate(job.tree, "test"), torch.device("cpu")
+    config, cpu = with_sum(validate(job.tree, "test")), torch.device("cpu")
     dtype = choose_dtype(config.precision, cpu)
     network = new_network(config, CLASSES).to(memory_format=memory_format(config.precision))
     network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
@@ -159,7 +160,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     stepper = Stepper(make_engine(config, method, cpu, dtype, place), cpu, dtype, config.seed)
     if job.origin is not None:
         stepper.engine.import_state(State(*_state(Path(job.origin), rank, world)))
-    share = share_of(config.batch.global_ // MICRO, config.batch.global_, rank, world)
+    share = share_of(config.batch.global_ // MICRO, config.batch.global_, rank, world, config.parallel.sum == "tree")
     stepper.warm_up(batch(job.first, rank), job.first, 0.0)
     result: dict[str, Any] = {"losses": [], "norms": [], "skipped": []}
     _fill_new_memory(job.poison is not None)
@@ -169,7 +170,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
         poisoned = step == job.poison and rank == world - 1
         with _infinite(method) if poisoned else nullcontext():
             logs = stepper.step(mine, step, step / 100, share)
-        loss = logs["loss"].double()
+        loss = logs["loss"].double().sum()
         dist.all_reduce(loss)
         result["losses"].append(float(loss))
         result["norms"].append(float(logs["gradient_norm"]))

@@ -2,6 +2,7 @@
 
 An engine holds the method, its optimiser and the rank's part of their state, and offers
 
+- `begin(share)`: a step begins, of which this rank does that share;
 - `warm_up(batch)`: whatever has to happen with data before the first step and must leave no trace (rule 4);
 - `forward(batch, last)`: loss and logs of one micro-batch of this rank; `last` is true for its last of the step;
 - `backward(loss, last)`: `loss` is the micro-batch's loss times its share of all samples of the step, over all ranks.
@@ -22,5 +23,6 @@ An engine holds the method, its optimiser and the rank's part of their state, an
 `make_engine` in `engine.py` chooses; an engine is one file, which offers `make` and `check`, and one line in
 `masksup/config/components.py` (and its name in `masksup/config/schema.py`). Before anything is made,
 `check(config, method, device, place)` refuses what the engine cannot do.
-`ddp.py` is also the engine of a single process, where nothing is wrapped.
+`ddp.py` is also the engine of a single process. Its sums are of two kinds: `ordered.py` adds in the tree of `tree.py`
+(`parallel.sum: tree`), `ring.py` leaves the order to the library.
 """

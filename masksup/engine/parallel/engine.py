@@ -9,6 +9,7 @@ from torch import Tensor
 from masksup.base.place import Place
 from masksup.config.components import ENGINES
 from masksup.config.schema import Config
+from masksup.data.sampler import Share
 from masksup.methods.method import Method
 from masksup.runtime.checkpoint import State
 
@@ -24,6 +25,8 @@ class Engine(Protocol):
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The optimiser's groups, whose rates are set before each step."""
+
+    def begin(self, share: Share) -> None: ...
 
     def warm_up(self, batch: dict[str, Tensor]) -> None: ...
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from masksup.base.place import Place
 from masksup.config.schema import Config
+from masksup.data.sampler import Share
 from masksup.engine.optim import build_optimizer, clip_gradients
 from masksup.engine.parallel.ddp import synchronise_batchnorm
 from masksup.engine.parallel.zero_settings import check, deepspeed_config, import_deepspeed
@@ -64,6 +65,9 @@ class Sharded:
         device = next(method.parameters()).device
         self.skipped = torch.zeros((), device=device)
         self.skipped_in_row = torch.zeros((), device=device)
+
+    def begin(self, share: Share) -> None:
+        """Nothing to prepare for a step."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
