@@ -131,6 +131,12 @@ def too_many_ranks(c: Config, world: int) -> str | None:
     )
 
 
+def refuse_ranks(c: Config, world: int) -> None:
+    """UserError where some of so many ranks would have nothing to compute."""
+    if surplus := too_many_ranks(c, world):
+        raise UserError(surplus)
+
+
 def _of_csra(heads: int, temperatures: list[float] | None, **_: object) -> list[tuple[bool, str]]:
     published = ", ".join(map(str, CSRA_HEADS))
     return [

@@ -62,9 +62,9 @@ class RunningStatistics:
             next_S = run_S * keep_L[self._layer_S] + moved_S * take_L[self._layer_S]
             run_S = torch.where(torch.isfinite(moved_S), next_S, run_S)
             count_L = count_L + called_L
-        torch._foreach_copy_(self._moving, list(run_S.split(self._sizes)))
-        for count, value in zip(self._counts, count_L.split(1), strict=True):
-            count.copy_(value.reshape(count.shape))
+        torch._foreach_copy_(self._moving, list(torch.split(run_S, self._sizes)))
+        for count, value in zip(self._counts, count_L, strict=True):
+            count.copy_(value)
 
     def _values(self) -> Tensor:
         return torch.cat([value.detach().reshape(-1) for value in self._moving])

@@ -9,7 +9,7 @@ import torch
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
 from masksup.config.auto import resolved, with_head_start, with_sum, with_threads
-from masksup.config.conflicts import too_many_ranks
+from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
 from masksup.config.schema import Config, OnResume
@@ -144,9 +144,8 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
     """UserError where so many ranks, or ranks of this kind, cannot share the work."""
-    surplus = too_many_ranks(config, place.world)
-    if surplus and config.parallel.sum != "tree":
-        raise UserError(surplus)
+    if config.parallel.sum != "tree":
+        refuse_ranks(config, place.world)
     if config.parallel.sync_batchnorm and device.type == "cpu":
         raise UserError("parallel.sync_batchnorm: found true, but the ranks run on CPUs; torch has it for GPUs only")
 

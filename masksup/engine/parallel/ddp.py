@@ -30,7 +30,9 @@ def make(config: Config, method: Method, device: torch.device, dtype: torch.dtyp
     parts = method, build_optimizer(config.optim, method.network), gradient_scaler(device, dtype), config.optim.clip
     if parallel.sum == "tree":
         return Ordered(*parts, place, parallel)
-    return Replicas(*parts) if place.world == 1 else Ring(*parts, wrap(method, parallel, config.precision.compile, device))
+    return (
+        Replicas(*parts) if place.world == 1 else Ring(*parts, wrap(method, parallel, config.precision.compile, device))
+    )
 
 
 def synchronise_batchnorm(method: Method, device: torch.device) -> None:

@@ -63,7 +63,7 @@ def _by_chunks(parts: list[Tensor], like: Tensor, leaves: int) -> Tensor:
     got = like.new_empty(sum(lengths))
     dist.all_to_all_single(got, sent, lengths, [lengths[rank]] * world)
     in_order = [node for own in nodes for node in own]
-    mine = combined((0, leaves), dict(zip(in_order, got.split(chunk), strict=True)))
+    mine = combined((0, leaves), dict(zip(in_order, torch.split(got, chunk), strict=True)))
     whole = torch.empty_like(like)
     dist.all_gather_into_tensor(whole, mine.contiguous())
     return whole
@@ -78,4 +78,4 @@ def in_order(rows: Tensor, leaves: int) -> Tensor:
     padded[: len(rows)] = rows
     all_rows = rows.new_empty(world * longest, rows.shape[1])
     dist.all_gather_into_tensor(all_rows, padded)
-    return torch.cat([part[:count] for part, count in zip(all_rows.split(longest), counts, strict=True)])
+    return torch.cat([part[:count] for part, count in zip(torch.split(all_rows, longest), counts, strict=True)])

@@ -38,7 +38,8 @@ class Ordered(Replicas):
 
     def begin(self, share: Share) -> None:
         self._share, self._done = share, 0
-        self._fold, self._rows = Fold(share.count), []
+        self._fold = Fold(share.count)
+        self._rows: list[Tensor] = []
         if self.statistics.layers:
             self.statistics.begin()
 

@@ -36,11 +36,11 @@ class Replicas:
     def warm_up(self, batch: dict[str, Tensor]) -> None:
         """Nothing depends on a first batch."""
 
-    def forward(self, batch: dict[str, Tensor], last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: dict[str, Tensor], last: bool) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
         loss, logs = self.method(batch)
         return loss, logs
 
-    def backward(self, loss: Tensor, last: bool) -> None:
+    def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002
         torch.autograd.backward(self.scaler.scale(loss))
 
     def step(self) -> Tensor:

@@ -1,9 +1,8 @@
-"""`parallel.sum: ring`: torch's DDP, the library's all-reduce while the backward pass runs; the order of the sum is its own."""
+"""`parallel.sum: ring`: torch's DDP. The library sums while the backward pass runs, in an order of its own."""
 
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.distributed as dist
