@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import masksup
 from masksup.cli import main
 from masksup.data.index import open_index
+from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 
 VERSIONS = sorted((Path(__file__).parent / "kept").glob("*.zip"))
 
@@ -82,6 +83,8 @@ def test_a_stopped_run_goes_on_with_its_own_configuration(kept: Path) -> None:
     rows = [json.loads(line) for line in (kept / "runs/stopped/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 9))
     assert json.loads((kept / "runs/stopped/result.json").read_text())["steps"] == 8
+    (saved, *_) = list_checkpoints(kept / "runs/stopped/checkpoints")
+    assert read_checkpoint(saved).meta["config"]["parallel"]["sum"] == "ring", "as its version added up"
 
 
 def test_a_finished_run_is_finished(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

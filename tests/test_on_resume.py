@@ -205,3 +205,16 @@ def test_print_config_says_what_may_change(
     assert lines["data.workers"].endswith("On resume: may change.")
     assert lines["eval.batch"].endswith("On resume: may change, and is told.")
     assert lines["optim.lr"].endswith("On resume: refused.")
+
+
+def test_threads_are_those_of_the_first_start(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever OMP_NUM_THREADS says later: another number would be another order of sums."""
+    config = tiny_config(precision__threads=0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    stop_after(2, config, tmp_path / "run")
+    assert read_run_config(tmp_path / "run").precision.threads == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert train(config, tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["threads"] == 1

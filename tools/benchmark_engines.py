@@ -4,9 +4,9 @@
 
 Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses over the steps from
 those of one process (of the same micro-batches), whether a run of half the steps that fresh processes go on from ends
-bit-equal, median time of a step over that of a bare DDP loop in the same processes (single steps in turn), and by how
-much the memory of a rank has grown at most since before the network was made. Input is synthetic and resident; on CPUs
-the ranks talk over gloo, with one thread each. `--json` also appends each row to a file, as a line of JSON.
+bit-equal, median time of a step over that of a bare DDP loop in the same processes (single steps in turn), the same of
+a second bare loop (what a difference must be above), and by how much the memory of a rank has grown at most since
+before the network was made. Input is synthetic and resident; on CPUs the ranks talk over gloo, with one thread each. `--json` also appends each row to a file, as a line of JSON.
 """
 
 import argparse
@@ -58,12 +58,14 @@ def main() -> None:
         f"{args.backbone} @ {args.size}, {args.micro_batches} micro-batches of {args.micro} a step, {args.steps} "
         f"steps of AdamW, {args.dtype}, {_machine()}, torch {torch.__version__}\n"
     )
-    print("| engine | ranks | loss difference | resume | step over bare DDP | growth of memory, MB |")
-    print("|---|--:|--:|---|--:|--:|")
-    engines: list[Engine] = [] if args.without_ddp else [("ddp", 0)]
+    print(
+        "| engine | ranks | loss difference | resume | step over bare DDP | bare DDP over itself | growth of memory, MB |"
+    )
+    print("|---|--:|--:|---|--:|--:|--:|")
+    engines: list[Engine] = [] if args.without_ddp else [("tree", 0), ("ring", 0)]
     engines += [("deepspeed", stage) for stage in args.stages]
     with tempfile.TemporaryDirectory() as folder:
-        reference = _launch(args, ("ddp", 0), 1, Path(folder), "losses")["losses"]
+        reference = _launch(args, ("tree", 0), 1, Path(folder), "losses")["losses"]
         for world in args.ranks:
             for engine in engines:
                 row = _measure(args, engine, world, Path(folder))
@@ -83,13 +85,13 @@ def _measure(args: argparse.Namespace, engine: Engine, world: int, folder: Path)
 
 def _title(engine: Engine) -> str:
     name, stage = engine
-    return name if name == "ddp" else f"ZeRO {stage}"
+    return f"ZeRO {stage}" if name == "deepspeed" else f"ddp, {name}"
 
 
 def _print_row(engine: Engine, world: int, row: dict[str, Any]) -> None:
     print(
         f"| {_title(engine)} | {world} | {row['difference']:.1e} | "
-        f"{'bit-equal' if row['equal'] else '**differs**'} | {row['ratio']:.2f} x | {row['memory']:.0f} |",
+        f"{'bit-equal' if row['equal'] else '**differs**'} | {row['ratio']:.3f} x | {row['floor']:.3f} x | {row['memory']:.0f} |",
         flush=True,
     )
 
@@ -143,7 +145,7 @@ def _start(config: Config, args: argparse.Namespace, device: torch.device) -> di
     whole = _Trainer(config, args, device)
     result: dict[str, Any] = {"losses": [whole.loss(step) for step in range(args.steps)], "digest": whole.digest()}
     result["memory"] = _memory(device) - before
-    result["ratio"] = _time(whole, _bare(config, args, device), args)
+    result |= _time(whole, [_bare(config, args, device) for _ in range(2)], args)
     begun = _Trainer(config, args, device)
     for step in range(args.steps // 2):
         begun.step(step)
@@ -167,7 +169,8 @@ class _Trainer:
         method, dtype = _method(config, device), choose_dtype(config.precision, device)
         place = Place(args.rank, args.world, args.rank, args.world, "torchrun")
         self.stepper = Stepper(make_engine(config, method, device, dtype, place), device, dtype, config.seed)
-        self.share = share_of(args.micro_batches, config.batch.global_, args.rank, args.world)
+        blocks = config.parallel.sum == "tree"
+        self.share = share_of(args.micro_batches, config.batch.global_, args.rank, args.world, blocks)
         self.args, self.warm = args, False
 
     def step(self, step: int) -> Tensor:
@@ -177,7 +180,7 @@ class _Trainer:
             self.stepper.warm_up(batches[0], step, 0.0)
             self.warm = True
         set_rates(self.stepper.engine.param_groups, 3e-4, None)
-        return self.stepper.step(batches, step, 0.0, self.share)["loss"]
+        return self.stepper.step(batches, step, 0.0, self.share)["loss"].sum()
 
     def loss(self, step: int) -> float:
         """One step; its loss over all ranks."""
@@ -224,20 +227,23 @@ def _bare(config: Config, args: argparse.Namespace, device: torch.device) -> Cal
     return step
 
 
-def _time(ours: _Trainer, bare: Callable[[int], Tensor], args: argparse.Namespace) -> float:
-    """Median over pairs of interleaved steps of the time of ours over that of the bare loop."""
+def _time(ours: _Trainer, bare: list[Callable[[int], Tensor]], args: argparse.Namespace) -> dict[str, float]:
+    """Medians over rounds of interleaved steps: of ours over the first bare loop, and of the second over the first."""
     ratios: list[float] = []
-    bare(0)
+    floors: list[float] = []
+    for run in bare:
+        run(0)
     for repeat in range(args.repeats):
         seconds = []
-        for run in (ours.step, bare):
+        for run in (ours.step, *bare):
             dist.barrier()
             began = time.perf_counter()
             float(run(args.steps + repeat))  # a GPU is waited for
             dist.barrier()
             seconds.append(time.perf_counter() - began)
         ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
+        floors.append(seconds[2] / seconds[1])
+    return {"ratio": statistics.median(ratios), "floor": statistics.median(floors)}
 
 
 def _method(config: Config, device: torch.device) -> Any:
@@ -257,8 +263,9 @@ def _batch(args: argparse.Namespace, step: int, index: int) -> dict[str, Tensor]
 
 
 def _config(args: argparse.Namespace) -> Config:
-    parallel: dict[str, Any] = {"engine": args.engine}
+    parallel: dict[str, Any] = {"engine": "ddp", "sum": args.engine}
     if args.engine == "deepspeed":
+        parallel = {"engine": "deepspeed"}
         parallel |= {"zero_stage": args.stage, "zero_options": {"stage3_param_persistence_threshold": 1000}}
     tree = {
         "data": {"train": "-"}, "model": {"backbone": args.backbone, "size": args.size},

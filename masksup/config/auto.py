@@ -56,7 +56,7 @@ def with_head_start(config: Config) -> Config:
 
 def resolved(config: Config, has_batch_norm: bool) -> Config:
     """`config` with values in place of `auto`. has_batch_norm: whether the backbone has any."""
-    config = with_head_start(config)
+    config = with_sum(with_head_start(config))
     model = config.model
     if model.batchnorm != "auto":
         return config

@@ -13,7 +13,8 @@ class RunningStatistics:
     """Of the layers of a module that are in training mode; those that are frozen keep theirs."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.layers = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+        norms = [m for m in module.modules() if isinstance(m, _NormBase)]
+        self.layers = [m for m in norms if m.training and m.running_mean is not None]
         self._moving = [value for m in self.layers for value in (m.running_mean, m.running_var) if value is not None]
         self._counts = [m.num_batches_tracked for m in self.layers if m.num_batches_tracked is not None]
         self._sizes = [value.numel() for value in self._moving]

@@ -164,13 +164,14 @@ def test_4096_ranks_cover_an_epoch_exactly_once(last: LastBatch) -> None:
     assert len(set(samples[:n].tolist())) == min(n, consumed)
 
 
-@given(sizes, st.integers(1, 70), st.sampled_from(["continue", "partial"]), st.booleans())
+@given(sizes, st.integers(1, 70), st.sampled_from(["continue", "partial"]), st.booleans(), st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_any_number_of_ranks_consumes_the_same_samples_in_the_same_micro_batches(
-    size: tuple[int, int, int, int], world: int, last: LastBatch, weighted: bool
+    size: tuple[int, int, int, int], world: int, last: LastBatch, weighted: bool, blocks: bool
 ) -> None:
     n, micro, share, epochs = size
-    p = replace(plan(n, micro * share, micro, epochs, last), cumulative=np.arange(1.0, n + 1) if weighted else None)
+    cumulative = np.arange(1.0, n + 1) if weighted else None
+    p = replace(plan(n, micro * share, micro, epochs, last), cumulative=cumulative, blocks=blocks)
     for step in range(p.total_steps):
         whole = [p.samples_at(m).tolist() for m in p.micro_batches(step)]
         taken: dict[int, list[int]] = {}

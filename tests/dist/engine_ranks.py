@@ -34,7 +34,8 @@ class Job:
     """`tree`: settings; `steps`: how many from `first` on; `origin`: the job whose state is gone on from, if any.
 
     `origin` is a path such as `folder/job`. `poison`: the step in which the last rank sees infinity; in such a job
-    memory that was never written holds NaN. `without`: steps that are left out.
+    memory that was never written holds NaN. `without`: steps that are left out. `unused`: the network has a parameter
+    that one micro-batch in three has no gradient for, and one that none has.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Job:
     origin: str | None = None
     poison: int | None = None
     without: tuple[int, ...] = ()
+    unused: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,9 @@ def read(folder: Path, name: str, rank: int) -> Result:
     return Result(**torch.load(folder / f"{name}.{rank}.pt", weights_only=True))
 
 
-def batch(step: int, index: int) -> dict[str, Tensor]:
+def batch(step: int, index: int, size: int = 32) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(1000 * step + index)
-    images = torch.randint(0, 256, (MICRO, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    images = torch.randint(0, 256, (MICRO, 3, size, size), dtype=torch.uint8, generator=draw)
     targets = torch.randint(-1, 2, (MICRO, CLASSES), dtype=torch.int8, generator=draw)
     position = torch.arange(MICRO) + MICRO * (step * 100 + index)
     return {"image": images, "target": targets, "sample": position, "position": position}
@@ -154,6 +156,8 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     if config.model.lora.rank:
         add_lora(network.backbone, config.model.lora, config.seed)
     method = new_method(config, network, CLASSES, None)
+    if job.unused:
+        _add_unused(method)
     method.prepare(config.seed)
     method.train()
     place = Place(rank, world, rank, world, "torchrun")
@@ -161,16 +165,16 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     if job.origin is not None:
         stepper.engine.import_state(State(*_state(Path(job.origin), rank, world)))
     share = share_of(config.batch.global_ // MICRO, config.batch.global_, rank, world, config.parallel.sum == "tree")
-    stepper.warm_up(batch(job.first, rank), job.first, 0.0)
+    stepper.warm_up(batch(job.first, rank, config.model.size), job.first, 0.0)
     result: dict[str, Any] = {"losses": [], "norms": [], "skipped": []}
     _fill_new_memory(job.poison is not None)
     for step in (step for step in range(job.first, job.first + job.steps) if step not in job.without):
         set_rates(stepper.engine.param_groups, config.optim.lr / (1 + 0.1 * step), None)
-        mine = [batch(step, index) for index in share.indices]
+        mine = [batch(step, index, config.model.size) for index in share.indices]
         poisoned = step == job.poison and rank == world - 1
         with _infinite(method) if poisoned else nullcontext():
             logs = stepper.step(mine, step, step / 100, share)
-        loss = logs["loss"].double().sum()
+        loss = logs.get("loss", torch.zeros(0)).double().sum()  # a rank may have no micro-batch
         dist.all_reduce(loss)
         result["losses"].append(float(loss))
         result["norms"].append(float(logs["gradient_norm"]))
@@ -190,6 +194,18 @@ def _fill_new_memory(junk: bool) -> None:
     """Whether memory that was never written holds NaN, as memory that was freed may hold anything."""
     torch.use_deterministic_algorithms(junk, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = junk  # type: ignore[attr-defined]
+
+
+def _add_unused(method: Any) -> None:
+    head, forward = method.network.head, method.forward
+    head.at_times, head.never = nn.Parameter(torch.full((3,), -0.0)), nn.Parameter(torch.ones(3))
+
+    def with_at_times(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, logs = forward(batch)
+        number = int(batch["position"][0]) // MICRO
+        return (loss if number % 3 == 1 else loss + (head.at_times * number).sin().sum()), logs
+
+    method.forward = with_at_times
 
 
 @contextmanager

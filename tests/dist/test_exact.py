@@ -19,6 +19,7 @@ from masksup.decisions.decisions import Decisions, Fitted, Origin, write_decisio
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 from masksup.runtime.metrics_log import read_rows
 from masksup.saved.open import open_trained
+from tools.same_run import differences
 
 # Of losses in float64: ten million times its rounding, so that no processor's order of sums comes near it in a hundred
 # steps, and a thousandth of what one wrong weight of a sample would make.
@@ -46,7 +47,8 @@ def stop_at(job: Launcher, world: int, config: Path, run: Path, step: int, probe
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_r11_repeated_and_resumed_runs_are_bit_equal(world: int, job: Launcher, write_config, tmp_path: Path) -> None:
-    config = write_config(data__workers=world % 2, epochs=4)
+    """Under `parallel.sum: ring`, whose promise is of the same number of ranks; for the tree see test_same_bits.py."""
+    config = write_config(data__workers=world % 2, epochs=4, parallel__sum="ring")
     job.to_the_end(world, config, tmp_path / "clean")
     job.to_the_end(world, config, tmp_path / "again")
     assert_same_run(tmp_path / "again", tmp_path / "clean")
@@ -56,9 +58,13 @@ def test_r11_repeated_and_resumed_runs_are_bit_equal(world: int, job: Launcher, 
     assert_same_run(tmp_path / "cut", tmp_path / "clean")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_r6_elastic_run_has_the_losses_of_one_process(job: Launcher, write_config, tmp_path: Path) -> None:
     """4 -> 2 -> 3 -> 4 -> 1 ranks, with batch norm and dropout; compared in the 20 steps after each change."""
-    config = write_config(epochs=34, checkpoint={"every_steps": 5}, data__eval=None, optim__lr=0.0001)
+    config = write_config(
+        epochs=34, checkpoint={"every_steps": 5}, data__eval=None, optim__lr=0.0001, parallel__sum="ring"
+    )
     job.to_the_end(1, config, tmp_path / "one", probe=IN_FLOAT64)
     run, stops = tmp_path / "elastic", [21, 42, 63, 84]
     for world, stop in zip((4, 2, 3, 4), stops):
@@ -94,9 +100,9 @@ def test_fewer_training_samples_than_ranks(job: Launcher, write_config, tmp_path
     small = {"data__train": str(tmp_path / "train"), "data__eval": str(tmp_path / "val"), "data__last_batch": "partial"}
     config = write_config(**small, batch={"global": 8, "micro": 2}, epochs=3, optim__lr=0.0001, model__size=64)
     for world in (1, 4):
-        job.to_the_end(world, config, tmp_path / str(world), probe=IN_FLOAT64)
+        ranks = job.to_the_end(world, config, tmp_path / str(world))
     assert len(losses(tmp_path / "1")) == 3
-    assert losses(tmp_path / "4") == pytest.approx(losses(tmp_path / "1"), abs=ROUNDING)
+    assert differences(tmp_path / "1", tmp_path / "4") == []
 
 
 def test_scores_of_a_checkpoint_are_equal_to_the_last_bit(job: Launcher, write_config, tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def _decide(run: Path) -> None:
 
 def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tmp_path: Path) -> None:
     """Batch norm's statistics differ between ranks: scoring and saving take their mean alike."""
-    config = write_config(ema={"decay": 0.0})
+    config = write_config(ema={"decay": 0.0}, parallel__sum="ring")
     job.to_the_end(3, config, tmp_path / "run")
     told = EventAccumulator(str(tmp_path / "run")).Reload()
     paces = {name for name in told.Tags()["histograms"] if name.startswith("ranks/")}
@@ -155,7 +161,7 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
         (3, {"data__last_batch": "partial", "batch": {"global": 12, "micro": 4}}),  # 50 = 4 x 12 + 2: one micro-batch
         (3, {"precision": {"threads": 1, "dtype": "fp16"}, "optim": {"name": "sgd", "lr": 0.05, "clip": 1.0}}),
         (2, {"model__frozen": True}),
-        (3, {"parallel__compress": "bf16", "parallel__static_graph": False}),
+        (3, {"parallel__compress": "bf16", "parallel__static_graph": False}),  # and therefore by the ring
         (3, DEPTH_AND_MASKS),
         (2, LORA),
         *(
@@ -193,10 +199,11 @@ def test_workers_do_not_matter_under_zero(stage: int, job: Launcher, write_confi
 
 
 def test_short_steps_weigh_every_sample_alike(job: Launcher, write_config, tmp_path: Path) -> None:
-    """The last step of an epoch has one micro-batch of 2 samples: two of three ranks have nothing to do in it."""
+    """The last step of an epoch has one micro-batch of 2 samples: two of three ranks go through it with weight 0."""
     config = write_config(
-        data__last_batch="partial", batch={"global": 12, "micro": 4}, data__eval=None, model__head={"name": "linear"}
-    )
+        data__last_batch="partial", batch={"global": 12, "micro": 4}, data__eval=None, model__head={"name": "linear"},
+        parallel__sum="ring",
+    )  # fmt: skip
     for world in (1, 3):
         job.to_the_end(world, config, tmp_path / str(world), probe=IN_FLOAT64)
     assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "1"), abs=ROUNDING)
@@ -211,12 +218,8 @@ def test_fewer_samples_than_ranks_to_score(job: Launcher, write_config, tiny_dat
 
 @pytest.mark.parametrize("name", METHODS.entries)
 def test_every_method_trains_on_two_ranks_as_on_one(name: str, job: Launcher, write_config, tmp_path: Path) -> None:
-    # SGD, because Adam's first steps turn the rounding of a gradient near zero into a step of full length. A profile of
-    # MCAR between two neighbours of a map is half as high exactly in the middle, which may be a pixel: not at 0.47.
-    sgd = {"name": "sgd", "lr": 0.01}
-    method = {"name": name} | ({"threshold": 0.47} if name == "mcar" else {})
-    config = write_config(method=method, model__size=64, data__eval=None, optim=sgd, epochs=1)
+    config = write_config(method={"name": name}, model__size=64, data__eval=None, epochs=1)
     for world in (1, 2):
-        job.to_the_end(world, config, tmp_path / str(world), probe=IN_FLOAT64)
+        job.to_the_end(world, config, tmp_path / str(world))
     assert len(losses(tmp_path / "2")) == 4
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), abs=ROUNDING)
+    assert differences(tmp_path / "1", tmp_path / "2") == []

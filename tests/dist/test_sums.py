@@ -1,4 +1,4 @@
-"""What DDP sends: each gradient once a step, whatever the number of micro-batches, out of the buckets themselves."""
+"""What DDP sends under `parallel.sum: ring`: each gradient once a step, whatever the number of micro-batches, out of the buckets themselves."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 COUNT = """
 import json, sys
 import torch, torch.distributed as dist
-from masksup.engine.parallel.ddp import Replicas
+from masksup.engine.parallel.replicas import Replicas
 
 out, rank = {folder!r}, __import__("os").environ["RANK"]
 sent, spans, all_reduce, step = [], [], dist.all_reduce, Replicas.step
@@ -38,7 +38,9 @@ dist.all_reduce, Replicas.step = counted, seen
 @pytest.mark.parametrize("compress", ["none", "bf16"])
 def test_each_gradient_is_summed_once_a_step(compress: str, job: Launcher, write_config, tmp_path: Path) -> None:
     """Four micro-batches a step on each of two ranks."""
-    config = write_config(batch={"global": 16, "micro": 2}, data__eval=None, parallel__compress=compress)
+    config = write_config(
+        batch={"global": 16, "micro": 2}, data__eval=None, parallel__compress=compress, parallel__sum="ring"
+    )
     job.to_the_end(2, config, tmp_path / "run", probe=COUNT.format(folder=str(tmp_path)))
     saved = read_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
     weights = sum(value.numel() for name, value in saved.part("optim").items() if name.startswith("exp_avg/"))
