@@ -213,7 +213,9 @@ def test_threads_are_those_of_the_first_start(
     """Whatever OMP_NUM_THREADS says later: another number would be another order of sums."""
     config = tiny_config(precision__threads=0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    stop_after(2, config, tmp_path / "run")
+    with monkeypatch.context() as stopping:
+        stop_after(stopping, 2)
+        assert train(config, tmp_path / "run") == STOPPED
     assert read_run_config(tmp_path / "run").precision.threads == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert train(config, tmp_path / "run") == 0

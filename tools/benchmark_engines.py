@@ -5,8 +5,9 @@
 Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses over the steps from
 those of one process (of the same micro-batches), whether a run of half the steps that fresh processes go on from ends
 bit-equal, median time of a step over that of a bare DDP loop in the same processes (single steps in turn), the same of
-a second bare loop (what a difference must be above), and by how much the memory of a rank has grown at most since
-before the network was made. Input is synthetic and resident; on CPUs the ranks talk over gloo, with one thread each. `--json` also appends each row to a file, as a line of JSON.
+a second bare loop (a difference below that is noise), and by how much the memory of a rank has grown at most since
+before the network was made. Input is synthetic and resident; on CPUs the ranks talk over gloo, with one thread each.
+`--json` also appends each row to a file, as a line of JSON.
 """
 
 import argparse
@@ -58,9 +59,7 @@ def main() -> None:
         f"{args.backbone} @ {args.size}, {args.micro_batches} micro-batches of {args.micro} a step, {args.steps} "
         f"steps of AdamW, {args.dtype}, {_machine()}, torch {torch.__version__}\n"
     )
-    print(
-        "| engine | ranks | loss difference | resume | step over bare DDP | bare DDP over itself | growth of memory, MB |"
-    )
+    print("| engine | ranks | loss difference | resume | step over bare DDP | bare DDP over itself | memory, MB |")
     print("|---|--:|--:|---|--:|--:|--:|")
     engines: list[Engine] = [] if args.without_ddp else [("tree", 0), ("ring", 0)]
     engines += [("deepspeed", stage) for stage in args.stages]

@@ -100,7 +100,7 @@ def test_fewer_training_samples_than_ranks(job: Launcher, write_config, tmp_path
     small = {"data__train": str(tmp_path / "train"), "data__eval": str(tmp_path / "val"), "data__last_batch": "partial"}
     config = write_config(**small, batch={"global": 8, "micro": 2}, epochs=3, optim__lr=0.0001, model__size=64)
     for world in (1, 4):
-        ranks = job.to_the_end(world, config, tmp_path / str(world))
+        job.to_the_end(world, config, tmp_path / str(world))
     assert len(losses(tmp_path / "1")) == 3
     assert differences(tmp_path / "1", tmp_path / "4") == []
 

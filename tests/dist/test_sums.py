@@ -1,4 +1,4 @@
-"""What DDP sends under `parallel.sum: ring`: each gradient once a step, whatever the number of micro-batches, out of the buckets themselves."""
+"""What DDP sends under `parallel.sum: ring`: each gradient once a step, however many micro-batches, from the buckets."""
 
 import json
 from pathlib import Path

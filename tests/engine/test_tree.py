@@ -87,7 +87,7 @@ def test_no_gradient_adds_nothing() -> None:
 def test_neighbours_meet_where_that_is_the_tree(leaves: int, world: int) -> None:
     own = [tiles(block(rank, world, leaves), leaves) for rank in range(world)]
     if not meets_by_halving(own, leaves):
-        assert leaves % world or (leaves // world) & (leaves // world - 1) or world == 1 and leaves == 0
+        assert leaves % world or (leaves // world) & (leaves // world - 1) or (world == 1 and leaves == 0)
         return
     nodes = [node for (node,) in own]
     while len(nodes) > 1:
