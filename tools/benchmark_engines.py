@@ -88,9 +88,10 @@ def _title(engine: Engine) -> str:
 
 
 def _print_row(engine: Engine, world: int, row: dict[str, Any]) -> None:
+    resumed = "bit-equal" if row["equal"] else "**differs**"
     print(
-        f"| {_title(engine)} | {world} | {row['difference']:.1e} | "
-        f"{'bit-equal' if row['equal'] else '**differs**'} | {row['ratio']:.3f} x | {row['floor']:.3f} x | {row['memory']:.0f} |",
+        f"| {_title(engine)} | {world} | {row['difference']:.1e} | {resumed} | {row['ratio']:.3f} x | "
+        f"{row['floor']:.3f} x | {row['memory']:.0f} |",
         flush=True,
     )
 

@@ -1,4 +1,4 @@
-"""What DDP sends under `parallel.sum: ring`: each gradient once a step, however many micro-batches, from the buckets."""
+"""What DDP sends under `parallel.sum: ring`: each gradient once a step, for any micro-batches, out of the buckets."""
 
 import json
 from pathlib import Path
