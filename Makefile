@@ -31,7 +31,7 @@ quickstart: install
 test: test-unit test-ranks
 
 test-unit: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow and not slurm and not browser' --ignore tests/dist
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not slurm and not browser' --ignore tests/dist
 
 # Ranks that are killed, stopped, missing or wrong, and DeepSpeed: with deadlines, so on a machine without other work.
 test-ranks: install

@@ -51,7 +51,12 @@ def test_pooled_held_out_scores(
     tool: ModuleType, tiny_config: Callable[..., Config], tiny_data: Path, tmp_path: Path, frozen: bool
 ) -> None:
     """Every training image is held out exactly once, and the mAP is scikit-learn's on the pooled logits."""
-    overrides = {"data__test": str(tmp_path / "never opened"), "model__frozen": frozen}
+    overrides = {
+        "data__test": str(tmp_path / "never opened"),
+        "model__frozen": frozen,
+        "epochs": 1,
+        "eval__bootstrap": 0,
+    }
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(dump(tiny_config(**overrides))), encoding="utf-8")
     command = [str(file), "--folds", "3", "--vary", "optim.lr=0.003,0.00001", "--min-positives", "8"]

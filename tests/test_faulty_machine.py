@@ -40,7 +40,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clean(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("faulty")
     # Saved at every fourth step, and by time: never within the minutes of this test, unless the clock is believed.
-    config = tiny_config(epochs=8, checkpoint={"every_steps": 4, "every_minutes": 60, "keep": 100})
+    config = tiny_config(epochs=5, checkpoint={"every_steps": 4, "every_minutes": 60, "keep": 100})
     (folder / "config.yaml").write_text(to_yaml(config))
     assert train(config, folder / "clean") == 0
     return folder / "config.yaml", folder / "clean"

@@ -492,9 +492,9 @@ EDITS: dict[str, tuple[Edit, str]] = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_file_with_a_tensor_too_few_too_many_or_wrong(
-    tmp_path: Path, resnet_file: Path, edit: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, resnet: originals.CSRAResNet, edit: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = dict(torch.load(resnet_file, weights_only=True))
+    state = dict(resnet.state_dict())
     EDITS[edit][0](state)
     file = saved(tmp_path / "edited.pth", state)
     message = refusal(capsys, [str(file), "--classes", "wider", *CSRA_OPTIONS], tmp_path / "run")

@@ -38,7 +38,9 @@ def clean_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig)
     return run
 
 
-@pytest.mark.parametrize("step", range(1, 7))
+@pytest.mark.parametrize(
+    "step", [pytest.param(k, marks=[] if k in (1, 4, 6) else pytest.mark.slow) for k in range(1, 7)]
+)
 def test_stopped_after_any_step_and_resumed_is_bit_equal(
     step: int, clean_run: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

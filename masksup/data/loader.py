@@ -123,10 +123,14 @@ def _load(
     others = set(multiprocessing.active_children())
     items = iter(loader)
     mine = [process for process in multiprocessing.active_children() if process not in others]
-    for item in _refuse_dead(items, mine):
-        if isinstance(item, UserError):
-            raise item
-        yield item
+    try:
+        for item in _refuse_dead(items, mine):
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    finally:
+        # What is raised keeps this frame, and the processes of an iterator that the garbage collector finds never end.
+        del items
 
 
 def _refuse_dead(items: Iterator[Any], workers: list[BaseProcess]) -> Iterator[Any]:

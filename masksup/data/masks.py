@@ -7,6 +7,7 @@ a hash computed there, so that masking costs the host nothing.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,8 +194,12 @@ def evaluation_masks(level: Level, size: int, ids: Sequence[str]) -> FixedMasks:
 
     They depend on the level, the size and the id alone, and are none of those that any run trains with.
     """
-    holes = irregular_holes(EVALUATION_MASKS, size, HOLE_RATIOS[level], _EVALUATION_SEED, "evaluation masks")
-    return _fixed(pack(holes), ids, {"level": level, "hole_ratio": list(HOLE_RATIOS[level])})
+    return _fixed(_evaluation_bank(level, size), ids, {"level": level, "hole_ratio": list(HOLE_RATIOS[level])})
+
+
+@lru_cache(maxsize=2)  # a run is scored under the same masks several times; drawing them takes seconds
+def _evaluation_bank(level: Level, size: int) -> Tensor:
+    return pack(irregular_holes(EVALUATION_MASKS, size, HOLE_RATIOS[level], _EVALUATION_SEED, "evaluation masks"))
 
 
 def evaluation_blocks(patch: int, ratio: float, size: int, ids: Sequence[str]) -> FixedMasks:

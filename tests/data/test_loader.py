@@ -218,6 +218,17 @@ def test_an_abandoned_loader_leaves_no_process(index: Index) -> None:
     assert not workers & children()
 
 
+def test_a_loader_that_fails_leaves_no_process_while_its_error_is_held(index: Index) -> None:
+    truncate(index.path(9))
+    p, before = plan(), children()
+    for batches in (
+        train_loader(train_set(index, p), p, 0, 2), eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, 2)
+    ):  # fmt: skip
+        with pytest.raises(UserError) as raised:
+            list(batches)
+        assert not children() - before, raised.value
+
+
 def _let_go_but_live() -> None:
     """What a dying process is for a moment: all that it held is closed, and it cannot be waited for yet."""
     os.closerange(3, 4096)

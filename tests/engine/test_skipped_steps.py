@@ -66,8 +66,15 @@ def state_after(
 
 
 @pytest.mark.usefixtures("_junk")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("name", "momentum"), [*((name, None) for name in OPTIMISERS), ("without momentum", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "momentum", "dtype"),
+    [
+        # Short: each optimiser in one precision, each precision with one optimiser or more.
+        pytest.param(name, momentum, dtype, marks=[] if (number - k) % 3 == 0 else pytest.mark.slow)
+        for k, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16))
+        for number, (name, momentum) in enumerate([*((name, None) for name in OPTIMISERS), ("without momentum", 0.9)])
+    ],
+)
 def test_steps_that_are_skipped_first_and_later_leave_no_trace(
     name: str, momentum: float | None, dtype: torch.dtype, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

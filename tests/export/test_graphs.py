@@ -24,10 +24,23 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 C, SIZE = 5, 64
+
+
+def looks_as_all_do(method: str) -> bool:
+    return bool(METHODS.resolve(method).streams is Method.streams)
+
+
 CASES: list[Any] = [
-    *((head, "baseline", {}) for head in HEADS.entries if head not in ("csi", "query2label")),
-    *(pytest.param(head, "baseline", {}, marks=pytest.mark.slow) for head in ("csi", "query2label")),
-    *(("linear", method, {}) for method in METHODS.entries if method != "baseline"),
+    # Short: every head is exported by tests/test_start_matrix.py too, and some methods look at an image as all do.
+    *(
+        pytest.param(head, "baseline", {}, marks=[] if head in ("linear", "csra") else pytest.mark.slow)
+        for head in HEADS.entries
+    ),
+    *(
+        pytest.param("linear", method, {}, marks=pytest.mark.slow if looks_as_all_do(method) else [])
+        for method in METHODS.entries
+        if method != "baseline"
+    ),
     pytest.param(
         "linear", "masksup", {"base": {"name": "mcar", "top": 2, "compat": "original"}}, marks=pytest.mark.slow
     ),

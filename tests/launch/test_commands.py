@@ -514,7 +514,7 @@ def test_resources_of_a_job_survive_the_way_through_its_folder() -> None:
 
 @pytest.mark.timeout(280)
 def test_a_local_job_comes_back_after_a_kill_and_ends_bit_equal(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    config = tiny_config(epochs=40, precision__device="cpu", checkpoint={"every_steps": 5})
+    config = tiny_config(epochs=24, eval__every_epochs=12.0, precision__device="cpu", checkpoint={"every_steps": 5})
     (tmp_path / "mine.yaml").write_text(to_yaml(config))
     words = ["submit", str(tmp_path / "mine.yaml"), "--run-dir", str(tmp_path / "killed")]
     assert main([*words, "--cluster", "local", "--gpus-per-node", "0", "--cpus-per-rank", "1"]) == 0

@@ -101,6 +101,7 @@ def test_a_launcher_that_was_killed_leaves_ranks_that_can_be_told_to_leave(
     assert list((run / "checkpoints").glob("step-*")), "it saved"
 
 
+@pytest.mark.slow
 def test_a_start_whose_preflight_fails_is_told_and_comes_again(
     tiny_config: MakeConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,7 +93,13 @@ FILES: dict[str, tuple[Callable[[], nn.Module], str, Callable[[Any, Tensor], Ten
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("file", FILES)
+# Short: the trunk of each file once; these are ResNet-50 under other names, which tests/test_import_weights.py reads.
+RESNET_AGAIN = ("mcar resnet", "puzzle", "oass")
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(name, marks=pytest.mark.slow if name in RESNET_AGAIN else []) for name in FILES]
+)
 def test_trunks_give_the_features_of_the_original(tmp_path: Path, file: str) -> None:
     make, name, features, dropped = FILES[file]
     net = make()

@@ -48,11 +48,12 @@ def test_none_changes_nothing() -> None:
 def test_torchvision_resnet_under_every_wrapping(
     tmp_path: Path, prefix: str, wrapper: str | None, legacy: bool
 ) -> None:
-    state = torchvision.models.resnet50(weights=None).state_dict()
+    layers = (1, 1, 1, 1)
+    state = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, list(layers)).state_dict()
     renamed = {prefix + key: value for key, value in state.items()}
     content = renamed if wrapper is None else {"epoch": 3, "best_score": torch.tensor(0.5), wrapper: renamed}
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
-    report = load_weights(target := backbone("resnet50"), str(tmp_path / "w.pth"))
+    report = load_weights(target := backbone("resnet50", layers=layers), str(tmp_path / "w.pth"))
     assert report.dropped == ("fc.bias", "fc.weight")
     assert report.matched == len(state) - 2 == len(target.model.state_dict())
     assert len(report.sha256) == 64

@@ -37,6 +37,7 @@ def test_preempted_in_the_middle_of_an_epoch(cluster: Cluster, submit: Submit, u
     assert_same_run(run, undisturbed()[1])
 
 
+@pytest.mark.slow
 def test_preempted_in_an_evaluation_and_at_the_end(
     cluster: Cluster, config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_killed_rank_costs_its_node_one_start(cluster: Cluster, submit: Submit) 
     assert node not in second.nodes
 
 
+@pytest.mark.slow
 def test_power_cut_of_the_first_node(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
     run = submit()
     wait(lambda: step(run, 1) > 70, "some steps")

@@ -29,10 +29,11 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
     ],
 )
 def test_nothing_is_submitted(
-    cluster: Cluster, undisturbed: object, tmp_path: Path, words: list[str], expected: str
+    running: Cluster, undisturbed: object, tmp_path: Path, words: list[str], expected: str
 ) -> None:
+    """So nothing has to be cleared up after it, which `cluster` would do."""
     config = str(undisturbed()[0])  # type: ignore[operator]
-    done = cluster.launch("submit", config, "--run-dir", str(tmp_path / "run"), *words, status=2)
+    done = running.launch("submit", config, "--run-dir", str(tmp_path / "run"), *words, status=2)
     told = [line for line in done.stderr.splitlines() if "warning" not in line]
     assert len(told) == 1
     assert expected in told[0]
