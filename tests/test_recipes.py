@@ -134,20 +134,6 @@ def trunk_of(arguments: str) -> Backbone:
     return build_backbone(*positional, **named)
 
 
-@every_recipe
-def test_the_full_size_network_fits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device, so without memory: timm has network and weights tag, and takes the size; the head takes the
-    map, and the method the head."""
-    config, classes = settings(file), CLASSES[file.stem.partition("_")[0]]
-    # The recipes share a dozen trunks.
-    monkeypatch.setattr("masksup.models.network.build_backbone", lambda *a, **named: trunk_of(json.dumps([a, named])))
-    with torch.device("meta"):
-        network = new_network(config, classes)
-        trunk = network.backbone
-        new_method(config, network, classes, None)
-        assert network.head(torch.empty(2, trunk.width, trunk.grid, trunk.grid)).shape == (2, classes)
-
-
 def parts_of(file: Path) -> set[Any]:
     """Its family, stand-in, method, head, and what of it is trained."""
     try:
@@ -167,6 +153,20 @@ def by_kind() -> list[Any]:
         missing -= parts[best]
         short.add(best)
     return [pytest.param(file, id=label(file), marks=[] if file in short else pytest.mark.slow) for file in RECIPES]
+
+
+@pytest.mark.parametrize("file", by_kind())
+def test_the_full_size_network_fits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, so without memory: timm has network and weights tag, and takes the size; the head takes the
+    map, and the method the head."""
+    config, classes = settings(file), CLASSES[file.stem.partition("_")[0]]
+    # The recipes share a dozen trunks.
+    monkeypatch.setattr("masksup.models.network.build_backbone", lambda *a, **named: trunk_of(json.dumps([a, named])))
+    with torch.device("meta"):
+        network = new_network(config, classes)
+        trunk = network.backbone
+        new_method(config, network, classes, None)
+        assert network.head(torch.empty(2, trunk.width, trunk.grid, trunk.grid)).shape == (2, classes)
 
 
 @pytest.fixture(scope="session")

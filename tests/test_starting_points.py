@@ -42,7 +42,14 @@ def backbones(file: Path) -> list[str]:
     return [load_config(file)[0].model.backbone, *(line.split()[1] for line in offered(file, "backbone"))]
 
 
-@pytest.mark.parametrize("name", [name for file in FULL for name in backbones(file)])
+# The first of each file; the others, which a user gets by changing a line, in the long tests.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if later else []) for file in FULL
+    for later, name in enumerate(backbones(file))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_weights_of_each_network_would_fit_at_full_size(name: str) -> None:
     """timm has network and weights tag, its names are those of the trunk here, and it knows its layers."""
     [file] = [file for file in FULL if name in backbones(file)]

@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Of optimiser, precision, method, normalisation and micro-batches, each value with some of the others."""
 UNUSED = "parameters without a gradient"
-WORLDS = [2, 5, *(pytest.param(world, marks=pytest.mark.slow) for world in (3, 4, 8))]
+WORLDS = [5, *(pytest.param(world, marks=pytest.mark.slow) for world in (2, 3, 4, 8))]
 
 
 def jobs() -> list[Job]:

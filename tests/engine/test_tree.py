@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from masksup.data.sampler import block
+from masksup.engine.parallel.ordered import buckets
 from masksup.engine.parallel.tree import Fold, Node, combined, halves, meets_by_halving, siblings, tiles
 
 counts = st.integers(1, 70)
@@ -118,3 +119,24 @@ def test_siblings_are_the_children_of_one_node(leaves: int, draw: random.Random)
         one, other = (first, middle), (middle, stop)
         assert siblings(one, other, leaves) == ((one, other) in pairs)
     assert all(siblings(one, other, leaves) for one, other in pairs)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_gradients_lie_in_buckets_as_parameters_lie_in_memory(world: int) -> None:
+    conv = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    parameters = [*conv.parameters(), nn.Parameter(torch.randn(5, 300)), nn.Parameter(torch.randn(2, 3))]
+    gradients = [torch.randn_like(p) if at != 3 else None for at, p in enumerate(parameters)]
+    found = buckets(parameters, elements=1000, world=world)
+    assert [list(bucket.parameters) for bucket in found] == [[3, 2], [1, 0]]
+    for bucket in found:
+        flat = bucket.flat(gradients)
+        assert len(flat) % world == 0
+        for at, view in bucket.gradients(flat):
+            assert view.stride() == parameters[at].stride()
+            assert (view.data_ptr() - flat.data_ptr()) % 512 == 0, "aligned as a tensor of its own"
+            expected = gradients[at]
+            if expected is None:
+                assert torch.signbit(view).all(), "-0.0, which changes nothing that it is added to"
+                assert (view == 0).all()
+            else:
+                assert torch.equal(view, expected)

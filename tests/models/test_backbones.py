@@ -186,7 +186,11 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize("name", FULL)
+OFTEN = ("resnet101", "tresnet_m", "swin_tiny_patch4_window7_224", "vit_base_patch16_dinov3")
+SOME = [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in FULL]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_full_models_at_448(name: str) -> None:
     width, stride = FULL[name]
     with torch.device("meta"):
