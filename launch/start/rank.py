@@ -51,7 +51,7 @@ def _train(folder: Folder, rank: int) -> int:
         return train(load_config(folder.config)[0], folder.run, find_place())
     finally:
         if stop is not None:
-            stop.set()
+            stop()
 
 
 def refuse_other_code(folder: Folder) -> None:

@@ -18,6 +18,8 @@ from masksup.runtime import fence
 
 _last_words: list[Callable[[int, str | None], None]] = []
 _place: dict[str, Any] = {"phase": "starting"}
+_LAST_S = 5.0
+"""How long the end waits for the last beat, which a disk may hold up."""
 
 
 def note(**values: Any) -> None:
@@ -41,16 +43,22 @@ def leave(status: int, error: str | None) -> None:
         _last_words.pop()(status, error)
 
 
-def start(path: Path, token: str, every_seconds: float = 2.0) -> threading.Event:
-    """Keep `path` fresh until the event that is returned is set, or the process ends."""
-    stop = threading.Event()
+def start(path: Path, token: str, every_seconds: float = 2.0) -> Callable[[], None]:
+    """Keep `path` fresh until what is returned is called, or the process ends. The call leaves the last step there."""
+    ended = threading.Event()
     _write(path, token)
-    threading.Thread(target=_beat, args=(path, token, every_seconds, stop), name="heartbeat", daemon=True).start()
+    beat = threading.Thread(target=_beat, args=(path, token, every_seconds, ended), name="heartbeat", daemon=True)
+    beat.start()
+
+    def stop() -> None:
+        ended.set()
+        beat.join(_LAST_S)
+
     return stop
 
 
-def _beat(path: Path, token: str, every_seconds: float, stop: threading.Event) -> None:
-    while not stop.wait(every_seconds):
+def _beat(path: Path, token: str, every_seconds: float, ended: threading.Event) -> None:
+    while not ended.wait(every_seconds):
         fence.check()
         _write(path, token)
     _write(path, token)

@@ -70,7 +70,7 @@ def _to_the_end(run: Run) -> int:
         return 0
     finally:
         if beat is not None:
-            beat.set()
+            beat()
         run.saver.wait()
         run.record.close()
 
