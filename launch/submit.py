@@ -17,7 +17,7 @@ from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import place_of, snapshot
 from launch.start.ledger import Folder, write_json
 from masksup.base.files import to_disk, write_atomically
-from masksup.config.conflicts import refuse_ranks
+from masksup.config.conflicts import refuse_ranks, refuse_zero
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from masksup.errors import UserError, nearest
@@ -100,8 +100,11 @@ def check_submission(runs: Iterable[Path], configs: Iterable[Config], resources:
     """UserError for what is known to fail before any job is there: resources, names of folders, number of ranks."""
     check_resources(resources, cluster)
     refuse_folders(runs)
+    sizes = range(resources.fewest_nodes, resources.most_nodes + 1)
     for config in configs:
-        refuse_ranks(config, resources.world)
+        refuse_ranks(config, sizes[0] * resources.ranks_on_a_node)
+        for nodes in sizes:
+            refuse_zero(config, nodes * resources.ranks_on_a_node)
 
 
 def check_resources(resources: Resources, cluster: str) -> None:

@@ -10,6 +10,7 @@ from launch.cluster.snapshot import place_of
 from launch.start import first_node
 from launch.start.ledger import Folder
 from launch.submit import check_runs, check_submission, missing_data, node_local, submit
+from masksup.config.conflicts import too_many_ranks
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
 
@@ -20,7 +21,7 @@ def submit_one(
     """Submit, or with `dry_run` show, one run; returns at once."""
     config, _ = load_config(file, overrides)
     run = (run_dir or Path("runs") / file.stem).absolute()
-    warn([run], config, cluster)
+    warn([run], config, resources, cluster)
     if dry_run:
         show(run, config, resources, cluster)
         return 0
@@ -32,10 +33,13 @@ def submit_one(
     return 0
 
 
-def warn(runs: list[Path], config: Config, cluster: str) -> None:
+def warn(runs: list[Path], config: Config, resources: Resources, cluster: str) -> None:
     """What is most likely a mistake, but may be meant."""
     for path in missing_data(config):
         print(f"masksup-launch: warning: {path}: no such index on this machine", file=sys.stderr)
+    surplus = too_many_ranks(config, resources.world)
+    if surplus and resources.fewest_nodes < resources.most_nodes:  # a fixed number is refused
+        print(f"masksup-launch: warning: nodes: {resources.nodes}: {surplus}", file=sys.stderr)
     kind = node_local(runs[0]) if cluster == "slurm" else None
     if kind is not None:
         print(

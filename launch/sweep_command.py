@@ -35,7 +35,7 @@ def sweep(
         return _show(home, todo, done, active, resources, cluster)
     if todo:
         note(home, file, found, proposed)
-        warn([home], todo[0].config, cluster)
+        warn([home], todo[0].config, resources, cluster)
         submitted = submit(
             [(home / s.folder, s.config) for s in todo], resources, cluster, f"masksup-{home.name}", home / "launch"
         )

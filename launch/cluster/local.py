@@ -94,7 +94,7 @@ def free_port() -> int:
 
 def start_here(command: list[str], variables: dict[str, str], folder: Folder, attempt: Attempt) -> int:
     """All ranks as processes of this machine. Returns the highest exit status."""
-    world = job_resources(folder).world
+    world = job_resources(folder).on(1).world
     ranks, port = [], str(free_port())
     for rank in range(world):
         env = {

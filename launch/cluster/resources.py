@@ -41,8 +41,9 @@ class Resources(BaseModel):
         coerce_numbers_to_str=True,  # `time: 30`, `account: 1234`
     )  # fmt: skip
 
-    nodes: Count = 1
-    """Nodes of a run."""
+    nodes: int | str = 1
+    """Nodes of a run: 2, or a range such as 1-4, from which SLURM gives what is free at each start. The number of ranks
+    changes no bit of the result (`parallel.sum: tree`)."""
     gpus_per_node: int | str = 1
     """GPUs on each node, 2 or with their type a100:2; one rank runs on each. 0: ranks on the CPU."""
     gres: str | None = None
@@ -106,6 +107,16 @@ class Resources(BaseModel):
     def _none_if_empty(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("nodes", mode="after")
+    @classmethod
+    def _known_nodes(cls, value: int | str) -> int | str:
+        found = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", str(value))
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise ValueError(
+                "expected a number from 1, or a range such as 1-4 whose second number is not below the first"
+            )
+        return int(found[1]) if found[2] in (None, found[1]) else str(value)
+
     @field_validator("gpus_per_node", mode="after")
     @classmethod
     def _known_gpus(cls, value: int | str) -> int | str:
@@ -149,9 +160,21 @@ class Resources(BaseModel):
         return self.gpus or self.ranks_per_node
 
     @property
+    def fewest_nodes(self) -> int:
+        return int(str(self.nodes).partition("-")[0])
+
+    @property
+    def most_nodes(self) -> int:
+        return int(str(self.nodes).rpartition("-")[2])
+
+    @property
     def world(self) -> int:
-        """Ranks of a run."""
-        return self.nodes * self.ranks_on_a_node
+        """Ranks of a run, at most."""
+        return self.most_nodes * self.ranks_on_a_node
+
+    def on(self, nodes: int) -> Self:
+        """These resources as a start has them that was given so many nodes out of a range."""
+        return self.model_copy(update={"nodes": nodes}) if self.fewest_nodes < self.most_nodes else self
 
     @property
     def limit_seconds(self) -> int:

@@ -81,7 +81,7 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
     refusal.parent.mkdir(parents=True, exist_ok=True)
     with refusal.open("ab") as said:
         srun = subprocess.Popen(
-            srun_command(job_resources(folder), folder, attempt) + command,
+            srun_command(job_resources(folder).on(len(attempt.nodes)), folder, attempt) + command,
             stdin=subprocess.DEVNULL, stderr=said, env={**os.environ, **variables},
         )  # fmt: skip
     try:
@@ -127,13 +127,16 @@ def srun_command(resources: Resources, folder: Folder, attempt: Attempt) -> list
 def shown(work: Work, resources: Resources) -> str:
     """What the script's launcher runs on the nodes, for people: the ranks of the first start of the first run."""
     folder, attempt = Folder(work.runs[0]), Attempt(1, "JOB", 0, 0.0)
-    command = srun_command(resources, folder, attempt) + rank_command(resources, "launch.start.rank", [str(folder.run)])
+    command = srun_command(resources.on(resources.most_nodes), folder, attempt) + rank_command(
+        resources, "launch.start.rank", [str(folder.run)]
+    )
     said = [f"{name}={shlex.quote(value)}" for name, value in variables(attempt, resources).items()]
     return f"# ranks, at each start\n{' '.join(said)} \\\n{shlex.join(command)}\n"
 
 
 def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
     """masksup-launch preflight: inside an allocation on its nodes, else on nodes that are asked for now."""
+    resources = resources.on(resources.most_nodes)
     inside = {"--time": resources.time} if "SLURM_JOB_ID" not in os.environ else {}
     wanted = {
         "--partition": resources.partition, "--account": resources.account, "--qos": resources.qos,
@@ -162,7 +165,7 @@ def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:
         return 1
     say("queued again" + (f", without {','.join(bad_nodes)}" if bad_nodes else ""))
     if bad_nodes:
-        _exclude(token.job, sorted({*bad_nodes, *slurm.hosts(resources.exclude or "")}), resources.nodes)
+        _exclude(token.job, sorted({*bad_nodes, *slurm.hosts(resources.exclude or "")}), resources.fewest_nodes)
     return 0
 
 

@@ -62,7 +62,7 @@ def job_resources(folder: Folder) -> Resources:
 
 def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Scheduler, began: float) -> Verdict:
     """Start the ranks of a run once, wait for them, and write down how it went. `began`: start of the job's clock."""
-    resources = job_resources(folder)
+    resources = job_resources(folder).on(len(nodes))
     refusal = _refusal(folder, token)
     if refusal is not None:
         say(refusal)
@@ -89,7 +89,7 @@ def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Sched
 
 def _gpus(resources: Resources, scheduler: Scheduler) -> int:
     given = scheduler.allotted_gpus()
-    return resources.nodes * resources.gpus if given is None else given
+    return resources.most_nodes * resources.gpus if given is None else given
 
 
 def _refusal(folder: Folder, token: Token) -> str | None:

@@ -137,6 +137,19 @@ def refuse_ranks(c: Config, world: int) -> None:
         raise UserError(surplus)
 
 
+def refuse_zero(c: Config, world: int) -> None:
+    """UserError where so many ranks do not divide the micro-batches of a step: ZeRO communicates in each of them."""
+    if c.parallel.engine != "deepspeed" or c.parallel.zero_stage == 0:
+        return
+    count = c.batch.global_ // c.batch.micro_size
+    if count % world:
+        near = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - world))
+        raise UserError(
+            f"parallel.zero_stage: {world} ranks do not divide the {count} micro-batches of a step (batch.global "
+            f"{c.batch.global_}, batch.micro {c.batch.micro_size}), as ZeRO needs; nearest: {near} ranks"
+        )
+
+
 def _of_csra(heads: int, temperatures: list[float] | None, **_: object) -> list[tuple[bool, str]]:
     published = ", ".join(map(str, CSRA_HEADS))
     return [

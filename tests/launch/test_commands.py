@@ -87,6 +87,9 @@ def test_help_is_instant_and_neither_it_nor_status_needs_torch(tmp_path: Path) -
         assert "HEAVY []" in done.stdout, done.stdout + done.stderr
 
 
+ZERO = ["parallel.engine=deepspeed", "parallel.zero_stage=2"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -94,6 +97,9 @@ def test_help_is_instant_and_neither_it_nor_status_needs_torch(tmp_path: Path) -
         (["--gpus-per-node", "8"], "gpus_per_node: found 8; a node of any partition has at most 4"),
         (["--gpus-per-node", "4", "--partition", "small"], "a node of partition small has at most 2"),
         (["--gpus-per-node", "x"], "gpus_per_node: found 'x'"),
+        (["--nodes", "4-1"], "nodes: found '4-1'; expected a number from 1, or a range such as 1-4"),
+        (["--nodes", "3-4"], "fewer than the 3 ranks"),
+        (["--nodes", "1-3", "batch.micro=4", *ZERO], "3 ranks do not divide the 4 micro-batches"),
         (["--time", "soon"], "time: found 'soon', expected minutes"),
         (["--time", "2"], "time: found 2, expected more than signal_seconds"),
         (["optim.rate=1"], "optim.rate: unknown key"),
@@ -234,6 +240,23 @@ def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
         assert f"#SBATCH {line}\n" in script
     assert "wckey=submitit" not in script
     assert to_yaml(yaml_config(run)) in shown
+
+
+def test_a_range_of_nodes_is_slurms_own_and_a_surplus_is_said(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(submit_words(config, "--nodes", "1-4", "--dry-run")) == 0
+    said = capsys.readouterr()
+    assert "#SBATCH --nodes=1-4\n" in said.out
+    assert "--nodes=4 --ntasks=4" in said.out, "the ranks of a start that is given all"
+    assert "warning: nodes: 1-4: batch.micro: found 2 micro-batches of 8 in a batch of 16, fewer than the 4" in said.err
+
+
+@pytest.mark.parametrize(("text", "given", "world"), [("2-3", 2, 4), ("2-3", 3, 6), (2, 2, 4), ("2-2", 2, 4)])
+def test_a_start_has_the_ranks_of_the_nodes_it_was_given(text: int | str, given: int, world: int) -> None:
+    asked = Resources(nodes=text, gpus_per_node=2)
+    assert asked.on(given).world == world
+    assert Resources.model_validate(asked.model_dump()) == asked
 
 
 def test_dry_run_shows_what_the_nodes_run(

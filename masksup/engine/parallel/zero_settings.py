@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from masksup.base.place import Place
+from masksup.config.conflicts import refuse_zero
 from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.methods.method import Method
@@ -60,14 +61,8 @@ def check(config: Config, method: Method, device: torch.device, place: Place) ->
 
 def _check_ranks(config: Config, place: Place) -> None:
     """ZeRO communicates inside of forward and backward, so every rank has to be in every one of them (rule 1)."""
-    count, world = _micro_batches(config), place.world
-    if count % world:
-        near = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - world))
-        raise UserError(
-            f"parallel.zero_stage: {world} ranks do not divide the {count} micro-batches of a step (batch.global "
-            f"{config.batch.global_}, batch.micro {config.batch.micro_size}), as ZeRO needs; nearest: {near} ranks"
-        )
-    if world > 1 and config.data.last_batch == "partial":
+    refuse_zero(config, place.world)
+    if place.world > 1 and config.data.last_batch == "partial":
         raise UserError(
             "data.last_batch: found partial, whose short steps leave ranks without a micro-batch, as ZeRO cannot; "
             "expected continue or drop, or parallel.engine ddp"
