@@ -351,7 +351,7 @@ class Parallel(Section):
     """Longest time of every later step or evaluation batch; then the job ends and the stuck rank is named. Waiting for
     a disk has no limit."""
     static_graph: bool = True
-    """The same parameters take part in every step, which is faster; false: look for the unused ones in each."""
+    """With the ring: the same parameters take part in every step, which is faster; false: look for the unused ones."""
     compress: Annotated[Literal["none", "bf16"], OnResume.REFUSED] = "none"
     """bf16: gradients cross the network in half the bytes and lose their last bits."""
     sync_batchnorm: Annotated[bool, OnResume.REFUSED] = False

@@ -3,6 +3,7 @@
 import os
 
 from masksup.base.log import log
+from masksup.engine.parallel.tree import most_gradients
 from masksup.training.run import Run
 
 
@@ -22,6 +23,14 @@ def introduce(run: Run, told: list[str]) -> None:
         f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, "
         f"{_ranks(group.world)}{run.threads} threads"
     )
+    if config.parallel.sum == "tree" and config.optim.name != "lbfgs":
+        count = -(-run.plan.global_batch // run.plan.micro_batch)
+        most = most_gradients(count, group.world)
+        if most > 1:
+            size = f"{4 * trained / 2**20:,.1f} MiB"
+            log.info(
+                f"gradients: {count} micro-batches a step; a rank holds up to {most} gradients of {size} (parallel.sum)"
+            )
     for line in told:
         log.info(line)
     if config.model.batchnorm == "frozen":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masksup.data.sampler import block
 from masksup.engine.parallel.ordered import buckets
-from masksup.engine.parallel.tree import Fold, Node, combined, halves, meets_by_halving, siblings, tiles
+from masksup.engine.parallel.tree import Fold, Node, combined, halves, meets_by_halving, most_gradients, siblings, tiles
 
 counts = st.integers(1, 70)
 
@@ -140,3 +140,10 @@ def test_gradients_lie_in_buckets_as_parameters_lie_in_memory(world: int) -> Non
                 assert (view == 0).all()
             else:
                 assert torch.equal(view, expected)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "world", "most"), [(1, 1, 1), (4, 4, 1), (2, 1, 2), (4, 1, 3), (8, 1, 4), (8, 2, 3), (64, 1, 7)]
+)
+def test_a_rank_holds_about_as_many_gradients_as_its_block_has_bits(leaves: int, world: int, most: int) -> None:
+    assert most_gradients(leaves, world) == most

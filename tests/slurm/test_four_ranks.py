@@ -153,8 +153,8 @@ def test_time_limit_of_four_ranks(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param({}, id="ddp"), pytest.param(ZERO_2, id="zero2")])
 def test_four_ranks_score_as_one_process(cluster: Cluster, tmp_path: Path, engine: dict[str, Any]) -> None:
-    """The quickstart with micro-batches that four ranks can share, and SGD: the same, or within a tenth of a point under
-    ZeRO, whose last bits AdamW at the quickstart's rate lets grow into whole points (docs/reproducibility.md).
+    """The quickstart with micro-batches that four ranks can share, and SGD: the same, and within a tenth of a point
+    under ZeRO, whose last bits AdamW at the quickstart's rate lets grow into whole points (docs/reproducibility.md).
     """
     for content in prepare_shapes(tmp_path / "root"):
         write_index(tmp_path / content.split, content)

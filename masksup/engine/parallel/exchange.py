@@ -16,6 +16,8 @@ def tree_sum(parts: list[Tensor], like: Tensor, leaves: int) -> Tensor:
     parts: a flat tensor a node of this rank (`tiles` of its `block`), each of the length and type of `like`, which the
     ranks divide. They may be overwritten.
     """
+    if _by_way_of_memory(like):
+        return tree_sum([part.cpu() for part in parts], like.cpu(), leaves).to(like.device)
     if _of_ranks(dist.get_world_size(), leaves)[1]:
         return _by_halving(parts[0])
     return _by_chunks(parts, like, leaves)
@@ -71,6 +73,8 @@ def _by_chunks(parts: list[Tensor], like: Tensor, leaves: int) -> Tensor:
 
 def in_order(rows: Tensor, leaves: int) -> Tensor:
     """The rows of all micro-batches (V x W) from those of this rank's block (its micro-batches x W). Collective."""
+    if _by_way_of_memory(rows):
+        return in_order(rows.cpu(), leaves).to(rows.device)
     world = dist.get_world_size()
     counts = [len(block(rank, world, leaves)) for rank in range(world)]
     longest = max(counts)
@@ -79,3 +83,8 @@ def in_order(rows: Tensor, leaves: int) -> Tensor:
     all_rows = rows.new_empty(world * longest, rows.shape[1])
     dist.all_gather_into_tensor(all_rows, padded)
     return torch.cat([part[:count] for part, count in zip(torch.split(all_rows, longest), counts, strict=True)])
+
+
+def _by_way_of_memory(values: Tensor) -> bool:
+    """Whether tensors on a GPU travel by gloo, which does not send them from there."""
+    return values.is_cuda and dist.get_backend() == "gloo"

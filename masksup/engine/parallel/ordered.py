@@ -35,6 +35,9 @@ class Ordered(Replicas):
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.statistics = RunningStatistics(method)
         self._buckets = buckets(self.parameters, int(parallel.bucket_mb * 2**20 / 4), place.world)
+        # What the host has to know goes past NCCL, so that the host need not wait for the GPU.
+        apart = place.world > 1 and self.skipped.is_cuda
+        self._words: dist.ProcessGroup | None = dist.new_group(backend="gloo") if apart else None  # type: ignore[assignment]
 
     def begin(self, share: Share) -> None:
         self._share, self._done = share, 0
@@ -88,7 +91,7 @@ class Ordered(Replicas):
         """Which parameters have a gradient on any rank: an optimiser treats none otherwise than zeros."""
         own = [any(gradients[at] is not None for gradients in nodes) for at in range(len(self.parameters))]
         had = torch.tensor(own, dtype=torch.uint8)
-        dist.all_reduce(had, dist.ReduceOp.MAX)
+        dist.all_reduce(had, dist.ReduceOp.MAX, group=self._words)
         return [bool(value) for value in had.tolist()]
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from masksup.data.sampler import block
+
 Node = tuple[int, int]
 Gradients = list[Tensor | None]
 """Of each parameter; None where a micro-batch had none, which adds nothing (0.0 would turn -0.0 into 0.0)."""
@@ -69,6 +71,18 @@ def _sum(left: Gradients, right: Gradients) -> Gradients:
     if both:
         torch._foreach_add_([a for a, _ in both], [b for _, b in both])
     return [b if a is None else a for a, b in zip(left, right, strict=True)]
+
+
+def most_gradients(leaves: int, world: int) -> int:
+    """How many gradients a rank holds at most: the one of the micro-batch it is at, and those that wait."""
+    longest = 0
+    for rank in range(min(world, leaves)):
+        fold = Fold(leaves)
+        for index in block(rank, world, leaves):
+            longest = max(longest, len(fold.nodes) + 1)
+            fold.add((index, index + 1), [])
+        longest = max(longest, len(fold.nodes))
+    return longest
 
 
 def combined(node: Node, parts: dict[Node, Tensor]) -> Tensor:
