@@ -24,8 +24,8 @@ class RunningStatistics:
             kept = [1.0 if m.momentum is None else 1.0 - m.momentum for m in self.layers]
             self._kept_L = torch.tensor(kept, device=device)
             self._averages_L = torch.tensor([m.momentum is None for m in self.layers], device=device)
-            twice = torch.arange(len(self.layers), device=device).repeat_interleave(2)
-            self._layer_S = twice.repeat_interleave(torch.tensor(self._sizes, device=device))
+            layers = [torch.full((size,), at // 2) for at, size in enumerate(self._sizes)]
+            self._layer_S = torch.cat(layers).to(device)
 
     @property
     def width(self) -> int:

@@ -176,7 +176,7 @@ def test_a_rank_with_another_configuration_is_named(job: Launcher, write_config,
         ("optim.lr=high", "optim.lr: found 'high'"),
         ("data.train=nowhere", "nowhere"),
         (
-            "batch.micro=8",
+            "parallel.sum=ring batch.micro=8",
             "2 micro-batches of 8 in a batch of 16, fewer than the 3 ranks; expected at most 2 ranks, or batch.micro 5",
         ),
         ("parallel.backend=nccl", "parallel.backend: found nccl, but these ranks run on CPUs; expected auto or gloo"),
@@ -184,7 +184,7 @@ def test_a_rank_with_another_configuration_is_named(job: Launcher, write_config,
     ],
 )
 def test_a_mistake_is_told_once(override: str, message: str, job: Launcher, write_config, tmp_path: Path) -> None:
-    ranks = job.train(3, write_config(), tmp_path / "run", override)
+    ranks = job.train(3, write_config(), tmp_path / "run", *override.split())
     assert ranks.wait() == [2, 2, 2], ranks.text()
     assert message in one_line(ranks)
     assert not (tmp_path / "run").exists()
