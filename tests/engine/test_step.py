@@ -164,7 +164,7 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch(tiny_config: MakeCon
     def loss(step: int, batches: int, waste: int) -> list[float]:
         ours = stepper(config)
         torch.manual_seed(waste)
-            return ours.step([batch()] * batches, step, 0.0)["loss"].tolist()  # type: ignore[no-any-return]
+        return ours.step([batch()] * batches, step, 0.0)["loss"].tolist()  # type: ignore[no-any-return]
 
     assert loss(3, 2, waste=1) == loss(3, 2, waste=2)
     assert loss(3, 1, waste=1) != loss(4, 1, waste=1)
