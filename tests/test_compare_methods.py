@@ -54,6 +54,7 @@ def test_scores_are_those_of_eval_and_a_second_call_trains_nothing(
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_equal_time_gives_slower_methods_fewer_epochs(base: Path, tmp_path: Path) -> None:
     call = [str(base), "--equal", "time", "--only", "csra + masksup", "--seeds", "0", "--out", str(tmp_path / "out")]
     assert compare_methods.main([*call, "epochs=2"]) == 0

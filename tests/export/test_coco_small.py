@@ -34,11 +34,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=[] if name == "linear" else [pytest.mark.slow]) for name in CASES]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_labels_and_scores_of_the_run_are_reproduced(
     case: str, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -535,6 +535,7 @@ def test_resources_of_a_job_survive_the_way_through_its_folder() -> None:
     assert Resources.model_validate(json.loads(json.dumps(asked.model_dump()))) == asked
 
 
+@pytest.mark.slow  # what comes back in tests/slurm comes back by the same code
 @pytest.mark.timeout(280)
 def test_a_local_job_comes_back_after_a_kill_and_ends_bit_equal(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config(epochs=24, eval__every_epochs=12.0, precision__device="cpu", checkpoint={"every_steps": 5})
