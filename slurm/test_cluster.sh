@@ -312,6 +312,8 @@ node_daemon() {
     fail "node $1 has no slurmd"
 }
 
+has_daemon() { (node_daemon "$1"); }
+
 node_ranks() { # processes that slurmstepd started as ranks: neither srun, which has the same words, nor loader workers
     local pid parent
     for pid in $(descendants "$(power_switch "$1")"); do
@@ -401,7 +403,10 @@ case ${1:-} in
     node-kill) kill_node "$node" ;;
     node-start) start_node "$node" ;;
     node-pause) kill -STOP "$(node_daemon "$node")" ;;
-    node-resume) kill -CONT "$(node_daemon "$node")" ;;
+    node-resume)
+        until_true 20 "a slurmd of $node" has_daemon "$node"
+        kill -CONT "$(node_daemon "$node")"
+        ;;
     node-ranks) node_ranks "$node" ;;
     node-freeze) kill -STOP $(descendants "$(power_switch "$node")") ;;
     node-thaw) kill -CONT $(descendants "$(power_switch "$node")") ;;

@@ -46,7 +46,7 @@ def executor(work: Work, resources: Resources) -> Any:
 def parameters(work: Work, resources: Resources) -> dict[str, Any]:
     """Parameters of submitit's executor."""
     given = {
-        "job_name": work.name, "nodes": resources.nodes, "ntasks_per_node": resources.ranks_on_a_node,
+        "job_name": work.name, "nodes": resources.most_nodes, "ntasks_per_node": resources.ranks_on_a_node,
         "cpus_per_task": resources.cpus_per_rank, "signal_delay_s": resources.signal_seconds,
         "partition": resources.partition, "account": resources.account, "qos": resources.qos,
         "constraint": resources.constraint, "exclude": resources.exclude, "comment": resources.comment,
@@ -54,6 +54,7 @@ def parameters(work: Work, resources: Resources) -> dict[str, Any]:
         "array_parallelism": resources.array_parallel, "stderr_to_stdout": True, "wckey": None,
         "additional_parameters": {
             "time": resources.time, "requeue": True,
+            **({} if isinstance(resources.nodes, int) else {"nodes": resources.nodes}),  # submitit counts with a number
             **{name: value if value else True for name, value in resources.sbatch.items()},
         },
         "setup": [

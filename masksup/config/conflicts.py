@@ -56,8 +56,6 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
 def _of_tree(c: Config) -> list[tuple[bool, str]]:
     found, parallel = "parallel.sum: found tree, but", c.parallel
     return [
-        (parallel.sum == "tree" and parallel.engine != "ddp",
-         f"{found} parallel.engine is {parallel.engine}, which has a sum of its own; expected auto or ring"),
         (parallel.sum == "tree" and parallel.sync_batchnorm,
          f"{found} parallel.sync_batchnorm makes the result depend on the number of ranks; expected auto or ring"),
         (parallel.sum == "tree" and parallel.compress != "none",

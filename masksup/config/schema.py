@@ -340,7 +340,7 @@ class Parallel(Section):
     sum: Annotated[Literal["auto", "tree", "ring"], OnResume.REFUSED] = "auto"
     """tree: gradients are added in one fixed order, so that any number of ranks ends with the same bits; ring: the
     library's all-reduce, a little faster with several ranks, equal on the same ranks. auto: tree where `engine` is ddp
-    and neither `compress` nor `sync_batchnorm` is on, else ring."""
+    and neither `compress` nor `sync_batchnorm` is on, else ring. DeepSpeed has a sum of its own."""
     bucket_mb: Positive = 25.0
     """Gradients cross the network in pieces of this size, MiB."""
     start_seconds: Annotated[Positive, OnResume.FREE] = 600.0

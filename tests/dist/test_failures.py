@@ -179,7 +179,7 @@ def before_fetching(action: str) -> str:
 
 def test_r7_a_rank_that_hangs_is_named_with_what_it_does(job: Launcher, write_config, tmp_path: Path) -> None:
     probe = before_fetching("if os.environ['RANK'] == '2' and positions[0] > 90: time.sleep(1000)")
-    config = write_config(epochs=100, parallel__step_seconds=STEP_SECONDS)
+    config = write_config(epochs=100, parallel__step_seconds=STEP_SECONDS, parallel__sum="ring")
     ranks = job.train(3, config, tmp_path / "run", probe=probe)
     assert ranks.wait() == [1, 1, 1], ranks.text()
     assert len(re.findall(r"masksup: rank 2 stuck for [\d.]+ s loading step 6", ranks.text())) == 1, ranks.text()
@@ -221,7 +221,10 @@ def test_r8_nan_on_one_rank_is_applied_on_none_and_named(job: Launcher, write_co
         "return real(*given) * (float('nan') if os.environ['RANK'] == '2' else 1.0)",
     )  # fmt: skip
     config = write_config(
-        epochs=4, optim={"name": "adamw", "lr": 0.003, "max_skipped": 3}, checkpoint={"every_steps": 1}
+        parallel__sum="ring",  # whose ranks are dealt the micro-batches in turn
+        epochs=4,
+        optim={"name": "adamw", "lr": 0.003, "max_skipped": 3},
+        checkpoint={"every_steps": 1},
     )
     ranks = job.train(3, config, tmp_path / "run", probe=probe)
     assert ranks.wait() == [2, 2, 2], ranks.text()

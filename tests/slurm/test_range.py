@@ -12,7 +12,7 @@ from tools.same_run import differences
 
 from .conftest import PATIENCE, Cluster, step, until_finished, wait
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_two_nodes_then_one_then_two_end_with_the_bits_of_one_process(
