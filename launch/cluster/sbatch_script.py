@@ -45,16 +45,19 @@ def executor(work: Work, resources: Resources) -> Any:
 
 def parameters(work: Work, resources: Resources) -> dict[str, Any]:
     """Parameters of submitit's executor."""
+    ranks, cpus, nodes = resources.ranks_on_a_node, resources.cpus_per_rank, {}
+    if resources.fewest_nodes < resources.most_nodes:
+        # Asked for tasks on a node, SLURM counts those of the fewest nodes, and gives no more nodes than tasks.
+        ranks, cpus, nodes = None, ranks * cpus, {"nodes": resources.nodes}
     given = {
-        "job_name": work.name, "nodes": resources.most_nodes, "ntasks_per_node": resources.ranks_on_a_node,
-        "cpus_per_task": resources.cpus_per_rank, "signal_delay_s": resources.signal_seconds,
+        "job_name": work.name, "nodes": resources.most_nodes, "ntasks_per_node": ranks,
+        "cpus_per_task": cpus, "signal_delay_s": resources.signal_seconds,
         "partition": resources.partition, "account": resources.account, "qos": resources.qos,
         "constraint": resources.constraint, "exclude": resources.exclude, "comment": resources.comment,
         "mem": resources.mem, "gpus_per_node": resources.gpu_request.get("gpus-per-node"), "gres": resources.gres,
         "array_parallelism": resources.array_parallel, "stderr_to_stdout": True, "wckey": None,
         "additional_parameters": {
-            "time": resources.time, "requeue": True,
-            **({} if isinstance(resources.nodes, int) else {"nodes": resources.nodes}),  # submitit counts with a number
+            "time": resources.time, "requeue": True, **nodes,  # submitit counts with a number
             **{name: value if value else True for name, value in resources.sbatch.items()},
         },
         "setup": [

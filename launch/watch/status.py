@@ -35,6 +35,10 @@ class Row:
     """One of STATES."""
     slurm: str | None = None
     """SLURM's word for the job; None where it knows nothing of it."""
+    nodes: int | None = None
+    """Of the newest start."""
+    ranks: int | None = None
+    """Of the newest start, once they have met."""
     heartbeat_age: float | None = None
     """Seconds since the last sign of life of the newest start."""
     phase: str | None = None
@@ -129,6 +133,7 @@ def _row(
     result = read_json(folder.result)
     return Row(
         run=_name(folder, base), job=seen.job, state=state, slurm=seen.now.state if seen.now else None,
+        nodes=len(newest.nodes) if newest else None, ranks=beat.get("ranks") if own else None,
         heartbeat_age=age, phase=beat.get("phase"), step=beat.get("last_step"), total_steps=beat.get("total_steps"),
         epoch=beat.get("epoch"), score=score_of(result) or beat.get("best"),
         images_per_second=result.get("images_per_second") or beat.get("images_per_second"),

@@ -36,6 +36,7 @@ _COLUMNS = {
     "run": _Column(lambda row: row.run, lambda row: row.run, number=False),
     "job": _Column(lambda row: row.job, lambda row: row.job or "", number=False),
     "state": _Column(lambda row: row.state, _state, number=False),
+    "ranks": _counted(lambda row: row.ranks, "{}"),
     "epoch": _counted(lambda row: row.epoch, "{:.1f}"),
     "mAP": _counted(lambda row: row.score, "{:.2f}"),
     "images/s": _counted(lambda row: row.images_per_second, "{:.0f}"),
@@ -44,7 +45,7 @@ _COLUMNS = {
     "useful h": _counted(lambda row: row.useful, "{:.2f}"),
     "lost h": _counted(lambda row: row.startup + row.redone + row.waiting, "{:.2f}"),
 }
-_NARROWEST, _REST = 16, 70  # columns: the least that a run's name gets; what the others need
+_NARROWEST, _REST = 16, 77  # columns: the least that a run's name gets; what the others need
 _WIDE = 200  # columns, where the output is a file
 _COLOURS = {"running": "green", "finished": "blue", "failed": "red", "silent": "red", "disagree": "red"}
 

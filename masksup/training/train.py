@@ -53,6 +53,7 @@ def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
 
 def _to_the_end(run: Run) -> int:
     group = run.group
+    heartbeat.note(ranks=group.place.world)
     # A launcher that fences the folder starts a sign of life of its own, earlier.
     beat = heartbeat.start(run.folder.path / "heartbeat.json", "") if group.first and not fence.is_set() else None
     try:

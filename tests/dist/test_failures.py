@@ -26,19 +26,38 @@ def rows(run: Path) -> int:
     return len(read_rows(run / "metrics.jsonl"))
 
 
+SHORT = "adamw, batch norm, EMA"
+TRAININGS: dict[str, dict[str, object]] = {
+    SHORT: {},
+    "sgd, fp16, MaskSup, stochastic depth": {
+        "optim": {"name": "sgd", "lr": 0.01, "momentum": 0.9}, "precision__dtype": "fp16",
+        "model": {"backbone": "test_vit", "size": 32, "backbone_options": {"drop_path_rate": 0.2}},
+        "method": {"name": "masksup", "bank": 8},
+    },
+    "bf16, MCAR, checkpointing": {
+        "precision__dtype": "bf16", "method": {"name": "mcar", "top": 2}, "model__grad_checkpointing": True
+    },
+    "OASS and its teacher": {"method": {"name": "oass"}, "model__size": 64},
+}  # fmt: skip
+
+
 @pytest.mark.timeout(300 + 60 * KILLS)
-@pytest.mark.parametrize("world", [3, pytest.param(4, marks=pytest.mark.slow)])
-def test_r1_kills_of_a_random_rank_end_bit_equal(world: int, job: Launcher, write_config, tmp_path: Path) -> None:
-    config = write_config(epochs=8, checkpoint={"every_steps": 2})
-    job.to_the_end(world, config, tmp_path / "clean")
+@pytest.mark.parametrize(
+    "what", [SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in TRAININGS if name != SHORT)]
+)
+def test_r1_kills_of_a_random_rank_of_any_number_end_with_the_bits_of_one_process(
+    what: str, job: Launcher, write_config, tmp_path: Path
+) -> None:
+    config = write_config(epochs=8, checkpoint={"every_steps": 2}, data__last_batch="partial", **TRAININGS[what])
+    job.to_the_end(1, config, tmp_path / "clean")
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     draw, kills, runs = random.Random(seed), 0, 0
     while kills < KILLS:  # a run that came to its end makes room for another
         run = tmp_path / f"run{runs}"
         while kills < KILLS and not (run / "result.json").exists():
-            kills += _killed(job, world, config, run, draw)
-        job.to_the_end(world, config, run)
+            kills += _killed(job, draw.choice((1, 2, 3, 4)), config, run, draw)
+        job.to_the_end(draw.choice((2, 3)), config, run)
         assert_same_run(run, tmp_path / "clean")
         assert not list((run / "checkpoints").glob(".partial-*"))
         runs += 1

@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
         "batch__global": 16,
     },
     "five micro-batches": {"batch__global": 20},
-    "one micro-batch": {"batch__global": 4},
+    "one micro-batch, fp16": {"batch__global": 4, "precision__dtype": "fp16"},
 }  # fmt: skip
 """Of optimiser, precision, method, normalisation and micro-batches, each value with some of the others."""
 UNUSED = "parameters without a gradient"

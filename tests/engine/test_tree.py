@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from masksup.data.sampler import block
-from masksup.engine.parallel.ordered import buckets
+from masksup.engine.parallel.buckets import buckets
 from masksup.engine.parallel.tree import Fold, Node, combined, halves, meets_by_halving, most_gradients, siblings, tiles
 
 counts = st.integers(1, 70)
@@ -129,7 +129,7 @@ def test_gradients_lie_in_buckets_as_parameters_lie_in_memory(world: int) -> Non
     found = buckets(parameters, elements=1000, world=world)
     assert [list(bucket.parameters) for bucket in found] == [[3, 2], [1, 0]]
     for bucket in found:
-        flat = bucket.flat(gradients)
+        flat = bucket.flat([gradients[at] for at in bucket.parameters])
         assert len(flat) % world == 0
         for at, view in bucket.gradients(flat):
             assert view.stride() == parameters[at].stride()

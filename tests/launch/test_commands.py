@@ -248,6 +248,9 @@ def test_a_range_of_nodes_is_slurms_own_and_a_surplus_is_said(
     assert main(submit_words(config, "--nodes", "1-4", "--dry-run")) == 0
     said = capsys.readouterr()
     assert "#SBATCH --nodes=1-4\n" in said.out
+    # SLURM gives no more nodes than tasks, and with tasks on a node it counts those of the fewest nodes.
+    assert "#SBATCH --ntasks-per-node" not in said.out
+    assert f"#SBATCH --cpus-per-task={Resources().cpus_per_rank}\n" in said.out
     assert "--nodes=4 --ntasks=4" in said.out, "the ranks of a start that is given all"
     assert "warning: nodes: 1-4: batch.micro: found 2 micro-batches of 8 in a batch of 16, fewer than the 4" in said.err
 

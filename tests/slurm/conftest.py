@@ -197,7 +197,7 @@ class Submit:
     def __init__(self, cluster: Cluster, file: Path, tmp_path: Path) -> None:
         self.cluster, self.file, self.tmp_path = cluster, file, tmp_path
 
-    def __call__(self, *options: str, name: str = "run", nodes: int = 1) -> Path:
+    def __call__(self, *options: str, name: str = "run", nodes: int | str = 1) -> Path:
         run = self.tmp_path / name
         # Others name files so too; the job must not import this one.
         (self.tmp_path / "launch.py").write_text("raise SystemExit(9)\n")

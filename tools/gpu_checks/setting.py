@@ -40,11 +40,13 @@ class Setting:
         return "fp32" if self.tiny else "bf16"
 
 
-def configure(setting: Setting, backbone: str, size: int, batch: int, **sections: Mapping[str, Any]) -> Config:
+def configure(
+    setting: Setting, backbone: str, size: int, batch: int, micro: int | None = None, **sections: Mapping[str, Any]
+) -> Config:
     """A configuration for synthetic input; `sections` are added to, or replace keys of, its own."""
     tree: dict[str, Any] = {
         "data": {"train": "-"}, "model": {"backbone": backbone, "size": size},
-        "optim": {"name": "adamw", "lr": 1e-4, "clip": 1.0}, "batch": {"global": batch},
+        "optim": {"name": "adamw", "lr": 1e-4, "clip": 1.0}, "batch": {"global": batch, "micro": micro or batch},
         "precision": {"dtype": setting.dtype, "threads": int(setting.tiny), "device": setting.device.type},
     }  # fmt: skip
     for name, section in sections.items():

@@ -32,6 +32,7 @@ ONE = (
         "numbers:run",
         "each method, head and kind of backbone: GPU as CPU, repeats bit-equal, no question",
     ),
+    Step("folding", 60, "folding:run", "a step as 1 to 4 ranks add it: the bits of one process"),
     Step("speed", 120, "speed:eager", "images/s, share of the peak, memory; channels-last, deterministic, TF32 or not"),
     Step("killed", 80, "killed:run", "runs that are killed end bit-equal"),
     Step("graphs", 100, "graphs:run", "each method and head compiled, nothing compiled again"),

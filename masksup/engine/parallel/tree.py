@@ -58,6 +58,10 @@ class Fold:
     leaves: int
     nodes: list[tuple[Node, Gradients]] = field(default_factory=list)
 
+    def of(self, parameters: Sequence[int]) -> "Fold":
+        """That of some parameters, by their numbers; their tensors are shared."""
+        return Fold(self.leaves, [(node, [gradients[at] for at in parameters]) for node, gradients in self.nodes])
+
     def add(self, node: Node, gradients: Gradients) -> None:
         """Take the next node. Adds in place: the tensors belong to the fold from now on."""
         while self.nodes and siblings(self.nodes[-1][0], node, self.leaves):
