@@ -38,8 +38,8 @@ def exhausted(error: BaseException) -> UserError | JobError | None:
     if isinstance(error, MemoryError) or _MEMORY.search(text):
         return UserError(
             f"out of memory ({_gist(text)}): a smaller batch.micro or model.grad_checkpointing=true needs less in "
-            "training (parallel.sum=ring too, where a rank has several micro-batches), a smaller eval.batch in scoring, fewer "
-            "data.workers in both"
+            "training (so does parallel.sum=ring, where a rank has several micro-batches), a smaller eval.batch in "
+            "scoring, fewer data.workers in both"
         )
     return None
 
