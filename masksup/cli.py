@@ -22,6 +22,7 @@ COMMANDS = {
     "export": ("export", "a file that runs without this package, checked against the run"),
     "smoke": ("smoke", "train, score, export and run a configuration in miniature"),
     "report": ("report", "one HTML file about a run, or several side by side"),
+    "replay": ("replay", "one step of a run again: the loss of each image, gradients, what the network saw"),
     "demo": ("demo", "a local page: drop pictures, see labels, thresholds and maps"),
 }
 

@@ -167,6 +167,11 @@ def attempt_of(checkpoint: Path) -> int:
     return _order(checkpoint.name)[1]
 
 
+def step_of(checkpoint: Path) -> int:
+    """How many steps were done when a checkpoint was written, from its name."""
+    return _order(checkpoint.name)[0]
+
+
 def _order(name: str) -> tuple[int, int]:
     match = _NAME.fullmatch(name)
     assert match is not None, name

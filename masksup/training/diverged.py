@@ -34,6 +34,6 @@ def raise_bad_gradient(run: Run, micro_batches: list[dict[str, Tensor]]) -> NoRe
     text = (
         f"optim.lr: {run.config.optim.max_skipped} steps in a row up to step {run.at.step} had a gradient that is not "
         f"finite, on {named(guilty)}; last samples: {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}; "
-        "none of them was applied"
+        f"none of them was applied; masksup replay {run.folder.path} --step {run.at.step} shows that step"
     )
     raise UserError(text) if run.group.first else ToldElsewhere(text)

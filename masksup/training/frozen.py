@@ -49,9 +49,17 @@ def _parts(config: Config, source: Source) -> dict[str, tuple[Part, bool]]:
 
 
 def _open(run: Run, check: bool) -> dict[str, FrozenFeatures]:
-    config, stepper = run.config, run.stepper
-    folder = _folder(config, run.folder.path)
+    stepper = run.stepper
+    return open_features(run.network, run.source, run.config, run.folder.path, stepper.device, stepper.dtype, check)
+
+
+def open_features(
+    network: Network, source: Source, config: Config, run_dir: Path, device: torch.device, dtype: torch.dtype,
+    check: bool,
+) -> dict[str, FrozenFeatures]:  # fmt: skip
+    """Of each part, computed where they are not kept yet. check: compare some of those that are."""
+    folder = _folder(config, run_dir)
     return {
-        name: compute_features(run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info, check)
-        for name, (part, flip) in _parts(config, run.source).items()
+        name: compute_features(network, part, config, folder, device, dtype, flip, log.info, check)
+        for name, (part, flip) in _parts(config, source).items()
     }

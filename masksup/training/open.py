@@ -42,7 +42,7 @@ from masksup.training.run import At, Run
 
 
 @dataclass
-class _Parts:
+class Parts:
     """What is built before the run folder is touched."""
 
     config: Config
@@ -70,7 +70,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
         resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
     resumes = group.broadcast(resumes)
     with group.together():
-        parts = _build(config, run_dir, resumes, group.place)
+        parts = build(config, run_dir, resumes, group.place)
     config = parts.config
     engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
     stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
@@ -101,7 +101,8 @@ def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
     }
 
 
-def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts:
+def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> Parts:
+    """What a run computes with, at its start; where it `resumes`, without the weights that a checkpoint brings."""
     source = open_source(config.data, config.seed)
     classes = source.classes
     threads = set_numerics(config.precision, place.local_world)
@@ -139,7 +140,7 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
         told.append(add_lora(network.backbone, config.model.lora, config.seed))
     for compiled in (method, scored):
         compile_networks(compiled, config.precision)
-    return _Parts(config, source, plan, network, method, scored, device, dtype, threads, told)
+    return Parts(config, source, plan, network, method, scored, device, dtype, threads, told)
 
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:

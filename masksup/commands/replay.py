@@ -1,0 +1,29 @@
+"""`masksup replay`: one step of a run executed again, to see where a loss or a gradient came from."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="a run folder; it stays as it is")
+    parser.add_argument(
+        "--step", type=int, required=True, metavar="N", help="from 1, as metrics.jsonl and the log number them"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for replay.json and pictures (default: RUN/replay/step-N)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do the step again, print what it was, and write its pictures."""
+    from masksup.base.log import log, start_logging
+    from masksup.replay.again import replay
+    from masksup.replay.show import lines, write
+
+    start_logging()
+    found = replay(args.run_dir, args.step)
+    for line in lines(found):
+        log.info(line)
+    out = args.out or args.run_dir / "replay" / f"step-{args.step:09d}"
+    files = write(found, out)
+    log.info(f"written to {out}: {', '.join(file.name for file in files[:4])}{', ...' if len(files) > 4 else ''}")

@@ -1,0 +1,1 @@
+"""One step of a run executed again, to see what happened in it."""

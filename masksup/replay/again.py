@@ -1,0 +1,157 @@
+"""A step of a run once more, bit for bit, from the newest checkpoint before it; the run folder stays as it is."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from masksup.base.log import log
+from masksup.base.place import ALONE
+from masksup.base.words import counted
+from masksup.config.load import load_config
+from masksup.data.loader import train_loader
+from masksup.data.split import train_dataset
+from masksup.engine.ema import copy_values
+from masksup.engine.features import feature_batches
+from masksup.engine.optim import set_rates
+from masksup.engine.parallel.engine import make_engine
+from masksup.engine.schedule import onecycle_momentum, rate_factor
+from masksup.engine.state import of_this_rank, refuse_other_model, restore
+from masksup.engine.step import Stepper
+from masksup.errors import UserError
+from masksup.models.lora import base_state
+from masksup.replay.watch import MicroBatch, Watch
+from masksup.runtime.checkpoint import Damaged, State, list_checkpoints, read_checkpoint, step_of
+from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.run_folder import as_in_folder
+from masksup.saved.base_file import BASE, read_base
+from masksup.training.frozen import open_features
+from masksup.training.open import Parts, build
+
+Batches = Iterator[list[dict[str, Tensor]]]
+
+
+@dataclass
+class Replayed:
+    """What a step was."""
+
+    step: int
+    """From 1, as in metrics.jsonl: the state after it is that of `step-N`."""
+    steps: int
+    """Of the whole run."""
+    began: str
+    """The checkpoint that it was reached from, or `the start`."""
+    redone: int
+    """Steps between that and this one."""
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    recorded: dict[str, Any] | None
+    """The row of metrics.jsonl, if the step has one."""
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+
+    @property
+    def applied(self) -> bool:
+        """Whether the gradient was finite."""
+        return math.isfinite(self.gradient_norm)
+
+    @property
+    def same(self) -> bool | None:
+        """Whether loss and gradient norm are those on record, bit for bit; None: they are not on record."""
+        if self.recorded is None:
+            return None
+        return all(_same(getattr(self, key), self.recorded.get(key)) for key in ("loss", "gradient_norm"))
+
+
+def _same(found: float, recorded: Any) -> bool:
+    """The record holds null for what is not finite."""
+    return found == recorded if math.isfinite(found) else recorded is None
+
+
+def replay(run_dir: Path, step: int) -> Replayed:
+    """Execute step number `step` (from 1) of the run in `run_dir` again. UserError where it has no such step."""
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"{run_dir}: found no config.yaml, expected a run folder")
+    config = as_in_folder(run_dir, load_config(run_dir / "config.yaml")[0])
+    if config.optim.name == "lbfgs":
+        raise UserError(f"{run_dir}: optim.name: found lbfgs, which solves the head at once; expected a run with steps")
+    name, saved = _newest_before(run_dir / "checkpoints", step)
+    parts = build(config, run_dir, saved is not None, ALONE)
+    if not 1 <= step <= parts.plan.total_steps:
+        raise UserError(f"--step: found {step}, expected 1 to {parts.plan.total_steps}, the steps of {run_dir}")
+    engine = make_engine(parts.config, parts.method.train(), parts.device, parts.dtype, ALONE)
+    stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
+    done = 0
+    if saved is not None:
+        _put_back(run_dir, name, saved, parts, stepper)
+        done = int(saved.meta["at"]["step"])
+    if done < step - 1:
+        log.info(f"from {name}: {counted(step - 1 - done, 'step')} to do again before step {step}")
+    batches = _batches(run_dir, parts, done)
+    for at in range(done, step - 1):
+        _step(parts, stepper, next(batches), at)
+    micro_batches = next(batches)
+    ids = [[parts.source.train.index.id(int(sample)) for sample in batch["sample"]] for batch in micro_batches]
+    with Watch(stepper, ids) as watch:
+        logs = _step(parts, stepper, micro_batches, step - 1)
+    loss = 0.0
+    for part in logs["loss"].tolist():  # in the order in which the record adds them
+        loss += part
+    return Replayed(
+        step, parts.plan.total_steps, name, step - 1 - done, loss, float(logs["gradient_norm"]),
+        _rate(parts, step - 1), _row(run_dir, step), watch.micro_batches,
+    )  # fmt: skip
+
+
+def _newest_before(folder: Path, step: int) -> tuple[str, State | None]:
+    """The newest whole checkpoint from before a step, with its name; the start of the run where there is none."""
+    for path in list_checkpoints(folder):
+        if step_of(path) < step:
+            try:
+                return path.name, read_checkpoint(path)
+            except Damaged as error:
+                log.warning(f"{error}; using the one before it")
+    return "the start", None
+
+
+def _put_back(run_dir: Path, name: str, saved: State, parts: Parts, stepper: Stepper) -> None:
+    if saved.meta["hashes"] != parts.source.hashes:
+        raise UserError(f"{run_dir}: the indexes changed since this run was started; its steps cannot be repeated")
+    ranks = saved.meta.get("ranks", 1)
+    if parts.config.parallel.sum != "tree" and ranks != 1:
+        log.warning(f"{run_dir}: {ranks} ranks added by parallel.sum=ring; one process adds in another order")
+    whole = parts.network if parts.config.model.lora.rank else parts.scored.network
+    refuse_other_model(whole.kept_state(), saved.part("model"), name)
+    restore(of_this_rank(saved, ALONE), stepper, None)
+    if parts.config.model.lora.rank:
+        base, own = read_base(run_dir, saved.meta["at"]["base_sha256"]), base_state(parts.network.backbone)
+        refuse_other_model(own, base, str(run_dir / BASE))
+        copy_values(base, own)
+
+
+def _batches(run_dir: Path, parts: Parts, done: int) -> Batches:
+    config, part = parts.config, parts.source.train
+    if config.model.frozen:
+        kept = open_features(parts.network, parts.source, config, run_dir, parts.device, parts.dtype, check=True)
+        return feature_batches(kept["train"], part, parts.plan, done, config)
+    return train_loader(train_dataset(config, part, parts.plan), parts.plan, done, config.data.workers)
+
+
+def _step(parts: Parts, stepper: Stepper, micro_batches: list[dict[str, Tensor]], at: int) -> dict[str, Tensor]:
+    """As the loop of a training does it."""
+    momentum = onecycle_momentum(parts.config.schedule, parts.plan, at)
+    set_rates(stepper.engine.param_groups, _rate(parts, at), momentum)
+    return stepper.step(micro_batches, at, at / parts.plan.total_steps, parts.plan.share(at, 0, 1))
+
+
+def _rate(parts: Parts, at: int) -> float:
+    return parts.config.optim.lr * rate_factor(parts.config.schedule, parts.plan, at)
+
+
+def _row(run_dir: Path, step: int) -> dict[str, Any] | None:
+    file = run_dir / "metrics.jsonl"
+    rows = read_rows(file) if file.is_file() else []
+    return next((row for row in rows if row["kind"] == "train" and row["step"] == step), None)
