@@ -45,10 +45,12 @@ def executor(work: Work, resources: Resources) -> Any:
 
 def parameters(work: Work, resources: Resources) -> dict[str, Any]:
     """Parameters of submitit's executor."""
-    ranks, cpus, nodes = resources.ranks_on_a_node, resources.cpus_per_rank, {}
+    nodes: dict[str, Any] = {}
+    ranks: int | None = resources.ranks_on_a_node
+    cpus = resources.cpus_per_rank
     if resources.fewest_nodes < resources.most_nodes:
         # Asked for tasks on a node, SLURM counts those of the fewest nodes, and gives no more nodes than tasks.
-        ranks, cpus, nodes = None, ranks * cpus, {"nodes": resources.nodes}
+        ranks, cpus, nodes = None, resources.ranks_on_a_node * cpus, {"nodes": resources.nodes}
     given = {
         "job_name": work.name, "nodes": resources.most_nodes, "ntasks_per_node": ranks,
         "cpus_per_task": cpus, "signal_delay_s": resources.signal_seconds,

@@ -79,4 +79,5 @@ def _facts(replayed: Replayed) -> dict[str, Any]:
 def _sheet(images_B3SS: Tensor) -> Tensor:
     """The images in reading order, as they stand in the micro-batch."""
     shown = images_B3SS.float() / 255 if not images_B3SS.is_floating_point() else images_B3SS.float()
-    return make_grid(shown.clamp(0, 1), nrow=_COLUMNS, padding=2, pad_value=1.0)
+    sheet: Tensor = make_grid(shown.clamp(0, 1), nrow=_COLUMNS, padding=2, pad_value=1.0)
+    return sheet

@@ -55,12 +55,11 @@ class Ordered(Replicas):
     def backward(self, loss: Tensor, last: bool) -> None:
         index = self._share.indices[self._done]
         self._done += 1
-        overlapped = last and self._overlap is not None
-        if overlapped:
+        if last and self._overlap is not None:
             self._overlap.await_last(self.fold, index)
-        super().backward(loss, last)
-        if overlapped:
+            super().backward(loss, last)
             return
+        super().backward(loss, last)
         self.fold.add((index, index + 1), [p.grad for p in self.parameters])
         for parameter in self.parameters:
             parameter.grad = None

@@ -23,10 +23,10 @@ class Overlap:
         self._parameters = {at: p for bucket in buckets for at, p in bucket.parameters.items()}
         for number, bucket in enumerate(buckets):
             for parameter in bucket.parameters.values():
-                parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
+                parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, "gradients")
         device = buckets[0].device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._leaf: Node | None = None
         self._forget()
 
