@@ -25,13 +25,14 @@ from masksup.base.files import write_sealed
 from masksup.config.load import dump, load_config, to_yaml, validate
 from masksup.config.schema import Config
 from masksup.data.decode import decode
-from masksup.data.index import Index, IndexContent, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.prepare.coco import prepare_coco
 from masksup.data.prepare.csv import prepare_csv
 from masksup.data.prepare.voc import prepare_voc
 from masksup.data.prepare.wider import prepare_wider
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import whole
+from masksup.data.write_index import IndexContent, write_index
 from masksup.data.write_shards import pack_index
 from masksup.decisions.calibration import Platt
 from masksup.decisions.decisions import Decisions, Fitted, read_decisions, write_decisions

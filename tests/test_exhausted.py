@@ -17,8 +17,9 @@ from launch.cluster.resources import Resources
 from launch.start.decide import why_not_again
 from launch.start.ledger import Folder
 from masksup.config.schema import Config
-from masksup.data.index import IndexContent, open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.shapes import draw_shapes, prepare_shapes
+from masksup.data.write_index import IndexContent, write_index
 from masksup.data.write_shards import pack_index
 from masksup.exits import USER_ERROR, told
 from masksup.runtime.run_folder import open_run

@@ -17,9 +17,10 @@ from masksup.config.load import dump, validate
 from masksup.config.messages import items, schema_keys
 from masksup.config.on_resume import on_resume
 from masksup.config.schema import Config, OnResume, Section
-from masksup.data.index import open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import make_plan, open_source
+from masksup.data.write_index import write_index
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.runtime.run_folder import as_in_folder, open_run, read_run_config, refuse_other_config

@@ -18,9 +18,10 @@ import torch
 from rich.table import Table
 
 from masksup.base.log import console, log
-from masksup.data.index import Index, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import Part
+from masksup.data.write_index import write_index
 from masksup.errors import JobError, UserError
 from masksup.evaluation.scores import evaluate
 from masksup.export.check import Check, Outputs, check_images, compare, eager_run, outputs_of, refuse_if_far

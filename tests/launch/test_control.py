@@ -19,8 +19,9 @@ from launch.sweeps.results import as_text, scored
 from launch.sweeps.settings import settings
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
-from masksup.data.index import open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 from masksup.errors import UserError
 
 MakeConfig = Callable[..., Config]

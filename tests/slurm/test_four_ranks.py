@@ -15,8 +15,8 @@ from launch.cluster import slurm
 from launch.start.ledger import Folder, attempts, job_of, read_json, score_of
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
-from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 
 from .conftest import PATIENCE, ROOT, Cluster, step, until_finished, wait
 
