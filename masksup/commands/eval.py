@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     # Before torch is loaded, which takes seconds.
     signals.install("finishes these images, keeps what is done and leaves" if place.first else "")
     from masksup.output.scores import Wanted, score_model
-    from masksup.runtime.ranks import told_once
+    from masksup.runtime.join import told_once
 
     refuse_threshold(args.threshold)
     if args.bootstrap is not None and args.bootstrap < 0:

@@ -26,7 +26,8 @@ from masksup.exits import STOPPED
 from masksup.metrics.precision_recall import decision_scores
 from masksup.metrics.tables import headline, tables
 from masksup.output.voc_server import ServerFiles, server_files, usual_competition, write_server_files
-from masksup.runtime.ranks import Group, Vote, joined, told_once
+from masksup.runtime.join import joined, told_once
+from masksup.runtime.ranks import Group, Vote
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, WhichWeights, open_trained
 from masksup.saved.outputs import outputs_for, ready

@@ -19,8 +19,9 @@ from masksup.engine.schedule import onecycle_momentum, rate_factor
 from masksup.evaluation.kept import Stopped
 from masksup.exits import STOPPED
 from masksup.runtime import fence, heartbeat
+from masksup.runtime.join import joined
 from masksup.runtime.progress import Meter, training_bar
-from masksup.runtime.ranks import SAVE, TELL, joined, signal_of, wish
+from masksup.runtime.ranks import SAVE, TELL, signal_of, wish
 from masksup.runtime.run_folder import as_in_folder, finished
 from masksup.training import patience
 from masksup.training.diverged import raise_bad_gradient
