@@ -40,7 +40,7 @@ from masksup.engine.build import new_network
 from masksup.engine.features import compute_features
 from masksup.inference.card import Card, Preprocessing
 from masksup.inference.model_file import open_exported, seal
-from masksup.inference.prepare import load_image
+from masksup.inference.preprocess import load_image
 from masksup.models.weight_files import read_file
 from masksup.report.gather import CALIBRATION, kept_calibration, kept_outputs
 from masksup.runtime.checkpoint import State, read_checkpoint, write_checkpoint

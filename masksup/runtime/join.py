@@ -83,7 +83,7 @@ def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, 
     backend = choose_backend(parallel.backend, on_gpu)
     if on_gpu:
         take_gpu(place, backend)
-        nccl.prepare()
+        nccl.set_variables()
     dist.init_process_group(
         backend, store=PrefixStore("default", store), rank=place.rank, world_size=place.world, timeout=_NO_LIMIT
     )

@@ -158,7 +158,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     method = new_method(config, network, CLASSES, None)
     if job.unused:
         _add_unused(method)
-    method.prepare(config.seed)
+    method.set_up(config.seed)
     method.train()
     place = Place(rank, world, rank, world, "torchrun")
     stepper = Stepper(make_engine(config, method, cpu, dtype, place), cpu, dtype, config.seed)

@@ -30,7 +30,7 @@ def method_of(config: Config, mode: FakeTensorMode) -> Method:
     """What `config` trains, on the fake device."""
     network = new_network(config, CLASSES).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, CLASSES, None)
-    method.prepare(config.seed)
+    method.set_up(config.seed)
     move(method, mode)
     return method
 

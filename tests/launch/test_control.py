@@ -13,7 +13,7 @@ from launch.cluster import local
 from launch.cluster.resources import Resources
 from launch.control import logs
 from launch.start.ledger import Folder, Token, attempts, begin, read_json, write_json
-from launch.submit import prepare
+from launch.submit import prepare_folder
 from launch.sweep_command import note, sort_out
 from launch.sweeps.results import as_text, scored
 from launch.sweeps.settings import settings
@@ -131,8 +131,8 @@ def test_resume_takes_other_cpus_and_workers_and_refuses_what_is_the_run(
     tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    prepare(Folder(run), tiny_config(precision__device="cpu", epochs=1), Resources(gpus_per_node=0), "local", tmp_path,
-            run / "launch")  # fmt: skip
+    config = tiny_config(precision__device="cpu", epochs=1)
+    prepare_folder(Folder(run), config, Resources(gpus_per_node=0), "local", tmp_path, run / "launch")
     before = (run / "config.yaml").read_bytes()
     assert main(["resume", str(run), "--set", "optim.lr=0.5"]) == 2
     assert "another configuration (optim.lr: 0.003 -> 0.5)" in "".join(capsys.readouterr())

@@ -42,7 +42,7 @@ def network(backbone: str = "test_resnet", head: str = "linear", **options: Any)
 
 def method(net: Network, seed: int = 3, **options: Any) -> MaskSup:
     made = MaskSup(net, BinaryCrossEntropy(torch.ones(C), torch.ones(C)), **{"bank": 50, **options}).train()
-    made.prepare(seed)
+    made.set_up(seed)
     return made
 
 

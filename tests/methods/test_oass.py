@@ -34,7 +34,7 @@ PUBLISHED = {"strategy": "max", "compat": "none", "points": 2, "top": 5, "distan
 
 def new_oass(head: str = "linear", backbone: str = "test_resnet", size: int = S, **options: Any) -> OASS:
     method = OASS(new_network(backbone, size, head), BCE, **{"distance": 3 / S, **options}).train()
-    method.prepare(0)
+    method.set_up(0)
     return method
 
 
@@ -183,7 +183,7 @@ def test_room_that_is_left_over_is_not_counted(patches: str) -> None:
         torch.manual_seed(0)
         network = build_network("test_convnext", S, "linear", {}, C)
         method = OASS(network, BCE, strategy="cmax", patches=patches, points=points).train()
-        method.prepare(0)
+        method.set_up(0)
         loss, logs = method(batch_of())
         loss.backward()
         results.append([loss.detach(), *logs.values(), *(p.grad for p in network.parameters())])
