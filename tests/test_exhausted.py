@@ -53,7 +53,7 @@ def test_memory(library: str, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 def test_the_launcher_does_not_start_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKSUP_ATTEMPT", "1")
+    monkeypatch.setenv("MASKSUP_START", "1")
     monkeypatch.setattr(launch.start.rank, "_train", lambda *_: TOO_MUCH["torch"]())
     assert launch.start.rank.main(tmp_path) == USER_ERROR
     left = json.loads((Folder(tmp_path).exits(1) / "rank00000.json").read_text())

@@ -157,7 +157,7 @@ def test_a_training_step_does_not_ask_the_device(registry: Registry, name: str, 
     method.set_up(0)
     cpu = torch.device("cpu")
     engine = make_engine(tiny_config(optim__clip=1.0), method, cpu, torch.float32, Place())
-    stepper = Stepper(engine, cpu, torch.float32, 0)
+    stepper = Stepper(engine, cpu, 0)
     with no_questions():
         logs = stepper.step([batch(), batch()], 0, 0.5)
     assert torch.isfinite(logs["loss"]).all()

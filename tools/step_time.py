@@ -56,7 +56,7 @@ def new_stepper(config: Config, classes: int, device: torch.device | None = None
     compile_networks(method, config.precision)
     engine = make_engine(config, method, device, dtype, Place())
     set_rates(engine.param_groups, 1e-4, None)
-    return Stepper(engine, device, dtype, 0)
+    return Stepper(engine, device, 0)
 
 
 def resident_batch(config: Config, classes: int, device: torch.device, seed: int = 0) -> dict[str, Tensor]:

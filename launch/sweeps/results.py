@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.start.ledger import Folder, attempts, read_json, score_of
+from launch.start.ledger import Folder, read_json, score_of, starts
 from masksup.base import csv_text
 from masksup.base.files import write_atomically
 
@@ -51,7 +51,7 @@ def scored(home: Path) -> list[ScoredSetting]:
 def _reason(folder: Folder) -> str | None:
     if folder.stopped_early.exists():
         return folder.stopped_early.read_text(encoding="utf-8").strip()
-    return next((attempt.error for attempt in reversed(attempts(folder)) if attempt.error), None)
+    return next((start.error for start in reversed(starts(folder)) if start.error), None)
 
 
 def as_csv(table: list[ScoredSetting]) -> str:

@@ -22,12 +22,12 @@ def make_sure_of_room(
 
 def frozen_features(run: Run) -> dict[str, FrozenFeatures]:
     """Computed by rank 0 where they are not there yet, while the others wait, and read by all. Collective."""
-    group, stepper = run.group, run.stepper
+    group = run.group
     group.beat_without_limit("waiting for the features of the frozen backbone")
     with group.together():
         if group.first:
             place = run.folder.path
-            room = make_sure_of_room(run.config, run.source, run.network, place, stepper.device, stepper.dtype)
+            room = make_sure_of_room(run.config, run.source, run.network, place, run.device, run.dtype)
             if room is not None:
                 log.info(room)
     if group.first:
@@ -49,9 +49,8 @@ def _parts(config: Config, source: Source) -> dict[str, tuple[Part, bool]]:
 
 
 def _open(run: Run, check: bool) -> dict[str, FrozenFeatures]:
-    config, stepper = run.config, run.stepper
-    folder = _folder(config, run.folder.path)
+    folder = _folder(run.config, run.folder.path)
     return {
-        name: compute_features(run.network, part, config, folder, stepper.device, stepper.dtype, flip, log.info, check)
-        for name, (part, flip) in _parts(config, run.source).items()
+        name: compute_features(run.network, part, run.config, folder, run.device, run.dtype, flip, log.info, check)
+        for name, (part, flip) in _parts(run.config, run.source).items()
     }

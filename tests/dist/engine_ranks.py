@@ -161,7 +161,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     method.set_up(config.seed)
     method.train()
     place = Place(rank, world, rank, world, "torchrun")
-    stepper = Stepper(make_engine(config, method, cpu, dtype, place), cpu, dtype, config.seed)
+    stepper = Stepper(make_engine(config, method, cpu, dtype, place), cpu, config.seed)
     if job.origin is not None:
         stepper.engine.import_state(State(*_state(Path(job.origin), rank, world)))
     share = share_of(config.batch.global_ // MICRO, config.batch.global_, rank, world, config.parallel.sum == "tree")

@@ -41,7 +41,7 @@ class Compiled:
         self.method = new_method(config, network, C, None)
         self.method.set_up(0)
         compile_networks(self.method, config.precision)
-        self.stepper = Stepper(make_engine(config, self.method, CPU, torch.float32, ALONE), CPU, torch.float32, 0)
+        self.stepper = Stepper(make_engine(config, self.method, CPU, torch.float32, ALONE), CPU, 0)
 
     @property
     def graphs(self) -> int:

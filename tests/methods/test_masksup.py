@@ -197,7 +197,7 @@ def test_a_training_step_asks_the_device_nothing(views: str, tiny_config: MakeCo
     config = tiny_config(optim={"name": "sgd", "lr": 0.01})
     ours = method(network(), views=views)
     cpu = torch.device("cpu")
-    stepper = Stepper(make_engine(config, ours, cpu, torch.float32, Place()), cpu, torch.float32, 0)
+    stepper = Stepper(make_engine(config, ours, cpu, torch.float32, Place()), cpu, 0)
     with no_questions():
         logs = stepper.step([batch(), batch(start=6)], 0, 0.0)
     assert {"loss", "loss_clean", "loss_masked", "loss_consistency"} <= logs.keys()

@@ -221,7 +221,7 @@ def test_a_step_does_not_ask_the_device(strategy: str, compat: str) -> None:
 @pytest.mark.parametrize(("head", "dtype"), [("linear", torch.float32), ("csi", torch.bfloat16)])
 def test_a_step_of_the_trainer_lowers_the_loss(head: str, dtype: torch.dtype, tiny_config: MakeConfig) -> None:
     method, batch, device = new_oass(head, strategy="cmax"), batch_of(), torch.device("cpu")
-    stepper = Stepper(make_engine(tiny_config(), method, device, dtype, Place()), device, dtype, 0)
+    stepper = Stepper(make_engine(tiny_config(), method, device, dtype, Place()), device, 0)
     losses = [float(stepper.step([batch], step, 0.0)["loss_class"]) for step in range(15)]
     assert losses[-1] < 0.7 * losses[0]
 

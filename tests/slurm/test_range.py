@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.start.ledger import Folder, attempts
+from launch.start.ledger import Folder, starts
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from tools.same_run import differences
@@ -31,8 +31,8 @@ def test_two_nodes_then_one_then_two_end_with_the_bits_of_one_process(
     wait(lambda: step(run, 2) > 60, "steps on one node", 2 * PATIENCE)
     cluster.launch("requeue", str(run))
     history = until_finished(run, 4 * PATIENCE)
-    assert [len(attempt.nodes) for attempt in history][:2] == [2, 1]
-    assert [attempt.gpus for attempt in history][:2] == [2, 1], "GPU-hours count what was held"
+    assert [len(start.nodes) for start in history][:2] == [2, 1]
+    assert [start.gpus for start in history][:2] == [2, 1], "GPU-hours count what was held"
     assert len(history) >= 3
-    assert len(attempts(Folder(run))) == len(history)
+    assert len(starts(Folder(run))) == len(history)
     assert differences(alone, run) == []
