@@ -13,7 +13,7 @@ from launch.cluster import local, slurm
 from launch.cluster.active import Seen, look
 from launch.cluster.resources import joined
 from launch.start.decide import crashes_in_vain
-from launch.start.ledger import Folder, attempts, job_of, read_json
+from launch.start.ledger import Folder, job_of, read_json, starts
 from launch.submit import submit
 from launch.watch.status import find_runs
 from masksup.base.files import write_atomically
@@ -133,7 +133,7 @@ def resume(paths: list[Path], options: dict[str, object], overrides: Sequence[st
         config = load_config(folder.config, overrides)[0]
         done = submit([(folder.run, config)], resources, row.get("cluster", "slurm"), f"masksup-{folder.run.name}",
                       folder.path)  # fmt: skip
-        crashes = crashes_in_vain(attempts(folder))
+        crashes = crashes_in_vain(starts(folder))
         anew = f"; its {crashes} crashes are forgiven and counted anew" if crashes else ""
         print(f"{folder.run}: job {done[0].job}{anew}")
         return True
@@ -142,7 +142,7 @@ def resume(paths: list[Path], options: dict[str, object], overrides: Sequence[st
     return 2 if failed else 0
 
 
-def logs(path: Path, rank: int, attempt: int | None, launcher: bool, follow: bool) -> int:
+def logs(path: Path, rank: int, start: int | None, launcher: bool, follow: bool) -> int:
     """Print what a rank of the newest (or another) start wrote, or what the launcher itself did.
 
     follow: go on, also with the next start, until the run is finished or neither runs nor waits.
@@ -151,16 +151,14 @@ def logs(path: Path, rank: int, attempt: int | None, launcher: bool, follow: boo
     if len(folders) > 1:
         raise UserError(f"{path}: found {len(folders)} runs there, expected one, such as {folders[0].run}")
     folder = folders[0]
-    file = _log(folder, rank, attempt, launcher)
+    file = _log(folder, rank, start, launcher)
     if file is None:
-        raise UserError(
-            f"{folder.run}: no such log; there are {len(attempts(folder))} starts; see {folder.run / 'logs'}"
-        )
+        raise UserError(f"{folder.run}: no such log; there are {len(starts(folder))} starts; see {folder.run / 'logs'}")
     lines = file.open(encoding="utf-8", errors="replace")
     for turn in itertools.count():
         # Asked before the rest is read, so that nothing is written in between.
         over = not follow or folder.result.exists() or (turn % _ASK_EVERY == 1 and not _comes_back(folder))
-        newest = _log(folder, rank, attempt, launcher)
+        newest = _log(folder, rank, start, launcher)
         sys.stdout.write(lines.read())
         sys.stdout.flush()
         if newest is not None and newest != file:
@@ -174,7 +172,7 @@ def logs(path: Path, rank: int, attempt: int | None, launcher: bool, follow: boo
     return 0
 
 
-def _log(folder: Folder, rank: int, attempt: int | None, launcher: bool) -> Path | None:
+def _log(folder: Folder, rank: int, start: int | None, launcher: bool) -> Path | None:
     if launcher:
         home = Path(read_json(folder.job).get("home", folder.path))
         job = job_of(folder) or ""
@@ -184,9 +182,11 @@ def _log(folder: Folder, rank: int, attempt: int | None, launcher: bool) -> Path
             *home.glob("submitit/local-*.log"),
         ]
         return max(files, key=lambda file: file.stat().st_mtime, default=None)
-    history = attempts(folder)
-    start = f"attempt{attempt or history[-1].number:03d}-" if history else ""  # none: a run without the launcher
-    ranks = (folder.run / "logs").glob(f"{start}rank*.log")
+    history = starts(folder)
+    number = f"{start or history[-1].number:03d}-" if history else None
+    # Without a number: a run without the launcher. Older versions say attempt.
+    names = [""] if number is None else [f"start{number}", f"attempt{number}"]
+    ranks = (file for name in names for file in (folder.run / "logs").glob(f"{name}rank*.log"))
     return next((file for file in ranks if int(file.stem.rpartition("rank")[2]) == rank), None)
 
 

@@ -47,7 +47,7 @@ def submit(
             try_out(work, resources)
         snapshot(home)
         for folder, (_, config) in zip(folders, runs):
-            prepare(folder, config, resources, cluster, work.code, home)
+            prepare_folder(folder, config, resources, cluster, work.code, home)
         jobs = sbatch_script.submit(work, resources) if cluster == "slurm" else local.submit(work)
     remember(dict(zip(jobs, folders)), name)
     return [Submitted(job, folder.run) for folder, job in zip(folders, jobs)]
@@ -167,7 +167,7 @@ def check_runs(runs: Iterable[tuple[Path, Config]]) -> None:
             raise UserError(f"{folder.run}: job {seen.job} already works on this run or waits to; cancel it first")
 
 
-def prepare(folder: Folder, config: Config, resources: Resources, cluster: str, code: Path, home: Path) -> None:
+def prepare_folder(folder: Folder, config: Config, resources: Resources, cluster: str, code: Path, home: Path) -> None:
     """Make the run folder with its configuration, or enter it, and note what its job asks for."""
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.path.chmod(0o700)

@@ -20,7 +20,7 @@ from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import snapshot
 from launch.start import first_node
 from launch.start.ledger import Folder, read_json
-from launch.submit import check_runs, prepare, refuse_full
+from launch.submit import check_runs, prepare_folder, refuse_full
 from launch.sweep_command import note, settings_now, sort_out
 from launch.sweeps import guided
 from launch.sweeps.settings import read_sweep, settings
@@ -65,7 +65,7 @@ def _take(folder: Folder, config: Config, resources: Resources, home: Path) -> N
     refuse_ranks(config, resources.world)
     check_runs([(folder.run, config)])
     refuse_full(home)
-    prepare(folder, config, resources, "slurm", snapshot(home), home)
+    prepare_folder(folder, config, resources, "slurm", snapshot(home), home)
     remember({first_node.own_token(os.environ).job: folder}, os.environ.get("SLURM_JOB_NAME", ""))
 
 

@@ -23,8 +23,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Indexes train (50), val (20) and test (20) of synthetic shapes, 48 px, made by the real preparer."""
-    from masksup.data.index import write_index
     from masksup.data.shapes import prepare_shapes
+    from masksup.data.write_index import write_index
 
     folder = tmp_path_factory.mktemp("tiny")
     for content in prepare_shapes(folder / "root", train=50, val=20, test=20, size=48, seed=3):

@@ -19,19 +19,20 @@ from PIL import Image
 from torch import Tensor
 
 from launch.cluster.resources import read_resources
-from launch.start.ledger import Folder, attempts
+from launch.start.ledger import Folder, starts
 from launch.sweeps.settings import settings
 from masksup.base.files import write_sealed
 from masksup.config.load import dump, load_config, to_yaml, validate
 from masksup.config.schema import Config
 from masksup.data.decode import decode
-from masksup.data.index import Index, IndexContent, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.prepare.coco import prepare_coco
 from masksup.data.prepare.csv import prepare_csv
 from masksup.data.prepare.voc import prepare_voc
 from masksup.data.prepare.wider import prepare_wider
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import whole
+from masksup.data.write_index import IndexContent, write_index
 from masksup.data.write_shards import pack_index
 from masksup.decisions.calibration import Platt
 from masksup.decisions.decisions import Decisions, Fitted, read_decisions, write_decisions
@@ -39,12 +40,12 @@ from masksup.engine.build import new_network
 from masksup.engine.features import compute_features
 from masksup.inference.card import Card, Preprocessing
 from masksup.inference.model_file import open_exported, seal
-from masksup.inference.prepare import load_image
+from masksup.inference.preprocess import load_image
 from masksup.models.weight_files import read_file
 from masksup.report.gather import CALIBRATION, kept_calibration, kept_outputs
 from masksup.runtime.checkpoint import State, read_checkpoint, write_checkpoint
 from masksup.runtime.metrics_log import read_rows
-from masksup.runtime.run_folder import new_attempt
+from masksup.runtime.starts import new_start
 from masksup.saved.base_file import read_base, write_base
 from masksup.saved.packed import Packed, read_packed, write_packed
 
@@ -146,22 +147,22 @@ def make_rows(name: str) -> Callable[[Path], None]:
 def make_starts(folder: Path) -> None:
     folder.mkdir()
     for _ in range(4):
-        new_attempt(folder)
+        new_start(folder)
     (folder / "checkpoints" / "step-000000007-a04").mkdir(parents=True)
 
 
 def read_starts(folder: Path) -> Any:
-    attempt = new_attempt(folder)
-    return attempt > 4  # no checkpoint has its name yet
+    start = new_start(folder)
+    return start > 4  # no checkpoint has its name yet
 
 
-def make_attempts(folder: Path) -> None:
+def make_launched(folder: Path) -> None:
     (folder / "launch").mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     for number in (1, 2, 3):
         rows.append({"number": number, "job": "12", "restart": number, "began": 1.5, "nodes": ["n1"], "gpus": 2})
         rows.append({"number": number, "outcome": "preempted", "ended": 2.5, "last_step": 3})
-    (folder / "launch" / "attempts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "launch" / "starts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def make_decisions(folder: Path) -> None:
@@ -325,7 +326,7 @@ READERS = {
     "base": Reader(make_base, read_a_base),
     "metrics.jsonl": Reader(make_rows("metrics.jsonl"), lambda folder: read_rows(folder / "metrics.jsonl"), own=False),
     "starts.jsonl": Reader(make_starts, read_starts),
-    "attempts.jsonl": Reader(make_attempts, lambda folder: attempts(Folder(folder)), own=False),
+    "launch/starts.jsonl": Reader(make_launched, lambda folder: starts(Folder(folder)), own=False),
     "decisions": Reader(make_decisions, read_decisions, absent=(None,)),
     "calibration": Reader(make_calibration, read_calibration, absent=(None,)),
     "logits": Reader(make_logits, read_logits),

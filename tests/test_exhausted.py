@@ -17,8 +17,9 @@ from launch.cluster.resources import Resources
 from launch.start.decide import why_not_again
 from launch.start.ledger import Folder
 from masksup.config.schema import Config
-from masksup.data.index import IndexContent, open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.shapes import draw_shapes, prepare_shapes
+from masksup.data.write_index import IndexContent, write_index
 from masksup.data.write_shards import pack_index
 from masksup.exits import USER_ERROR, told
 from masksup.runtime.run_folder import open_run
@@ -52,7 +53,7 @@ def test_memory(library: str, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 def test_the_launcher_does_not_start_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKSUP_ATTEMPT", "1")
+    monkeypatch.setenv("MASKSUP_START", "1")
     monkeypatch.setattr(launch.start.rank, "_train", lambda *_: TOO_MUCH["torch"]())
     assert launch.start.rank.main(tmp_path) == USER_ERROR
     left = json.loads((Folder(tmp_path).exits(1) / "rank00000.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from masksup.explain.looks import Looks
-from masksup.explain.picture import Scored, draw_looks
+from masksup.explain.picture import ScoredImage, draw_looks
 from masksup.output import lettering
 from masksup.output.lettering import draw_text, shortened, text_width, written
 from masksup.output.pictures import draw_prediction
@@ -53,7 +53,7 @@ def test_every_picture_of_names_tells_them_apart() -> None:
     ways = {
         "scores": lambda name: draw_prediction(photo, [name], [0.5], [False]),
         "regions": lambda name: draw_regions(photo, [Region((0.1, 0.1, 0.9, 0.9), name, 0.9, 0.9)]),
-        "maps": lambda name: draw_looks(photo, Scored([name], [0.5], [0.6]), Looks("activation", maps, None), [0]),
+        "maps": lambda name: draw_looks(photo, ScoredImage([name], [0.5], [0.6]), Looks("activation", maps, None), [0]),
     }
     for way, draw in ways.items():
         pictures = [np.asarray(draw(name)) for name in ("日本", "中文", "name\ue000", "name\ue001")]

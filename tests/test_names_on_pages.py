@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from masksup.base.log import log, start_logging
 from masksup.cli import main
 from masksup.config.schema import Config
-from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 from masksup.training.train import train
 
 EVIL = (

@@ -17,9 +17,10 @@ from masksup.config.load import dump, validate
 from masksup.config.messages import items, schema_keys
 from masksup.config.on_resume import on_resume
 from masksup.config.schema import Config, OnResume, Section
-from masksup.data.index import open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import make_plan, open_source
+from masksup.data.write_index import write_index
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.runtime.run_folder import as_in_folder, open_run, read_run_config, refuse_other_config
@@ -149,7 +150,7 @@ def test_operation_that_may_change_results_is_told_and_kept_through_later_starts
     assert "going on with other settings (eval.batch: 32 -> 7)" in "".join(capsys.readouterr())
     assert train(now, tmp_path) == 0
     assert "other settings" not in "".join(capsys.readouterr())
-    assert result(tmp_path)["changed"] == [{"step": 2, "attempt": 2, "settings": {"eval.batch": "32 -> 7"}}]
+    assert result(tmp_path)["changed"] == [{"step": 2, "start": 2, "settings": {"eval.batch": "32 -> 7"}}]
     starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
     assert [row["settings"]["eval.batch"] for row in starts] == [32, 7, 7]
 
@@ -168,7 +169,7 @@ def test_an_image_that_breaks_in_mid_run_is_cured_by_a_budget(
     with pytest.raises(UserError, match=image.name):
         train(config, run)
     assert train(tiny_config(**places, data__broken_budget=0.1), run) == 0
-    assert result(run)["changed"] == [{"step": 1, "attempt": 3, "settings": {"data.broken_budget": "0.0 -> 0.1"}}]
+    assert result(run)["changed"] == [{"step": 1, "start": 3, "settings": {"data.broken_budget": "0.0 -> 0.1"}}]
 
 
 def test_how_to_train_longer_is_told_and_works(

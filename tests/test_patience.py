@@ -85,7 +85,7 @@ def test_cut_off_between_the_evaluation_and_the_end_it_comes_to_the_same_end(
     real = getattr(module, where, None)
 
     def dies(run: Any, *rest: Any) -> None:
-        if run.at.step == last:
+        if run.progress.step == last:
             raise RuntimeError("power failure")
         real(run, *rest)  # type: ignore[misc]
 

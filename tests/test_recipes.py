@@ -19,9 +19,9 @@ from masksup.cli import main
 from masksup.config.load import load_config
 from masksup.config.schema import Config
 from masksup.config.yaml_text import read_yaml
-from masksup.data.index import write_index
 from masksup.data.sampler import Plan
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 from masksup.engine.build import new_method, new_network
 from masksup.engine.schedule import rate_factor
 from masksup.errors import UserError

@@ -131,7 +131,7 @@ def test_loss_is_computed_in_float32(name: str) -> None:
 def test_method_gives_a_loss_with_gradients_and_predicts(name: str) -> None:
     torch.manual_seed(0)
     method = METHODS.resolve(name)(build_network("test_resnet", 64, "linear", {}, C), build_loss("bce")).train()
-    method.prepare(0)
+    method.set_up(0)
     loss, logs = method(batch())
     loss.backward()
     assert loss.shape == ()
@@ -154,10 +154,10 @@ def test_a_training_step_does_not_ask_the_device(registry: Registry, name: str, 
     chosen = {"head": "linear", "loss": "bce", "method": "baseline", registry.kind: name}
     network = build_network("test_resnet", 64, chosen["head"], {}, C)
     method = METHODS.resolve(chosen["method"])(network, build_loss(chosen["loss"])).train()
-    method.prepare(0)
+    method.set_up(0)
     cpu = torch.device("cpu")
     engine = make_engine(tiny_config(optim__clip=1.0), method, cpu, torch.float32, Place())
-    stepper = Stepper(engine, cpu, torch.float32, 0)
+    stepper = Stepper(engine, cpu, 0)
     with no_questions():
         logs = stepper.step([batch(), batch()], 0, 0.5)
     assert torch.isfinite(logs["loss"]).all()

@@ -13,9 +13,10 @@ from compare import assert_same_run, final_state
 from masksup.cli import main
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
-from masksup.data.index import open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import open_source
+from masksup.data.write_index import write_index
 from masksup.engine.build import new_method
 from masksup.engine.features import compute_features, targets_of
 from masksup.errors import UserError

@@ -245,8 +245,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_two_good_ones_stay(
 def test_broken_images_within_the_budget_are_each_named_once_and_left_out(
     tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from masksup.data.index import write_index
     from masksup.data.shapes import prepare_shapes
+    from masksup.data.write_index import write_index
 
     for content in prepare_shapes(tmp_path / "root", train=30, val=10, test=5, size=48, seed=4):
         write_index(tmp_path / content.split, content)
@@ -262,9 +262,10 @@ def test_broken_images_within_the_budget_are_each_named_once_and_left_out(
 def test_broken_images_of_all_starts_count_together_and_each_once(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from masksup.data.index import open_index, write_index
+    from masksup.data.index import open_index
     from masksup.data.shapes import prepare_shapes
     from masksup.data.split import make_plan, open_source
+    from masksup.data.write_index import write_index
 
     for content in prepare_shapes(tmp_path / "root", train=30, val=10, test=5, size=48, seed=4):
         write_index(tmp_path / content.split, content)

@@ -26,10 +26,11 @@ from masksup.base.log import start_logging
 from masksup.base.place import ALONE
 from masksup.cli import main
 from masksup.config.schema import Config
-from masksup.data.index import open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.masks import evaluation_masks
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import Part, whole
+from masksup.data.write_index import write_index
 from masksup.errors import UserError
 from masksup.evaluation.blocks import image_blocks
 from masksup.evaluation.collect import Counted, Counts, Outputs, Pairs

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from masksup.cli import main
-from masksup.data.index import open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.prepare.voc import VOC_CLASSES, prepare_voc, prepare_voc2007
+from masksup.data.write_index import write_index
 from masksup.training.train import train
 
 TEST_IDS = [f"2009_{number:06d}" for number in (12, 3, 7, 5, 9)]

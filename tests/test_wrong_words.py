@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from launch.sweeps.results import Scored
+from launch.sweeps.results import ScoredSetting
 from launch.sweeps.results import as_csv as sweep_csv
 from masksup.base.csv_text import as_csv
 from masksup.base.words import counted
@@ -197,7 +197,7 @@ def test_files_and_settings_are_no_formulas(
         assert main(["predict", str(run), name, "--out", "out.csv", *options]) == 0
         with Path("out.csv").open(newline="") as lines:
             assert list(csv.reader(lines))[1][0] == expected
-    [_, row] = csv.reader(sweep_csv([Scored("=a", ("@b=1",), (), 1, "-c")]).splitlines())
+    [_, row] = csv.reader(sweep_csv([ScoredSetting("=a", ("@b=1",), (), 1, "-c")]).splitlines())
     assert [row[0], *row[-2:]] == ["'=a", "'@b=1", "'-c"]
 
 

@@ -204,7 +204,7 @@ def _trainer(config: Config, batch: int, place: Place = ALONE) -> Callable[[], N
     network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, CLASSES, None).to(device).train()
     engine = make_engine(config, method, device, dtype, place)
-    stepper = Stepper(engine, device, dtype, 0)
+    stepper = Stepper(engine, device, 0)
     data, steps = _batch(batch, config.model.size), iter(range(10**9))
     share = share_of(place.world, batch * place.world, place.rank, place.world)
     stepper.warm_up(data, 0, 0.0)

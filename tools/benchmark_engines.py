@@ -168,7 +168,7 @@ class _Trainer:
     def __init__(self, config: Config, args: argparse.Namespace, device: torch.device) -> None:
         method, dtype = _method(config, device), choose_dtype(config.precision, device)
         place = Place(args.rank, args.world, args.rank, args.world, "torchrun")
-        self.stepper = Stepper(make_engine(config, method, device, dtype, place), device, dtype, config.seed)
+        self.stepper = Stepper(make_engine(config, method, device, dtype, place), device, config.seed)
         blocks = config.parallel.sum == "tree"
         self.share = share_of(args.micro_batches, config.batch.global_, args.rank, args.world, blocks)
         self.args, self.warm = args, False

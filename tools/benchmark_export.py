@@ -28,7 +28,7 @@ from masksup.export.trace import Deployed
 from masksup.export.write import export
 from masksup.inference.card import PRECISIONS, Precision
 from masksup.inference.model_file import open_exported
-from masksup.inference.prepare import load_image
+from masksup.inference.preprocess import load_image
 from masksup.metrics.pairs import probabilities
 from masksup.metrics.summary import score
 from masksup.saved.open import open_trained

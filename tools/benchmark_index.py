@@ -12,7 +12,8 @@ from time import perf_counter
 
 import numpy as np
 
-from masksup.data.index import IndexContent, open_index, write_index
+from masksup.data.index import open_index
+from masksup.data.write_index import IndexContent, write_index
 
 
 def make_content(root: Path, images: int, boxes: int, classes: int) -> IndexContent:

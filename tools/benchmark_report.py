@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from masksup.data.index import IndexContent, write_index
+from masksup.data.write_index import IndexContent, write_index
 
 FILES, SIDE = 400, 48
 

@@ -44,7 +44,7 @@ def main() -> None:
 def measure(folder: Path, megabytes: int, seconds: float, saves: int) -> tuple[list[float], list[float], list[float]]:
     """Seconds: stalls of each save, steps without a save under way, and steps with one."""
     tensors = {f"model/{i}": torch.randn(2**18) for i in range(megabytes)}  # 1 MiB each, as of a network's many layers
-    saver, work = Saver(folder, attempt=1, keep=2), _work(seconds)
+    saver, work = Saver(folder, start=1, keep=2), _work(seconds)
     stalls: list[float] = []
     steps: dict[bool, list[float]] = {True: [], False: []}
     for step in range(1, saves * EVERY + 1):

@@ -11,7 +11,7 @@ from masksup.data.index import open_index
 from masksup.data.split import refuse_other_classes, whole
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
-from masksup.explain.maps import map_kind
+from masksup.explain.class_maps import map_kind
 from masksup.explain.pointing import pointing_game
 from masksup.saved.open import open_trained
 

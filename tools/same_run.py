@@ -46,8 +46,8 @@ LEFT_OUT = (
     ("number of ranks", META, ("ranks",)),
     ("number of ranks", RESULT, ("ranks",)),
     ("history of the starts", RECORD, ("event",)),
-    ("number of the start", META, ("at.changed.*.attempt",)),
-    ("number of the start", RESULT, ("attempts", "changed.*.attempt")),
+    ("number of the start", META, ("at.changed.*.attempt", "at.changed.*.start")),
+    ("number of the start", RESULT, ("attempts", "starts", "changed.*.attempt", "changed.*.start")),
     ("names of checkpoints, which number the start", META, ("name", "at.best.checkpoint")),
     ("names of the folder and of checkpoints, whose sha256 is compared", RESULT, (
         "run", "best.checkpoint", "best_lost.checkpoint", "best_lost.why",

@@ -51,12 +51,12 @@ def new_stepper(config: Config, classes: int, device: torch.device | None = None
     dtype = choose_dtype(config.precision, device)
     network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, classes, None)
-    method.prepare(config.seed)
+    method.set_up(config.seed)
     method.to(device).train()
     compile_networks(method, config.precision)
     engine = make_engine(config, method, device, dtype, Place())
     set_rates(engine.param_groups, 1e-4, None)
-    return Stepper(engine, device, dtype, 0)
+    return Stepper(engine, device, 0)
 
 
 def resident_batch(config: Config, classes: int, device: torch.device, seed: int = 0) -> dict[str, Tensor]:

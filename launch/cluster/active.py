@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.cluster import local, slurm
-from launch.start.ledger import Folder, attempts, job_of, read_json, write_json
+from launch.start.ledger import Folder, job_of, read_json, starts, write_json
 from masksup.errors import UserError
 
 
@@ -50,7 +50,7 @@ def _local(folder: Folder, job: str) -> slurm.Job:
     if not local.alive(job, folder.run):
         orphans = not folder.result.exists() and local.ranks(folder)
         return slurm.Job(job, "RUNNING" if orphans else "COMPLETED")
-    waits = "_" in job and not attempts(folder)
+    waits = "_" in job and not starts(folder)
     return slurm.Job(job, "PENDING", "after the settings before it") if waits else slurm.Job(job, "RUNNING")
 
 

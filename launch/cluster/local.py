@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from launch.cluster.sbatch_script import Work
-from launch.start.ledger import Attempt, Folder, Token
-from launch.start.start import Scheduler, job_resources, run_attempt, say
+from launch.start.ledger import Folder, Start, Token
+from launch.start.start import Scheduler, job_resources, run_start, say
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
 from masksup.base import clock
@@ -77,7 +77,7 @@ def _to_the_end(folder: Folder, job: str) -> str:
     restart = 0
     while True:
         token = Token(job, restart)
-        verdict = run_attempt(folder, token, ["localhost"], HERE, clock.now())
+        verdict = run_start(folder, token, ["localhost"], HERE, clock.now())
         renew_results(folder.run)
         if verdict.not_again is not None:
             say(f"not started again: {verdict.not_again}")
@@ -92,7 +92,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_here(command: list[str], variables: dict[str, str], folder: Folder, attempt: Attempt) -> int:
+def start_here(command: list[str], variables: dict[str, str], folder: Folder, start: Start) -> int:
     """All ranks as processes of this machine. Returns the highest exit status."""
     world = job_resources(folder).on(1).world
     ranks, port = [], str(free_port())
@@ -101,7 +101,7 @@ def start_here(command: list[str], variables: dict[str, str], folder: Folder, at
             **os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
             "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         }  # fmt: skip
-        with folder.log(attempt.number, str(rank)).open("ab") as log:
+        with folder.log(start.number, str(rank)).open("ab") as log:
             ranks.append(subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT))  # fmt: skip
     early = EarlyStop(folder)

@@ -55,7 +55,7 @@ class Resources(BaseModel):
     mem: str | None = None
     """Memory of a node, as SLURM writes it (64G); none: the partition's default."""
     time: str = "24:00:00"
-    """Time limit of an attempt: minutes, H:MM:SS or D-HH:MM:SS. A run that reaches it saves and goes on in the next."""
+    """Time limit of a start: minutes, H:MM:SS or D-HH:MM:SS. A run that reaches it saves and goes on in the next."""
     partition: str | None = None
     """Partition; none, or "" over that of the site: the cluster's default."""
     account: str | None = None

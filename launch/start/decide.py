@@ -7,7 +7,7 @@ from typing import Any
 
 from launch.cluster.resources import Resources
 from launch.cluster.slurm import complaint
-from launch.start.ledger import Attempt
+from launch.start.ledger import Start
 from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
 
@@ -96,7 +96,7 @@ def _about_a_peer(error: str) -> bool:
     return any(word in error.lower() for word in ("gloo", "nccl", "connection", "socket", "peer", "broken pipe"))
 
 
-def why_not_again(result: str, history: Sequence[Attempt], resources: Resources) -> str | None:
+def why_not_again(result: str, history: Sequence[Start], resources: Resources) -> str | None:
     """None if the run is to be started again after it ended as `result`; else the reason, for people.
 
     `history` holds every start, the one that ended just now included. Those of the newest job count: a person who
@@ -105,12 +105,12 @@ def why_not_again(result: str, history: Sequence[Attempt], resources: Resources)
     """
     if result in ("done", "wrong", "cancelled", "superseded", "hopeless"):
         return result
-    history = [attempt for attempt in history if attempt.job == history[-1].job]
+    history = [start for start in history if start.job == history[-1].job]
     budgets = {"preempted": resources.max_preemptions, "timeout": resources.max_timeouts}
     if result in budgets:
-        used = sum(1 for attempt in history if attempt.outcome == result)
+        used = sum(1 for start in history if start.outcome == result)
         return None if used <= budgets[result] else f"{used} times {result}; the limit is {budgets[result]}"
-    losses = [attempt for attempt in history if attempt.outcome in ("crashed", "lost", "interrupted")]
+    losses = [start for start in history if start.outcome in ("crashed", "lost", "interrupted")]
     if len(losses) > resources.max_losses:
         return f"{len(losses)} crashes and losses; max_losses is {resources.max_losses}"
     in_vain = crashes_in_vain(history)
@@ -119,14 +119,14 @@ def why_not_again(result: str, history: Sequence[Attempt], resources: Resources)
     return None
 
 
-def crashes_in_vain(history: Sequence[Attempt]) -> int:
+def crashes_in_vain(history: Sequence[Start]) -> int:
     """Crashes and losses since the run last got further than ever before."""
     furthest, count = -1, 0
-    for attempt in history:
-        reached = -1 if attempt.last_step is None else attempt.last_step
-        if reached > furthest and attempt.first_step is not None and reached > attempt.first_step:
+    for start in history:
+        reached = -1 if start.last_step is None else start.last_step
+        if reached > furthest and start.first_step is not None and reached > start.first_step:
             furthest, count = reached, 0
-        if attempt.outcome in ("crashed", "lost"):
+        if start.outcome in ("crashed", "lost"):
             count += 1
     return count
 

@@ -1,4 +1,4 @@
-"""What the batch script runs, on the first node: an attempt of the run by srun, and the way back into the queue.
+"""What the batch script runs, on the first node: a start of the run by srun, and the way back into the queue.
 
 python -P -m launch.start.first_node RUN_FOLDER
 python -P -m launch.start.first_node --elements FILE     (one run folder a line; SLURM_ARRAY_TASK_ID chooses)
@@ -17,8 +17,8 @@ from launch.cluster import slurm
 from launch.cluster.options import words
 from launch.cluster.resources import Resources
 from launch.cluster.sbatch_script import Work
-from launch.start.ledger import Attempt, Folder, Token
-from launch.start.start import Scheduler, Verdict, job_resources, rank_command, run_attempt, say, taken_over, variables
+from launch.start.ledger import Folder, Start, Token
+from launch.start.start import Scheduler, Verdict, job_resources, rank_command, run_start, say, taken_over, variables
 from launch.submit import refuse_full
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
@@ -33,14 +33,14 @@ LOOK_AT = (1, 3, 6)
 
 
 def main(arguments: list[str]) -> int:
-    """Run one attempt. The exit status is the batch job's: 0 done, else what SLURM shows as FAILED."""
+    """Run one start. The exit status is the batch job's: 0 done, else what SLURM shows as FAILED."""
     if "SLURM_JOB_ID" not in os.environ:
         print("launch.start.first_node: not in a SLURM job, expected to be started by sbatch", file=sys.stderr)
         return 2
     folder = Folder(chosen(arguments, os.environ))
     token, nodes = own_token(os.environ), slurm.hosts(os.environ["SLURM_JOB_NODELIST"])
     began = slurm.started(token.job) or clock.now()
-    verdict = run_attempt(folder, token, nodes, SLURM, began)
+    verdict = run_start(folder, token, nodes, SLURM, began)
     status = _leave(folder, token, verdict)
     if verdict.outcome != "superseded":
         renew_results(folder.run)  # last: the way back into the queue waits for nothing
@@ -71,66 +71,66 @@ def own_token(environment: Mapping[str, str]) -> Token:
     return Token(job, int(environment.get("SLURM_RESTART_COUNT") or 0))  # unset at first, then 1, 2, ...
 
 
-def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder, attempt: Attempt) -> int:
+def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder, start: Start) -> int:
     """One task a rank on all nodes of the job. Returns srun's exit status."""
-    if attempt.restart % 2:
+    if start.restart % 2:
         # A node that was cut off wakes up: its old srun is ended, and has SLURM end "its" step, by a number that the
         # new start would use too. Steps of neighbouring starts therefore have different numbers.
         slurm.try_call("srun", "--nodes=1", "--ntasks=1", "true")
-    refusal = folder.srun_said(attempt.number)
+    refusal = folder.srun_said(start.number)
     refusal.parent.mkdir(parents=True, exist_ok=True)
     with refusal.open("ab") as said:
         srun = subprocess.Popen(
-            srun_command(job_resources(folder).on(len(attempt.nodes)), folder, attempt) + command,
+            srun_command(job_resources(folder).on(len(start.nodes)), folder, start) + command,
             stdin=subprocess.DEVNULL, stderr=said, env={**os.environ, **variables},
         )  # fmt: skip
     try:
-        return _follow(srun, folder, attempt)
+        return _follow(srun, folder, start)
     finally:
         sys.stderr.write(refusal.read_text(encoding="utf-8", errors="replace"))
 
 
-def _follow(srun: "subprocess.Popen[bytes]", folder: Folder, attempt: Attempt) -> int:
+def _follow(srun: "subprocess.Popen[bytes]", folder: Folder, start: Start) -> int:
     asked, ticks, early = 0.0, 0, EarlyStop(folder)
     while True:
         try:
             return srun.wait(timeout=WATCH_S)
         except subprocess.TimeoutExpired:
-            if taken_over(folder, attempt):
+            if taken_over(folder, start):
                 srun.kill()  # and ask SLURM nothing: by this job's number it would mean the newer start
                 continue
             ticks += 1
             if time.monotonic() - asked > ASK_AGAIN_S and _to_leave(folder, early):
                 # Again and again: a signal to a step that has not started yet is lost.
                 asked = time.monotonic()
-                slurm.ask_to_leave(attempt.job)
-            elif ticks in LOOK_AT and slurm.is_preempted(attempt.job):
+                slurm.ask_to_leave(start.job)
+            elif ticks in LOOK_AT and slurm.is_preempted(start.job):
                 # The signal came before there were ranks, and nobody heard it.
-                slurm.ask_to_leave(attempt.job)
+                slurm.ask_to_leave(start.job)
 
 
 def _to_leave(folder: Folder, early: EarlyStop) -> bool:
     return folder.cancelled.exists() or folder.stopped_early.exists() or early.due()
 
 
-def srun_command(resources: Resources, folder: Folder, attempt: Attempt) -> list[str]:
+def srun_command(resources: Resources, folder: Folder, start: Start) -> list[str]:
     # Without binding every rank sees all GPUs of its node, which NCCL needs to copy from one to the other.
     options = ({"gpu-bind": "none"} if resources.gpus else {}) | resources.srun
     return [
         "srun", "--unbuffered", "--export=ALL", f"--nodes={resources.nodes}", f"--ntasks={resources.world}",
         f"--ntasks-per-node={resources.ranks_on_a_node}", f"--cpus-per-task={resources.cpus_per_rank}",
         "--distribution=block", "--kill-on-bad-exit=0", f"--wait={FOLLOW_S}", *words(options),
-        "--open-mode=append", f"--output={folder.log(attempt.number)}",
+        "--open-mode=append", f"--output={folder.log(start.number)}",
     ]  # fmt: skip
 
 
 def shown(work: Work, resources: Resources) -> str:
     """What the script's launcher runs on the nodes, for people: the ranks of the first start of the first run."""
-    folder, attempt = Folder(work.runs[0]), Attempt(1, "JOB", 0, 0.0)
-    command = srun_command(resources.on(resources.most_nodes), folder, attempt) + rank_command(
+    folder, start = Folder(work.runs[0]), Start(1, "JOB", 0, 0.0)
+    command = srun_command(resources.on(resources.most_nodes), folder, start) + rank_command(
         resources, "launch.start.rank", [str(folder.run)]
     )
-    said = [f"{name}={shlex.quote(value)}" for name, value in variables(attempt, resources).items()]
+    said = [f"{name}={shlex.quote(value)}" for name, value in variables(start, resources).items()]
     return f"# ranks, at each start\n{' '.join(said)} \\\n{shlex.join(command)}\n"
 
 

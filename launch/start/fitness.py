@@ -14,7 +14,7 @@ SLOWER = 5.0
 
 
 @dataclass
-class Card:
+class RankReport:
     """What one rank saw. None: not measured by this rank, or not there."""
 
     rank: int
@@ -36,7 +36,7 @@ class Card:
     data_problem: str | None = None
 
 
-def problems(cards: Sequence[Card]) -> dict[str, list[str]]:
+def problems(cards: Sequence[RankReport]) -> dict[str, list[str]]:
     """Node -> what is wrong with it; empty if all are fit."""
     bad: dict[str, list[str]] = {}
     for card in cards:
@@ -60,7 +60,7 @@ def problems(cards: Sequence[Card]) -> dict[str, list[str]]:
     return bad
 
 
-def shared_mistake(cards: Sequence[Card]) -> str | None:
+def shared_mistake(cards: Sequence[RankReport]) -> str | None:
     """What no node can read or write, for the same reason: that is no node's fault. None on a single node."""
     hosts = {card.host for card in cards}
     for what, name in (("data", "data_problem"), ("run folder", "disk_problem")):
@@ -70,7 +70,7 @@ def shared_mistake(cards: Sequence[Card]) -> str | None:
     return None
 
 
-def _of_one(card: Card) -> list[str]:
+def _of_one(card: RankReport) -> list[str]:
     found = []
     if card.gpu_problem is not None:
         found.append(f"GPUs do not answer: {card.gpu_problem}")

@@ -1,4 +1,4 @@
-"""What the launcher keeps of a run, in `RUN/launch/`: its job, its attempts, who may write, who left and why.
+"""What the launcher keeps of a run, in `RUN/launch/`: its job, its starts, who may write, who left and why.
 
 The run folder is the truth: SLURM forgets jobs, and a requeued job starts with nothing but this folder.
 """
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from masksup.base import clock
-from masksup.base.files import as_json, parse_json, read_regular, read_text, to_disk, write_atomically
+from masksup.base.files import as_json, parse_json, read_regular, to_disk, write_atomically
+from masksup.base.json_lines import read_lines
+from masksup.runtime.starts import last_start
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class Folder:
         return self.path / "job.json"
 
     @property
-    def attempts(self) -> Path:
+    def starts(self) -> Path:
+        return self.path / "starts.jsonl"
+
+    @property
+    def older_starts(self) -> Path:
+        """Where earlier versions kept them."""
         return self.path / "attempts.jsonl"
 
     @property
@@ -84,19 +91,19 @@ class Folder:
             return None
         return None
 
-    def exits(self, attempt: int) -> Path:
-        return self.path / "exits" / f"{attempt:04d}"
+    def exits(self, start: int) -> Path:
+        return self.path / "exits" / f"{start:04d}"
 
-    def srun_said(self, attempt: int) -> Path:
+    def srun_said(self, start: int) -> Path:
         """The messages of srun itself; the ranks have logs of their own."""
-        return self.path / "exits" / f"{attempt:04d}.srun"
+        return self.path / "exits" / f"{start:04d}.srun"
 
-    def log(self, attempt: int, rank: str = "%t") -> Path:
-        return self.run / "logs" / f"attempt{attempt:03d}-rank{rank}.log"
+    def log(self, start: int, rank: str = "%t") -> Path:
+        return self.run / "logs" / f"start{start:03d}-rank{rank}.log"
 
 
 @dataclass
-class Attempt:
+class Start:
     """One start of a run and how it ended. Times are seconds since the epoch."""
 
     number: int
@@ -135,61 +142,52 @@ def append(path: Path, row: dict[str, Any]) -> None:
         to_disk(file)
 
 
-def attempts(folder: Folder) -> list[Attempt]:
+def starts(folder: Folder) -> list[Start]:
     """All starts of a run, oldest first."""
-    found: dict[int, Attempt] = {}
-    for row in read_lines(folder.attempts):
+    found: dict[int, Start] = {}
+    for row in [*read_lines(folder.older_starts), *read_lines(folder.starts)]:
         number = row.get("number")
         if not isinstance(number, int):
             continue
         if number not in found and {"job", "restart", "began"} <= row.keys():
             try:
-                found[number] = Attempt(number, str(row["job"]), int(row["restart"]), float(row["began"]))
+                found[number] = Start(number, str(row["job"]), int(row["restart"]), float(row["began"]))
             except (TypeError, ValueError):  # damaged; the other starts are still told
                 continue
         if number in found:
             for key, value in row.items():
-                if key in Attempt.__dataclass_fields__:
+                if key in Start.__dataclass_fields__:
                     setattr(found[number], key, value)
     return [found[number] for number in sorted(found)]
 
 
-def begin(folder: Folder, token: Token, nodes: list[str], gpus: int, began: float | None = None) -> Attempt:
-    """Note a new start, and close the one before if nobody did. `began`: when its nodes were given to it."""
-    before = attempts(folder)
+def begin(folder: Folder, token: Token, nodes: list[str], gpus: int, began: float | None = None) -> Start:
+    """Note a new start, and close the one before if nobody did. `began`: when its nodes were given to it.
+
+    Its number is the one that the training takes for it (`masksup.runtime.starts`).
+    """
+    before = starts(folder)
     if before and before[-1].outcome is None:
         end(folder, before[-1], "interrupted", before[-1].last_seen or progress(folder, before[-1]).get("last_seen"))
-    attempt = Attempt(len(before) + 1, token.job, token.restart, began or clock.now(), nodes, gpus)
-    append(folder.attempts, asdict(attempt))
-    return attempt
+    number = max([last_start(folder.run), *(start.number for start in before)]) + 1
+    start = Start(number, token.job, token.restart, began or clock.now(), nodes, gpus)
+    append(folder.starts, asdict(start))
+    return start
 
 
-def end(folder: Folder, attempt: Attempt, outcome: str, ended: float | None = None, **more: Any) -> None:
+def end(folder: Folder, start: Start, outcome: str, ended: float | None = None, **more: Any) -> None:
     """Note how a start ended, with what the heartbeat says of its progress."""
-    row = {"number": attempt.number, "outcome": outcome, "ended": ended or clock.now()}
-    append(folder.attempts, row | progress(folder, attempt) | more)
+    row = {"number": start.number, "outcome": outcome, "ended": ended or clock.now()}
+    append(folder.starts, row | progress(folder, start) | more)
 
 
-def progress(folder: Folder, attempt: Attempt) -> dict[str, Any]:
+def progress(folder: Folder, start: Start) -> dict[str, Any]:
     """Steps and times of a start, from the heartbeat that its rank 0 left."""
     beat = read_json(folder.heartbeat)
-    if beat.get("token") != str(Token(attempt.job, attempt.restart)):
+    if beat.get("token") != str(Token(start.job, start.restart)):
         return {}
     keys = {"first_step", "first_step_at", "last_step", "last_step_at"}
     return {key: beat[key] for key in keys & beat.keys()} | {"last_seen": beat.get("seen", beat.get("time"))}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON objects of a file, a line each; lines that a crash cut off are left out."""
-    rows = []
-    for line in read_text(path, errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.start.fitness import Card, problems, shared_mistake
+from launch.start.fitness import RankReport, problems, shared_mistake
 from launch.start.ledger import write_json
 from masksup.base.files import to_disk
 from masksup.base.place import Place, find_place
@@ -32,7 +32,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 class Report:
     """What rank 0 found; `bad` names nodes."""
 
-    cards: list[Card]
+    cards: list[RankReport]
     bad: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -84,9 +84,9 @@ def examine(place: Place, folder: Path, indexes: list[Path]) -> Report | None:
     return Report(cards, problems(cards)) if place.first else None
 
 
-def look_around(place: Place, folder: Path, indexes: list[Path]) -> Card:
+def look_around(place: Place, folder: Path, indexes: list[Path]) -> RankReport:
     """What one rank sees of its node. The disk is measured by one rank a node."""
-    card = Card(place.rank, os.uname().nodename, time.time())
+    card = RankReport(place.rank, os.uname().nodename, time.time())
     card.asked_gpus = len([x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()])
     _look_at_gpu(card, place)
     card.nccl = _nccl()
@@ -97,7 +97,7 @@ def look_around(place: Place, folder: Path, indexes: list[Path]) -> Card:
     return card
 
 
-def _look_at_gpu(card: Card, place: Place) -> None:
+def _look_at_gpu(card: RankReport, place: Place) -> None:
     """Driver, number of GPUs and memory in use on the rank's own, as torch sees them: MIG is no special case then.
 
     The GPUs of other ranks are theirs to look at: a context of every rank on each would fill them.

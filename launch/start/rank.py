@@ -22,9 +22,9 @@ from masksup.runtime import fence, heartbeat  # noqa: E402
 
 def main(run: Path) -> int:
     """Train the run of this folder as one of its ranks. Returns the exit status, as in `masksup.exits`."""
-    folder, attempt = Folder(run), int(os.environ["MASKSUP_ATTEMPT"])
+    folder, start = Folder(run), int(os.environ["MASKSUP_START"])
     rank, error = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), None
-    heartbeat.on_leave(lambda status, said: leave_word(folder, attempt, rank, status, said))
+    heartbeat.on_leave(lambda status, said: leave_word(folder, start, rank, status, said))
     try:
         status = _train(folder, rank)
     except BaseException as problem:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch.cluster.resources import Resources
 from launch.start.decide import Left, bad_nodes, first_error, outcome, refused_for_good, why_not_again
-from launch.start.ledger import Attempt, Folder, Token, attempts, begin, end, read_json, write_json
+from launch.start.ledger import Folder, Start, Token, begin, end, read_json, starts, write_json
 from launch.start.preflight import read_bad
 from launch.sweeps.results import sweep_of, swept_keys
 from masksup.base import clock
@@ -21,7 +21,7 @@ from masksup.errors import UserError
 from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
 
-StartRanks = Callable[[list[str], dict[str, str], Folder, Attempt], int]
+StartRanks = Callable[[list[str], dict[str, str], Folder, Start], int]
 """Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
 
 
@@ -60,31 +60,31 @@ def job_resources(folder: Folder) -> Resources:
     return Resources.model_validate(read_json(folder.job).get("resources", {}))
 
 
-def run_attempt(folder: Folder, token: Token, nodes: list[str], scheduler: Scheduler, began: float) -> Verdict:
+def run_start(folder: Folder, token: Token, nodes: list[str], scheduler: Scheduler, began: float) -> Verdict:
     """Start the ranks of a run once, wait for them, and write down how it went. `began`: start of the job's clock."""
     resources = job_resources(folder).on(len(nodes))
     refusal = _refusal(folder, token)
     if refusal is not None:
         say(refusal)
         return Verdict("superseded", refusal, [])
-    attempt = begin(folder, token, nodes, _gpus(resources, scheduler), began)
+    start = begin(folder, token, nodes, _gpus(resources, scheduler), began)
     write_atomically(folder.fence, f"{token}\n")
-    say(f"{folder.run}: attempt {attempt.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
-    history = [before for before in attempts(folder)[:-1] if before.job == token.job]
+    say(f"{folder.run}: start {start.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
+    history = [before for before in starts(folder)[:-1] if before.job == token.job]
     spent = why_not_again("interrupted", history, resources)
     if spent is not None or folder.cancelled.exists():
         result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
-        end(folder, attempt, result, error=why)
+        end(folder, start, result, error=why)
         return Verdict(result, why, [])
-    unfit = _preflight(folder, attempt, resources, scheduler.start_ranks) if resources.preflight else 0
+    unfit = _preflight(folder, start, resources, scheduler.start_ranks) if resources.preflight else 0
     if unfit:
         bad, error = read_bad(folder.path)
         result = "wrong" if unfit == USER_ERROR else "lost"
-        end(folder, attempt, result, error=error, bad_nodes=bad)
-        say(f"attempt {attempt.number}: {'' if unfit == USER_ERROR else 'not fit to train on: '}{error}")
-        return Verdict(result, why_not_again(result, attempts(folder), resources), bad)
-    status = _ranks(folder, attempt, resources, scheduler.start_ranks)
-    return _judge(folder, attempt, status, resources, scheduler, began)
+        end(folder, start, result, error=error, bad_nodes=bad)
+        say(f"start {start.number}: {'' if unfit == USER_ERROR else 'not fit to train on: '}{error}")
+        return Verdict(result, why_not_again(result, starts(folder), resources), bad)
+    status = _ranks(folder, start, resources, scheduler.start_ranks)
+    return _judge(folder, start, status, resources, scheduler, began)
 
 
 def _gpus(resources: Resources, scheduler: Scheduler) -> int:
@@ -101,11 +101,11 @@ def _refusal(folder: Folder, token: Token) -> str | None:
     return None
 
 
-def _preflight(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
+def _preflight(folder: Folder, start: Start, resources: Resources, start_ranks: StartRanks) -> int:
     """The exit status of `launch.start.preflight`: 0 where all is well."""
     (folder.path / "preflight.json").unlink(missing_ok=True)
     command = rank_command(resources, "launch.start.preflight", [str(folder.path), *indexes(folder.config)])
-    return start_ranks(command, variables(attempt, resources), folder, attempt)
+    return start_ranks(command, variables(start, resources), folder, start)
 
 
 def indexes(config: Path) -> list[str]:
@@ -113,15 +113,15 @@ def indexes(config: Path) -> list[str]:
     return [path for path in (data.train, data.eval, data.test) if path is not None]
 
 
-def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: StartRanks) -> int:
-    exits = folder.exits(attempt.number)
+def _ranks(folder: Folder, start: Start, resources: Resources, start_ranks: StartRanks) -> int:
+    exits = folder.exits(start.number)
     shutil.rmtree(exits, ignore_errors=True)
     exits.mkdir(parents=True)
-    before = next((a.outcome for a in reversed(attempts(folder)) if a.number < attempt.number), None)
+    before = next((a.outcome for a in reversed(starts(folder)) if a.number < start.number), None)
     command = rank_command(resources, "launch.start.rank", [str(folder.run)])
     home = sweep_of(folder.run)
     columns = {"MASKSUP_HPARAMS": ",".join(swept_keys(home))} if home is not None else {}
-    return start_ranks(command, variables(attempt, resources, before) | columns, folder, attempt)
+    return start_ranks(command, variables(start, resources, before) | columns, folder, start)
 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:
@@ -131,30 +131,30 @@ def rank_command(resources: Resources, module: str, arguments: list[str]) -> lis
     return ["env", "--block-signal=USR2,TERM", *container, python, "-P", "-u", "-m", module, *arguments]
 
 
-def variables(attempt: Attempt, resources: Resources, before: str | None = None) -> dict[str, str]:
+def variables(start: Start, resources: Resources, before: str | None = None) -> dict[str, str]:
     """What every rank gets on top of the environment of the job."""
     return {
         "OMP_NUM_THREADS": str(resources.cpus_per_rank),
         "MASKSUP_RESUMED_AFTER": before or "",
-        "MASKSUP_TOKEN": str(Token(attempt.job, attempt.restart)), "MASKSUP_ATTEMPT": str(attempt.number),
+        "MASKSUP_TOKEN": str(Token(start.job, start.restart)), "MASKSUP_START": str(start.number),
         **resources.environment,
     }  # fmt: skip
 
 
-def taken_over(folder: Folder, attempt: Attempt) -> bool:
+def taken_over(folder: Folder, start: Start) -> bool:
     """Whether another start holds the run now."""
     try:
-        return folder.fence.read_text(encoding="utf-8").strip() != str(Token(attempt.job, attempt.restart))
+        return folder.fence.read_text(encoding="utf-8").strip() != str(Token(start.job, start.restart))
     except OSError:
         return False
 
 
-def _exits(folder: Folder, attempt: Attempt, world: int, patient: bool) -> dict[int, dict[str, object]]:
+def _exits(folder: Folder, start: Start, world: int, patient: bool) -> dict[int, dict[str, object]]:
     """The last words of the ranks, by rank. Where none was killed all left one, which may show here only later."""
     end = time.monotonic() + (SHOWN_S if patient else 0)
     while True:
         found = {}
-        for file in folder.exits(attempt.number).glob("rank*.json"):
+        for file in folder.exits(start.number).glob("rank*.json"):
             row = read_json(file)
             if {"rank", "status", "host", "time"} <= row.keys():
                 found[int(row["rank"])] = row
@@ -165,47 +165,47 @@ def _exits(folder: Folder, attempt: Attempt, world: int, patient: bool) -> dict[
 
 def _judge(
     folder: Folder,
-    attempt: Attempt,
+    start: Start,
     status: int,
     resources: Resources,
     scheduler: Scheduler,
     began: float,
 ) -> Verdict:
-    if taken_over(folder, attempt):
+    if taken_over(folder, start):
         say("another start holds this run now; this one writes nothing more")
         return Verdict("superseded", "superseded", [])
-    said = _srun_said(folder, attempt)
-    exits = _exits(folder, attempt, resources.world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
+    said = _srun_said(folder, start)
+    exits = _exits(folder, start, resources.world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
     left = Left(
         resources.world, status, exits, clock.now() - began, finished=folder.result.exists(),
         cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
-        preempted=scheduler.is_preempted(attempt.job), srun=said,
+        preempted=scheduler.is_preempted(start.job), srun=said,
     )  # fmt: skip
     result = outcome(left, resources)
     error = first_error(left) if result in ("wrong", "crashed", "lost") else None
     bad: list[str] = []
     if result == "lost":
         try:
-            bad = bad_nodes(left, attempt.nodes, scheduler.node_states(attempt.nodes))
+            bad = bad_nodes(left, start.nodes, scheduler.node_states(start.nodes))
         except UserError as problem:
             say(f"states of the nodes are not known: {problem}")
-    end(folder, attempt, result, error=error, bad_nodes=bad)
-    reason = why_not_again(result, attempts(folder), resources)
-    say(f"attempt {attempt.number}: {result}" + (f": {error}" if error else ""))
+    end(folder, start, result, error=error, bad_nodes=bad)
+    reason = why_not_again(result, starts(folder), resources)
+    say(f"start {start.number}: {result}" + (f": {error}" if error else ""))
     return Verdict(result, reason, bad)
 
 
-def _srun_said(folder: Folder, attempt: Attempt) -> str:
+def _srun_said(folder: Folder, start: Start) -> str:
     try:
-        return folder.srun_said(attempt.number).read_text(encoding="utf-8", errors="replace")
+        return folder.srun_said(start.number).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def leave_word(folder: Folder, attempt: int, rank: int, status: int, error: str | None) -> None:
+def leave_word(folder: Folder, start: int, rank: int, status: int, error: str | None) -> None:
     """What a rank says when it leaves; a rank that was killed says nothing, which is telling too."""
     row = {"rank": rank, "host": os.uname().nodename, "status": status, "error": error, "time": time.time()}
     try:
-        write_json(folder.exits(attempt) / f"rank{rank:05d}.json", row)
+        write_json(folder.exits(start) / f"rank{rank:05d}.json", row)
     except OSError as problem:
         print(f"masksup: {problem}", file=sys.stderr)

@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.start.ledger import Folder, read_json, read_lines
+from launch.start.ledger import Folder, read_json
 from launch.sweeps.results import sweep_of
 from launch.sweeps.settings import Halving
 from masksup.base.files import write_atomically
+from masksup.base.json_lines import read_lines
 
 _EVERY_S = 15.0
 

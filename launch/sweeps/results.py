@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.start.ledger import Folder, attempts, read_json, score_of
+from launch.start.ledger import Folder, read_json, score_of, starts
 from masksup.base import csv_text
 from masksup.base.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredSetting:
     """One setting over its seeds. Scores are the best epoch's mAP on the evaluation part, in percent."""
 
     name: str
@@ -33,7 +33,7 @@ class Scored:
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
-def scored(home: Path) -> list[Scored]:
+def scored(home: Path) -> list[ScoredSetting]:
     """The settings of a sweep, best first; those without a score last."""
     groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for place, row in read_json(home / "launch" / "sweep.json").get("settings", {}).items():
@@ -44,17 +44,17 @@ def scored(home: Path) -> list[Scored]:
         errors = [reason for place, _ in members if (reason := _reason(Folder(home / place))) is not None]
         overrides = tuple(text for text in members[0][1]["overrides"] if not text.startswith("seed="))
         have = tuple(score for score in scores if score is not None)
-        found.append(Scored(name, overrides, have, len(scores) - len(have), errors[-1] if errors else None))
+        found.append(ScoredSetting(name, overrides, have, len(scores) - len(have), errors[-1] if errors else None))
     return sorted(found, key=lambda setting: (setting.mean is None, -(setting.mean or 0.0), setting.name))
 
 
 def _reason(folder: Folder) -> str | None:
     if folder.stopped_early.exists():
         return folder.stopped_early.read_text(encoding="utf-8").strip()
-    return next((attempt.error for attempt in reversed(attempts(folder)) if attempt.error), None)
+    return next((start.error for start in reversed(starts(folder)) if start.error), None)
 
 
-def as_csv(table: list[Scored]) -> str:
+def as_csv(table: list[ScoredSetting]) -> str:
     rows: list[list[object]] = [["setting", "mAP_mean", "mAP_spread", "seeds", "missing", "overrides", "error"]]
     for row in table:
         numbers = ["" if value is None else f"{value:.4f}" for value in (row.mean, row.spread)]
@@ -63,7 +63,7 @@ def as_csv(table: list[Scored]) -> str:
     return csv_text.as_csv(rows)
 
 
-def as_text(home: Path, table: list[Scored]) -> str:
+def as_text(home: Path, table: list[ScoredSetting]) -> str:
     width = max([len(row.name) for row in table], default=7)
     lines = [f"{'setting':{width}}  {'mAP':>6}  {'spread':>6}  seeds"]
     for row in table:

@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.cluster import local, slurm
 from launch.cluster.active import Seen, look
-from launch.start.ledger import Attempt, Folder, attempts, job_of, progress, read_json, score_of
+from launch.start.ledger import Folder, Start, job_of, progress, read_json, score_of, starts
 from launch.watch.hours import gpu_hours
 from masksup.errors import UserError
 
@@ -76,7 +76,7 @@ def rows(runs: Iterable[Path], base: Path, hours: bool = True) -> list[Row]:
     folders = [Folder(run) for run in runs]
     closed = {folder: who for folder in folders if (who := folder.closed_by) is not None}
     ours = [folder for folder in folders if folder not in closed]
-    histories = {folder: attempts(folder) for folder in ours}
+    histories = {folder: starts(folder) for folder in ours}
     jobs, accounts, problem = _ask(ours, histories.values() if hours else [])
     return [
         _closed(folder, base, closed[folder]) if folder in closed
@@ -86,14 +86,14 @@ def rows(runs: Iterable[Path], base: Path, hours: bool = True) -> list[Row]:
 
 
 def _ask(
-    folders: list[Folder], histories: Iterable[list[Attempt]]
+    folders: list[Folder], histories: Iterable[list[Start]]
 ) -> tuple[dict[Folder, Seen], list[slurm.Accounted] | None, str | None]:
     """What SLURM says of the jobs and of their past starts; or why it could not be asked."""
     in_slurm = [folder for folder in folders if (job := job_of(folder)) and not local.is_local(job)]
     here = {folder: Seen(job_of(folder)) for folder in in_slurm} | look(set(folders) - set(in_slurm))
     if not slurm.here():
         return here, None, "no SLURM on this machine"
-    past = {attempt.job for history in histories for attempt in history if not local.is_local(attempt.job)}
+    past = {start.job for history in histories for start in history if not local.is_local(start.job)}
     try:
         return here | look(in_slurm), slurm.accounting(past), None
     except UserError as error:
@@ -116,7 +116,7 @@ def _row(
     folder: Folder,
     base: Path,
     seen: Seen,
-    history: list[Attempt],
+    history: list[Start],
     accounts: list[slurm.Accounted] | None,
     problem: str | None,
 ) -> Row:
@@ -146,7 +146,7 @@ def _row(
 def judge(
     folder: Folder,
     known: slurm.Job | None,
-    newest: Attempt | None,
+    newest: Start | None,
     age: float | None,
     phase: str | None,
     problem: str | None,
@@ -192,7 +192,7 @@ def _how_old(age: float) -> str:
     return f"{age:.0f} s old" if age > 0 else f"from {-age:.0f} s ahead: set the clock of its machine, or of this one"
 
 
-def _unasked(folder: Folder, newest: Attempt | None, alive: bool) -> str:
+def _unasked(folder: Folder, newest: Start | None, alive: bool) -> str:
     if folder.cancelled.exists() and not alive:
         return "cancelled"
     if newest is not None and newest.outcome == "wrong":
@@ -201,7 +201,7 @@ def _unasked(folder: Folder, newest: Attempt | None, alive: bool) -> str:
 
 
 def _without_a_job(
-    folder: Folder, known: slurm.Job | None, newest: Attempt | None, age: float | None
+    folder: Folder, known: slurm.Job | None, newest: Start | None, age: float | None
 ) -> tuple[str, str | None]:
     """Of a run that SLURM neither runs nor keeps waiting; `age` of its sign of life, if there is a fresh one."""
     if age is not None and _settles(known.ended if known else None):
@@ -223,12 +223,12 @@ def _settles(since: float | None) -> bool:
     return since is not None and abs(time.time() - since) < FRESH_S
 
 
-def _with(attempt: Attempt, more: dict[str, Any]) -> Attempt:
-    return Attempt(**{**asdict(attempt), **more})
+def _with(start: Start, more: dict[str, Any]) -> Start:
+    return Start(**{**asdict(start), **more})
 
 
-def _of(accounts: list[slurm.Accounted] | None, history: list[Attempt]) -> list[slurm.Accounted] | None:
-    ours = {attempt.job for attempt in history}
+def _of(accounts: list[slurm.Accounted] | None, history: list[Start]) -> list[slurm.Accounted] | None:
+    ours = {start.job for start in history}
     return None if accounts is None else [row for row in accounts if row.id in ours and row.start is not None]
 
 
@@ -240,10 +240,10 @@ def _eta(beat: dict[str, Any]) -> float | None:
     return float(pace * (beat["total_steps"] - beat["last_step"]))
 
 
-def _error(history: list[Attempt], state: str) -> str | None:
+def _error(history: list[Start], state: str) -> str | None:
     if state == "finished":
         return None
-    return next((attempt.error for attempt in reversed(history) if attempt.error), None)
+    return next((start.error for start in reversed(history) if start.error), None)
 
 
 def as_json(table: list[Row]) -> str:

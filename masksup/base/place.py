@@ -76,7 +76,7 @@ def _from_srun(env: Mapping[str, str]) -> Place:
 
 def ports_of(job: str) -> tuple[int, ...]:
     """Ports that ranks on several nodes agree on without talking: a function of job id and restart count."""
-    drawn = [_PORTS[zlib.crc32(f"{job} {attempt}".encode()) % len(_PORTS)] for attempt in range(CANDIDATES)]
+    drawn = [_PORTS[zlib.crc32(f"{job} {k}".encode()) % len(_PORTS)] for k in range(CANDIDATES)]
     return tuple(dict.fromkeys(drawn))
 
 

@@ -11,7 +11,7 @@ from masksup.base.files import refuse_unwritable, write_sealed
 from masksup.base.log import log, start_logging
 from masksup.base.words import counted
 from masksup.calibration.aims import parse_aim
-from masksup.calibration.cross_validation import RULES, FoldScores, Plan, cross_validate, sharing_by
+from masksup.calibration.cross_validation import RULES, FitPlan, FoldScores, cross_validate, sharing_by
 from masksup.calibration.show import show
 from masksup.calibration.thresholds import LEVEL, Bounds, bootstrap_bounds
 from masksup.data.index import open_index
@@ -33,7 +33,7 @@ FEW = 100  # samples
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CalibrationOptions:
     """What was asked for."""
 
     aim: str
@@ -62,7 +62,9 @@ class Readable:
         return len(self.labels_NC)
 
 
-def calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: Wanted, running: Running) -> None:
+def calibrate(
+    path: Path, data: Path | None, weights: WhichWeights, wanted: CalibrationOptions, running: Running
+) -> None:
     """Fit, print what it is worth on samples it was not fitted on, and keep it in the run folder.
 
     Writes `decisions.json`, by which `predict` and exported models decide, and `calibration.json`, the scores and the
@@ -81,11 +83,11 @@ def calibrate(path: Path, data: Path | None, weights: WhichWeights, wanted: Want
     log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
     samples = _readable(part, predict_alone(trained, part))
     _refuse_too_little(samples, wanted)
-    plan = Plan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
+    plan = FitPlan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
     fit_to(trained, samples, plan, wanted.resamples, given)
 
 
-def fit_to(trained: Trained, samples: Readable, plan: Plan, resamples: int, given: dict[str, float]) -> None:
+def fit_to(trained: Trained, samples: Readable, plan: FitPlan, resamples: int, given: dict[str, float]) -> None:
     """Fit to samples that a run has not learnt from, print what it is worth, and keep it in the run folder.
 
     `given`: thresholds that are set by hand.
@@ -111,7 +113,7 @@ def fit_to(trained: Trained, samples: Readable, plan: Plan, resamples: int, give
     log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / CALIBRATION}")
 
 
-def _check(wanted: Wanted) -> None:
+def _check(wanted: CalibrationOptions) -> None:
     for option, found, fewest in (
         ("--min-positives", wanted.least, 1), ("--folds", wanted.folds, 2), ("--bootstrap", wanted.resamples, 20)
     ):  # fmt: skip
@@ -172,7 +174,7 @@ def _readable(part: Part, outputs: Outputs) -> Readable:
     return Readable(part.title, part.index.hash, outputs.logits_NC[readable_N], part.labels_NC[readable_N], image_N)
 
 
-def _refuse_too_little(samples: Readable, wanted: Wanted) -> None:
+def _refuse_too_little(samples: Readable, wanted: CalibrationOptions) -> None:
     title, labels_NC = samples.title, samples.labels_NC
     if len(samples) < wanted.folds:
         raise UserError(f"--folds: found {wanted.folds}, but {title} has {len(samples)} readable samples")
@@ -187,7 +189,7 @@ def _refuse_too_little(samples: Readable, wanted: Wanted) -> None:
         )
 
 
-def _decisions(trained: Trained, samples: Readable, plan: Plan, scores: FoldScores, resamples: int) -> Decisions:
+def _decisions(trained: Trained, samples: Readable, plan: FitPlan, scores: FoldScores, resamples: int) -> Decisions:
     fallback = {
         "shared": "one threshold for all classes",
         "per-class": "a threshold for each class with a positive",
@@ -211,7 +213,7 @@ def _decisions(trained: Trained, samples: Readable, plan: Plan, scores: FoldScor
 
 
 def _facts(
-    trained: Trained, samples: Readable, plan: Plan, scores: FoldScores, resamples: int, bounds: Bounds,
+    trained: Trained, samples: Readable, plan: FitPlan, scores: FoldScores, resamples: int, bounds: Bounds,
     decisions: Decisions,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that is known of the fit, ready for JSON."""

@@ -20,7 +20,7 @@ RULES = ("shared", "per-class", "mixed", "shrunk")
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitPlan:
     """What is fitted, and how."""
 
     aim: Aim
@@ -55,7 +55,7 @@ def sharing_by(rule: str, labels_NC: Labels, least: int) -> Sharing:
     return Sharing(np.asarray(positives_C >= wanted), float(least) if rule == "shrunk" else 0.0)
 
 
-def cross_validate(plan: Plan, logits_NC: NDArray[np.floating], labels_NC: Labels, image_N: Ints) -> FoldScores:
+def cross_validate(plan: FitPlan, logits_NC: NDArray[np.floating], labels_NC: Labels, image_N: Ints) -> FoldScores:
     """Fit on all folds but one, predict that one, for each; samples of one image (`image_N`) are in one fold."""
     sharing = {rule: sharing_by(rule, labels_NC, plan.least) for rule in RULES}
     fold_N = stratified_folds(labels_NC == 1, image_N, plan.folds, plan.seed)

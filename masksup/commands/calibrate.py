@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit, show and keep, as `masksup.calibration.calibrate.calibrate` says."""
-    from masksup.calibration.calibrate import Wanted, calibrate
+    from masksup.calibration.calibrate import CalibrationOptions, calibrate
 
-    wanted = Wanted(args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given))
+    wanted = CalibrationOptions(
+        args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given)
+    )
     calibrate(model_of(args), args.data, args.weights, wanted, running_of(args))

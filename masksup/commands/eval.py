@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     place = find_place()
     # Before torch is loaded, which takes seconds.
     signals.install("finishes these images, keeps what is done and leaves" if place.first else "")
-    from masksup.output.scores import Wanted, score_model
-    from masksup.runtime.ranks import told_once
+    from masksup.output.scores import EvalFiles, score_model
+    from masksup.runtime.join import told_once
 
     refuse_threshold(args.threshold)
     if args.bootstrap is not None and args.bootstrap < 0:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--voc-competition: found without --write-voc-server, whose files it names")
     names = ("ap_rule", "compat", "threshold", "bootstrap")
     rules = {name: getattr(args, name) for name in names}
-    wanted = Wanted(args.json, args.predictions, args.write_voc_server, args.voc_competition)
+    wanted = EvalFiles(args.json, args.predictions, args.write_voc_server, args.voc_competition)
     running = running_of(args)
     with told_once(place):
         model = model_of(args)

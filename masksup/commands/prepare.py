@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masksup.data.index import IndexContent
+    from masksup.data.write_index import IndexContent
 
 # Options of single data sets. Their defaults and allowed values are those of the preparers.
 _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
@@ -66,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare one data set. Raises UserError for wrong input; nothing is written then."""
     from masksup.config.components import DATASETS
-    from masksup.data.index import write_index
     from masksup.data.prepare.originals import refuse_other_rules, write_originals
     from masksup.data.prepare.table import print_table
+    from masksup.data.write_index import write_index
     from masksup.errors import UserError
 
     prepare, options = DATASETS.resolve(args.dataset), _options(args)
@@ -122,8 +122,8 @@ def _key(flag: str) -> str:
 
 def _refuse_foreign_out(out: Path) -> None:
     """Hours of checking images should not end at a folder that may not be written."""
-    from masksup.data.index import refuse_foreign
     from masksup.data.prepare.images import require_possible
+    from masksup.data.write_index import refuse_foreign
     from masksup.errors import UserError
 
     require_possible(out.as_posix(), "--out")

@@ -48,6 +48,6 @@ def _told_once(place: Place) -> AbstractContextManager[None]:
     """Alone, a configuration is checked without torch."""
     if place.world == 1:
         return nullcontext()
-    from masksup.runtime.ranks import told_once
+    from masksup.runtime.join import told_once
 
     return told_once(place)

@@ -163,7 +163,7 @@ class Lora(Section):
         return self.alpha / self.rank
 
 
-class Model(Section):
+class ModelSettings(Section):
     """The network: a timm backbone that gives a feature map, and a head."""
 
     on_resume: ClassVar = OnResume.REFUSED
@@ -433,7 +433,7 @@ class Config(Section):
     """Passes over the training samples; may be a fraction."""
     data: Data
     augment: Augment = Augment()
-    model: Model
+    model: ModelSettings
     method: MethodSpec = MethodSpec()
     loss: LossSpec = LossSpec()
     optim: Optim = Optim()

@@ -9,7 +9,6 @@ Shapes: I images, N samples (a sample is an image, or one person in it), C class
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.files import as_json, json_sha256, naming, partial_name, read_json, refuse_special, sync, to_disk
+from masksup.base.files import json_sha256, read_json, refuse_special
 from masksup.data.decode_pil import BrokenImage
 from masksup.data.shards import FOLDER, LOCATIONS, Shards, digest_of, read_file
 from masksup.errors import UserError
@@ -25,40 +24,15 @@ from masksup.errors import UserError
 FORMAT = "masksup index"
 VERSION = 1
 DIFFICULT, TRUNCATED, OCCLUDED, CROWD = 1, 2, 4, 8
-_SEAL = "header_sha256"  # of all else in the header but `root`, which may be edited: images have hashes of their own
+SEAL = "header_sha256"  # of all else in the header but `root`, which may be edited: images have hashes of their own
 
 # Column -> dtype. Names and ids are stored as one run of UTF-8 bytes and the offsets into it.
-_COLUMNS = {
+COLUMNS = {
     "sizes_I2": "<i4", "file_hash_I16": "|u1", "sample_image_N": "<i4", "crop_N4": "<f4",
     "labels_NC": "|i1", "box_start_N1": "<i8", "boxes_M4": "<f4", "box_class_M": "<i2",
     "box_share_M": "<f4", "box_flags_M": "|u1",
     "image_name_bytes": "|u1", "image_name_start_I1": "<i8", "id_bytes": "|u1", "id_start_N1": "<i8",
 }  # fmt: skip
-
-
-@dataclass(eq=False)
-class IndexContent:
-    """All that one index holds, before it is written. Shapes and units as in `Index`."""
-
-    root: Path
-    name: str
-    split: str
-    classes: tuple[str, ...]
-    exif: bool
-    note: str
-    image_names: list[str]  # I paths relative to root, with '/'
-    ids: list[str]  # N unique sample ids
-    sizes_I2: NDArray[np.int32]
-    file_hash_I16: NDArray[np.uint8]
-    sample_image_N: NDArray[np.int32]
-    crop_N4: NDArray[np.float32]
-    labels_NC: NDArray[np.int8]
-    box_start_N1: NDArray[np.int64]
-    boxes_M4: NDArray[np.float32]
-    box_class_M: NDArray[np.int16]
-    box_share_M: NDArray[np.float32]
-    box_flags_M: NDArray[np.uint8]
-    warnings: tuple[str, ...] = ()  # for the table of `masksup prepare`; not written
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +139,9 @@ def open_index(folder: Path) -> Index:
 
     UserError for a missing folder, one that is no index, another format version, or a damaged header or column.
     """
-    index = _mapped(Path(folder))
-    columns = {key: getattr(index, key) for key in _COLUMNS}
-    if _hash(columns, index.classes, index.exif) != index.hash:
+    index = mapped(Path(folder))
+    columns = {key: getattr(index, key) for key in COLUMNS}
+    if columns_hash(columns, index.classes, index.exif) != index.hash:
         raise UserError(
             f"{index.folder}: damaged: its columns (*.npy) are not those that the hash in index.json is of; prepare "
             "the data again"
@@ -177,18 +151,18 @@ def open_index(folder: Path) -> Index:
 
 def _open_again(folder: Path, expected: str) -> Index:
     """In another process: the index that was checked when it was opened first."""
-    index = _mapped(folder)
+    index = mapped(folder)
     if index.hash != expected:
         raise UserError(f"{folder}: found another index there than when it was opened, expected it to stay as it is")
     return index
 
 
-def _mapped(folder: Path) -> Index:
+def mapped(folder: Path) -> Index:
     header = read_header(folder)
     try:
         fields = {key: header[key] for key in ("name", "split", "exif", "hash", "note")}
         classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]
-        columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in _COLUMNS.items()}
+        columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in COLUMNS.items()}
         shards = _shards(folder, header)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -206,75 +180,9 @@ def _shards(folder: Path, header: dict[str, Any]) -> Shards | None:
     return Shards(folder / FOLDER, names, sizes, **located)
 
 
-def write_index(folder: Path, content: IndexContent) -> Index:
-    """Write `content` as the index in `folder`, whole or not at all, and open it.
-
-    An index of ours that is already there is replaced; UserError if anything else is.
-    """
-    folder = Path(folder).absolute()
-    refuse_foreign(folder)
-    columns = _columns_of(content)
-    header = {
-        "format": FORMAT, "version": VERSION, "name": content.name, "split": content.split,
-        "root": str(content.root), "exif": content.exif, "note": content.note,
-        "hash": _hash(columns, content.classes, content.exif), "images": len(content.image_names),
-        "samples": len(content.ids), "columns": {key: list(value.shape) for key, value in columns.items()},
-        "classes": list(content.classes),
-    }  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(folder)
-    try:
-        with naming(folder):
-            partial.mkdir()
-            for key, value in columns.items():
-                with (partial / f"{key}.npy").open("wb") as file:
-                    np.save(file, value)
-                    to_disk(file)
-            with (partial / "index.json").open("w", encoding="utf-8") as text:
-                text.write(header_text(header))
-                to_disk(text)
-            publish(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return _mapped(folder)
-
-
-def header_text(header: dict[str, Any]) -> str:
-    """The content of `index.json`: the header with its own hash."""
-    return as_json({**header, _SEAL: _header_hash(header)}, indent=1, ensure_ascii=False)
-
-
-def _header_hash(header: dict[str, Any]) -> str:
-    facts = {key: value for key, value in header.items() if key not in ("root", _SEAL)}
+def header_hash(header: dict[str, Any]) -> str:
+    facts = {key: value for key, value in header.items() if key not in ("root", SEAL)}
     return json_sha256(facts)
-
-
-def refuse_foreign(folder: Path) -> None:
-    """UserError if `folder` holds something that is not an index of ours, which writing would destroy."""
-    if folder.is_symlink() or folder.is_file():
-        raise UserError(f"{folder}: found a file or link, expected a folder to write the index to")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_index(folder):
-        raise UserError(f"{folder}: found a folder that is no index, expected a new name or an index")
-    if (folder / FOLDER).is_dir():  # hours of work, and perhaps the only copy of the images
-        raise UserError(f"{folder}: found an index with tar shards, expected a new name or an index of files")
-
-
-def _is_index(folder: Path) -> bool:
-    try:
-        return read_json(folder / "index.json", "the header of an index").get("format") == FORMAT
-    except UserError:
-        return False
-
-
-def publish(partial: Path, folder: Path) -> None:
-    """Give the written folder `partial` its name, in place of an index that had it."""
-    sync(partial)
-    retired = partial_name(folder)
-    if folder.exists():
-        folder.rename(retired)
-    partial.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -292,8 +200,8 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: found another kind of JSON, expected the header of an index")
     if header.get("version") != VERSION:
         raise UserError(f"{file}: format version {header.get('version')}, expected {VERSION}: prepare the data again")
-    if header.get(_SEAL, sealed := _header_hash(header)) != sealed:  # old ones have none
-        raise UserError(f"{file}: damaged header (its {_SEAL} is of another): prepare the data again")
+    if header.get(SEAL, sealed := header_hash(header)) != sealed:  # old ones have none
+        raise UserError(f"{file}: damaged header (its {SEAL} is of another): prepare the data again")
     return header
 
 
@@ -312,39 +220,6 @@ def _column(folder: Path, key: str, dtype: str, shape: list[int]) -> Any:
     return column
 
 
-def _columns_of(content: IndexContent) -> dict[str, NDArray[Any]]:
-    name_bytes, name_start = _packed(content.image_names)
-    id_bytes, id_start = _packed(content.ids)
-    packed = {
-        "image_name_bytes": name_bytes, "image_name_start_I1": name_start,
-        "id_bytes": id_bytes, "id_start_N1": id_start,
-    }  # fmt: skip
-    columns = {}
-    for key, dtype in _COLUMNS.items():
-        value = packed[key] if key in packed else getattr(content, key)
-        columns[key] = np.ascontiguousarray(value, dtype=np.dtype(dtype))
-    images, samples, boxes = len(content.image_names), len(content.ids), len(columns["boxes_M4"])
-    assert columns["sizes_I2"].shape == (images, 2), columns["sizes_I2"].shape
-    assert columns["file_hash_I16"].shape == (images, 16)
-    assert columns["sample_image_N"].shape == (samples,)
-    assert columns["crop_N4"].shape in ((0, 4), (samples, 4))
-    assert columns["labels_NC"].shape == (samples, len(content.classes))
-    assert columns["box_start_N1"].shape == (samples + 1,)
-    assert columns["box_start_N1"][-1] == boxes
-    assert columns["boxes_M4"].shape == (boxes, 4)
-    for key in ("box_class_M", "box_share_M", "box_flags_M"):
-        assert columns[key].shape == (boxes,), key
-    assert len(set(content.ids)) == samples, "sample ids repeat"
-    return columns
-
-
-def _packed(texts: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    encoded = [text.encode("utf-8") for text in texts]
-    start = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in encoded], out=start[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), start
-
-
 def _text(data: NDArray[np.uint8], start: NDArray[np.int64], item: int) -> str:
     # A negative number would silently give the wrong end of the list.
     if not 0 <= item < len(start) - 1:
@@ -352,7 +227,7 @@ def _text(data: NDArray[np.uint8], start: NDArray[np.int64], item: int) -> str:
     return data[int(start[item]) : int(start[item + 1])].tobytes().decode("utf-8")
 
 
-def _hash(columns: dict[str, NDArray[Any]], classes: tuple[str, ...], exif: bool) -> str:
+def columns_hash(columns: dict[str, NDArray[Any]], classes: tuple[str, ...], exif: bool) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT, VERSION, list(classes), exif]).encode("utf-8"))
     for key, value in columns.items():
         digest.update(f"{key} {value.dtype.str} {value.shape}".encode())

@@ -17,9 +17,9 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from masksup.base.files import as_json, naming, partial_name, read_json
-from masksup.data.index import IndexContent
 from masksup.data.prepare.voc import read_voc
 from masksup.data.shapes_picture import CLASSES, Shape, draw_image
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 

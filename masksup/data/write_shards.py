@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import naming, partial_name, sync, to_disk
-from masksup.data.index import Index, header_text, open_index, publish, read_header
+from masksup.data.index import Index, open_index, read_header
 from masksup.data.shards import BLOCK, FOLDER, LOCATIONS, digest_of, tar_header
+from masksup.data.write_index import header_text, publish
 from masksup.errors import UserError
 
 _END = bytes(2 * BLOCK)  # of a tar file

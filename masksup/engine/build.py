@@ -38,7 +38,7 @@ def new_method(config: Config, network: Network, classes: int, train: Part | Non
     loss = LOSSES.resolve(config.loss.name)(present_C, absent_C, **config.loss.options)
     method: Method = METHODS.resolve(config.method.name)(network, loss, **config.method.options)
     if train is not None:
-        method.prepare(config.seed)
+        method.set_up(config.seed)
     return method
 
 

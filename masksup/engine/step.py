@@ -8,7 +8,7 @@ from torch import Tensor
 
 from masksup.data.sampler import Share, share_of
 from masksup.engine.parallel.engine import Engine
-from masksup.engine.precision import autocast, deterministic_forms
+from masksup.engine.precision import deterministic_forms
 
 
 @dataclass
@@ -17,7 +17,6 @@ class Stepper:
 
     engine: Engine
     device: torch.device
-    dtype: torch.dtype
     seed: int
     _before: torch.cuda.Event | None = None
 
@@ -54,7 +53,8 @@ class Stepper:
         for index, batch in zip(share.indices, micro_batches, strict=True):
             last = index == share.indices[-1]
             part = 0.0 if share.weightless else len(batch["target"]) / share.samples
-            loss, extra = self.forward(batch, step, index, progress, last)
+            seed_forward(self.seed, step, index)
+            loss, extra = self.engine.forward(self._on_device(batch, progress), last)
             self.engine.backward(loss * part, last)
             for name, value in {"loss": loss, **extra}.items():
                 logs.setdefault(name, []).append(value.detach() * part)
@@ -64,26 +64,16 @@ class Stepper:
         self.engine.method.update(step)
         return {name: torch.stack(parts) for name, parts in logs.items()} | {"gradient_norm": norm}
 
-    def forward(
-        self, batch: dict[str, Tensor], step: int, index: int, progress: float, last: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and logs of the micro-batch `index` of a step."""
-        seed_forward(self.seed, step, index)
-        with autocast(self.device, self.dtype):
-            return self.engine.forward(self._on_device(batch, progress), last)
-
     @deterministic_forms()
     def warm_up(self, batch: dict[str, Tensor], step: int, progress: float) -> None:
         """Let the engine go through a batch without a trace."""
         seed_forward(self.seed, step, 0)
-        with autocast(self.device, self.dtype):
-            self.engine.warm_up(self._on_device(batch, progress))
+        self.engine.warm_up(self._on_device(batch, progress))
 
     def gradient_is_finite(self, batch: dict[str, Tensor], step: int, index: int, progress: float) -> bool:
         """Whether the gradient of one micro-batch is finite; nothing is applied. Asks the device."""
         seed_forward(self.seed, step, index)
-        with autocast(self.device, self.dtype):
-            return self.engine.gradient_is_finite(self._on_device(batch, progress))
+        return self.engine.gradient_is_finite(self._on_device(batch, progress))
 
     def _on_device(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         return {**to_device(batch, self.device), "progress": torch.full((), progress, device=self.device)}

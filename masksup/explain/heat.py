@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from masksup.explain.maps import Kind
+from masksup.explain.class_maps import Kind
 from masksup.output.lettering import draw_text, text_width
 
 # Dark violet over red to light yellow: lightness rises all the way, so that it reads in grey and to the colour-blind.

@@ -11,7 +11,7 @@ from torch import Tensor
 from masksup.data.masks import HOLE_RATIOS, FixedMasks, Level, evaluation_masks, hide, unpack
 from masksup.decisions.decisions import Decisions
 from masksup.engine.precision import autocast, choose_device, choose_dtype, memory_format
-from masksup.explain.maps import Kind, class_maps
+from masksup.explain.class_maps import Kind, class_maps
 from masksup.methods.masksup import MaskSup
 from masksup.methods.oass import OASS
 from masksup.models.heads.maps import MapHead

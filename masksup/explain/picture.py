@@ -22,7 +22,7 @@ NAME_SIZE, NOTE_SIZE = 16, 14  # px
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredImage:
     """The scores of one image. `thresholds`: one a class. `truth`: 1, 0 or -1 a class, where it is known."""
 
     names: Sequence[str]
@@ -35,7 +35,7 @@ class Scored:
         return [score >= threshold for score, threshold in zip(self.scores, self.thresholds)]
 
 
-def chosen_classes(scored: Scored, asked: Sequence[int] | None = None) -> list[int]:
+def chosen_classes(scored: ScoredImage, asked: Sequence[int] | None = None) -> list[int]:
     """The classes whose maps are shown: those asked for; else the predicted ones, likeliest first, at most 8, and if
     there are fewer than 3 the next likeliest."""
     if asked is not None:
@@ -47,7 +47,7 @@ def chosen_classes(scored: Scored, asked: Sequence[int] | None = None) -> list[i
 
 
 def draw_looks(
-    photo: Image.Image, scored: Scored, looks: Looks, classes: Sequence[int], regions: Sequence[Region] = (),
+    photo: Image.Image, scored: ScoredImage, looks: Looks, classes: Sequence[int], regions: Sequence[Region] = (),
 ) -> Image.Image:  # fmt: skip
     """The photograph with its scores; below it a map of each of `classes`; below these the views with holes.
 
@@ -72,7 +72,7 @@ def draw_looks(
     return _stacked(blocks)
 
 
-def _tile(small: Image.Image, scored: Scored, looks: Looks, c: int, regions: Sequence[Region]) -> Image.Image:
+def _tile(small: Image.Image, scored: ScoredImage, looks: Looks, c: int, regions: Sequence[Region]) -> Image.Image:
     tile = Image.new("RGB", (TILE, HEAD + small.height), PAPER)
     _score_line(tile, scored.names[c], scored.scores[c], scored.thresholds[c])
     heat = overlay(small, looks.maps_CHW[c])
@@ -137,7 +137,7 @@ def _badge(draw: ImageDraw.ImageDraw, text: str, size: tuple[int, int]) -> None:
 
 
 def _view(
-    title: str, pixels_HW3: NDArray[np.uint8], scored: Scored, scores_C: NDArray[np.float64], size: tuple[int, int]
+    title: str, pixels_HW3: NDArray[np.uint8], scored: ScoredImage, scores_C: NDArray[np.float64], size: tuple[int, int]
 ) -> Image.Image:
     """A view with holes and its likeliest classes, with how far each moved from the whole image."""
     rows = sorted(range(len(scores_C)), key=lambda c: (-max(float(scores_C[c]), scored.scores[c]), c))[:4]

@@ -12,7 +12,7 @@ from masksup.data.split import Part, transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.engine.precision import choose_device
 from masksup.errors import UserError
-from masksup.explain.maps import class_maps
+from masksup.explain.class_maps import class_maps
 from masksup.saved.open import Trained
 
 

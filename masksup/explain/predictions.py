@@ -18,7 +18,7 @@ from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError, nearest
 from masksup.explain.looks import look, of_image, view_masks
-from masksup.explain.picture import Scored, chosen_classes, draw_looks
+from masksup.explain.picture import ScoredImage, chosen_classes, draw_looks
 from masksup.output.pictures import draw_prediction
 from masksup.output.regions import draw_regions
 from masksup.saved.label import Region
@@ -69,7 +69,7 @@ def draw_file(
         present = decisions.predicted(scores_C).tolist()
         picture = draw_prediction(image, trained.classes, scores_C.tolist(), present, threshold=decisions.thresholds)
     else:
-        scored = Scored(trained.classes, scores_C.tolist(), decisions.thresholds)
+        scored = ScoredImage(trained.classes, scores_C.tolist(), decisions.thresholds)
         masks = of_image(wanted.masks, wanted.files.index(file))
         looks = look(trained, decisions, input_3SS, scored.present, masks)
         picture = draw_looks(photo, scored, looks, chosen_classes(scored, wanted.classes), regions)

@@ -37,8 +37,8 @@ NEAR = 0.02
 # last bits, which differ between any two implementations, may turn it; wrong localisation moves nearly all.
 MOVED = 0.5
 
-Outputs = Sequence[NDArray[Any]]
-Run = Callable[[NDArray[np.uint8]], Outputs]
+Arrays = Sequence[NDArray[Any]]
+Runner = Callable[[NDArray[np.uint8]], Arrays]
 """uint8 images N3SS to logits_NC, and of MCAR boxes int64 NR4 and their classes NR."""
 
 
@@ -123,24 +123,24 @@ def _spread(count: int) -> list[int]:
     return [round(float(row)) for row in np.linspace(0, count - 1, min(count, IMAGES))]
 
 
-def outputs_of(run: Run, images_N3SS: Tensor, batches: Sequence[int] = BATCHES) -> Outputs:
+def outputs_of(run: Runner, images_N3SS: Tensor, batches: Sequence[int] = BATCHES) -> Arrays:
     """What a model says of all images, in batches of the sizes given, in turn."""
     parts = [run(images.numpy()) for images in _batches(images_N3SS, batches)]
     return [np.concatenate(part) for part in zip(*parts)]
 
 
-def eager_run(deployed: Deployed) -> Run:
+def eager_run(deployed: Deployed) -> Runner:
     """The model itself, in fp32 on the CPU."""
 
     @torch.inference_mode()
-    def run(images_N3SS: NDArray[np.uint8]) -> Outputs:
+    def run(images_N3SS: NDArray[np.uint8]) -> Arrays:
         return [output.numpy() for output in deployed(torch.from_numpy(images_N3SS))]
 
     return run
 
 
 def compare(
-    deployed: Deployed, eager: Outputs, other: Outputs, images_N3SS: Tensor, source: str, decisions: Decisions,
+    deployed: Deployed, eager: Arrays, other: Arrays, images_N3SS: Tensor, source: str, decisions: Decisions,
     precision: Precision,
 ) -> Check:  # fmt: skip
     """How far the outputs of an exported model are from those of the model itself."""

@@ -15,7 +15,7 @@ from masksup.base.log import log
 from masksup.errors import UserError
 from masksup.export import onnx_model
 from masksup.export.card import card_of
-from masksup.export.check import Check, Images, Outputs, Run, compare, eager_run, outputs_of, refuse_if_far
+from masksup.export.check import Arrays, Check, Images, Runner, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.trace import Deployed, in_half_precision, trace
 from masksup.inference.card import INPUT, KEY, PRECISIONS, Card, Precision
 from masksup.inference.model_file import new_session, open_exported, seal
@@ -67,7 +67,7 @@ def export(
     traced = Deployed(in_half_precision(trained.method)) if precision == "fp16" else deployed
     program = trace(traced, trained.config.model.size)
 
-    def judged(run: Run) -> Check:
+    def judged(run: Runner) -> Check:
         eager, other = (outputs_of(one, images.images_N3SS, images.batches) for one in (eager_run(deployed), run))
         check = compare(deployed, eager, other, images.images_N3SS, images.source, decisions, precision)
         refuse_if_far(check, precision)
@@ -102,16 +102,16 @@ def export(
     return check
 
 
-def session_run(session: Any, deployed: Deployed) -> Run:
+def session_run(session: Any, deployed: Deployed) -> Runner:
     """An onnxruntime session of an exported model, as `outputs_of` takes it."""
     return lambda images_N3SS: session.run(list(deployed.outputs), {INPUT: images_N3SS})
 
 
-def program_run(program: ExportedProgram) -> Run:
+def program_run(program: ExportedProgram) -> Runner:
     """A traced program, alike."""
     module = program.module()
 
-    def run(images_N3SS: NDArray[np.uint8]) -> Outputs:
+    def run(images_N3SS: NDArray[np.uint8]) -> Arrays:
         with torch.inference_mode():
             return [output.numpy() for output in module(torch.from_numpy(images_N3SS))]
 

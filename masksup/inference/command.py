@@ -15,7 +15,7 @@ from masksup.errors import UserError
 from masksup.exits import status_of
 from masksup.inference.card import PRECISIONS
 from masksup.inference.model_file import Device, Exported, open_exported
-from masksup.inference.prepare import load_image
+from masksup.inference.preprocess import load_image
 from masksup.inference.timing import Clock, facts
 from masksup.output.image_files import find_images
 from masksup.output.labels import Row, check_out, print_labels, print_line, tell_unlabelled, write_scores

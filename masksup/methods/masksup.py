@@ -82,7 +82,7 @@ class MaskSup(Method):
         self.seed = 0
         self.register_buffer("bank", torch.empty(0, dtype=torch.uint8), persistent=False)
 
-    def prepare(self, seed: int) -> None:
+    def set_up(self, seed: int) -> None:
         """Make the bank of masks, a function of the seed. UserError naming the option that cannot be met."""
         self.seed = seed
         self.bank = pack(self._holes(seed)).to(self.bank.device)
@@ -125,7 +125,7 @@ class MaskSup(Method):
 
     def holes(self, position_B: Tensor) -> Tensor:
         """The mask of each training position, bool B1SS, True where hidden: a function of (seed, position)."""
-        assert len(self.bank), "prepare() makes the masks, and training calls it"
+        assert len(self.bank), "set_up() makes the masks, and training calls it"
         index_B = choose(position_B, self.seed, len(self.bank))
         return unpack(self.bank.index_select(0, index_B), self.size)
 

@@ -21,7 +21,7 @@ class Method(nn.Module, ABC):
         self.network = network
         self.loss = loss
 
-    def prepare(self, seed: int) -> None:
+    def set_up(self, seed: int) -> None:
         """Make what training alone needs, such as masks: called once, before the run folder is touched.
 
         `seed` is the run's. Raises UserError naming the `method.` key that cannot be met.

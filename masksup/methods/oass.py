@@ -77,7 +77,7 @@ class OASS(Method):
         self.resize: Literal["bilinear", "nearest"] = "nearest" if compat == "original" else "bilinear"
         self.teacher: Network | None = None
 
-    def prepare(self, seed: int) -> None:
+    def set_up(self, seed: int) -> None:
         """Make the teacher, a copy of the network. UserError if the backbone cannot take a tile."""
         tile_grid(self.network, self.tile)
         if self.patches == "teacher":
@@ -121,7 +121,7 @@ class OASS(Method):
         if self.patches == "student":
             maps = self._tile_maps(self.network, tiles)
         else:
-            assert self.teacher is not None, "prepare() makes the teacher, and training calls it"
+            assert self.teacher is not None, "set_up() makes the teacher, and training calls it"
             with torch.no_grad():
                 maps = self._tile_maps(self.teacher, tiles)
         return merge(maps, self._on_grid(row_T), self._on_grid(column_T), self.grid, self.grid, self.resize)

@@ -83,7 +83,7 @@ class Puzzle(Method):
                 f"tiles x the backbone's stride of {backbone.stride}; nearest size: {near}"
             )
 
-    def prepare(self, _: int) -> None:
+    def set_up(self, _: int) -> None:
         """UserError if the backbone cannot take a tile, or the tiles' maps do not make the image's."""
         tile = self.size // self.side if self.tile is None else self.tile
         grid, backbone = tile_grid(self.network, tile), self.network.backbone

@@ -9,10 +9,9 @@ from masksup.base.random import draws
 from masksup.config.schema import Lora
 from masksup.errors import UserError
 from masksup.models.backbones import ADAPTERS, Backbone
+from masksup.models.weight_files import Tensors
 
 # Shapes: I features in, O features out, R the rank.
-
-State = dict[str, Tensor]
 
 
 class LoraLinear(nn.Module):
@@ -98,13 +97,13 @@ def _ends_in(path: str, name: str) -> bool:
     return not name or f".{path}".endswith(f".{name}")
 
 
-def base_state(backbone: Backbone) -> State:
+def base_state(backbone: Backbone) -> Tensors:
     """What the additions are made to: the tensors of the backbone as they are without `add_lora`, by timm's names."""
     state = backbone.model.state_dict().items()
     return {name.replace(".frozen.", "."): value for name, value in state if not name.endswith(ADAPTERS)}
 
 
-def merged(base: State, kept: State, scale: float) -> State:
+def merged(base: Tensors, kept: Tensors, scale: float) -> Tensors:
     """The state of the plain network: that of `base_state`, with the additions in `kept` (of `Network.kept_state`).
 
     Computed in float64 on the CPU, wherever the tensors are, so that scores do not depend on where it is done.

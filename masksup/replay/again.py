@@ -29,7 +29,8 @@ from masksup.runtime.metrics_log import read_rows
 from masksup.runtime.run_folder import as_in_folder
 from masksup.saved.base_file import BASE, read_base
 from masksup.training.frozen import open_features
-from masksup.training.open import Parts, build
+from masksup.training.open import build
+from masksup.training.run import Built
 
 Batches = Iterator[list[dict[str, Tensor]]]
 
@@ -79,30 +80,30 @@ def replay(run_dir: Path, step: int) -> Replayed:
     if config.optim.name == "lbfgs":
         raise UserError(f"{run_dir}: optim.name: found lbfgs, which solves the head at once; expected a run with steps")
     name, saved = _newest_before(run_dir / "checkpoints", step)
-    parts = build(config, run_dir, saved is not None, ALONE)
-    if not 1 <= step <= parts.plan.total_steps:
-        raise UserError(f"--step: found {step}, expected 1 to {parts.plan.total_steps}, the steps of {run_dir}")
-    engine = make_engine(parts.config, parts.method.train(), parts.device, parts.dtype, ALONE)
-    stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
+    built, _ = build(config, run_dir, saved is not None, ALONE)
+    if not 1 <= step <= built.plan.total_steps:
+        raise UserError(f"--step: found {step}, expected 1 to {built.plan.total_steps}, the steps of {run_dir}")
+    engine = make_engine(built.config, built.method.train(), built.device, built.dtype, ALONE)
+    stepper = Stepper(engine, built.device, config.seed)
     done = 0
     if saved is not None:
-        _put_back(run_dir, name, saved, parts, stepper)
+        _put_back(run_dir, name, saved, built, stepper)
         done = int(saved.meta["at"]["step"])
     if done < step - 1:
         log.info(f"from {name}: {counted(step - 1 - done, 'step')} to do again before step {step}")
-    batches = _batches(run_dir, parts, done)
+    batches = _batches(run_dir, built, done)
     for at in range(done, step - 1):
-        _step(parts, stepper, next(batches), at)
+        _step(built, stepper, next(batches), at)
     micro_batches = next(batches)
-    ids = [[parts.source.train.index.id(int(sample)) for sample in batch["sample"]] for batch in micro_batches]
+    ids = [[built.source.train.index.id(int(sample)) for sample in batch["sample"]] for batch in micro_batches]
     with Watch(stepper, ids) as watch:
-        logs = _step(parts, stepper, micro_batches, step - 1)
+        logs = _step(built, stepper, micro_batches, step - 1)
     loss = 0.0
     for part in logs["loss"].tolist():  # in the order in which the record adds them
         loss += part
     return Replayed(
-        step, parts.plan.total_steps, name, step - 1 - done, loss, float(logs["gradient_norm"]),
-        _rate(parts, step - 1), _row(run_dir, step), watch.micro_batches,
+        step, built.plan.total_steps, name, step - 1 - done, loss, float(logs["gradient_norm"]),
+        _rate(built, step - 1), _row(run_dir, step), watch.micro_batches,
     )  # fmt: skip
 
 
@@ -117,38 +118,38 @@ def _newest_before(folder: Path, step: int) -> tuple[str, State | None]:
     return "the start", None
 
 
-def _put_back(run_dir: Path, name: str, saved: State, parts: Parts, stepper: Stepper) -> None:
-    if saved.meta["hashes"] != parts.source.hashes:
+def _put_back(run_dir: Path, name: str, saved: State, built: Built, stepper: Stepper) -> None:
+    if saved.meta["hashes"] != built.source.hashes:
         raise UserError(f"{run_dir}: the indexes changed since this run was started; its steps cannot be repeated")
     ranks = saved.meta.get("ranks", 1)
-    if parts.config.parallel.sum != "tree" and ranks != 1:
+    if built.config.parallel.sum != "tree" and ranks != 1:
         log.warning(f"{run_dir}: {ranks} ranks added by parallel.sum=ring; one process adds in another order")
-    whole = parts.network if parts.config.model.lora.rank else parts.scored.network
+    whole = built.network if built.config.model.lora.rank else built.scored_method.network
     refuse_other_model(whole.kept_state(), saved.part("model"), name)
     restore(of_this_rank(saved, ALONE), stepper, None)
-    if parts.config.model.lora.rank:
-        base, own = read_base(run_dir, saved.meta["at"]["base_sha256"]), base_state(parts.network.backbone)
+    if built.config.model.lora.rank:
+        base, own = read_base(run_dir, saved.meta["at"]["base_sha256"]), base_state(built.network.backbone)
         refuse_other_model(own, base, str(run_dir / BASE))
         copy_values(base, own)
 
 
-def _batches(run_dir: Path, parts: Parts, done: int) -> Batches:
-    config, part = parts.config, parts.source.train
+def _batches(run_dir: Path, built: Built, done: int) -> Batches:
+    config, part = built.config, built.source.train
     if config.model.frozen:
-        kept = open_features(parts.network, parts.source, config, run_dir, parts.device, parts.dtype, check=True)
-        return feature_batches(kept["train"], part, parts.plan, done, config)
-    return train_loader(train_dataset(config, part, parts.plan), parts.plan, done, config.data.workers)
+        kept = open_features(built, run_dir, check=True)
+        return feature_batches(kept["train"], part, built.plan, done, config)
+    return train_loader(train_dataset(config, part, built.plan), built.plan, done, config.data.workers)
 
 
-def _step(parts: Parts, stepper: Stepper, micro_batches: list[dict[str, Tensor]], at: int) -> dict[str, Tensor]:
+def _step(built: Built, stepper: Stepper, micro_batches: list[dict[str, Tensor]], at: int) -> dict[str, Tensor]:
     """As the loop of a training does it."""
-    momentum = onecycle_momentum(parts.config.schedule, parts.plan, at)
-    set_rates(stepper.engine.param_groups, _rate(parts, at), momentum)
-    return stepper.step(micro_batches, at, at / parts.plan.total_steps, parts.plan.share(at, 0, 1))
+    momentum = onecycle_momentum(built.config.schedule, built.plan, at)
+    set_rates(stepper.engine.param_groups, _rate(built, at), momentum)
+    return stepper.step(micro_batches, at, at / built.plan.total_steps, built.plan.share(at, 0, 1))
 
 
-def _rate(parts: Parts, at: int) -> float:
-    return parts.config.optim.lr * rate_factor(parts.config.schedule, parts.plan, at)
+def _rate(built: Built, at: int) -> float:
+    return built.config.optim.lr * rate_factor(built.config.schedule, built.plan, at)
 
 
 def _row(run_dir: Path, step: int) -> dict[str, Any] | None:

@@ -27,15 +27,16 @@ class Cost:
 
 
 def cost_of(run: Path, result: dict[str, Any]) -> Cost:
-    """From `result.json` and, of a run of the launcher, `launch/attempts.jsonl`."""
+    """From `result.json` and, of a run of the launcher, `launch/starts.jsonl`; older versions said attempts."""
     ranks = int(result.get("ranks", 1))
     starts: dict[int, dict[str, Any]] = {}
-    for row in read_lines(run / "launch" / "attempts.jsonl"):
+    for row in [line for name in ("attempts", "starts") for line in read_lines(run / "launch" / f"{name}.jsonl")]:
         if isinstance(row.get("number"), int):
             starts.setdefault(row["number"], {}).update(row)
     ended = [row for row in starts.values() if row.get("ended") is not None and "began" in row]
     allocated = sum((row["ended"] - row["began"]) * (row.get("gpus") or 1) for row in ended) / 3600 if ended else None
     return Cost(
-        result["seconds"], result["images_per_second"], result["device"], ranks, int(result["attempts"]),
+        result["seconds"], result["images_per_second"], result["device"], ranks,
+        int(result["starts"] if "starts" in result else result["attempts"]),
         result["seconds"] * ranks / 3600, allocated,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from masksup import __version__
 from masksup.config.load import to_yaml
-from masksup.explain.maps import map_kind
+from masksup.explain.class_maps import map_kind
 from masksup.metrics.precision_recall import decision_scores
 from masksup.metrics.reliability import calibration_scores
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES

@@ -1,6 +1,6 @@
 """Checkpoints that exist or do not: written aside, hashed, published by a rename, verified when read (rule 5).
 
-A checkpoint is a folder `step-000001234-a02` (step, attempt) holding `state.safetensors` with tensors keyed
+A checkpoint is a folder `step-000001234-a02` (step, start) holding `state.safetensors` with tensors keyed
 `model/`, `optim/<state>/` and `ema/` + parameter name, `state.json`, and `SHA256SUMS` over both in the format of
 sha256sum. Reading one never executes code.
 """
@@ -55,8 +55,8 @@ def snapshot(tensors: dict[str, Tensor], meta: dict[str, Any]) -> State:
     return State(copies, json.loads(as_json(meta)))
 
 
-def checkpoint_name(step: int, attempt: int) -> str:
-    return f"step-{step:09d}-a{attempt:02d}"
+def checkpoint_name(step: int, start: int) -> str:
+    return f"step-{step:09d}-a{start:02d}"
 
 
 def write_checkpoint(folder: Path, name: str, state: State) -> Path:
@@ -145,7 +145,7 @@ def _refuse_damaged(folder: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Published checkpoints, newest first (by step, then attempt), not yet verified.
+    """Published checkpoints, newest first (by step, then start), not yet verified.
 
     UserError or JobError where `folder` cannot be looked into, which is not the same as none.
     """
@@ -162,7 +162,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(filter(_NAME.fullmatch, names), key=_order, reverse=True)]
 
 
-def attempt_of(checkpoint: Path) -> int:
+def start_of(checkpoint: Path) -> int:
     """The number of the start that wrote a checkpoint, from its name."""
     return _order(checkpoint.name)[1]
 

@@ -8,7 +8,7 @@ import torch
 
 from masksup.base.place import Place
 from masksup.errors import UserError
-from masksup.runtime.rendezvous import Card, my_card
+from masksup.runtime.rendezvous import RankCard, my_card
 
 Backend = Literal["nccl", "gloo"]
 Asked = Literal["auto", "nccl", "gloo"]
@@ -53,7 +53,7 @@ def take_gpu(place: Place, backend: Backend) -> str | None:
     return f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}"
 
 
-def rank_card(place: Place, config_text: str, asked: Asked, on_gpu: bool) -> Card:
+def rank_card(place: Place, config_text: str, asked: Asked, on_gpu: bool) -> RankCard:
     """What this rank says of itself at the start: its GPU, which it takes, or what is wrong with what was asked for."""
     gpu: str | None = None
     try:

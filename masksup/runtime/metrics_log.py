@@ -30,12 +30,12 @@ class Record:
         self.path = folder / "metrics.jsonl"
 
     def start(self, step: int) -> None:
-        """Open the record to go on after `step`. Points behind it, of an attempt that was cut off, are taken back."""
+        """Open the record to go on after `step`. Points behind it, of a start that was cut off, are taken back."""
         if not self.writes:
             return
         _take_back(self.path, step)
         self._rows = Appender(self.path)
-        # Whatever an earlier attempt wrote from here on is hidden by what will be written again.
+        # Whatever an earlier start wrote from here on is hidden by what will be written again.
         resumed = any(self.folder.glob("events.out.tfevents.*"))
         self.tensorboard = SummaryWriter(str(self.folder), purge_step=step + 1 if resumed else None, flush_secs=30)
         self._hook = threading.excepthook
@@ -110,13 +110,13 @@ class Record:
         self._point(lambda: self.tensorboard.add_text("events", text, step))
         self.flush()
 
-    def begin(self, step: int, attempt: int, after: str | None) -> None:
+    def begin(self, step: int, start: int, after: str | None) -> None:
         """Note which start of the run this is, and `after` what it goes on at `step`; None: nobody has said."""
-        if attempt > 1:
-            going_on = f"resumed, attempt {attempt}" if step else f"started again, attempt {attempt}"
+        if start > 1:
+            going_on = f"resumed, start {start}" if step else f"started again, start {start}"
             self.event(step, going_on + (f", {after} before" if after else ""), after or "resumed")
         rows = read_rows(self.path) if self.writes else []
-        self._marks = {"start": float(attempt), **Counter(row["after"] for row in rows if "after" in row)}
+        self._marks = {"start": float(start), **Counter(row["after"] for row in rows if "after" in row)}
 
     def mark(self, step: int) -> None:
         """A point at `step` on the stairs beside the other curves, unless it has one.
@@ -207,7 +207,7 @@ def _lines(numbers: Iterable[int]) -> str:
 
 
 def _take_back(path: Path, step: int) -> None:
-    # Events tell the history of the attempts and stay; numbers after the step will be measured again.
+    # Events tell the history of the starts and stay; numbers after the step will be measured again.
     rows, damaged = _sorted_out(path)
     kept = [row for row in rows if row["kind"] == "event" or row["step"] <= step]
     if damaged:

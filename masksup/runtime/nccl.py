@@ -16,7 +16,7 @@ _VARIABLES = {
 }  # fmt: skip
 
 
-def prepare() -> None:
+def set_variables() -> None:
     """Before the process group is made. What the user has set holds."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)

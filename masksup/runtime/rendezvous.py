@@ -26,7 +26,7 @@ _LATE = 15.0  # seconds that other ranks give rank 0 for its verdict
 
 
 @dataclass(frozen=True)
-class Card:
+class RankCard:
     """What a rank says of itself at the start.
 
     mistake: what it finds wrong with its input.
@@ -41,11 +41,11 @@ class Card:
     gpu: str | None = None
 
 
-def my_card(config_text: str, mistake: str | None = None, gpu: str | None = None) -> Card:
-    return Card(platform.node(), os.getpid(), _digest(config_text.encode()), _code_digest(), mistake, gpu)
+def my_card(config_text: str, mistake: str | None = None, gpu: str | None = None) -> RankCard:
+    return RankCard(platform.node(), os.getpid(), _digest(config_text.encode()), _code_digest(), mistake, gpu)
 
 
-def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
+def meet(place: Place, card: RankCard, seconds: float) -> tuple[Store, list[RankCard]]:
     """Connect all ranks and call the roll. Returns their common store and everyone's card, by rank.
 
     JobError names ranks that did not show up within `seconds`; UserError the mistake in some rank's input, the ranks
@@ -71,10 +71,10 @@ def meet(place: Place, card: Card, seconds: float) -> tuple[Store, list[Card]]:
         raise JobError("")  # told by rank 0
     if verdict["mistake"] is not None:
         raise ToldElsewhere(verdict["mistake"])
-    return store, [Card(**card) for card in verdict["cards"]]
+    return store, [RankCard(**card) for card in verdict["cards"]]
 
 
-def _collect_cards(store: Store, place: Place, deadline: float) -> list[Card]:
+def _collect_cards(store: Store, place: Place, deadline: float) -> list[RankCard]:
     keys = [f"card/{rank}" for rank in range(place.world)]
     seconds = deadline - lived()
     if not _wait(lambda: store.check(keys), deadline):
@@ -84,7 +84,7 @@ def _collect_cards(store: Store, place: Place, deadline: float) -> list[Card]:
         raise JobError(
             f"{named(missing)} of {place.world} did not show up within {seconds:.0f} s (parallel.start_seconds)"
         )
-    return [Card(**json.loads(store.get(key))) for key in keys]
+    return [RankCard(**json.loads(store.get(key))) for key in keys]
 
 
 def named(ranks: list[int]) -> str:
@@ -93,7 +93,7 @@ def named(ranks: list[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {shown}"
 
 
-def _mistake(cards: list[Card]) -> str | None:
+def _mistake(cards: list[RankCard]) -> str | None:
     """The first thing that is wrong with the ranks' input, in one line."""
     found = joint_mistake([card.mistake for card in cards])
     if found is not None:
@@ -109,7 +109,7 @@ def _mistake(cards: list[Card]) -> str | None:
     return _shared_gpu(cards)
 
 
-def _shared_gpu(cards: list[Card]) -> str | None:
+def _shared_gpu(cards: list[RankCard]) -> str | None:
     """The first GPU that several ranks want for themselves."""
     ranks_of: dict[tuple[str, str], list[int]] = {}
     for rank, card in enumerate(cards):

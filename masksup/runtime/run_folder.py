@@ -1,4 +1,4 @@
-"""The run folder: the truth about a run. One configuration, one process at a time, many attempts."""
+"""The run folder: the truth about a run. One configuration, one process at a time, many starts."""
 
 import errno
 import fcntl
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from masksup.base.files import as_json, naming, read_regular, refuse_unwritable, write_atomically
-from masksup.base.json_lines import read_lines, split_lines
+from masksup.base.files import refuse_unwritable, write_atomically
+from masksup.base.json_lines import read_lines
 from masksup.base.lived import lived
 from masksup.base.log import log
 from masksup.config.auto import following, read_recorded
@@ -21,6 +21,7 @@ from masksup.config.on_resume import changed, told
 from masksup.config.schema import Config, OnResume
 from masksup.errors import UserError
 from masksup.runtime import fence
+from masksup.runtime.starts import STARTS, new_start
 
 _LOCK_S = 15
 
@@ -30,7 +31,7 @@ class RunFolder:
     """An opened run folder. The lock is held as long as this object (or its process) lives."""
 
     path: Path
-    attempt: int
+    start: int
     lock: IO[str] | None
     handle: int | None = None
     """Of the folder itself, whatever its name becomes."""
@@ -66,7 +67,7 @@ class RunFolder:
             )
 
 
-def join_run(path: Path, attempt: int) -> RunFolder:
+def join_run(path: Path, start: int) -> RunFolder:
     """The run folder as another rank uses it that rank 0 has opened: it writes nothing but its own log.
 
     UserError where this rank does not see it.
@@ -76,7 +77,7 @@ def join_run(path: Path, attempt: int) -> RunFolder:
             f"{path}: rank 0 has opened this run folder, and node {platform.node()} does not see it; the ranks must be "
             "given the same --run-dir on a file system that all nodes share"
         )
-    return RunFolder(path, attempt, None)
+    return RunFolder(path, start, None)
 
 
 def open_run(path: Path, config: Config, indexes: Mapping[str, str] | None = None) -> RunFolder:
@@ -102,8 +103,8 @@ def open_run(path: Path, config: Config, indexes: Mapping[str, str] | None = Non
     if not config_file.exists() or differences(read_run_config(path), config):
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
-    attempt = new_attempt(path, {"indexes": dict(indexes or {}), "settings": told(config)})
-    return RunFolder(path, attempt, lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+    start = new_start(path, {"indexes": dict(indexes or {}), "settings": told(config)})
+    return RunFolder(path, start, lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def refuse_taken(path: Path) -> None:
@@ -180,7 +181,7 @@ def _indexes_before(path: Path) -> Any:
     """The hashes of the run's indexes: noted by its newest start, or, in folders of older versions, a checkpoint."""
     from masksup.runtime.checkpoint import newest_valid  # needs torch; the launcher does without it
 
-    starts = path / "starts.jsonl"
+    starts = path / STARTS
     noted = [row["indexes"] for row in read_lines(starts) if row.get("indexes")]
     if noted:
         return noted[-1]
@@ -227,21 +228,3 @@ def _fence(path: Path, error: OSError) -> None:
     token = f"pid {os.getpid()} on {platform.node()}, start {secrets.token_hex(4)}"
     write_atomically(path / ".holder", token)
     fence.hold(path / ".holder", token)
-
-
-def new_attempt(path: Path, facts: Mapping[str, Any] | None = None) -> int:
-    """Number this start from 1 and note it with `facts`; the file is also the record of how often the run was started.
-
-    No two starts have one number, even where the file lost lines: checkpoints are named by it.
-    """
-    from masksup.runtime.checkpoint import attempt_of, list_checkpoints  # needs torch; the launcher does without it
-
-    starts = path / "starts.jsonl"
-    before = read_regular(starts) if starts.exists() else b""
-    saved = max(map(attempt_of, list_checkpoints(path / "checkpoints")), default=0)
-    attempt = max(len(split_lines(before)), saved) + 1
-    row = {"attempt": attempt, "time": time.time(), "host": platform.node(), "pid": os.getpid(), **(facts or {})}
-    with naming(starts), starts.open("ab") as file:
-        cut_off = before and not before.endswith(b"\n")
-        file.write(b"\n" * bool(cut_off) + as_json(row).encode() + b"\n")
-    return attempt

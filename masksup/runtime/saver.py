@@ -20,8 +20,8 @@ class Saver:
     check: raises UserError once the folder is no longer the run's own; nothing is published there then.
     """
 
-    def __init__(self, folder: Path, attempt: int, keep: int, check: Callable[[], None] = fence.check) -> None:
-        self.folder, self.attempt, self.keep = folder, attempt, keep
+    def __init__(self, folder: Path, start: int, keep: int, check: Callable[[], None] = fence.check) -> None:
+        self.folder, self.start, self.keep = folder, start, keep
         self.best: dict[str, Any] | None = None
         """The best score so far whose weights are on disk, as in `At`: what the link `best` means."""
         self._check = check
@@ -32,8 +32,8 @@ class Saver:
         self._problem: Exception | None = None
 
     def name(self, step: int) -> str:
-        """What a checkpoint of this attempt at `step` is called."""
-        return checkpoint_name(step, self.attempt)
+        """What a checkpoint of this start at `step` is called."""
+        return checkpoint_name(step, self.start)
 
     def take_up(self, best: dict[str, Any] | None) -> None:
         """Go on with the best of the checkpoint that a run resumes from. A link that means another one goes.

@@ -25,7 +25,7 @@ from masksup.base.log import FILE_ONLY, log
 from masksup.base.place import Place
 from masksup.exits import BUG, INTERRUPTED
 from masksup.runtime import heartbeat, nccl
-from masksup.runtime.rendezvous import Card, named
+from masksup.runtime.rendezvous import RankCard, named
 
 _GRACE = 3.0  # seconds that a rank has to leave by itself once another one failed
 _PAUSE = 0.5  # seconds between two looks
@@ -51,7 +51,7 @@ class Watchdog:
     process that is gone is found by the others on its host within seconds, also where no connection breaks (NCCL).
     """
 
-    def __init__(self, store: Store, place: Place, cards: list[Card], silence: float) -> None:
+    def __init__(self, store: Store, place: Place, cards: list[RankCard], silence: float) -> None:
         self._store, self._place, self._cards, self._silence = store, place, cards, silence
         self._beats, self._doing, self._since = 0, "starting", lived()
         self._limit: float | None = None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from masksup.base.files import NotAFile, file_sha256, sync, to_disk, written_whole
 from masksup.errors import UserError
-from masksup.models.lora import State
+from masksup.models.weight_files import Tensors
 
 BASE = "base.safetensors"
 
@@ -28,7 +28,7 @@ def write_base(run: Path, state: dict[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_base(run: Path, sha256: str | None) -> State:
+def read_base(run: Path, sha256: str | None) -> Tensors:
     """The tensors in the file of `run`, every byte verified first: `sha256` is what a checkpoint says of it.
 
     UserError where it is not there, cannot be read, or is another file. Reading executes nothing.

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masksup.config.schema import Model
+from masksup.config.schema import ModelSettings
 from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
 from masksup.saved.open import Trained
@@ -19,7 +19,7 @@ _REMEDY = {
 
 
 def model_card(trained: Trained, decisions: Decisions) -> str:
-    """Model, data, scores with their protocol, decisions, use, limits and versions of a run."""
+    """ModelSettings, data, scores with their protocol, decisions, use, limits and versions of a run."""
     try:
         return _card(trained, decisions)
     except (KeyError, TypeError, AttributeError, IndexError) as error:  # JSON, but not as it was written
@@ -58,7 +58,7 @@ def _model(trained: Trained) -> str:
     parameters = sum(p.numel() for p in trained.network.parameters())
     names = ", ".join(trained.classes[:_LISTED])
     more = f", and {len(trained.classes) - _LISTED} more" if len(trained.classes) > _LISTED else ""
-    return _list("Model", {
+    return _list("ModelSettings", {
         "what": f"labels of an image, any number of {len(trained.classes)} classes",
         "network": f"{model.backbone}, head {model.head.name}, {parameters:,} parameters; method {method.name}",
         "input": f"{model.size} x {model.size} px, {trained.config.augment.eval_resize}",
@@ -113,7 +113,7 @@ def _began(weights: str) -> str:
     return _place(weights) if Path(weights).is_absolute() else weights
 
 
-def _kept(model: Model) -> str:
+def _kept(model: ModelSettings) -> str:
     if model.lora.rank:
         return f" (backbone adapted by LoRA of rank {model.lora.rank}, merged here)"
     return " (backbone frozen)" if model.frozen else ""

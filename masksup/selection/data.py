@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from masksup.data.index import Index, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.prepare.csv import prepare_csv
 from masksup.data.prepare.table import print_table
 from masksup.data.split import refuse_other_classes, samples_in_both, whole
+from masksup.data.write_index import write_index
 from masksup.errors import UserError
 
 

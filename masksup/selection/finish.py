@@ -9,7 +9,7 @@ from masksup.base.files import write_atomically
 from masksup.base.log import log, start_logging
 from masksup.calibration.aims import parse_aim
 from masksup.calibration.calibrate import Readable, fit_to
-from masksup.calibration.cross_validation import Plan
+from masksup.calibration.cross_validation import FitPlan
 from masksup.config.load import load_config
 from masksup.config.yaml_text import write_yaml
 from masksup.evaluation.kept import Stopped
@@ -67,7 +67,7 @@ def calibrate_winner(search: Climb) -> None:
             "run keeps its own, 0.5"
         )
         return
-    plan = Plan(parse_aim("f1", len(trained.classes)), "platt", _LEAST, "mixed", folds, trained.config.seed)
+    plan = FitPlan(parse_aim("f1", len(trained.classes)), "platt", _LEAST, "mixed", folds, trained.config.seed)
     title = f"{search.facts.title}, each of {folds} folds held out"
     samples = Readable(title, search.facts.index, held.logits_NC, held.labels_NC, held.image_N)
     fit_to(trained, samples, plan, 200, {})

@@ -18,18 +18,19 @@ import torch
 from rich.table import Table
 
 from masksup.base.log import console, log
-from masksup.data.index import Index, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import Part
+from masksup.data.write_index import write_index
 from masksup.errors import JobError, UserError
 from masksup.evaluation.scores import evaluate
-from masksup.export.check import Check, Outputs, check_images, compare, eager_run, outputs_of, refuse_if_far
+from masksup.export.check import Arrays, Check, check_images, compare, eager_run, outputs_of, refuse_if_far
 from masksup.export.onnx_model import check_packages
 from masksup.export.trace import Deployed
 from masksup.export.write import export, session_run
 from masksup.inference.card import PRECISIONS, Precision
 from masksup.inference.model_file import Device, import_onnxruntime, open_exported
-from masksup.inference.prepare import load_image
+from masksup.inference.preprocess import load_image
 from masksup.metrics.summary import score
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, open_trained
@@ -125,7 +126,7 @@ def _agree(name: str, found: float, other_name: str, expected: float, within: fl
         raise JobError(f"smoke: {name} is {found}, but {other_name} is {expected}; expected them within {within:g}")
 
 
-def _mean_ap(outputs: Outputs, index: Index, trained: Trained) -> float:
+def _mean_ap(outputs: Arrays, index: Index, trained: Trained) -> float:
     rules = trained.config.eval
     summary = score(
         outputs[0], np.asarray(index.labels_NC), index.classes, ap_rule=rules.ap_rule,

@@ -28,8 +28,8 @@ def keep_base(run: Run) -> None:
     with group.together():
         if group.first:
             run.folder.refuse_replaced()
-            run.at.base_sha256 = write_base(run.folder.path, base_state(run.network.backbone))
-    run.at.base_sha256 = group.broadcast(run.at.base_sha256)
+            run.progress.base_sha256 = write_base(run.folder.path, base_state(run.network.backbone))
+    run.progress.base_sha256 = group.broadcast(run.progress.base_sha256)
 
 
 def put_base(run: Run) -> None:
@@ -37,7 +37,7 @@ def put_base(run: Run) -> None:
     if not run.config.model.lora.rank:
         return
     with run.group.together():
-        saved = read_base(run.folder.path, run.at.base_sha256)
+        saved = read_base(run.folder.path, run.progress.base_sha256)
         own = base_state(run.network.backbone)
         refuse_other_model(own, saved, str(run.folder.path / BASE))
     copy_values(saved, own)

@@ -9,13 +9,23 @@ from masksup.runtime.rendezvous import named
 from masksup.training.run import Run
 
 
+def check_gradients(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:
+    """UserError, or ToldElsewhere, where too many steps in a row were skipped; as `raise_bad_gradient`."""
+    # On a GPU reading the counter would make it wait, so there it is read with the log lines only.
+    step, limit = run.progress.step, run.config.optim.max_skipped
+    if run.device.type == "cuda" and step % run.config.log.every_steps:
+        return
+    if int(run.stepper.engine.skipped_in_row) >= limit:
+        raise_bad_gradient(run, micro_batches)
+
+
 def raise_bad_gradient(run: Run, micro_batches: list[dict[str, Tensor]]) -> NoReturn:
     """UserError naming rank, step and sample ids. Collective; `micro_batches` are this rank's of the last step.
 
     That step was not applied, so going through each micro-batch again, alone, shows which are to blame.
     """
     run.group.beat("looking for the samples behind a bad gradient")
-    step, index = run.at.step - 1, run.source.train.index
+    step, index = run.progress.step - 1, run.source.train.index
     share = run.plan.share(step, run.group.place.rank, run.group.world)
     progress = step / run.plan.total_steps
     bad: list[str] = []
@@ -32,8 +42,8 @@ def raise_bad_gradient(run: Run, micro_batches: list[dict[str, Tensor]]) -> NoRe
         guilty = list(range(run.group.world))
     shown = [sample for rank in guilty for sample in found[rank]]
     text = (
-        f"optim.lr: {run.config.optim.max_skipped} steps in a row up to step {run.at.step} had a gradient that is not "
-        f"finite, on {named(guilty)}; last samples: {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}; "
-        f"none of them was applied; masksup replay {run.folder.path} --step {run.at.step} shows that step"
+        f"optim.lr: {run.config.optim.max_skipped} steps in a row up to step {run.progress.step} had a gradient that "
+        f"is not finite, on {named(guilty)}; last samples: {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}; "
+        f"none of them was applied; masksup replay {run.folder.path} --step {run.progress.step} shows that step"
     )
     raise UserError(text) if run.group.first else ToldElsewhere(text)

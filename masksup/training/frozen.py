@@ -9,7 +9,7 @@ from masksup.config.schema import Config
 from masksup.data.split import Part, Source
 from masksup.engine.features import FrozenFeatures, compute_features, room_for_features
 from masksup.models.network import Network
-from masksup.training.run import Run
+from masksup.training.run import Built, Run
 
 
 def make_sure_of_room(
@@ -22,12 +22,12 @@ def make_sure_of_room(
 
 def frozen_features(run: Run) -> dict[str, FrozenFeatures]:
     """Computed by rank 0 where they are not there yet, while the others wait, and read by all. Collective."""
-    group, stepper = run.group, run.stepper
+    group = run.group
     group.beat_without_limit("waiting for the features of the frozen backbone")
     with group.together():
         if group.first:
             place = run.folder.path
-            room = make_sure_of_room(run.config, run.source, run.network, place, stepper.device, stepper.dtype)
+            room = make_sure_of_room(run.config, run.source, run.network, place, run.device, run.dtype)
             if room is not None:
                 log.info(room)
     if group.first:
@@ -49,17 +49,13 @@ def _parts(config: Config, source: Source) -> dict[str, tuple[Part, bool]]:
 
 
 def _open(run: Run, check: bool) -> dict[str, FrozenFeatures]:
-    stepper = run.stepper
-    return open_features(run.network, run.source, run.config, run.folder.path, stepper.device, stepper.dtype, check)
+    return open_features(run, run.folder.path, check)
 
 
-def open_features(
-    network: Network, source: Source, config: Config, run_dir: Path, device: torch.device, dtype: torch.dtype,
-    check: bool,
-) -> dict[str, FrozenFeatures]:  # fmt: skip
+def open_features(built: Built, run_dir: Path, check: bool) -> dict[str, FrozenFeatures]:
     """Of each part, computed where they are not kept yet. check: compare some of those that are."""
-    folder = _folder(config, run_dir)
+    config, folder = built.config, _folder(built.config, run_dir)
     return {
-        name: compute_features(network, part, config, folder, device, dtype, flip, log.info, check)
-        for name, (part, flip) in _parts(config, source).items()
+        name: compute_features(built.network, part, config, folder, built.device, built.dtype, flip, log.info, check)
+        for name, (part, flip) in _parts(config, built.source).items()
     }

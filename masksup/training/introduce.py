@@ -20,7 +20,7 @@ def introduce(run: Run, told: list[str]) -> None:
             log.info(f"scoring on {scored.title}: {len(scored)} samples")
     log.info(
         f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained:,} parameters "
-        f"trained; {run.stepper.device.type}, {str(run.stepper.dtype).removeprefix('torch.')}, "
+        f"trained; {run.device.type}, {str(run.dtype).removeprefix('torch.')}, "
         f"{_ranks(group.world)}{run.threads} threads"
     )
     if config.parallel.sum == "tree" and config.optim.name != "lbfgs":
@@ -39,13 +39,13 @@ def introduce(run: Run, told: list[str]) -> None:
     empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
     if empty:
         log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
-    if run.at.step:
-        log.info(f"going on from step {run.at.step} of {run.plan.total_steps} (attempt {run.folder.attempt})")
+    if run.progress.step:
+        log.info(f"going on from step {run.progress.step} of {run.plan.total_steps} (start {run.folder.start})")
     else:
         swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
         run.record.hyperparameters(config, swept.split(","))
     # A launcher knows after what a run goes on: preempted, timeout, lost, ...
-    run.record.begin(run.at.step, run.folder.attempt, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
+    run.record.begin(run.progress.step, run.folder.start, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
 
 
 def _ranks(world: int) -> str:

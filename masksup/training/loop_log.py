@@ -15,7 +15,7 @@ from masksup.training.run import Run
 
 def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Progress) -> None:
     """Record the step's numbers and show them. Collective."""
-    step, epoch = run.at.step, run.plan.epoch_of(run.at.step)
+    step, epoch = run.progress.step, run.plan.epoch_of(run.progress.step)
     values = _of_step(run, logs)
     values["learning_rate"] = lr
     for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
@@ -27,7 +27,7 @@ def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Pr
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {figure(values['images_per_second'])} images/s"
     bar.update(bar.task_ids[0], note=note)
     if bar.disable:
-        left = (run.plan.total_steps - step) * run.at.seconds / step
+        left = (run.plan.total_steps - step) * run.progress.seconds / step
         log.info(f"step {step}/{run.plan.total_steps}  {note}  left {duration(left)}")
 
 
@@ -35,7 +35,7 @@ def _of_step(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
     """The step's values: the parts of its micro-batches, added in their order. Collective."""
     norm = float(logs.pop("gradient_norm"))
     parts = {name: values.tolist() for name, values in logs.items()}
-    share = run.plan.share(run.at.step - 1, run.group.place.rank, run.group.world)
+    share = run.plan.share(run.progress.step - 1, run.group.place.rank, run.group.world)
     own = [(index, {name: row[at] for name, row in parts.items()}) for at, index in enumerate(share.indices)]
     values: dict[str, float] = {}
     for _, row in sorted(itertools.chain(*run.group.all([] if share.weightless else own)), key=lambda part: part[0]):
@@ -52,7 +52,7 @@ def _pace(run: Run, meter: Meter) -> dict[str, float]:
     own = torch.zeros(len(values), place.world, dtype=torch.float64)
     own[:, place.rank] = torch.tensor(list(values.values()))
     ranks = dict(zip(values, run.group.sum(own).tolist()))
-    run.record.of_ranks(run.at.step, run.plan.epoch_of(run.at.step), ranks)
+    run.record.of_ranks(run.progress.step, run.plan.epoch_of(run.progress.step), ranks)
     # The one for whose data all others waited, at the next sum of the gradients.
     straggler = max(range(place.world), key=ranks["data_wait_seconds"].__getitem__)
     waiting = {name: ranks[name][straggler] for name in ("data_wait_seconds", "data_wait_share")}

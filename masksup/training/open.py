@@ -1,7 +1,7 @@
 """Opening a run: everything is checked and built before the run folder is touched, then the state is put back."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,6 @@ from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
 from masksup.config.schema import Config, OnResume
-from masksup.data.sampler import Plan
 from masksup.data.split import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network, start_at_prior
 from masksup.engine.compiling import compile_networks
@@ -23,7 +22,6 @@ from masksup.engine.precision import choose_device, choose_dtype, memory_format,
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
-from masksup.methods.method import Method
 from masksup.models.layers import layer_scales
 from masksup.models.lora import add_lora
 from masksup.models.network import Network
@@ -32,31 +30,27 @@ from masksup.runtime.broken_images import BrokenImages
 from masksup.runtime.checkpoint import State, list_checkpoints, newest_valid, read_checkpoint
 from masksup.runtime.metrics_log import Record
 from masksup.runtime.ranks import Group, Vote
-from masksup.runtime.run_folder import RunFolder, join_run, open_run
+from masksup.runtime.run_folder import RunFolder, as_in_folder, finished, join_run, open_run
 from masksup.runtime.saver import Saver
 from masksup.saved.open import is_run, open_trained
 from masksup.training.adapted import keep_base, put_base, refuse_copies
 from masksup.training.frozen import frozen_features, make_sure_of_room
 from masksup.training.introduce import introduce
-from masksup.training.run import At, Run
+from masksup.training.run import Built, Progress, Run
 
 
-@dataclass
-class Parts:
-    """What is built before the run folder is touched."""
+def as_begun(config: Config, run_dir: Path, group: Group) -> tuple[Config, bool]:
+    """`config` with what the run in `run_dir` has chosen where it says `auto`, and whether that run is finished.
 
-    config: Config
-    """With a value wherever it said `auto`."""
-    source: Source
-    plan: Plan
-    network: Network
-    method: Method
-    scored: Method
-    device: torch.device
-    dtype: torch.dtype
-    threads: int
-    told: list[str]
-    """Lines for the log."""
+    As rank 0 sees it, since what others see of a shared folder may be older. Collective.
+    """
+    done = False
+    with group.together():
+        if group.first:
+            config = as_in_folder(run_dir, config)
+            done = finished(run_dir, config)
+    told: tuple[Config, bool] = group.broadcast((config, done))
+    return told
 
 
 def open_training(config: Config, run_dir: Path, group: Group) -> Run:
@@ -70,28 +64,25 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
         resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
     resumes = group.broadcast(resumes)
     with group.together():
-        parts = build(config, run_dir, resumes, group.place)
-    config = parts.config
-    engine = make_engine(config, parts.method.train(), parts.device, parts.dtype, group.place)
-    stepper = Stepper(engine, parts.device, parts.dtype, config.seed)
+        built, told = build(config, run_dir, resumes, group.place)
+    config = built.config
+    engine = make_engine(config, built.method.train(), built.device, built.dtype, group.place)
+    stepper = Stepper(engine, built.device, config.seed)
     ema = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
-    folder = _enter(run_dir, config, parts.source.hashes, group)
-    saver = Saver(folder.checkpoints, folder.attempt, config.checkpoint.keep, folder.refuse_replaced)
-    record = Record(folder.path, writes=group.first)
+    folder = _enter(run_dir, config, built.source.hashes, group)
     run = Run(
-        config, group, folder, parts.source, parts.plan, parts.network, stepper, ema, {}, _broken(config, parts.source),
-        parts.scored, record, saver, At(), Vote(group), parts.threads, 0,
+        **vars(built), group=group, vote=Vote(group), folder=folder, record=Record(folder.path, writes=group.first),
+        saver=Saver(folder.checkpoints, folder.start, config.checkpoint.keep, folder.refuse_replaced),
+        stepper=stepper, ema=ema, broken=_broken(config, built.source), features={}, progress=Progress(),
     )  # fmt: skip
     if resumes:
-        _resume(run)
+        run = _resumed(run)
     elif config.model.lora.rank:
         keep_base(run)
     with group.together():
-        run.record.start(run.at.step)
-    introduce(run, parts.told)
-    if config.model.frozen:
-        run.features = frozen_features(run)
-    return run
+        run.record.start(run.progress.step)
+    introduce(run, told)
+    return replace(run, features=frozen_features(run)) if config.model.frozen else run
 
 
 def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
@@ -101,8 +92,8 @@ def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
     }
 
 
-def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> Parts:
-    """What a run computes with, at its start; where it `resumes`, without the weights that a checkpoint brings."""
+def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[Built, list[str]]:
+    """What the configuration describes, and lines for the log; a run that `resumes` has its weights in a checkpoint."""
     source = open_source(config.data, config.seed)
     classes = source.classes
     threads = set_numerics(config.precision, place.local_world)
@@ -140,7 +131,7 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> Parts:
         told.append(add_lora(network.backbone, config.model.lora, config.seed))
     for compiled in (method, scored):
         compile_networks(compiled, config.precision)
-    return Parts(config, source, plan, network, method, scored, device, dtype, threads, told)
+    return Built(config, source, plan, network, method, scored, device, dtype, threads), told
 
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
@@ -157,9 +148,9 @@ def _enter(run_dir: Path, config: Config, indexes: dict[str, str], group: Group)
     with group.together():
         if group.first:
             opened = open_run(run_dir, config, indexes)
-    attempt = group.broadcast(opened.attempt if opened else None)
+    start = group.broadcast(opened.start if opened else None)
     with group.together():
-        folder = opened or join_run(run_dir, attempt)
+        folder = opened or join_run(run_dir, start)
         start_logging(folder.path / "logs" / f"rank{group.place.rank}.log", group.place.rank)
     if group.watchdog is not None:
         group.watchdog.dump_to(folder.path / "logs" / f"rank{group.place.rank}.log")
@@ -188,8 +179,8 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
     return [f"weights: {head} of {trained.checkpoint}, {trained.weights}"], not head_fits
 
 
-def _resume(run: Run) -> None:
-    """Put the newest whole checkpoint back, which rank 0 finds and every rank then reads and verifies."""
+def _resumed(run: Run) -> Run:
+    """The run with the newest whole checkpoint put back, which rank 0 finds and every rank then reads and verifies."""
     group, name = run.group, ""
     saved: State | None = None
     with group.together():
@@ -203,14 +194,13 @@ def _resume(run: Run) -> None:
             raise UserError(f"{run.folder.path}: the indexes changed since this run was started; use another --run-dir")
         refuse_other_model(run.whole.kept_state(), saved.part("model"), name)
     restore(of_this_rank(saved, group.place), run.stepper, run.ema)
-    run.at = _place_of(saved)
+    run = replace(run, progress=_progress_of(saved))
     put_base(run)
-    run.started_at = run.at.step
     with group.together():
         if group.first:
-            run.saver.take_up(run.at.best)
-    run.at.best = group.broadcast(run.saver.best)
-    for part, samples in run.at.broken.items():
+            run.saver.take_up(run.progress.best)
+    run.progress.best = group.broadcast(run.saver.best)
+    for part, samples in run.progress.broken.items():
         run.broken[part].known.update(samples)
     before = saved.meta.get("ranks", 1), saved.meta.get("threads", run.threads)
     same = before[1] == run.threads and (before[0] == group.world or run.config.parallel.sum == "tree")
@@ -220,25 +210,26 @@ def _resume(run: Run) -> None:
             "same samples and micro-batches, summed in another order"
         )
     _tell_changes(run, saved)
+    return run
 
 
 def _tell_changes(run: Run, saved: State) -> None:
     """Say, and keep for `result.json`, what of the operation is not as the state was computed with."""
     settings = changed(validate(saved.meta["config"], str(saved.meta["name"])), run.config, OnResume.TOLD)
-    if run.stepper.device.type == "cuda" and "tf32" not in saved.meta["config"]["precision"]:
+    if run.device.type == "cuda" and "tf32" not in saved.meta["config"]["precision"]:
         # The versions without this setting left torch's own default.
         settings["precision.tf32"] = f"true for convolutions alone -> {run.config.precision.tf32}"
     if not settings:
         return
-    run.at.changed.append({"step": run.at.step, "attempt": run.folder.attempt, "settings": settings})
+    run.progress.changed.append({"step": run.progress.step, "start": run.folder.start, "settings": settings})
     shown = "; ".join(f"{key}: {values}" for key, values in settings.items())
     log.warning(f"going on with other settings ({shown}): the same run, but not promised to be bit-equal from here on")
 
 
-def _place_of(saved: State) -> At:
+def _progress_of(saved: State) -> Progress:
     """Where the run was. Another version of this program may have kept other facts of it."""
     try:
-        return At(**saved.meta["at"])
+        return Progress(**saved.meta["at"])
     except TypeError as error:
         raise UserError(
             f"{saved.meta['name']}: written by another version of this program ({error}); go on with that version, or "

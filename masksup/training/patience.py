@@ -13,20 +13,20 @@ from masksup.training.run import Run
 
 def ended(run: Run) -> bool:
     """Whether no step follows: the plan is through, or patience is."""
-    return run.at.step >= run.plan.total_steps or stopped_early(run) is not None
+    return run.progress.step >= run.plan.total_steps or stopped_early(run) is not None
 
 
 def stopped_early(run: Run) -> dict[str, Any] | None:
     """Where and why the run ended before its plan; None while it goes on, and where it went to the end."""
-    at, patience = run.at, run.config.stop.patience_epochs
-    if patience is None or not at.history or at.step >= run.plan.total_steps:
+    progress, patience = run.progress, run.config.stop.patience_epochs
+    if patience is None or not progress.history or progress.step >= run.plan.total_steps:
         return None
-    best = best_epoch(at.history)
-    if at.history[-1]["epoch"] - best < patience - 1e-9:
+    best = best_epoch(progress.history)
+    if progress.history[-1]["epoch"] - best < patience - 1e-9:
         return None
     return {
-        "by": "stop.patience_epochs", "patience_epochs": patience, "step": at.step, "of_steps": run.plan.total_steps,
-        "epoch": run.plan.epoch_of(at.step), "best_epoch": best,
+        "by": "stop.patience_epochs", "patience_epochs": patience, "step": progress.step,
+        "of_steps": run.plan.total_steps, "epoch": run.plan.epoch_of(progress.step), "best_epoch": best,
     }  # fmt: skip
 
 
@@ -48,5 +48,5 @@ def tell(run: Run) -> None:
     """Say that the run ended early, and what that left undone."""
     told = stopped_early(run)
     if told is not None:
-        share = rate_factor(run.config.schedule, run.plan, run.at.step)
+        share = rate_factor(run.config.schedule, run.plan, run.progress.step)
         log.info(f"{line(told)}; the schedule is not shortened: the learning rate stood at {share:.3g} of optim.lr")

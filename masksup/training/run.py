@@ -1,7 +1,9 @@
-"""The parts of one run, as data: made by `train`, read by everything that a step, a score or a save needs."""
+"""One run, as data: made whole by `open_training`, read by everything that a step, a score or a save needs."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from masksup.config.schema import Config
 from masksup.data.sampler import Plan
@@ -19,8 +21,8 @@ from masksup.runtime.saver import Saver
 
 
 @dataclass
-class At:
-    """Where a run is; saved with every checkpoint."""
+class Progress:
+    """What moves in a run, but for its tensors; saved with every checkpoint."""
 
     step: int = 0
     scored_step: int = 0
@@ -35,33 +37,43 @@ class At:
     base_sha256: str | None = None
     """Of the file in the run folder with what LoRA adapts (`masksup.saved.base_file`); None: without LoRA."""
     changed: list[dict[str, Any]] = field(default_factory=list)
-    """Where the run went on with other operation that may change results: step, attempt, settings (old -> new)."""
+    """Where the run went on with other operation that may change results: step, start, settings (old -> new)."""
 
 
-@dataclass
-class Run:
-    """The parts of one run, made once and used by the functions below."""
+@dataclass(frozen=True)
+class Built:
+    """What a configuration describes, built before the run folder is touched; ready for an engine."""
 
     config: Config
-    group: Group
-    folder: RunFolder
+    """With a value wherever it said `auto`."""
     source: Source
     plan: Plan
     network: Network
-    stepper: Stepper
-    ema: MovingAverage | None
-    features: dict[str, FrozenFeatures]
-    broken: dict[str, BrokenImages]
-    """Of each part: train, eval, test."""
+    """The one that is trained; its parameters are empty under ZeRO 3."""
+    method: Method
     scored_method: Method
     """A copy for evaluation, so that scoring never touches what is trained."""
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+
+
+@dataclass(frozen=True)
+class Run(Built):
+    """One start of a run. All of it stays as it is, but `progress` and the tensors of `stepper` and `ema`."""
+
+    group: Group
+    vote: Vote
+    folder: RunFolder
     record: Record
     saver: Saver
-    at: At
-    vote: Vote
-    threads: int
-    started_at: int
-    """The step that this start begins with."""
+    stepper: Stepper
+    ema: MovingAverage | None
+    broken: dict[str, BrokenImages]
+    """Of each part: train, eval, test."""
+    features: dict[str, FrozenFeatures]
+    """Of each part, where the backbone is frozen."""
+    progress: Progress
 
     @property
     def whole(self) -> Network:

@@ -18,44 +18,44 @@ def save(run: Run, patience: float | None = PATIENCE) -> None:
     patience: how many seconds the disk is waited for that still writes the one before; then this one is left out, which
     an alarm says, unless it is the best so far. None: as long as it takes.
     """
-    group, at = run.group, run.at
+    group, progress = run.group, run.progress
     group.beat_without_limit("waiting for the disk")
     if not group.broadcast(group.first and _disk_takes_it(run, patience)):
         return
-    group.beat("collecting step", at.step)
+    group.beat("collecting step", progress.step)
     run.broken["train"].tell(group)
-    at.broken = {name: sorted(images.known) for name, images in run.broken.items()}
+    progress.broken = {name: sorted(images.known) for name, images in run.broken.items()}
     tensors, meta = collect(run.stepper, run.ema, group)
     if not group.first:
         return
-    run.record.mark(at.step)
+    run.record.mark(progress.step)
     run.record.flush()  # so that no curve has a hole before the step that a run goes on from
-    name = run.saver.name(at.step)
+    name = run.saver.name(progress.step)
     state = snapshot(tensors, {
-        "name": name, "step": at.step, "epoch": run.plan.epoch_of(at.step), "at": vars(at),
+        "name": name, "step": progress.step, "epoch": run.plan.epoch_of(progress.step), "at": vars(progress),
         "hashes": run.source.hashes, "classes": run.source.classes, "note": run.source.train.index.note,
         "config": dump(run.config), "threads": run.threads, **meta,
     })  # fmt: skip
-    run.saver.save(state, name, at.best)
+    run.saver.save(state, name, progress.best)
 
 
 def _disk_takes_it(run: Run, patience: float | None) -> bool:
     """Whether the run is to be saved now, once it is known whether the best before it was."""
-    at, saver = run.at, run.saver
-    is_best = at.best is not None and at.best["checkpoint"] == saver.name(at.step)
+    progress, saver = run.progress, run.saver
+    is_best = progress.best is not None and progress.best["checkpoint"] == saver.name(progress.step)
     free = saver.wait(patience)
     if free and not is_best:
-        at.best = saver.best
+        progress.best = saver.best
     if not (free or is_best):
-        text = f"step {at.step} is not saved, because the disk has been writing {saver.behind()}"
+        text = f"step {progress.step} is not saved, because the disk has been writing {saver.behind()}"
         log.error(f"ALARM: {text}; training goes on")
-        run.record.event(at.step, text)
+        run.record.event(progress.step, text)
     return free or is_best
 
 
 def make_sure_it_is_saved(run: Run) -> None:
     """The last state must be on disk before a run calls itself stopped or finished; try twice. Collective."""
-    last = run.folder.checkpoints / run.saver.name(run.at.step)
+    last = run.folder.checkpoints / run.saver.name(run.progress.step)
     if not _saved(run, last):
         alarm(run)
         save(run, None)
@@ -84,4 +84,4 @@ def alarm(run: Run) -> None:
         raise problem
     if problem is not None:
         log.error(f"ALARM: a checkpoint could not be saved, training goes on without it: {problem}")
-        run.record.event(run.at.step, f"save failed: {problem}")
+        run.record.event(run.progress.step, f"save failed: {problem}")

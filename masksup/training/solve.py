@@ -36,7 +36,7 @@ def solve_head(run: Run) -> bool:
 
     The numbers do not depend on how many ranks there are, for one alone computes them.
     """
-    group, at, began = run.group, run.at, time.perf_counter()
+    group, progress, began = run.group, run.progress, time.perf_counter()
     group.beat_without_limit("waiting for the head to be solved")
     found: Found | None = None
     with group.together():
@@ -45,15 +45,15 @@ def solve_head(run: Run) -> bool:
     found = group.broadcast(found)
     if found is None:
         return False
-    weight_CD, bias_C, at.solved = found
+    weight_CD, bias_C, progress.solved = found
     head = run.network.head
     assert isinstance(head, Linear)
     with torch.no_grad():
         head.fc.weight.copy_(weight_CD)
         head.fc.bias.copy_(bias_C)
-    at.step += 1
-    at.seconds += time.perf_counter() - began
-    _record(run, at.solved)
+    progress.step += 1
+    progress.seconds += time.perf_counter() - began
+    _record(run, progress.solved)
     return True
 
 
@@ -164,6 +164,6 @@ def _record(run: Run, facts: dict[str, Any]) -> None:
     for l2, loss in tried:
         log.info(f"l2 {l2:<9.4g} held-out loss {loss:.5f}{'  chosen' if l2 == facts['l2'] else ''}")
     values = {name: facts[name] for name in ("loss", "l2", "gradient")}
-    run.record.scalars("train", run.at.step, run.plan.epoch_of(run.at.step), values)
-    run.record.mark(run.at.step)
+    run.record.scalars("train", run.progress.step, run.plan.epoch_of(run.progress.step), values)
+    run.record.mark(run.progress.step)
     log.info(f"solved: l2 {facts['l2']:.4g}, training loss {facts['loss']:.5f}, gradient {facts['gradient']:.1e}")

@@ -11,9 +11,10 @@ from PIL import Image
 from masksup.config.load import validate
 from masksup.config.schema import Config
 from masksup.data.decode_pil import BrokenImage
-from masksup.data.index import Index, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import whole
+from masksup.data.write_index import write_index
 from masksup.data.write_shards import pack_index
 from masksup.engine.build import new_network
 from masksup.engine.features import FrozenFeatures, compute_features

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksup.data import index as index_module
-from masksup.data.index import CROWD, DIFFICULT, IndexContent, open_index, write_index
+from masksup.data.index import CROWD, DIFFICULT, open_index
+from masksup.data.write_index import IndexContent, write_index
 from masksup.errors import UserError
 
 COLUMNS = (

@@ -17,10 +17,11 @@ from loading import SETTINGS, equal, plan, train_set, truncate, write_images
 from PIL import Image
 
 from masksup.data.dataset import EvalDataset
-from masksup.data.index import Index, IndexContent, write_index
+from masksup.data.index import Index
 from masksup.data.loader import _refuse_dead, eval_loader, train_loader
 from masksup.data.shards import digest_of
 from masksup.data.transforms import TransformSettings, eval_transform
+from masksup.data.write_index import IndexContent, write_index
 from masksup.errors import UserError
 
 # torch remarks on more workers than cores; torchvision on the future of its decoder.

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from masksup.data.index import CROWD, IndexContent
+from masksup.data.index import CROWD
 from masksup.data.prepare.coco import prepare_coco, prepare_coco2014
 from masksup.data.prepare.originals import write_originals
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 TINY: dict[str, Any] = {

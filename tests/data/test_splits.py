@@ -57,8 +57,8 @@ def test_one_class_one_label_is_dealt_evenly() -> None:
 
 
 def test_real_photographs_rare_classes_reach_every_fold(tmp_path, shared_data) -> None:  # type: ignore[no-untyped-def]
-    from masksup.data.index import write_index
     from masksup.data.prepare.coco import prepare_coco
+    from masksup.data.write_index import write_index
 
     for content in prepare_coco(shared_data / "coco_small"):
         write_index(tmp_path / content.split, content)

@@ -19,11 +19,12 @@ from masksup.cli import main
 from masksup.config.schema import Config
 from masksup.data import shards
 from masksup.data.dataset import EvalDataset
-from masksup.data.index import Index, IndexContent, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.loader import eval_loader, train_loader
 from masksup.data.prepare.images import check_images
 from masksup.data.split import open_source
 from masksup.data.transforms import eval_transform
+from masksup.data.write_index import IndexContent, write_index
 from masksup.data.write_shards import check_shards, pack_index
 from masksup.errors import UserError
 from masksup.training.train import train

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from masksup.calibration.aims import Aim, parse_aim
-from masksup.calibration.cross_validation import RULES, Plan, cross_validate
+from masksup.calibration.cross_validation import RULES, FitPlan, cross_validate
 from masksup.calibration.thresholds import Sharing, bootstrap_bounds, fit_thresholds
 from masksup.errors import UserError
 from masksup.metrics.precision_recall import decision_scores
@@ -160,7 +160,7 @@ def test_noise_is_worth_nothing_where_it_was_not_fitted() -> None:
     """Labels that no score knows of: in-sample all gain, held out none does better than knowing how common they are."""
     rng = np.random.default_rng(0)
     logits_NC, labels_NC = rng.normal(size=(300, 6)), (rng.random((300, 6)) < 0.3).astype(np.int8)
-    found = cross_validate(Plan(Aim("f1"), "isotonic", 1, "mixed", 5, 0), logits_NC, labels_NC, np.arange(300))
+    found = cross_validate(FitPlan(Aim("f1"), "isotonic", 1, "mixed", 5, 0), logits_NC, labels_NC, np.arange(300))
     rates_C = labels_NC.mean(0)
     known = float((rates_C * (1 - rates_C)).mean())
     inside, outside = (((p_NC - labels_NC) ** 2).mean() for p_NC in (found.in_sample_NC, found.held_out_NC))
@@ -179,7 +179,7 @@ def test_real_scores_show_what_thresholds_of_few_positives_cost(shared_data: Pat
     labels_NC = np.where(found["labels"] == -1, 0, np.where(found["labels"] == 0, -1, 1)).astype(np.int8)[:300]
     p_NC = found["resnet18_1"][:300].astype(np.float64).clip(1e-7, 1 - 1e-7)
     logits_NC = np.log(p_NC / (1 - p_NC))
-    scores = cross_validate(Plan(Aim("f1"), "platt", 50, "mixed", 5, 0), logits_NC, labels_NC, np.arange(300))
+    scores = cross_validate(FitPlan(Aim("f1"), "platt", 50, "mixed", 5, 0), logits_NC, labels_NC, np.arange(300))
     held = {rule: decision_scores(scores.held_out[rule], labels_NC)["F1"] for rule in RULES}
     inside = {rule: decision_scores(scores.in_sample[rule], labels_NC)["F1"] for rule in RULES}
     assert inside["per-class"] > inside["shared"] + 2

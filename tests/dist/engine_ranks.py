@@ -158,10 +158,10 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
     method = new_method(config, network, CLASSES, None)
     if job.unused:
         _add_unused(method)
-    method.prepare(config.seed)
+    method.set_up(config.seed)
     method.train()
     place = Place(rank, world, rank, world, "torchrun")
-    stepper = Stepper(make_engine(config, method, cpu, dtype, place), cpu, dtype, config.seed)
+    stepper = Stepper(make_engine(config, method, cpu, dtype, place), cpu, config.seed)
     if job.origin is not None:
         stepper.engine.import_state(State(*_state(Path(job.origin), rank, world)))
     share = share_of(config.batch.global_ // MICRO, config.batch.global_, rank, world, config.parallel.sum == "tree")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from ranks import Launcher
 
-from masksup.data.index import Index, open_index, write_index
+from masksup.data.index import Index, open_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
 
 BROKEN = {"train": [3, 11, 20], "val": [1, 9]}

@@ -12,8 +12,8 @@ from ranks import IN_FLOAT64, Launcher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksup.config.components import METHODS
-from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 from masksup.decisions.calibration import Temperature
 from masksup.decisions.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint

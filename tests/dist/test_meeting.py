@@ -98,7 +98,7 @@ def test_tensors_travel_over_nccl_on_gpus_unless_told_otherwise() -> None:
 
 GPUS = """
 import os, types, torch
-import masksup.runtime.ranks as d
+import masksup.runtime.join as d
 n = int(os.environ["RANK"])
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: {visible}

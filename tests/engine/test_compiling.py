@@ -39,9 +39,9 @@ class Compiled:
         monkeypatch.setattr(torch, "compile", lambda *a, **k: real(*a, **{**k, "backend": self.counter}))
         network = new_network(config, C)
         self.method = new_method(config, network, C, None)
-        self.method.prepare(0)
+        self.method.set_up(0)
         compile_networks(self.method, config.precision)
-        self.stepper = Stepper(make_engine(config, self.method, CPU, torch.float32, ALONE), CPU, torch.float32, 0)
+        self.stepper = Stepper(make_engine(config, self.method, CPU, torch.float32, ALONE), CPU, 0)
 
     @property
     def graphs(self) -> int:

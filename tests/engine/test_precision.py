@@ -58,7 +58,7 @@ class Puts(nn.Module):
 def test_an_operator_without_a_deterministic_form_is_refused_by_name(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config()
     method = Baseline(new_network(config, 5), Puts())
-    stepper = Stepper(make_engine(config, method, CPU, torch.float32, ALONE), CPU, torch.float32, 0)
+    stepper = Stepper(make_engine(config, method, CPU, torch.float32, ALONE), CPU, 0)
     numbers = torch.arange(4)
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     batch = {"image": images, "target": torch.ones(4, 5, dtype=torch.int8), "sample": numbers, "position": numbers}

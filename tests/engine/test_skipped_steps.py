@@ -53,7 +53,7 @@ def state_after(
 ) -> dict[str, Tensor]:
     """Weights and optimiser after these steps, of which some see infinity."""
     method = new_method(config, new_network(config, 12), 12, None).train()
-    stepper = Stepper(make_engine(config, method, CPU, dtype, Place()), CPU, dtype, config.seed)
+    stepper = Stepper(make_engine(config, method, CPU, dtype, Place()), CPU, config.seed)
     for step in steps:
         set_rates(stepper.engine.param_groups, config.optim.lr, momentum)
         with patch.context() as inside:

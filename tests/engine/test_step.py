@@ -33,7 +33,7 @@ def batch(n: int = 8, classes: int = 12) -> dict[str, Tensor]:
 
 def stepper(config: Config, dtype: torch.dtype = torch.float32) -> Stepper:
     method = new_method(config, new_network(config, 12), 12, None).train()
-    return Stepper(make_engine(config, method, CPU, dtype, Place()), CPU, dtype, config.seed)
+    return Stepper(make_engine(config, method, CPU, dtype, Place()), CPU, config.seed)
 
 
 def test_groups_have_their_factor_and_decay(tiny_config: MakeConfig) -> None:

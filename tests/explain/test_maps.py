@@ -11,10 +11,10 @@ from masksup.config.components import HEADS, METHODS
 from masksup.config.schema import Config
 from masksup.decisions.decisions import default_decisions
 from masksup.engine.build import new_method, new_network
+from masksup.explain.class_maps import class_maps
 from masksup.explain.heat import colours, overlay
 from masksup.explain.looks import Looks, look, of_image, view_masks
-from masksup.explain.maps import class_maps
-from masksup.explain.picture import Scored, chosen_classes, draw_looks
+from masksup.explain.picture import ScoredImage, chosen_classes, draw_looks
 from masksup.models.network import Network
 from masksup.saved.label import Region
 from masksup.saved.open import Trained
@@ -64,7 +64,7 @@ def test_everything_registered_shows_a_map_of_each_class(
     for view in seen.views:
         assert view.scores_C.shape == (C,)
         assert (view.image_3SS != image(64)).any(), "a part of it is hidden"
-    scored = Scored(NAMES, [0.9, 0.1, 0.2, 0.3, 0.4], [0.5] * C)
+    scored = ScoredImage(NAMES, [0.9, 0.1, 0.2, 0.3, 0.4], [0.5] * C)
     picture = draw_looks(Image.new("RGB", (64, 48)), scored, seen, chosen_classes(scored))
     assert picture.width > 3 * 240
 
@@ -155,14 +155,14 @@ def test_the_scale_rises_in_lightness() -> None:
 
 
 def test_chosen_are_the_predicted_or_those_asked_for() -> None:
-    scored = Scored(NAMES, [0.1, 0.9, 0.2, 0.7, 0.3], [0.5, 0.5, 0.1, 0.5, 0.5])
+    scored = ScoredImage(NAMES, [0.1, 0.9, 0.2, 0.7, 0.3], [0.5, 0.5, 0.1, 0.5, 0.5])
     assert chosen_classes(scored) == [1, 3, 2]
     assert chosen_classes(scored, [4, 0]) == [4, 0]
-    assert len(chosen_classes(Scored(["x"] * 20, [0.9] * 20, [0.5] * 20))) == 8
+    assert len(chosen_classes(ScoredImage(["x"] * 20, [0.9] * 20, [0.5] * 20))) == 8
 
 
 def test_region_and_key_point_are_drawn_on_the_map_of_their_class() -> None:
-    scored = Scored(NAMES, [0.9, 0.8, 0.1, 0.1, 0.1], [0.5] * C)
+    scored = ScoredImage(NAMES, [0.9, 0.8, 0.1, 0.1, 0.1], [0.5] * C)
     seen = Looks("activation", np.zeros((C, 4, 4), np.float32), None)
     plain = np.asarray(draw_looks(Image.new("RGB", (64, 64)), scored, seen, [0, 1]))
     boxed = draw_looks(

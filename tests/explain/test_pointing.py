@@ -13,7 +13,7 @@ from masksup.data.index import CROWD, DIFFICULT, open_index
 from masksup.data.split import whole
 from masksup.engine.build import new_method, new_network
 from masksup.errors import UserError
-from masksup.explain.maps import ClassMaps
+from masksup.explain.class_maps import ClassMaps
 from masksup.explain.pointing import pointing_game
 from masksup.saved.open import Trained
 

@@ -30,7 +30,7 @@ def method_of(config: Config, mode: FakeTensorMode) -> Method:
     """What `config` trains, on the fake device."""
     network = new_network(config, CLASSES).to(memory_format=memory_format(config.precision))
     method = new_method(config, network, CLASSES, None)
-    method.prepare(config.seed)
+    method.set_up(config.seed)
     move(method, mode)
     return method
 
@@ -55,7 +55,7 @@ def _train(config: Config, method: Method, watch: Watch) -> None:
     watch.on = False
     dtype = choose_dtype(config.precision, DEVICE)
     engine = make_engine(config, method, DEVICE, dtype, ALONE)
-    stepper = Stepper(engine, DEVICE, dtype, config.seed)
+    stepper = Stepper(engine, DEVICE, config.seed)
     average = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
     batches = [_batch(config) for _ in range(config.batch.global_ // config.batch.micro_size)]
     for step in range(2):

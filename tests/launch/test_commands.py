@@ -21,7 +21,7 @@ from launch.__main__ import main
 from launch.cluster import sbatch_script, slurm, snapshot
 from launch.cluster.resources import Resources, read_resources, seconds
 from launch.start import first_node
-from launch.start.ledger import Attempt, Folder, Token, attempts, begin, read_json, write_json
+from launch.start.ledger import Folder, Start, Token, begin, read_json, starts, write_json
 from launch.start.start import rank_command
 from launch.submit import refuse_full
 from launch.watch.status import Row, find_runs, judge, rows
@@ -275,7 +275,7 @@ def test_dry_run_shows_what_the_nodes_run(
     folder = Folder(config.parent / "run")
     ranks = rank_command(resources, "launch.start.rank", [str(folder.run)])
     assert words[-len(ranks) :] == ranks
-    assert words[: -len(ranks)] == first_node.srun_command(resources, folder, Attempt(1, "JOB", 0, 0.0))
+    assert words[: -len(ranks)] == first_node.srun_command(resources, folder, Start(1, "JOB", 0, 0.0))
     assert main(submit_words(config, "--gpus-per-node", "0", "--dry-run")) == 0
     assert "gpu-bind" not in capsys.readouterr().out
 
@@ -427,8 +427,8 @@ def job(state: str) -> slurm.Job:
     return slurm.Job("7", state)
 
 
-RUNNING = Attempt(1, "7", 0, 0.0)
-ENDED = Attempt(1, "7", 0, 0.0, outcome="preempted")
+RUNNING = Start(1, "7", 0, 0.0)
+ENDED = Start(1, "7", 0, 0.0, outcome="preempted")
 
 
 @pytest.mark.parametrize(
@@ -444,21 +444,21 @@ ENDED = Attempt(1, "7", 0, 0.0, outcome="preempted")
         (None, RUNNING, 3.0, "training", "disagree"),
         (None, RUNNING, 99.0, "training", "stopped"),
         (None, ENDED, 99.0, "training", "stopped"),
-        (job("FAILED"), Attempt(1, "7", 0, 0.0, outcome="wrong"), 99.0, "training", "failed"),
+        (job("FAILED"), Start(1, "7", 0, 0.0, outcome="wrong"), 99.0, "training", "failed"),
         (job("CANCELLED"), RUNNING, 99.0, "training", "cancelled"),
         (job("FAILED"), None, None, None, "failed"),
         (None, None, None, None, "new"),
     ],
 )
 def test_slurm_and_the_run_are_told_apart(
-    tmp_path: Path, known: slurm.Job | None, newest: Attempt | None, age: float | None, phase: str | None, expected: str
+    tmp_path: Path, known: slurm.Job | None, newest: Start | None, age: float | None, phase: str | None, expected: str
 ) -> None:
     assert judge(Folder(tmp_path), known, newest, age, phase, None)[0] == expected
 
 
 def test_what_is_over_is_over_although_slurm_cannot_be_asked(tmp_path: Path) -> None:
     folder, away = Folder(tmp_path), "no SLURM on this machine"
-    wrong = Attempt(1, "7", 0, 0.0, outcome="wrong")
+    wrong = Start(1, "7", 0, 0.0, outcome="wrong")
     assert judge(folder, None, wrong, 99.0, "training", away) == ("failed", away)
     assert judge(folder, None, ENDED, 99.0, "training", away) == ("disagree", away)
     folder.path.mkdir()
@@ -490,9 +490,9 @@ def test_status_of_a_damaged_record_of_starts(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     begin(folder, Token("7", 0), ["n1"], 0)
     begin(folder, Token("7", 1), ["n1"], 0)
-    text = folder.attempts.read_text()
-    folder.attempts.write_text(text.replace('"restart": 0', '"restart": "x"', 1))
-    assert [attempt.number for attempt in attempts(folder)] == [2]
+    text = folder.starts.read_text()
+    folder.starts.write_text(text.replace('"restart": 0', '"restart": "x"', 1))
+    assert [start.number for start in starts(folder)] == [2]
 
 
 def test_status_knows_a_run_although_slurm_cannot_be_asked(
@@ -549,9 +549,9 @@ def test_a_local_job_comes_back_after_a_kill_and_ends_bit_equal(tiny_config: Mak
     until(lambda: read_json(killed.heartbeat).get("last_step", 0) > 6 or killed.result.exists())
     os.kill(int(read_json(killed.heartbeat)["pid"]), signal.SIGKILL)
     assert train(config, tmp_path / "clean") == 0
-    until(lambda: attempts(killed)[-1].outcome == "done")
-    assert [a.outcome for a in attempts(killed)] == ["lost", "done"]
-    assert "left no word" in str(attempts(killed)[0].error)
+    until(lambda: starts(killed)[-1].outcome == "done")
+    assert [a.outcome for a in starts(killed)] == ["lost", "done"]
+    assert "left no word" in str(starts(killed)[0].error)
     assert_same_run(tmp_path / "clean", tmp_path / "killed")
 
 

@@ -12,15 +12,16 @@ from launch.__main__ import main
 from launch.cluster import local
 from launch.cluster.resources import Resources
 from launch.control import logs
-from launch.start.ledger import Folder, Token, attempts, begin, read_json, write_json
-from launch.submit import prepare
+from launch.start.ledger import Folder, Token, begin, read_json, starts, write_json
+from launch.submit import prepare_folder
 from launch.sweep_command import note, sort_out
 from launch.sweeps.results import as_text, scored
 from launch.sweeps.settings import settings
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
-from masksup.data.index import open_index, write_index
+from masksup.data.index import open_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 from masksup.errors import UserError
 
 MakeConfig = Callable[..., Config]
@@ -35,7 +36,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def step(run: Path, start: int) -> int:
-    history, beat = attempts(Folder(run)), read_json(Folder(run).heartbeat)
+    history, beat = starts(Folder(run)), read_json(Folder(run).heartbeat)
     same = len(history) == start and beat.get("token") == f"{history[-1].job}.{history[-1].restart}"
     return int(beat.get("last_step", -1)) if same else -1
 
@@ -62,15 +63,15 @@ def test_requeued_followed_cancelled_and_resumed(
         assert f"{never}: not active" in told.err
         assert f"{run}: job" in told.out
         until(lambda: step(run, 2) > 3)
-        assert attempts(Folder(run))[0].outcome == "preempted"
+        assert starts(Folder(run))[0].outcome == "preempted"
         assert main(["resume", str(run), "--nodes", "x"]) == 0, "active, so that nothing is submitted"
         assert main(["cancel", "--now", str(run)]) == 0
         assert follow.wait(60) == 0, "nobody writes any more"
     assert not local.ranks(Folder(run))
-    until(lambda: attempts(Folder(run))[-1].outcome == "cancelled")
+    until(lambda: starts(Folder(run))[-1].outcome == "cancelled")
     text = (tmp_path / "followed").read_text()
     for number in (1, 2):
-        first_line = (run / "logs" / f"attempt{number:03d}-rank0.log").read_text().splitlines()[0]
+        first_line = (run / "logs" / f"start{number:03d}-rank0.log").read_text().splitlines()[0]
         assert first_line in text, "it goes on with the next start"
 
     assert main(["requeue", str(home)]) == 2
@@ -113,8 +114,8 @@ def test_a_start_whose_preflight_fails_is_told_and_comes_again(
     data = {"data__train": str(index), "data__eval": None, "batch": {"global": 4, "micro": 4}, "epochs": 1}
     file.write_text(to_yaml(tiny_config(precision__device="cpu", **data)))
     assert main(["submit", str(file), "--run-dir", str(run), "--preflight", *LOCAL]) == 0
-    until(lambda: attempts(Folder(run)) and attempts(Folder(run))[0].outcome)
-    first = attempts(Folder(run))[0]
+    until(lambda: starts(Folder(run)) and starts(Folder(run))[0].outcome)
+    first = starts(Folder(run))[0]
     assert first.outcome == "lost"
     assert str(image) in str(first.error)
     capfd.readouterr()
@@ -122,16 +123,16 @@ def test_a_start_whose_preflight_fails_is_told_and_comes_again(
     assert str(image) in capfd.readouterr().out
     (tmp_path / "away").rename(image)
     until((run / "result.json").exists)
-    until(lambda: attempts(Folder(run))[-1].outcome == "done")
-    assert "preflight: fit" in (run / "logs" / f"attempt{len(attempts(Folder(run))):03d}-rank0.log").read_text()
+    until(lambda: starts(Folder(run))[-1].outcome == "done")
+    assert "preflight: fit" in (run / "logs" / f"start{len(starts(Folder(run))):03d}-rank0.log").read_text()
 
 
 def test_resume_takes_other_cpus_and_workers_and_refuses_what_is_the_run(
     tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    prepare(Folder(run), tiny_config(precision__device="cpu", epochs=1), Resources(gpus_per_node=0), "local", tmp_path,
-            run / "launch")  # fmt: skip
+    config = tiny_config(precision__device="cpu", epochs=1)
+    prepare_folder(Folder(run), config, Resources(gpus_per_node=0), "local", tmp_path, run / "launch")
     before = (run / "config.yaml").read_bytes()
     assert main(["resume", str(run), "--set", "optim.lr=0.5"]) == 2
     assert "another configuration (optim.lr: 0.003 -> 0.5)" in "".join(capsys.readouterr())

@@ -9,15 +9,15 @@ import pytest
 
 from launch.cluster.resources import Resources
 from launch.start import first_node
-from launch.start.ledger import Attempt, Folder, attempts, write_json
+from launch.start.ledger import Folder, Start, starts, write_json
 from launch.start.start import Scheduler, leave_word
 from masksup.exits import STOPPED
 
 CROWD, ROUNDS = 6, 10
 
 
-def _asked_to_leave(_: list[str], __: dict[str, str], folder: Folder, attempt: Attempt) -> int:
-    leave_word(folder, attempt.number, 0, STOPPED, None)
+def _asked_to_leave(_: list[str], __: dict[str, str], folder: Folder, start: Start) -> int:
+    leave_word(folder, start.number, 0, STOPPED, None)
     return STOPPED
 
 
@@ -69,7 +69,7 @@ def test_all_that_end_together_are_queued_again(home: Path) -> None:
     assert again(home) == sorted(f"7_{k} {restart}" for k in range(CROWD) for restart in range(ROUNDS))
     assert [process.exitcode for process in crowd] == [0] * CROWD
     for k in range(CROWD):
-        found = attempts(Folder(home / f"s{k}" / "seed1"))
+        found = starts(Folder(home / f"s{k}" / "seed1"))
         assert [a.outcome for a in found] == ["preempted"] * ROUNDS
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from launch.cluster.resources import Resources
 from launch.start.decide import Left, bad_nodes, crashes_in_vain, first_error, outcome, why_not_again
-from launch.start.ledger import Attempt
+from launch.start.ledger import Start
 
 HOUR = Resources(nodes=2, gpus_per_node=2, time="1:00:00", signal_seconds=90)
 
@@ -50,12 +50,12 @@ def test_a_short_job_that_is_preempted_did_not_time_out() -> None:
         assert outcome(left({0: 75}, world=1, seconds=seconds), short) == "timeout"
 
 
-def attempt(number: int, result: str | None, first: int | None = None, last: int | None = None) -> Attempt:
-    return Attempt(number, "1", number - 1, 0.0, outcome=result, first_step=first, last_step=last)
+def start(number: int, result: str | None, first: int | None = None, last: int | None = None) -> Start:
+    return Start(number, "1", number - 1, 0.0, outcome=result, first_step=first, last_step=last)
 
 
-def history(*results: str) -> list[Attempt]:
-    return [attempt(k + 1, result, 10 * k, 10 * k + 10) for k, result in enumerate(results)]
+def history(*results: str) -> list[Start]:
+    return [start(k + 1, result, 10 * k, 10 * k + 10) for k, result in enumerate(results)]
 
 
 def test_time_limits_and_preemptions_have_budgets_of_their_own() -> None:
@@ -72,17 +72,17 @@ def test_what_is_over_is_not_started_again(result: str) -> None:
 
 
 def test_crashes_at_the_same_step_are_counted_and_progress_forgives() -> None:
-    same = [attempt(k, "crashed", 90, 100) for k in range(1, 5)]
+    same = [start(k, "crashed", 90, 100) for k in range(1, 5)]
     limits = Resources(max_failures=3)
     assert why_not_again("crashed", same[:3], limits) is None
     assert "4 crashes without progress" in str(why_not_again("crashed", same, limits))
-    further = [*same[:3], attempt(4, "crashed", 90, 200)]
+    further = [*same[:3], start(4, "crashed", 90, 200)]
     assert crashes_in_vain(further) == 1
     assert why_not_again("crashed", further, limits) is None
 
 
 def test_crashes_before_the_first_step_are_counted() -> None:
-    assert crashes_in_vain([attempt(k, "crashed") for k in range(1, 6)]) == 5
+    assert crashes_in_vain([start(k, "crashed") for k in range(1, 6)]) == 5
 
 
 @given(st.lists(st.sampled_from(["crashed", "lost", "interrupted"]), min_size=21, max_size=40))

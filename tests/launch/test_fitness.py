@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from launch.start.fitness import Card, problems, shared_mistake
+from launch.start.fitness import RankReport, problems, shared_mistake
 
 
-def cards(**of_the_third: Any) -> list[Card]:
+def cards(**of_the_third: Any) -> list[RankReport]:
     found = [
-        Card(k, f"n{k + 1}", 1000.0, asked_gpus=4, gpus=4, driver="570", nccl="2.27", disk_mib_per_second=400.0,
+        RankReport(k, f"n{k + 1}", 1000.0, asked_gpus=4, gpus=4, driver="570", nccl="2.27", disk_mib_per_second=400.0,
              free_gib=50.0)
         for k in range(4)
     ]  # fmt: skip
@@ -20,7 +20,7 @@ def cards(**of_the_third: Any) -> list[Card]:
 
 def test_nodes_that_are_alike_are_fit() -> None:
     assert problems(cards()) == {}
-    assert problems([Card(0, "n1", 5.0)]) == {}, "a CPU node without any GPU"
+    assert problems([RankReport(0, "n1", 5.0)]) == {}, "a CPU node without any GPU"
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_the_odd_one_is_named(wrong: dict[str, Any], said: str) -> None:
 
 
 def test_what_all_nodes_cannot_read_is_no_nodes_fault() -> None:
-    nowhere = [Card(k, f"n{k // 2}", 1.0, data_problem=None if k % 2 else "x: no such index") for k in range(4)]
+    nowhere = [RankReport(k, f"n{k // 2}", 1.0, data_problem=None if k % 2 else "x: no such index") for k in range(4)]
     assert shared_mistake(nowhere) == "data: x: no such index, on all of 2 nodes"
-    assert shared_mistake([Card(k, f"n{k}", 1.0, disk_problem="/x: No space left") for k in range(3)]) is not None
+    assert shared_mistake([RankReport(k, f"n{k}", 1.0, disk_problem="/x: No space left") for k in range(3)]) is not None
     assert shared_mistake(cards(data_problem="x: no such index")) is None, "one of four"
-    assert shared_mistake([Card(k, f"n{k}", 1.0, data_problem=f"{k}") for k in range(2)]) is None, "not the same"
+    assert shared_mistake([RankReport(k, f"n{k}", 1.0, data_problem=f"{k}") for k in range(2)]) is None, "not the same"
     assert shared_mistake(nowhere[:2]) is None, "a single node may be to blame"

@@ -12,7 +12,7 @@ from launch.__main__ import main
 from launch.cluster import slurm
 from launch.cluster.resources import Resources
 from launch.start.decide import Left, first_error, outcome, why_not_again
-from launch.start.ledger import Attempt, Folder, Token, begin, end, write_json
+from launch.start.ledger import Folder, Start, Token, begin, end, write_json
 from launch.start.rank import refuse_other_code
 from launch.watch.status import judge, rows
 from launch.watch.table import shortened
@@ -138,9 +138,9 @@ def test_crashes_before_a_person_submitted_again_are_forgiven(tmp_path: Path) ->
     for restart in range(4):
         end(folder, begin(folder, Token("7", restart), ["n1"], 1), "crashed")
     resources = Resources(max_failures=3)
-    history = [Attempt(k + 1, "7", k, 0.0, outcome="crashed") for k in range(4)]
+    history = [Start(k + 1, "7", k, 0.0, outcome="crashed") for k in range(4)]
     assert "4 crashes" in str(why_not_again("crashed", history, resources))
-    assert why_not_again("crashed", [*history, Attempt(5, "8", 0, 0.0, outcome="crashed")], resources) is None
+    assert why_not_again("crashed", [*history, Start(5, "8", 0, 0.0, outcome="crashed")], resources) is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_rank_with_other_code_than_the_runs_copy_is_refused(tmp_path: Path) ->
 
 
 def test_states_settle_before_they_alarm(tmp_path: Path) -> None:
-    folder, running = Folder(tmp_path), Attempt(1, "7", 0, 0.0)
+    folder, running = Folder(tmp_path), Start(1, "7", 0, 0.0)
     now = time.time()
     for job, state in (
         (slurm.Job("7", "CANCELLED", ended=now - 2), "stopping"),

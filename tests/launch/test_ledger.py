@@ -13,10 +13,12 @@ import pytest
 from launch.cluster.resources import Resources
 from launch.cluster.slurm import Accounted
 from launch.start.first_node import allotted_gpus
-from launch.start.ledger import Attempt, Folder, Token, append, attempts, begin, end, write_json
-from launch.start.start import Scheduler, StartRanks, leave_word, run_attempt
+from launch.start.ledger import Folder, Start, Token, append, begin, end, starts, write_json
+from launch.start.start import Scheduler, StartRanks, leave_word, run_start
 from launch.watch.hours import gpu_hours
+from masksup.base.json_lines import read_lines
 from masksup.runtime.fence import SUPERSEDED
+from masksup.runtime.starts import new_start
 
 
 @pytest.fixture
@@ -27,12 +29,12 @@ def folder(tmp_path: Path) -> Folder:
     return run
 
 
-def test_attempts_are_numbered_and_one_without_an_end_is_closed_by_the_next(folder: Folder) -> None:
+def test_starts_are_numbered_and_one_without_an_end_is_closed_by_the_next(folder: Folder) -> None:
     first = begin(folder, Token("7", 0), ["n1"], 2)
     write_json(folder.heartbeat, {"token": "7.0", "time": 50.0, "first_step": 3, "last_step": 9, "first_step_at": 1.0,
                                   "last_step_at": 2.0})  # fmt: skip
     begin(folder, Token("7", 1), ["n2"], 2)
-    found = attempts(folder)
+    found = starts(folder)
     assert [a.number for a in found] == [1, 2]
     assert found[0].outcome == "interrupted"
     assert (found[0].first_step, found[0].last_step, found[0].ended) == (3, 9, 50.0)
@@ -40,19 +42,47 @@ def test_attempts_are_numbered_and_one_without_an_end_is_closed_by_the_next(fold
     assert found[1].outcome is None
 
 
+def test_launcher_and_training_number_starts_as_one(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a start came to nothing before it trained, and where somebody started the run by hand."""
+    for job, trains in (("7", False), ("8", True), (None, True), ("9", True)):
+        given = None if job is None else begin(folder, Token(job, 0), ["n1"], 1).number
+        monkeypatch.setenv("MASKSUP_START", "" if given is None else str(given))
+        if trains:
+            number = new_start(folder.run)
+            assert given in (None, number)
+    assert [start.number for start in starts(folder)] == [1, 2, 4]
+    assert [row["start"] for row in read_lines(folder.run / "starts.jsonl")] == [2, 3, 4]
+    assert new_start(folder.run) == 5, "a rank that its launcher starts once more has a number of its own"
+
+
+def test_starts_of_earlier_versions_are_counted_on(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASKSUP_START", raising=False)
+    append(folder.older_starts, {"number": 1, "job": "7", "restart": 0, "began": 1.0, "outcome": "crashed"})
+    append(folder.older_starts, {"number": 2, "job": "7", "restart": 1, "began": 2.0})
+    append(folder.run / "starts.jsonl", {"attempt": 1})
+    new = begin(folder, Token("8", 0), ["n1"], 1)
+    assert [(start.number, start.outcome) for start in starts(folder)] == [
+        (1, "crashed"),
+        (2, "interrupted"),
+        (3, None),
+    ]
+    monkeypatch.setenv("MASKSUP_START", str(new.number))
+    assert new_start(folder.run) == 3
+
+
 def test_a_heartbeat_of_another_start_is_not_taken_for_ones_own(folder: Folder) -> None:
-    attempt = begin(folder, Token("7", 1), ["n1"], 1)
+    start = begin(folder, Token("7", 1), ["n1"], 1)
     write_json(folder.heartbeat, {"token": "7.0", "time": 1.0, "last_step": 99})
-    end(folder, attempt, "crashed")
-    assert attempts(folder)[0].last_step is None
+    end(folder, start, "crashed")
+    assert starts(folder)[0].last_step is None
 
 
 def test_a_line_that_a_crash_cut_off_harms_no_other(folder: Folder) -> None:
     begin(folder, Token("7", 0), ["n1"], 1)
-    with folder.attempts.open("a") as file:
+    with folder.starts.open("a") as file:
         file.write('{"number": 1, "outc')
-    append(folder.attempts, {"number": 1, "outcome": "lost"})
-    assert attempts(folder)[0].outcome == "lost"
+    append(folder.starts, {"number": 1, "outcome": "lost"})
+    assert starts(folder)[0].outcome == "lost"
 
 
 def scheduler(start_ranks: StartRanks) -> Scheduler:
@@ -66,16 +96,16 @@ def start_nobody(*_: object) -> int:
 def test_an_older_start_does_not_take_the_folder_back(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources().model_dump()})
     folder.fence.write_text("7.2\n")
-    verdict = run_attempt(folder, Token("7", 1), ["n1"], scheduler(start_nobody), time.time())
+    verdict = run_start(folder, Token("7", 1), ["n1"], scheduler(start_nobody), time.time())
     assert verdict.outcome == "superseded"
     assert folder.fence.read_text() == "7.2\n"
-    assert not attempts(folder)
+    assert not starts(folder)
 
 
 def test_a_cancelled_run_starts_nobody(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources().model_dump()})
     folder.cancelled.write_text("")
-    assert run_attempt(folder, Token("7", 1), ["n1"], scheduler(start_nobody), time.time()).outcome == "cancelled"
+    assert run_start(folder, Token("7", 1), ["n1"], scheduler(start_nobody), time.time()).outcome == "cancelled"
 
 
 def test_ranks_that_were_replaced_meanwhile_decide_nothing(folder: Folder) -> None:
@@ -85,22 +115,22 @@ def test_ranks_that_were_replaced_meanwhile_decide_nothing(folder: Folder) -> No
         folder.fence.write_text("7.1\n")
         return 1
 
-    verdict = run_attempt(folder, Token("7", 0), ["n1"], scheduler(replaced), time.time())
+    verdict = run_start(folder, Token("7", 0), ["n1"], scheduler(replaced), time.time())
     assert verdict.outcome == "superseded"
     assert verdict.not_again is not None, "the newer start must not be queued again by the older one"
-    assert attempts(folder)[0].outcome is None
+    assert starts(folder)[0].outcome is None
 
 
 def test_a_last_word_that_a_file_system_shows_late_is_waited_for(folder: Folder) -> None:
     """Else a clean stop counts as a lost node, which is then kept away from."""
     write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0, ranks_per_node=2).model_dump()})
 
-    def stopped(_: list[str], __: dict[str, str], folder: Folder, attempt: Attempt) -> int:
-        leave_word(folder, attempt.number, 0, 75, None)
-        threading.Timer(1, leave_word, (folder, attempt.number, 1, 75, None)).start()
+    def stopped(_: list[str], __: dict[str, str], folder: Folder, start: Start) -> int:
+        leave_word(folder, start.number, 0, 75, None)
+        threading.Timer(1, leave_word, (folder, start.number, 1, 75, None)).start()
         return 75
 
-    verdict = run_attempt(folder, Token("7", 0), ["n1", "n2"], scheduler(stopped), time.time())
+    verdict = run_start(folder, Token("7", 0), ["n1", "n2"], scheduler(stopped), time.time())
     assert (verdict.outcome, verdict.bad_nodes) == ("preempted", [])
 
 
@@ -110,19 +140,19 @@ def test_gpus_are_those_that_were_given(folder: Folder, monkeypatch: pytest.Monk
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     given = Scheduler(start_nobody, lambda _: {}, lambda _: False, allotted_gpus)
-    run_attempt(folder, Token("7", 0), ["n1", "n2"], given, time.time())
-    assert attempts(folder)[0].gpus == 8
+    run_start(folder, Token("7", 0), ["n1", "n2"], given, time.time())
+    assert starts(folder)[0].gpus == 8
 
 
 def test_a_run_that_halving_stopped_is_not_started_again(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0).model_dump()})
 
-    def stopped(_: list[str], __: dict[str, str], folder: Folder, attempt: Attempt) -> int:
+    def stopped(_: list[str], __: dict[str, str], folder: Folder, start: Start) -> int:
         folder.stopped_early.write_text("stopped early: 3 of 4 are better\n")
-        leave_word(folder, attempt.number, 0, 75, None)
+        leave_word(folder, start.number, 0, 75, None)
         return 75
 
-    verdict = run_attempt(folder, Token("7", 0), ["n1"], scheduler(stopped), time.time())
+    verdict = run_start(folder, Token("7", 0), ["n1"], scheduler(stopped), time.time())
     assert (verdict.outcome, verdict.not_again) == ("hopeless", "hopeless")
 
 
@@ -137,16 +167,16 @@ def test_a_mistake_that_preflight_finds_is_not_tried_again(
         write_json(folder.path / "preflight.json", {"error": "data: x: no such index", "bad": {}})
         return status
 
-    verdict = run_attempt(folder, Token("7", 0), ["n1", "n2"], scheduler(unfit), time.time())
+    verdict = run_start(folder, Token("7", 0), ["n1", "n2"], scheduler(unfit), time.time())
     assert (verdict.outcome, verdict.not_again is None, verdict.bad_nodes) == (outcome, again, [])
-    assert "no such index" in str(attempts(folder)[0].error)
+    assert "no such index" in str(starts(folder)[0].error)
 
 
 def test_runs_that_keep_losing_their_node_end(folder: Folder) -> None:
     write_json(folder.job, {"job": "7", "resources": Resources(gpus_per_node=0, max_losses=3).model_dump()})
     for restart in range(4):
         begin(folder, Token("7", restart), ["n1"], 1)
-    verdict = run_attempt(folder, Token("7", 4), ["n1"], scheduler(start_nobody), time.time())
+    verdict = run_start(folder, Token("7", 4), ["n1"], scheduler(start_nobody), time.time())
     assert "max_losses is 3" in str(verdict.not_again)
 
 
@@ -172,8 +202,8 @@ print("still here")
     assert "still here" not in done.stdout
 
 
-def timed(number: int, began: float, ended: float, **more: float | str) -> Attempt:
-    return Attempt(number, "7", number - 1, began, gpus=2, ended=ended, **more)  # type: ignore[arg-type]
+def timed(number: int, began: float, ended: float, **more: float | str) -> Start:
+    return Start(number, "7", number - 1, began, gpus=2, ended=ended, **more)  # type: ignore[arg-type]
 
 
 def test_hours_add_up_and_name_what_was_lost() -> None:
@@ -197,5 +227,5 @@ def test_hours_follow_the_accounts_where_there_are_some() -> None:
 
 def test_the_files_of_the_launcher_are_readable_json(folder: Folder) -> None:
     begin(folder, Token("7_3", 0), ["n1"], 1)
-    assert json.loads(folder.attempts.read_text())["job"] == "7_3"
-    assert os.access(folder.attempts, os.R_OK)
+    assert json.loads(folder.starts.read_text())["job"] == "7_3"
+    assert os.access(folder.starts, os.R_OK)

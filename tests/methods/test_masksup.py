@@ -42,7 +42,7 @@ def network(backbone: str = "test_resnet", head: str = "linear", **options: Any)
 
 def method(net: Network, seed: int = 3, **options: Any) -> MaskSup:
     made = MaskSup(net, BinaryCrossEntropy(torch.ones(C), torch.ones(C)), **{"bank": 50, **options}).train()
-    made.prepare(seed)
+    made.set_up(seed)
     return made
 
 
@@ -197,7 +197,7 @@ def test_a_training_step_asks_the_device_nothing(views: str, tiny_config: MakeCo
     config = tiny_config(optim={"name": "sgd", "lr": 0.01})
     ours = method(network(), views=views)
     cpu = torch.device("cpu")
-    stepper = Stepper(make_engine(config, ours, cpu, torch.float32, Place()), cpu, torch.float32, 0)
+    stepper = Stepper(make_engine(config, ours, cpu, torch.float32, Place()), cpu, 0)
     with no_questions():
         logs = stepper.step([batch(), batch(start=6)], 0, 0.0)
     assert {"loss", "loss_clean", "loss_masked", "loss_consistency"} <= logs.keys()

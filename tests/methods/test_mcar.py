@@ -154,7 +154,7 @@ def test_a_step_does_not_ask_the_device(compat):
 def test_a_step_of_the_trainer_lowers_the_loss(dtype, tiny_config):
     method, batch = new_mcar().train(), new_batch(4)
     cpu = torch.device("cpu")
-    stepper = Stepper(make_engine(tiny_config(), method, cpu, dtype, Place()), cpu, dtype, 0)
+    stepper = Stepper(make_engine(tiny_config(), method, cpu, dtype, Place()), cpu, 0)
     losses = [float(stepper.step([batch], step, 0.0)["loss"]) for step in range(12)]
     assert losses[-1] < 0.7 * losses[0]
 

@@ -34,7 +34,7 @@ PUBLISHED = {"strategy": "max", "compat": "none", "points": 2, "top": 5, "distan
 
 def new_oass(head: str = "linear", backbone: str = "test_resnet", size: int = S, **options: Any) -> OASS:
     method = OASS(new_network(backbone, size, head), BCE, **{"distance": 3 / S, **options}).train()
-    method.prepare(0)
+    method.set_up(0)
     return method
 
 
@@ -183,7 +183,7 @@ def test_room_that_is_left_over_is_not_counted(patches: str) -> None:
         torch.manual_seed(0)
         network = build_network("test_convnext", S, "linear", {}, C)
         method = OASS(network, BCE, strategy="cmax", patches=patches, points=points).train()
-        method.prepare(0)
+        method.set_up(0)
         loss, logs = method(batch_of())
         loss.backward()
         results.append([loss.detach(), *logs.values(), *(p.grad for p in network.parameters())])
@@ -221,7 +221,7 @@ def test_a_step_does_not_ask_the_device(strategy: str, compat: str) -> None:
 @pytest.mark.parametrize(("head", "dtype"), [("linear", torch.float32), ("csi", torch.bfloat16)])
 def test_a_step_of_the_trainer_lowers_the_loss(head: str, dtype: torch.dtype, tiny_config: MakeConfig) -> None:
     method, batch, device = new_oass(head, strategy="cmax"), batch_of(), torch.device("cpu")
-    stepper = Stepper(make_engine(tiny_config(), method, device, dtype, Place()), device, dtype, 0)
+    stepper = Stepper(make_engine(tiny_config(), method, device, dtype, Place()), device, 0)
     losses = [float(stepper.step([batch], step, 0.0)["loss_class"]) for step in range(15)]
     assert losses[-1] < 0.7 * losses[0]
 

@@ -25,7 +25,7 @@ S = 192
 def new_puzzle(head: str = "linear", backbone: str = "test_resnet", size: int = S, **options: Any) -> Puzzle:
     bias = {"bias": False} if head == "linear" else {}
     method = Puzzle(new_network(backbone, size, head, **bias), BCE, **options).train()
-    method.prepare(0)
+    method.set_up(0)
     return method
 
 

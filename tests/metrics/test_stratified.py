@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
-from masksup.data.index import CROWD, DIFFICULT, OCCLUDED, TRUNCATED, open_index, write_index
+from masksup.data.index import CROWD, DIFFICULT, OCCLUDED, TRUNCATED, open_index
 from masksup.data.prepare.coco import prepare_coco
 from masksup.data.prepare.csv import prepare_csv
 from masksup.data.shapes import prepare_shapes
 from masksup.data.shapes_picture import draw_image
 from masksup.data.split import Part, whole
+from masksup.data.write_index import write_index
 from masksup.evaluation.collect import Outputs
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.average_precision import average_precision, mean_average_precision

@@ -19,8 +19,8 @@ from masksup.base.random import draws
 from masksup.cli import main
 from masksup.commands.report import run_names
 from masksup.config.schema import Config
-from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 from masksup.decisions.decisions import Decisions, Fitted, default_decisions, write_decisions
 from masksup.evaluation.collect import Outputs
 from masksup.report.charts import frame, pr_points

@@ -133,7 +133,7 @@ def test_any_flip_truncation_or_loss_is_found(tmp_path: Path) -> None:
         shutil.rmtree(target)
 
 
-def test_newest_is_by_step_then_attempt(tmp_path: Path) -> None:
+def test_newest_is_by_step_then_start(tmp_path: Path) -> None:
     for name in ("step-000000010-a01", "step-000000009-a07", "step-000000010-a02", "step-1000000000-a01"):
         write_checkpoint(tmp_path, name, a_state())
     assert [path.name for path in list_checkpoints(tmp_path)] == [
@@ -157,7 +157,7 @@ def test_pruning_keeps_the_newest_and_the_best(
 
 
 def test_saver_points_latest_and_best_and_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saver = Saver(tmp_path, attempt=2, keep=2)
+    saver = Saver(tmp_path, start=2, keep=2)
     for step in (1, 2, 3, 4):
         saver.save(a_state(step), saver.name(step), {"checkpoint": "step-000000001-a02"})
         saver.wait()
@@ -193,7 +193,7 @@ def test_a_disk_that_is_really_full_is_an_oserror(tmp_path: Path) -> None:
 
 
 def test_saving_in_the_background_writes_the_same_bytes(tmp_path: Path) -> None:
-    saver = Saver(tmp_path / "background", attempt=1, keep=2)
+    saver = Saver(tmp_path / "background", start=1, keep=2)
     saver.save(a_state(), saver.name(1), None)
     saver.wait()
     direct = write_checkpoint(tmp_path / "direct", saver.name(1), a_state())

@@ -53,7 +53,7 @@ def test_best_is_always_the_last_best_that_was_written(
 ) -> None:
     """(is a new best, is refused) of each save in turn, saved as a run does."""
     folder = tmp_path_factory.mktemp("best")
-    saver, best, expected = Saver(folder, attempt=1, keep=2), None, None
+    saver, best, expected = Saver(folder, start=1, keep=2), None, None
     refused: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
         refusing(patch, refused.__contains__)
@@ -141,7 +141,7 @@ def test_a_slow_disk_writes_the_best_as_soon_as_it_can(tmp_path: Path, monkeypat
         return real(*given)
 
     monkeypatch.setattr("masksup.runtime.saver.write_checkpoint", slow)
-    saver = Saver(tmp_path, attempt=1, keep=2)
+    saver = Saver(tmp_path, start=1, keep=2)
     for step in (1, 2):
         saver.save(a_state(step), saver.name(step), {"checkpoint": saver.name(step)} if step == 2 else None)
     assert not saver.wait(0.05)
@@ -232,7 +232,7 @@ def test_without_locks_who_starts_last_has_the_folder(
     monkeypatch.setattr(fence, "_held", None)
     config, run = tiny_config(), tmp_path / "run"
     first = open_run(run, config)
-    saver = Saver(first.checkpoints, first.attempt, 2, first.refuse_replaced)
+    saver = Saver(first.checkpoints, first.start, 2, first.refuse_replaced)
     saver.save(a_state(), saver.name(1), None)
     saver.wait()
     child = os.fork()
@@ -256,15 +256,15 @@ def test_no_two_starts_have_one_number(damage: bytes, tiny_config: MakeConfig, t
     config = tiny_config()
     for number in (1, 2, 3):
         opened = open_run(tmp_path, config)
-        assert opened.attempt == number
+        assert opened.start == number
         opened.lock.close()
         opened.checkpoints.mkdir(exist_ok=True)
         write_checkpoint(opened.checkpoints, f"step-000000001-a{number:02d}", a_state())
     (tmp_path / "starts.jsonl").write_bytes(damage)
     opened = open_run(tmp_path, config)
-    assert opened.attempt == 4
+    assert opened.start == 4
     last = (tmp_path / "starts.jsonl").read_bytes().splitlines()[-1]
-    assert json.loads(last)["attempt"] == 4
+    assert json.loads(last)["start"] == 4
 
 
 # --- Full disks -----------------------------------------------------------------------------------------------------

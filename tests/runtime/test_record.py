@@ -34,7 +34,7 @@ def accumulated(run: Path) -> EventAccumulator:
     return events
 
 
-def test_points_of_an_attempt_that_was_cut_off_are_replaced(tmp_path: Path) -> None:
+def test_points_of_a_start_that_was_cut_off_are_replaced(tmp_path: Path) -> None:
     first = Record(tmp_path)
     first.start(0)
     for step in range(1, 6):
@@ -233,12 +233,12 @@ def test_a_value_that_is_not_finite_is_valid_json(tmp_path: Path) -> None:
     ]
 
 
-def test_an_attempt_that_died_before_its_first_checkpoint_is_hidden(tmp_path: Path) -> None:
-    for attempt in (1, 2):
+def test_a_start_that_died_before_its_first_checkpoint_is_hidden(tmp_path: Path) -> None:
+    for start in (1, 2):
         record = Record(tmp_path)
         record.start(0)
-        for step in range(1, 5 + attempt):
-            record.scalars("train", step, step / 10, {"loss": float(attempt)})
+        for step in range(1, 5 + start):
+            record.scalars("train", step, step / 10, {"loss": float(start)})
         record.close()
         time.sleep(1.1)
     points = [(event.step, event.value) for event in accumulated(tmp_path).Scalars("train/loss")]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from launch.cluster import slurm
-from launch.start.ledger import Attempt, Folder, attempts, read_json
+from launch.start.ledger import Folder, Start, read_json, starts
 from launch.watch.status import Row, rows
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
@@ -82,27 +82,27 @@ def wait(condition: Callable[[], object], what: str, patience: float = PATIENCE)
 
 def step(run: Path, start: int) -> int:
     """The last step of the newest start, if it is at least number `start`; else -1."""
-    history = attempts(Folder(run))
+    history = starts(Folder(run))
     beat = read_json(Folder(run).heartbeat)
     if len(history) < start or beat.get("token") != f"{history[-1].job}.{history[-1].restart}":
         return -1
     return int(beat.get("last_step", -1))
 
 
-def until_finished(run: Path, patience: float = PATIENCE) -> list[Attempt]:
+def until_finished(run: Path, patience: float = PATIENCE) -> list[Start]:
     """Wait for the result and for the launcher's last word. Returns the starts."""
 
     def told() -> str:
         logs = [
             file.read_text(errors="replace")[-3000:] for file in sorted(run.rglob("*.log")) + sorted(run.rglob("*.out"))
         ]
-        return "\n".join([str(run), *map(str, attempts(Folder(run))), *logs])
+        return "\n".join([str(run), *map(str, starts(Folder(run))), *logs])
 
     end = time.monotonic() + patience
-    while not (Folder(run).result.exists() and attempts(Folder(run))[-1].outcome):
+    while not (Folder(run).result.exists() and starts(Folder(run))[-1].outcome):
         assert time.monotonic() < end, told()
         time.sleep(0.1)
-    history = attempts(Folder(run))
+    history = starts(Folder(run))
     assert history[-1].outcome == "done", told()
     return history
 

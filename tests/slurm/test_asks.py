@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.slurm import fields, queue
-from launch.start.ledger import Folder, attempts, job_of, read_json, write_json
+from launch.start.ledger import Folder, job_of, read_json, starts, write_json
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 
@@ -38,9 +38,9 @@ def test_a_type_of_gpu_lines_of_setup_and_options_of_srun_reach_the_ranks(
     )
     wrapper.chmod(0o755)
     run = submit(*asked, *setup, "--python", str(wrapper))
-    wait(lambda: attempts(Folder(run)) and seen.exists(), "a start")
+    wait(lambda: starts(Folder(run)) and seen.exists(), "a start")
     assert seen.read_text().splitlines()[0] == "two words|1|0"
-    begun = attempts(Folder(run))[0]
+    begun = starts(Folder(run))[0]
     assert (begun.nodes, begun.gpus) == (["n3"], 1), "the only node with this type"
     assert "v100:1" in fields(str(job_of(Folder(run))))["TresPerNode"]
 
@@ -63,7 +63,7 @@ def test_a_type_that_is_nowhere_is_refused_and_nothing_stays(cluster: Cluster, s
 def test_what_srun_refuses_for_good_is_told_in_its_words_and_not_tried_again(submit: Submit) -> None:
     run = submit("--gpus-per-node", "0", "--srun", "mpi=nonsense")
     wait(lambda: state(run).state == "failed", "the end")
-    assert [a.outcome for a in attempts(Folder(run))] == ["wrong"]
+    assert [a.outcome for a in starts(Folder(run))] == ["wrong"]
     assert "Couldn't find the specified plugin name for mpi/nonsense" in str(state(run).error)
 
 
@@ -74,7 +74,7 @@ def test_a_namesake_is_left_alone_and_ones_own_job_is_known_after_it_was_queued_
     job = str(job_of(Folder(run)))
     kept = read_json(Folder(run).job)["identity"]
     assert (kept["cluster_name"], kept["name"], kept["user"]) == ("masksup", "masksup-two words", "root")
-    wait(lambda: attempts(Folder(run)), "a start")
+    wait(lambda: starts(Folder(run)), "a start")
     subprocess.run(["scontrol", "requeue", job], check=True)
     wait(lambda: queue([job])[job].submitted != kept["submitted"], "another time of submission")
     row = read_json(Folder(run).job)

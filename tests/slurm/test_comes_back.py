@@ -10,11 +10,11 @@ import pytest
 from compare import assert_same_run
 
 from launch.cluster import slurm
-from launch.start.ledger import Folder, attempts, job_of, read_json
+from launch.start.ledger import Folder, job_of, read_json, starts
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
-from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 
 from .conftest import Cluster, Submit, all_idle, state, step, until_finished, wait
 
@@ -23,7 +23,7 @@ Undisturbed = Callable[[], tuple[Path, Path]]
 
 
 def outcomes(run: Path) -> list[str | None]:
-    return [attempt.outcome for attempt in attempts(Folder(run))]
+    return [start.outcome for start in starts(Folder(run))]
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_preempted_in_the_middle_of_an_epoch(cluster: Cluster, submit: Submit, u
     cluster.take(2)
     until_finished(run)
     assert outcomes(run) == ["preempted", "done"]
-    assert attempts(Folder(run))[1].first_step == attempts(Folder(run))[0].last_step, "no step was done twice"
+    assert starts(Folder(run))[1].first_step == starts(Folder(run))[0].last_step, "no step was done twice"
     assert_same_run(run, undisturbed()[1])
 
 
@@ -57,7 +57,7 @@ def test_preempted_in_an_evaluation_and_at_the_end(
     cluster.take(2)
     until_finished(run)
     assert outcomes(run) == ["preempted", "preempted", "done"]
-    assert attempts(Folder(run))[0].last_step == 32, "it stopped in the evaluation after ten epochs"
+    assert starts(Folder(run))[0].last_step == 32, "it stopped in the evaluation after ten epochs"
     # Once or twice: SLURM may take it at the end before the first of the masked blocks is done.
     assert re.search(r"evaluation: goes on after \d+ of 600 blocks", (run / "logs" / "rank0.log").read_text())
     assert_same_run(run, clean)
@@ -69,9 +69,9 @@ def test_preempted_while_starting(cluster: Cluster, submit: Submit, undisturbed:
     wait(lambda: slurm.queue([str(job_of(Folder(run)))])[str(job_of(Folder(run)))].state == "RUNNING", "a start")
     cluster.take(1)
     until_finished(run)
-    assert len(attempts(Folder(run))) == 2
-    assert attempts(Folder(run))[0].outcome == "preempted"
-    assert (attempts(Folder(run))[0].last_step or 0) < 5
+    assert len(starts(Folder(run))) == 2
+    assert starts(Folder(run))[0].outcome == "preempted"
+    assert (starts(Folder(run))[0].last_step or 0) < 5
     assert_same_run(run, undisturbed()[1])
 
 
@@ -81,7 +81,7 @@ def test_requeued_by_an_operator_without_any_signal(cluster: Cluster, submit: Su
     wait(lambda: step(run, 1) > 70, "some steps")
     slurm.call("scontrol", "requeue", str(job_of(Folder(run))))
     until_finished(run)
-    assert len(attempts(Folder(run))) == 2
+    assert len(starts(Folder(run))) == 2
     assert_same_run(run, undisturbed()[1])
 
 
@@ -91,10 +91,10 @@ def test_power_cut_of_another_node(cluster: Cluster, submit: Submit, undisturbed
     run = submit(nodes=2, name="two")
     clean = submit(nodes=2, name="clean")
     wait(lambda: step(run, 1) > 40, "some steps")
-    node = attempts(Folder(run))[0].nodes[1]
+    node = starts(Folder(run))[0].nodes[1]
     cluster("node-kill", node)
     until_finished(run)
-    first, second = attempts(Folder(run))
+    first, second = starts(Folder(run))
     assert first.outcome in ("lost", "crashed", "interrupted")
     assert node not in second.nodes
     cluster("node-start", node)
@@ -106,10 +106,10 @@ def test_killed_rank_costs_its_node_one_start(cluster: Cluster, submit: Submit) 
     """A node whose rank left no word is not used for the next start, though SLURM thinks well of it."""
     run = submit(nodes=2)
     wait(lambda: step(run, 1) > 5, "some steps")
-    node = attempts(Folder(run))[0].nodes[1]
+    node = starts(Folder(run))[0].nodes[1]
     cluster.kill_ranks(node, run)
     until_finished(run)
-    first, second = attempts(Folder(run))
+    first, second = starts(Folder(run))
     assert first.outcome == "lost"
     assert first.bad_nodes == [node]
     assert node not in second.nodes
@@ -119,10 +119,10 @@ def test_killed_rank_costs_its_node_one_start(cluster: Cluster, submit: Submit) 
 def test_power_cut_of_the_first_node(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) -> None:
     run = submit()
     wait(lambda: step(run, 1) > 70, "some steps")
-    node = attempts(Folder(run))[0].nodes[0]
+    node = starts(Folder(run))[0].nodes[0]
     cluster("node-kill", node)
     until_finished(run)
-    first, second = attempts(Folder(run))
+    first, second = starts(Folder(run))
     assert first.outcome == "interrupted"
     assert node not in second.nodes
     assert_same_run(run, undisturbed()[1])
@@ -163,14 +163,14 @@ def test_paused_node_wakes_up_while_its_run_goes_on_elsewhere(
     """SLURM calls the node dead and starts the run on another one; then the old copy wakes up and must not write."""
     run = submit()
     wait(lambda: step(run, 1) > 20, "some steps")
-    node = attempts(Folder(run))[0].nodes[0]
+    node = starts(Folder(run))[0].nodes[0]
     cluster("node-freeze", node)
     wait(lambda: step(run, 2) >= 0, "a second start elsewhere")
-    assert attempts(Folder(run))[1].nodes[0] != node
+    assert starts(Folder(run))[1].nodes[0] != node
     cluster("node-thaw", node)
     until_finished(run)
     # The srun that wakes up ends, by its number, the step of the second start; SLURM tells them apart no better.
-    history = attempts(Folder(run))
+    history = starts(Folder(run))
     assert [a.outcome for a in history if a.outcome not in ("interrupted", "lost")] == ["done"]
     of_the_old = [path.name for path in (run / "checkpoints").glob("step-*-a01")]
     assert all(name <= f"step-{history[1].first_step or 0:09d}-a01" for name in of_the_old), (
@@ -186,7 +186,7 @@ def test_deaf_node_is_replaced_while_its_ranks_still_run(
     """Only slurmd stands still: the old ranks train on until they see that another start holds the run."""
     run = submit()
     wait(lambda: step(run, 1) > 5, "some steps")
-    node = attempts(Folder(run))[0].nodes[0]
+    node = starts(Folder(run))[0].nodes[0]
     cluster("node-pause", node)
     history = until_finished(run)
     cluster("node-resume", node)
@@ -208,7 +208,7 @@ def test_preemption_that_only_sends_sigterm(cluster: Cluster, submit: Submit, un
         cluster("configure")
         cluster("controller-restart")
     assert outcomes(run) == ["preempted", "done"]
-    assert "SIGTERM" in (run / "logs" / "attempt001-rank0.log").read_text()
+    assert "SIGTERM" in (run / "logs" / "start001-rank0.log").read_text()
     assert_same_run(run, undisturbed()[1])
 
 
@@ -248,7 +248,7 @@ def test_time_limit(cluster: Cluster, submit: Submit, undisturbed: Undisturbed) 
 
 
 def _age(run: Path) -> float:
-    return time.time() - attempts(Folder(run))[0].began
+    return time.time() - starts(Folder(run))[0].began
 
 
 def test_status_agrees_with_squeue(cluster: Cluster, submit: Submit) -> None:

@@ -12,11 +12,11 @@ import pytest
 from compare import assert_same_run
 
 from launch.cluster import slurm
-from launch.start.ledger import Folder, attempts, job_of, read_json, score_of
+from launch.start.ledger import Folder, job_of, read_json, score_of, starts
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
-from masksup.data.index import write_index
 from masksup.data.shapes import prepare_shapes
+from masksup.data.write_index import write_index
 
 from .conftest import PATIENCE, ROOT, Cluster, step, until_finished, wait
 
@@ -49,7 +49,7 @@ class Runs:
 
     @property
     def outcomes(self) -> list[str | None]:
-        return [attempt.outcome for attempt in attempts(Folder(self.run))]
+        return [start.outcome for start in starts(Folder(self.run))]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_preempted_requeued_and_cut_off_ends_bit_equal(
     runs.until(2, 35)
     slurm.call("scontrol", "requeue", str(job_of(Folder(runs.run))))
     runs.until(3, 50)
-    node = attempts(Folder(runs.run))[2].nodes[cut]
+    node = starts(Folder(runs.run))[2].nodes[cut]
     cluster("node-kill", node)
     history = until_finished(runs.run, 4 * PATIENCE)
 
@@ -82,7 +82,7 @@ def test_preempted_requeued_and_cut_off_ends_bit_equal(
     assert history[1].outcome in ("interrupted", "preempted"), "a requeue may ask the ranks with a SIGTERM, or not"
     assert history[2].outcome in ("lost", "crashed", "interrupted")
     assert node not in history[-1].nodes
-    assert all((runs.run / "logs" / f"attempt001-rank{rank}.log").exists() for rank in range(ranks))
+    assert all((runs.run / "logs" / f"start001-rank{rank}.log").exists() for rank in range(ranks))
     assert_same_run(runs.run, clean)
 
 
@@ -110,16 +110,16 @@ def test_whatever_else_happens_ends_bit_equal(
     cluster.take(1)
     runs.until(3, 45)
     assert runs.outcomes[1] == "preempted"
-    assert attempts(Folder(runs.run))[1].last_step == 32
+    assert starts(Folder(runs.run))[1].last_step == 32
     assert re.search(r"evaluation: goes on after \d+ of 2000 blocks", (runs.run / "logs" / "rank0.log").read_text())
 
     cluster("controller-kill")
     cluster("controller-start")
     runs.until(3, 50)
-    cluster("node-kill", attempts(Folder(runs.run))[2].nodes[0])  # the first, which has launcher and rank 0
+    cluster("node-kill", starts(Folder(runs.run))[2].nodes[0])  # the first, which has launcher and rank 0
     runs.until(4, 60)
-    frozen = attempts(Folder(runs.run))[3].nodes[1]
-    cluster("node-start", attempts(Folder(runs.run))[2].nodes[0])
+    frozen = starts(Folder(runs.run))[3].nodes[1]
+    cluster("node-start", starts(Folder(runs.run))[2].nodes[0])
     cluster("node-freeze", frozen)
     wait(lambda: step(runs.run, 5) >= 0, "a start without the frozen node", 4 * PATIENCE)
     cluster("node-thaw", frozen)
@@ -138,7 +138,7 @@ def test_time_limit_of_four_ranks(
     runs.until(1, 5)
     ranks = f"{job_of(Folder(runs.run))}.0"
     subprocess.run(["scancel", "--signal=STOP", ranks], check=True)  # so that the run lasts as long as the limit
-    began = attempts(Folder(runs.run))[0].began
+    began = starts(Folder(runs.run))[0].began
     wait(
         lambda: runs.outcomes[0] is not None or time.time() - began > 130,
         "the signal, which wakes them, or two minutes",
@@ -146,7 +146,7 @@ def test_time_limit_of_four_ranks(
     subprocess.run(["scancel", "--signal=CONT", ranks])
     until_finished(runs.run, 4 * PATIENCE)
     assert runs.outcomes == ["timeout", "done"]
-    assert attempts(Folder(runs.run))[1].first_step == attempts(Folder(runs.run))[0].last_step
+    assert starts(Folder(runs.run))[1].first_step == starts(Folder(runs.run))[0].last_step
     assert_same_run(runs.run, clean)
 
 

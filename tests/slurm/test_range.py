@@ -22,6 +22,6 @@ def test_two_nodes_then_one_then_two_end_with_the_bits_of_one_process(
     assert (state(run).nodes, state(run).ranks) == (1, 1)
     cluster.launch("requeue", str(run))
     history = until_finished(run, 2 * PATIENCE)
-    assert [len(attempt.nodes) for attempt in history] == [2, 1, 2]
-    assert [attempt.gpus for attempt in history] == [2, 1, 2], "GPU-hours count what was held"
+    assert [len(start.nodes) for start in history] == [2, 1, 2]
+    assert [start.gpus for start in history] == [2, 1, 2], "GPU-hours count what was held"
     assert_same_run(undisturbed()[1], run)

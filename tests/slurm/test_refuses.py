@@ -11,7 +11,7 @@ import pytest
 
 from launch.cluster import slurm
 from launch.cluster.resources import Resources
-from launch.start.ledger import Folder, Token, attempts, job_of, read_json, write_json
+from launch.start.ledger import Folder, Token, job_of, read_json, starts, write_json
 
 from .conftest import ROOT, Cluster, Submit, state, step, wait
 
@@ -95,16 +95,16 @@ def test_cancel_saves_first_and_resume_goes_on(cluster: Cluster, submit: Submit)
     run = submit("--preflight")
     job = str(job_of(Folder(run)))
     wait(lambda: step(run, 1) > 5, "some steps")
-    assert "preflight: fit" in (run / "logs" / "attempt001-rank0.log").read_text()
+    assert "preflight: fit" in (run / "logs" / "start001-rank0.log").read_text()
     cluster.launch("cancel", str(run))
     wait(lambda: slurm.queue([job])[job].state == "CANCELLED", "SLURM calls it cancelled")
     assert state(run).state == "cancelled"
-    saved = attempts(Folder(run))[0].last_step
+    saved = starts(Folder(run))[0].last_step
     cluster.launch("resume", str(run))
     wait(lambda: step(run, 2) > 0, "going on")
-    assert attempts(Folder(run))[-1].job != job
+    assert starts(Folder(run))[-1].job != job
     assert read_json(Folder(run).heartbeat)["first_step"] == saved
     subprocess.run(["scancel", str(job_of(Folder(run)))], check=True)  # somebody who does not know this program
     wait(lambda: state(run).state == "cancelled", "the end")
     wait(lambda: not subprocess.run(["squeue", "-h"], capture_output=True).stdout, "an empty queue")
-    assert len(attempts(Folder(run))) == 2, "what was cancelled does not come back"
+    assert len(starts(Folder(run))) == 2, "what was cancelled does not come back"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from launch.cluster.slurm import accounting, fields, queue
-from launch.start.ledger import Folder, attempts, job_of, read_json
+from launch.start.ledger import Folder, job_of, read_json, starts
 from launch.watch.hours import gpu_hours
 
 from .conftest import ROOT, Cluster, state, step, until_finished, wait
@@ -56,16 +56,16 @@ def test_all_but_the_wrong_one_finish_and_the_sweep_again_submits_that_one(
     wait(lambda: step(runs["lr=0.003"], 1) > 5, "an element trains while others wait")
     cluster.launch("requeue", str(runs["lr=0.003"]))
     wait(lambda: step(runs["csra"], 1) > 5, "a later element trains")
-    cluster.kill_ranks(attempts(Folder(runs["csra"]))[0].nodes[0], runs["csra"])
+    cluster.kill_ranks(starts(Folder(runs["csra"]))[0].nodes[0], runs["csra"])
     for name in names:
         until_finished(runs[name], patience=300)
     wait(lambda: state(runs["wrong"]).state == "failed", "the wrong one fails")
 
-    assert [a.outcome for a in attempts(Folder(runs["lr=0.003"]))] == ["preempted", "done"]
-    assert [a.outcome for a in attempts(Folder(runs["csra"]))] == ["lost", "done"]
+    assert [a.outcome for a in starts(Folder(runs["lr=0.003"]))] == ["preempted", "done"]
+    assert [a.outcome for a in starts(Folder(runs["csra"]))] == ["lost", "done"]
     if "lr=0.001" in names:
-        assert len(attempts(Folder(runs["lr=0.001"]))) == 2
-        assert [a.outcome for a in attempts(Folder(runs["lr=0.01"]))] == ["done"], (
+        assert len(starts(Folder(runs["lr=0.001"]))) == 2
+        assert [a.outcome for a in starts(Folder(runs["lr=0.01"]))] == ["done"], (
             "a requeue of one leaves the others alone"
         )
     told = json.loads(cluster.launch("status", str(home), "--json").stdout)
@@ -87,7 +87,7 @@ def test_all_but_the_wrong_one_finish_and_the_sweep_again_submits_that_one(
     again = cluster.launch("sweep", str(sweep), cwd=folder).stdout
     assert f"{len(runs)}: 1 submitted, 0 active, {len(names)} finished" in again
     assert str(job_of(Folder(runs["wrong"]))).partition("_")[0] != array
-    wait(lambda: attempts(Folder(runs["wrong"]))[-1].outcome == "wrong" and len(attempts(Folder(runs["wrong"]))) == 2,
+    wait(lambda: starts(Folder(runs["wrong"]))[-1].outcome == "wrong" and len(starts(Folder(runs["wrong"]))) == 2,
          "it fails again")  # fmt: skip
 
     for run in runs.values():
@@ -96,7 +96,7 @@ def test_all_but_the_wrong_one_finish_and_the_sweep_again_submits_that_one(
 
 def same_as_accounts(run: Path) -> None:
     """Useful and lost hours by the launcher's own notes, and by SLURM's accounts, are those that sacct adds up to."""
-    history = attempts(Folder(run))
+    history = starts(Folder(run))
     rows = accounting({a.job for a in history})
     if rows is None:
         return
@@ -118,7 +118,7 @@ def test_the_script_without_submitit_comes_back_too(cluster: Cluster, undisturbe
     wait(lambda: f"job {job} already works on this run" in output(second, tmp_path), "the second one is refused")
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     until_finished(run)
-    assert [a.outcome for a in attempts(Folder(run))] == ["preempted", "done"]
+    assert [a.outcome for a in starts(Folder(run))] == ["preempted", "done"]
     assert read_json(Folder(run).job)["job"] == job
     wait(lambda: queue([job])[job].state == "COMPLETED", "SLURM calls it completed")
     third = sbatch("train.sbatch", str(config), "epochs=70", cwd=tmp_path)
@@ -151,12 +151,12 @@ def test_the_sweep_script_without_submitit_submits_what_is_missing(
     for run in (csra, wide):
         until_finished(run)
     wait(lambda: state(wrong).state == "failed", "the wrong one fails")
-    assert [a.outcome for a in attempts(Folder(csra))] == ["preempted", "done"]
-    assert [a.outcome for a in attempts(Folder(wide))] == ["done"]
+    assert [a.outcome for a in starts(Folder(csra))] == ["preempted", "done"]
+    assert [a.outcome for a in starts(Folder(wide))] == ["done"]
     job = sbatch("sweep.sbatch", str(sweep), cwd=sweep.parent)
-    wait(lambda: len(attempts(Folder(wrong))) == 2, "the wrong one is tried again")
+    wait(lambda: len(starts(Folder(wrong))) == 2, "the wrong one is tried again")
     assert "3 settings: 1 to run, 0 active, 2 finished" in (sweep.parent / f"masksup-sweep-{job}.out").read_text()
-    assert len(attempts(Folder(wide))) == 1
+    assert len(starts(Folder(wide))) == 1
 
 
 def output(job: str, folder: Path) -> str:

@@ -6,6 +6,7 @@ One GPU holds no two ranks of NCCL, so one process computes the blocks of all ra
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from masksup.config.schema import Config
@@ -14,7 +15,7 @@ from masksup.engine.parallel.buckets import buckets
 from masksup.engine.parallel.ordered import Ordered
 from masksup.engine.parallel.tree import Fold, Gradients, Node, combined
 from masksup.engine.precision import set_numerics
-from masksup.engine.step import Stepper
+from masksup.engine.step import Stepper, seed_forward
 from tools.gpu_checks.results import Row
 from tools.gpu_checks.setting import CLASSES, Setting, configure, digest
 from tools.step_time import new_stepper, resident_batch
@@ -63,7 +64,9 @@ def _step(stepper: Stepper, batches: list[dict[str, Tensor]], step: int, world: 
     for rank in range(world):
         engine.fold = Fold(count)
         for index in block(rank, world, count):
-            loss, _ = stepper.forward(batches[index], step, index, step / STEPS, last=False)
+            seed_forward(stepper.seed, step, index)
+            progress = torch.full((), step / STEPS, device=stepper.device)
+            loss, _ = engine.forward({**batches[index], "progress": progress}, last=False)
             engine.backward(loss / count, last=False)
         nodes += engine.fold.nodes
     whole: list[Tensor | None] = [None] * len(engine.parameters)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.data.index import IndexContent
 from masksup.data.prepare.images import ImageFacts, check_images
 from masksup.data.prepare.options import storable
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 _NAMED = 10  # broken images named one by one before they are only counted

@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.data.index import CROWD, IndexContent
+from masksup.data.index import CROWD
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.json_file import number_list, read_json, records
 from masksup.data.prepare.options import existing_file, labels_of, named_splits, require_classes
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 

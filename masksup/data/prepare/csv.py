@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from masksup.data.index import IndexContent
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.options import (
@@ -22,6 +21,7 @@ from masksup.data.prepare.options import (
     require_classes,
     split_of,
 )
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError, nearest
 
 

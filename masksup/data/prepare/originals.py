@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import as_json, write_atomically
-from masksup.data.index import IndexContent
 from masksup.data.prepare.wider import wider_files, wider_persons
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 # (data set, split) -> file; {our label: theirs}

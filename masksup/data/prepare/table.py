@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from masksup.data.index import IndexContent
+from masksup.data.write_index import IndexContent
 
 _NAME_WIDTH = 18
 _MIN_ROWS = 10

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from masksup.data.index import DIFFICULT, IndexContent
+from masksup.data.index import DIFFICULT
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.options import (
@@ -22,6 +22,7 @@ from masksup.data.prepare.options import (
     require_classes,
 )  # fmt: skip
 from masksup.data.prepare.voc_xml import Annotation, read_annotation
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError, nearest
 
 VOC_CLASSES = (

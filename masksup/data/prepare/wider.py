@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from masksup.data.index import IndexContent
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.json_file import number_list, read_json, records
 from masksup.data.prepare.options import existing_file, named_splits
+from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 WIDER_CLASSES = (

@@ -4,7 +4,8 @@ An engine holds the method, its optimiser and the rank's part of their state, an
 
 - `begin(share)`: a step begins, of which this rank does that share;
 - `warm_up(batch)`: whatever has to happen with data before the first step and must leave no trace (rule 4);
-- `forward(batch, last)`: loss and logs of one micro-batch of this rank; `last` is true for its last of the step;
+- `forward(batch, last)`: loss and logs of one micro-batch of this rank, under the autocast of `precision.dtype`;
+  `last` is true for its last of the step;
 - `backward(loss, last)`: `loss` is the micro-batch's loss times its share of all samples of the step, over all ranks.
   After the last one, every rank holds (its part of) the **sum** over ranks and micro-batches, which is the gradient of
   the mean over the step's samples: nothing is divided by the number of ranks;

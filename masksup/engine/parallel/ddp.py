@@ -12,7 +12,6 @@ from masksup.engine.optim import build_optimizer
 from masksup.engine.parallel.ordered import Ordered
 from masksup.engine.parallel.replicas import Replicas
 from masksup.engine.parallel.ring import Ring, wrap
-from masksup.engine.precision import gradient_scaler
 from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.models.network import Network
@@ -27,7 +26,7 @@ def make(config: Config, method: Method, device: torch.device, dtype: torch.dtyp
     parallel = with_sum(config).parallel
     if parallel.sync_batchnorm:
         synchronise_batchnorm(method, device)
-    parts = method, build_optimizer(config.optim, method.network), gradient_scaler(device, dtype), config.optim.clip
+    parts = method, build_optimizer(config.optim, method.network), dtype, config.optim.clip
     if parallel.sum == "tree":
         return Ordered(*parts, place, parallel)
     return (

@@ -15,6 +15,7 @@ from masksup.engine.parallel.exchange import in_order
 from masksup.engine.parallel.overlap import Overlap
 from masksup.engine.parallel.replicas import Replicas
 from masksup.engine.parallel.tree import Fold, Gradients
+from masksup.engine.precision import autocast
 from masksup.engine.running_statistics import RunningStatistics
 from masksup.methods.method import Method
 
@@ -23,10 +24,10 @@ class Ordered(Replicas):
     """A rank, or the only process, that adds as the tree says."""
 
     def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip: float,
+        self, method: Method, optimizer: torch.optim.Optimizer, dtype: torch.dtype, clip: float,
         place: Place, parallel: Parallel,
     ) -> None:  # fmt: skip
-        super().__init__(method, optimizer, scaler, clip)
+        super().__init__(method, optimizer, dtype, clip)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.statistics = RunningStatistics(method)
         self._overlap: Overlap | None = None
@@ -43,13 +44,13 @@ class Ordered(Replicas):
         if self.statistics.layers:
             self.statistics.begin()
 
-    def forward(self, batch: dict[str, Tensor], last: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        if not self.statistics.layers:
-            return super().forward(batch, last)
-        self.statistics.clear()
-        loss, logs = super().forward(batch, last)
-        # Before the backward pass, in which checkpointed layers compute a second time.
-        self._rows.append(self.statistics.row())
+    def forward(self, batch: dict[str, Tensor], last: bool) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+        if self.statistics.layers:
+            self.statistics.clear()
+        with autocast(self.device, self.dtype):
+            loss, logs = self.method(batch)
+        if self.statistics.layers:  # before the backward pass, in which checkpointed layers compute a second time
+            self._rows.append(self.statistics.row())
         return loss, logs
 
     def backward(self, loss: Tensor, last: bool) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from masksup.data.sampler import Share
 from masksup.engine.ema import copy_values
 from masksup.engine.optim import clip_gradients
+from masksup.engine.precision import autocast, gradient_scaler
 from masksup.methods.method import Method
 from masksup.runtime.checkpoint import State
 
@@ -18,11 +19,10 @@ class Replicas:
     `skipped` and `skipped_in_row` count, on the device, the steps whose gradient was not finite.
     """
 
-    def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip: float
-    ) -> None:
-        self.method, self.optimizer, self.scaler, self.clip = method, optimizer, scaler, clip
-        device = next(method.parameters()).device
+    def __init__(self, method: Method, optimizer: torch.optim.Optimizer, dtype: torch.dtype, clip: float) -> None:
+        self.method, self.optimizer, self.dtype, self.clip = method, optimizer, dtype, clip
+        self.device = device = next(method.parameters()).device
+        self.scaler = gradient_scaler(device, dtype)
         self.skipped = torch.zeros((), device=device)
         self.skipped_in_row = torch.zeros((), device=device)
 
@@ -37,7 +37,8 @@ class Replicas:
         """Nothing depends on a first batch."""
 
     def forward(self, batch: dict[str, Tensor], last: bool) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
-        loss, logs = self.method(batch)
+        with autocast(self.device, self.dtype):
+            loss, logs = self.method(batch)
         return loss, logs
 
     def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002
@@ -60,7 +61,8 @@ class Replicas:
         return norm
 
     def gradient_is_finite(self, batch: dict[str, Tensor]) -> bool:
-        loss, _ = self.method(batch)  # not the wrapped one, which would wait for the other ranks
+        with autocast(self.device, self.dtype):
+            loss, _ = self.method(batch)  # not the wrapped one, which would wait for the other ranks
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         gradients = torch.autograd.grad(self.scaler.scale(loss), weights, allow_unused=True)
         return all(bool(torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from masksup.config.schema import Parallel
 from masksup.engine.ema import copy_values
 from masksup.engine.parallel.replicas import Replicas
+from masksup.engine.precision import autocast
 from masksup.methods.method import Method
 
 
@@ -20,10 +21,10 @@ class Ring(Replicas):
     """A rank whose gradients DDP sums. `wrapped`: the method in DDP."""
 
     def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip: float,
+        self, method: Method, optimizer: torch.optim.Optimizer, dtype: torch.dtype, clip: float,
         wrapped: DistributedDataParallel,
     ) -> None:  # fmt: skip
-        super().__init__(method, optimizer, scaler, clip)
+        super().__init__(method, optimizer, dtype, clip)
         self.wrapped = wrapped
 
     def warm_up(self, batch: dict[str, Tensor]) -> None:
@@ -36,7 +37,7 @@ class Ring(Replicas):
         copy_values(before, dict(self.method.named_buffers()))
 
     def forward(self, batch: dict[str, Tensor], last: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        with self._summing(last):
+        with self._summing(last), autocast(self.device, self.dtype):
             loss, logs = self.wrapped(batch)
         return loss, logs
 

@@ -8,8 +8,8 @@ from masksup.errors import UserError
 from masksup.models.originals.heads import ASSUMED_448, csra_heads, mcar_head, puzzle_head, tresnet_head
 from masksup.models.originals.kinds import TITLES, Kind, recognise
 from masksup.models.originals.original import Original
-from masksup.models.originals.trunks import State, split
-from masksup.models.weight_files import read_file
+from masksup.models.originals.trunks import split
+from masksup.models.weight_files import Tensors, read_file
 
 _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
@@ -67,7 +67,7 @@ def _importable() -> str:
     return "; ".join(TITLES[kind] for kind in kinds)
 
 
-def _refuse_other_networks(kind: Kind, state: State, path: Path) -> None:
+def _refuse_other_networks(kind: Kind, state: Tensors, path: Path) -> None:
     trunk = "its trunk can be used as model.weights"
     if kind in ("affinitynet", "deeplab"):
         raise UserError(f"{path}: {TITLES[kind]}, which does not classify images, expected a classifier; {trunk}")
@@ -116,7 +116,7 @@ def _vit(found: Original) -> str:
     return name
 
 
-def _blocks(trunk: State, prefix: str) -> tuple[int, ...]:
+def _blocks(trunk: Tensors, prefix: str) -> tuple[int, ...]:
     """Number of blocks of each of the four stages."""
     pattern = re.compile(re.escape(prefix) + r"([1-4])\.(\d+)\.")
     found = [(int(match[1]), int(match[2])) for match in map(pattern.match, trunk) if match]

@@ -12,7 +12,7 @@ from masksup.errors import UserError
 from masksup.models.heads.csra import TEMPERATURES
 from masksup.models.originals.kinds import TITLES
 from masksup.models.originals.original import Original
-from masksup.models.originals.trunks import State
+from masksup.models.weight_files import Tensors
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -24,7 +24,7 @@ ASSUMED_448 = (
 )
 
 
-def csra_heads(found: Original, head: State) -> None:
+def csra_heads(found: Original, head: Tensors) -> None:
     """K heads of weights [C,D,1,1], stored raw; head k has the k-th temperature of the list for K (sections 1 to 3)."""
     if found.kind == "csra_vit_448":
         numbers, weight, first = range(1, 9), "head{}.weight", "head1"
@@ -52,7 +52,7 @@ def csra_heads(found: Original, head: State) -> None:
     found.needs = ("lam", "normalization", "classes") + (() if found.size else ("size",))
 
 
-def mcar_head(found: Original, head: State) -> None:
+def mcar_head(found: Original, head: Tensors) -> None:
     """One classifier with bias for both streams; it localises by the rule of the published code (section 5)."""
     _linear(found, head, "convclass", bias=True)
     found.method = {"name": "mcar", "compat": "original"}
@@ -60,14 +60,14 @@ def mcar_head(found: Original, head: State) -> None:
     found.needs = ("pool", "top", "threshold", "size", "classes")
 
 
-def tresnet_head(found: Original, head: State) -> None:
+def tresnet_head(found: Original, head: Tensors) -> None:
     """Mean over positions, then a linear layer with bias; never a CSRA head (section 4)."""
     _linear(found, head, "head.fc", bias=True)
     found.head["pool"] = "avg"
     found.needs = ("size", "normalization", "classes")
 
 
-def puzzle_head(found: Original, head: State) -> None:
+def puzzle_head(found: Original, head: Tensors) -> None:
     """Scores at every position of a trunk whose last stage keeps its size (section 6); OASS also has a batch norm and
     a convolution for each class, and evaluates with those (section 7). Both see the top left of the image, cut or
     filled up with the mean colour."""
@@ -81,7 +81,7 @@ def puzzle_head(found: Original, head: State) -> None:
     found.needs = ("size", "classes")
 
 
-def _csi(found: Original, head: State) -> None:
+def _csi(found: Original, head: Tensors) -> None:
     found.heads["classifier.weight"] = _take(found, head, "classifier.weight", 2)
     found.classes = len(found.heads["classifier.weight"])
     numbers = range(found.classes)
@@ -97,7 +97,7 @@ def _csi(found: Original, head: State) -> None:
     found.head = {"name": "csi"}
 
 
-def _linear(found: Original, head: State, name: str, *, bias: bool) -> None:
+def _linear(found: Original, head: Tensors, name: str, *, bias: bool) -> None:
     weight = _take(found, head, f"{name}.weight", 2)
     found.heads["fc.weight"] = weight
     if bias:
@@ -107,7 +107,7 @@ def _linear(found: Original, head: State, name: str, *, bias: bool) -> None:
     found.head = {"name": "linear", "bias": bias}
 
 
-def _take(found: Original, head: State, key: str, dimensions: int) -> Tensor:
+def _take(found: Original, head: Tensors, key: str, dimensions: int) -> Tensor:
     """The tensor `key`, removed from `head`; a 1x1 convolution loses its two sides."""
     if key not in head:
         raise UserError(f"{found.path}: {TITLES[found.kind]}: found no {key}, expected it")
@@ -120,7 +120,7 @@ def _take(found: Original, head: State, key: str, dimensions: int) -> Tensor:
     return value.float()
 
 
-def _stacked(found: Original, head: State, pattern: str, numbers: range, dimensions: int) -> Tensor:
+def _stacked(found: Original, head: Tensors, pattern: str, numbers: range, dimensions: int) -> Tensor:
     """The tensors of all `numbers` under the names that `pattern` gives them, removed from `head`, as one."""
     names = [pattern.format(number) for number in numbers]
     values = [_take(found, head, name, dimensions) for name in names]
@@ -140,7 +140,7 @@ def _refuse_no_norm(found: Original, weight_KCD: Tensor, names: list[str]) -> No
         )
 
 
-def _refuse_left_over(found: Original, head: State) -> None:
+def _refuse_left_over(found: Original, head: Tensors) -> None:
     if head:
         name = TITLES[found.kind]
         raise UserError(

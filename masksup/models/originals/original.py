@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from masksup.models.originals.kinds import TITLES, Kind
-from masksup.models.originals.trunks import State
+from masksup.models.weight_files import Tensors
 
 
 @dataclass
@@ -21,14 +21,14 @@ class Original:
     kind: Kind
     path: Path
     backbone: str
-    trunk: State
+    trunk: Tensors
     names: dict[str, str]
     dropped: dict[str, str]
     changed: tuple[str, ...]
     size: int | None = None
     classes: int = 0
     head: dict[str, Any] = field(default_factory=dict)
-    heads: State = field(default_factory=dict)
+    heads: Tensors = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=lambda: {"name": "baseline"})
     model: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from masksup.errors import UserError
 from masksup.models.originals.kinds import Kind
-
-State = dict[str, Tensor]
+from masksup.models.weight_files import Tensors
 
 ABN_EPS = 1e-5  # InPlace-ABN scales by |weight| + eps, a plain batch norm by its weight
 
@@ -44,19 +43,19 @@ class Split:
     """The tensors of a file. `trunk`: under timm's names, converted. `names`: timm's name -> the file's.
     `head`: under the file's names. `dropped`: the file's name -> why. `changed`: conversions, for people."""
 
-    trunk: State
+    trunk: Tensors
     names: dict[str, str]
-    head: State
+    head: Tensors
     dropped: dict[str, str]
     changed: tuple[str, ...]
 
 
-def split(kind: Kind, state: State, origin: str) -> Split:
+def split(kind: Kind, state: Tensors, origin: str) -> Split:
     """Sort the tensors of a file of `kind`; every key goes to exactly one place, unknown ones to the trunk.
 
     Raises UserError if two tensors claim one place, or copies of one tensor differ. `origin` names the file.
     """
-    rename, trunk, names, head, dropped = _rename(kind), State(), dict[str, str](), State(), dict[str, str]()
+    rename, trunk, names, head, dropped = _rename(kind), Tensors(), dict[str, str](), Tensors(), dict[str, str]()
     pattern, why = _DROPPED.get(kind, (r"(?!)", ""))
     for key, value in state.items():
         if re.match(_HEADS.get(kind, r"(?!)"), key):
@@ -141,7 +140,7 @@ def _twin(copy: str) -> str:
     return re.sub(r"^stage([2-5])\.0\.", lambda found: f"model.layer{int(found[1]) - 1}.", name)
 
 
-def _check_copy(key: str, value: Tensor, state: State, origin: str) -> None:
+def _check_copy(key: str, value: Tensor, state: Tensors, origin: str) -> None:
     twin = state.get(_twin(key))
     if twin is None:
         raise UserError(f"{origin}: found {key} without {_twin(key)}, expected both, as copies")
@@ -149,7 +148,7 @@ def _check_copy(key: str, value: Tensor, state: State, origin: str) -> None:
         raise UserError(f"{origin}: {key} differs from {_twin(key)}, expected equal copies")
 
 
-def _require_copies(trunk: State, state: State, origin: str) -> None:
+def _require_copies(trunk: Tensors, state: Tensors, origin: str) -> None:
     there = {_twin(key) for key in state if key.startswith("stage")}
     alone = [key for key in trunk if f"model.{key}" in state and f"model.{key}" not in there]
     missing = [key for key in alone if not key.endswith(".num_batches_tracked")]
@@ -157,7 +156,7 @@ def _require_copies(trunk: State, state: State, origin: str) -> None:
         raise UserError(f"{origin}: found model.{missing[0]} without its copy below stage1 to stage5, expected both")
 
 
-def _convert_abn(trunk: State) -> tuple[str, ...]:
+def _convert_abn(trunk: Tensors) -> tuple[str, ...]:
     scales = [key for key in trunk if key.endswith(".bn.weight") and trunk[key].is_floating_point()]
     for key in scales:
         trunk[key] = trunk[key].float().abs() + ABN_EPS

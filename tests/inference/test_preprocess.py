@@ -13,7 +13,7 @@ from masksup.data.decode import decode_bytes
 from masksup.data.decode_pil import BrokenImage, decode_pixels
 from masksup.data.transforms import TransformSettings, eval_transform
 from masksup.inference.card import Preprocessing
-from masksup.inference.prepare import load_image, prepare
+from masksup.inference.preprocess import load_image, preprocess
 
 # (width, height): smaller and larger than the input, thin, one pixel, of the input's own size in one or both.
 SHAPES = [(640, 427), (375, 500), (20, 31), (1, 1), (64, 64), (64, 200), (2000, 1501), (700, 3), (97, 65)]
@@ -45,7 +45,7 @@ def test_pixels_are_those_of_evaluation(shape: tuple[int, int]) -> None:
     noise_HW3[: height // 2] = 255 * (noise_HW3[: height // 2] > 127)  # overshoots of the bicubic filter are cut off
     for how, kind in itertools.product(("squish", "center_crop", "top_left"), ("bilinear", "bicubic")):
         wanted = rules(resize=how, interpolation=kind, crop_share=0.8)
-        np.testing.assert_array_equal(prepare(noise_HW3, wanted), evaluated(noise_HW3, wanted), f"{how}, {kind}")
+        np.testing.assert_array_equal(preprocess(noise_HW3, wanted), evaluated(noise_HW3, wanted), f"{how}, {kind}")
 
 
 def test_files_are_decoded_as_evaluation_does(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ def load_image(path: Path, rules: Preprocessing) -> NDArray[np.uint8]:
     """uint8 RGB 3SS. BrokenImage, naming the file, if it is damaged, no image or too large; UserError if missing."""
     data = read_file(path)
     read_header(data, str(path), rules.max_pixels)
-    return prepare(decode_pixels(data, str(path), exif=rules.exif), rules)
+    return preprocess(decode_pixels(data, str(path), exif=rules.exif), rules)
 
 
-def prepare(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8]:
+def preprocess(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8]:
     """uint8 RGB HW3 to uint8 3SS, as masksup.data.transforms does in evaluation."""
     size = rules.size
     if rules.resize == "squish":

@@ -1,0 +1,27 @@
+"""The micro-batches of a run, step for step, and what was broken in them."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from masksup.data.loader import train_loader
+from masksup.data.split import train_dataset
+from masksup.engine.features import feature_batches
+from masksup.training.run import Run
+
+
+def micro_batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
+    """This rank's of each step that is left: of images, or of features where the backbone is frozen."""
+    config, part, start, place = run.config, run.source.train, run.progress.step, run.group.place
+    if run.features:
+        return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
+    return train_loader(
+        train_dataset(config, part, run.plan), run.plan, start, config.data.workers, place,
+        prefetch=config.data.prefetch, pin_memory=run.device.type == "cuda",
+    )  # fmt: skip
+
+
+def note_broken(run: Run, step_batches: list[dict[str, Tensor]]) -> None:
+    for batch in step_batches:
+        if "broken" in batch:  # features of a frozen backbone are of readable images
+            run.broken["train"].note(batch["broken"], batch["sample"])

@@ -1,0 +1,58 @@
+"""What is recorded and shown of the scores of a run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from masksup.data.decode import decode_bytes
+from masksup.data.split import Part
+from masksup.evaluation.collect import Counted, Outputs
+from masksup.metrics.histogram import pr_curve_of_counts
+from masksup.metrics.precision_recall import pr_curve
+from masksup.metrics.stratified import STRATUM_SCORES
+from masksup.metrics.summary import THRESHOLD_SCORES
+from masksup.output.pictures import contact_sheet, draw_prediction
+from masksup.training.run import Run
+
+CURVES = ("mAP", *THRESHOLD_SCORES)
+
+
+def record_scores(run: Run, summary: dict[str, Any], outputs: Outputs | Counted, part: Part, epoch: float) -> None:
+    step, record = run.progress.step, run.record
+    record.scalars("eval", step, epoch, known(summary, CURVES))
+    for division in ("size", "occlusion") if summary["stratified"] else ():
+        for name, row in (summary["stratified"][division]["strata"] or {}).items():
+            record.scalars(f"only_{name.replace(' ', '_')}", step, epoch, known(row, STRATUM_SCORES))
+    record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
+    if run.config.log.pr_curves:
+        if isinstance(outputs, Counted):
+            curves = pr_curve_of_counts(outputs.counts)
+        else:
+            curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
+        for number, name in enumerate(part.index.classes):
+            if summary["positives"][name]:
+                record.pr_curve(name, step, curves, number)
+
+
+def known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:
+    return {key: scores[key] for key in keys if scores[key] is not None}
+
+
+def contact_sheet_of(run: Run, outputs: Outputs, part: Part, threshold: float) -> NDArray[np.uint8]:
+    index, pictures = part.index, []
+    for row in range(min(run.config.log.images, len(outputs.broken_N))):
+        if outputs.broken_N[row]:
+            continue
+        sample = int(part.numbers(np.array([row]))[0])
+        pixels: Tensor = decode_bytes(
+            index.read(sample), index.where(sample), exif=index.exif, max_pixels=run.config.data.max_pixels
+        )
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        scores, truth = outputs.probabilities_NC[row].tolist(), index.labels_NC[sample].tolist()
+        present = [score >= threshold for score in scores]
+        pictures.append(draw_prediction(image, index.classes, scores, present, truth, threshold=threshold))
+    return np.asarray(contact_sheet(pictures, 4))
