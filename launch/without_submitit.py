@@ -35,7 +35,7 @@ _NOTHING = ("", "(null)", "N/A")  # as scontrol writes what was not asked for
 
 def main(arguments: list[str]) -> int:
     """Exit status of the batch job."""
-    return status_of("masksup", lambda: _run(*arguments))
+    return status_of("masksup", _run, *arguments)
 
 
 def _run(kind: str, file: str, *more: str) -> int:

@@ -4,8 +4,6 @@ Beside each file stands its sha256, in the format of sha256sum. Rank 0 compares 
 rank reads; features that are not whole are computed again.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masksup.base.files import naming, open_regular, partial_name, read_regular, refuse_special, write_atomically
+from masksup.base.files import (
+    file_sha256,
+    json_sha256,
+    naming,
+    partial_name,
+    read_regular,
+    refuse_special,
+    write_atomically,
+)
 from masksup.base.random import uniform
 from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
@@ -139,8 +145,7 @@ def _sums(path: Path) -> Path:
 
 def _sum_line(path: Path, content: Path | None = None) -> str:
     """What stands in the file of the hash of `path`; `content`: where its bytes are now."""
-    with open_regular(content or path) as file:
-        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n"
+    return f"{file_sha256(content or path)}  {path.name}\n"
 
 
 def feature_batches(
@@ -235,5 +240,4 @@ def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device
     augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
     facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
     facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return f"{part.index.name}-{part.index.split}-{view}-{digest}"
+    return f"{part.index.name}-{part.index.split}-{view}-{json_sha256(facts)[:16]}"

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from masksup.base.words import reason
 from masksup.errors import UserError
 from masksup.models.last_stage import unstride_last_stage
 from masksup.models.reflection import reflect_by_slices
@@ -135,10 +136,10 @@ def _create(name: str, arguments: dict[str, Any], last_stage_stride: Literal[1] 
         model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **arguments)
     except TypeError as error:
         if arguments:
-            raise UserError(f"model.backbone_options: {name} does not take them: {_line(error)}") from error
+            raise UserError(f"model.backbone_options: {name} does not take them: {reason(error)}") from error
         raise UserError(f"model.backbone: {name} cannot be built without its classifier") from error
     except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"model.backbone: {name} cannot be built with {arguments}: {_line(error)}") from error
+        raise UserError(f"model.backbone: {name} cannot be built with {arguments}: {reason(error)}") from error
     assert isinstance(model, nn.Module)
     reflect_by_slices(model)
     if last_stage_stride is not None:
@@ -162,7 +163,7 @@ def _output_shape(model: nn.Module, name: str, size: int) -> tuple[int, ...]:
     try:
         output = model(torch.empty(1, 3, size, size, device="meta"))
     except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"model.size: {name} cannot take {size} pixels: {_line(error)}") from error
+        raise UserError(f"model.size: {name} cannot take {size} pixels: {reason(error)}") from error
     return tuple(output.shape) if isinstance(output, Tensor) else ()
 
 
@@ -217,8 +218,3 @@ def _statistics_once(backbone: Backbone, momentum: float | None) -> Callable[[nn
             module.num_batches_tracked -= 1  # about to be counted again
 
     return before
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
