@@ -121,7 +121,8 @@ def _ranks(folder: Folder, attempt: Attempt, resources: Resources, start_ranks: 
     command = rank_command(resources, "launch.start.rank", [str(folder.run)])
     home = sweep_of(folder.run)
     columns = {"MASKSUP_HPARAMS": ",".join(swept_keys(home))} if home is not None else {}
-    return start_ranks(command, variables(attempt, resources, before) | columns, folder, attempt)
+    most = {"MASKSUP_MOST_RANKS": str(job_resources(folder).world)}
+    return start_ranks(command, variables(attempt, resources, before) | columns | most, folder, attempt)
 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:

@@ -119,7 +119,7 @@ def too_many_ranks(c: Config, world: int) -> str | None:
     """Why so many ranks are more than the micro-batches of a step; None where they are not."""
     if c.optim.name == "lbfgs":  # rank 0 solves the head, and the others share the scoring
         return None
-    count = c.batch.global_ // c.batch.micro_size
+    count = c.batch.micro_batches
     if world <= count:
         return None
     return (
@@ -139,7 +139,7 @@ def refuse_zero(c: Config, world: int) -> None:
     """UserError where so many ranks do not divide the micro-batches of a step: ZeRO communicates in each of them."""
     if c.parallel.engine != "deepspeed" or c.parallel.zero_stage == 0:
         return
-    count = c.batch.global_ // c.batch.micro_size
+    count = c.batch.micro_batches
     if count % world:
         near = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - world))
         raise UserError(

@@ -288,12 +288,18 @@ class Batch(Section):
 
     global_: Annotated[int, Field(ge=1, alias="global")] = 16
     """Samples an optimiser step."""
-    micro: Count | None = None
-    """Samples a forward pass; None: the whole batch at once. Must divide `global`."""
+    micro: Count | Literal["auto"] | None = None
+    """Samples a forward pass; None: the whole batch at once. Must divide `global`. auto: as many as fit into memory, at
+    most the share of a rank; found once, before the first step, and kept by the run."""
 
     @property
     def micro_size(self) -> int:
-        return self.micro or self.global_
+        return self.micro if isinstance(self.micro, int) else self.global_
+
+    @property
+    def micro_batches(self) -> int:
+        """Of a step, at most."""
+        return self.global_ if self.micro == "auto" else self.global_ // self.micro_size
 
 
 class Precision(Section):

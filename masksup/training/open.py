@@ -8,7 +8,7 @@ import torch
 
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
-from masksup.config.auto import resolved, with_head_start, with_sum, with_threads
+from masksup.config.auto import resolved, with_head_start, with_micro, with_sum, with_threads
 from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
@@ -18,6 +18,7 @@ from masksup.data.split import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network, start_at_prior
 from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
+from masksup.engine.micro import largest_micro
 from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
@@ -69,6 +70,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     with group.together():
         resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
     resumes = group.broadcast(resumes)
+    config = _with_micro(config, group)
     with group.together():
         parts = _build(config, run_dir, resumes, group.place)
     config = parts.config
@@ -92,6 +94,16 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     if config.model.frozen:
         run.features = frozen_features(run)
     return run
+
+
+def _with_micro(config: Config, group: Group) -> Config:
+    """`config` with a number in `batch.micro`: the largest that fits on every rank."""
+    if config.batch.micro != "auto":
+        return config
+    fits = 0
+    with group.together():
+        fits = largest_micro(config, open_source(config.data, config.seed), group.place)
+    return with_micro(config, min(group.all(fits)))
 
 
 def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
