@@ -49,7 +49,8 @@ def largest_micro(config: Config, source: Source, place: Place) -> int:
     if not fits:
         raise UserError(
             f"batch.micro: auto found no room for {counted(sizes[0], 'image')} at a time: beside the optimiser "
-            f"{max(room, 0) / 2**30:.1f} GiB are free for a rank; a smaller model.size or model.grad_checkpointing=true needs less"
+            f"{max(room, 0) / 2**30:.1f} GiB are free for a rank; a smaller model.size or "
+            "model.grad_checkpointing=true needs less"
         )
     return fits[-1]
 
