@@ -136,7 +136,7 @@ def _step(config: Config, source: Source, device: torch.device, size: int) -> No
     network.backbone.frozen_batch_norm = True  # one image may have no variance, and takes no less
     method = new_method(config, network, classes, source.train).to(device).train()
     with autocast(device, choose_dtype(config.precision, device)):
-        loss, _ = method(_batch(size, config.model.size, classes, device))
+        loss, _ = method(_batch(size, config.train_size, classes, device))
     loss.backward()  # type: ignore[no-untyped-call]
 
 

@@ -25,6 +25,7 @@ from masksup.engine.state import of_this_rank, refuse_other_model, restore, same
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
 from masksup.methods.method import Method
+from masksup.models.backbones import map_side
 from masksup.models.layers import layer_scales
 from masksup.models.lora import add_lora
 from masksup.models.network import Network
@@ -124,6 +125,8 @@ def _build(config: Config, run_dir: Path, resumes: bool, place: Place) -> _Parts
     _refuse_ranks(config, place, device)
     config = with_head_start(config)
     network = new_network(config, len(classes))
+    if config.augment.size is not None:
+        map_side(network.backbone, config.augment.size, "augment.size")
     layer_scales(network.backbone, config.optim.layer_decay)  # refuses what has no layers, before anything is written
     has_batch_norm = bool(network.backbone.batch_norms)
     if config.model.batchnorm == "frozen" and not has_batch_norm:
