@@ -17,7 +17,7 @@ MakeConfig = Callable[..., Config]
 
 
 def test_training_images_alone_are_smaller(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    config = tiny_config(epochs=0.25, augment__size=24)
+    config = tiny_config(epochs=1, augment__size=24)
     source = open_source(config.data, config.seed)
     assert train_dataset(config, source.train, make_plan(config, source.train))[0]["image"].shape == (3, 24, 24)
     assert source.eval is not None

@@ -137,7 +137,7 @@ def _step(config: Config, source: Source, device: torch.device, size: int) -> No
     method = new_method(config, network, classes, source.train).to(device).train()
     with autocast(device, choose_dtype(config.precision, device)):
         loss, _ = method(_batch(size, config.train_size, classes, device))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 def _batch(size: int, side: int, classes: int, device: torch.device) -> dict[str, Tensor]:
