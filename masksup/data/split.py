@@ -117,13 +117,13 @@ def make_plan(config: Config, train: Part) -> Plan:
 
 def train_dataset(config: Config, train: Part, plan: Plan) -> TrainDataset:
     """What stands at each position of `plan`, augmented."""
-    transform = train_transform(transform_settings(config.augment), config.model.size)
+    transform = train_transform(transform_settings(config.augment), config.train_size)
     data = config.data
     return TrainDataset(train.index, transform, plan, data.ignored, data.max_pixels, data.broken_budget, train.chosen)
 
 
 def transform_settings(augment: Augment) -> TransformSettings:
-    return TransformSettings(**augment.model_dump())
+    return TransformSettings(**augment.model_dump(exclude={"size"}))
 
 
 def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose: str) -> None:

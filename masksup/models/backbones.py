@@ -218,3 +218,32 @@ def _statistics_once(backbone: Backbone, momentum: float | None) -> Callable[[nn
             module.num_batches_tracked -= 1  # about to be counted again
 
     return before
+
+
+def takes_any_side(name: str, size: int) -> bool:
+    """Whether a timm model built for images of `size` px takes larger ones. UserError where it cannot be built."""
+    backbone = build_backbone(name, size, grad_checkpointing=False, options={})
+    try:
+        map_side(backbone, 2 * size, "model.size")
+    except UserError:
+        return False
+    return True
+
+
+def map_side(backbone: Backbone, side: int, key: str, noun: str = "") -> int:
+    """Side of the map of an image of `side` pixels, from a rehearsal. UserError about `key` where there is none."""
+    weights = {name: torch.empty_like(p, device="meta") for name, p in backbone.named_parameters()}
+    weights |= {name: torch.empty_like(b, device="meta") for name, b in backbone.named_buffers()}
+    pixels = torch.empty(2, 3, side, side, device="meta")
+    training = backbone.training
+    try:
+        x_BDHW = torch.func.functional_call(backbone.eval(), weights, (pixels,))
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{key}: {backbone.name}, built for {backbone.size} pixels, cannot take {noun}{side} ({reason(error)}); "
+            f"expected {backbone.size}"
+        ) from error
+    finally:
+        backbone.train(training)
+    assert x_BDHW.shape[2] == x_BDHW.shape[3]
+    return int(x_BDHW.shape[2])

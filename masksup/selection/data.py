@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from masksup.data.index import Index, open_index
-from masksup.data.prepare.csv import prepare_csv
+from masksup.data.prepare.csv import prepare_csv, prepare_train_and_test
 from masksup.data.prepare.table import print_table
 from masksup.data.split import refuse_other_classes, samples_in_both, whole
 from masksup.data.write_index import write_index
@@ -37,8 +37,7 @@ def indexes(
 
 
 def _from_tables(csv: Path, root: Path, test: Path | None, out: Path) -> tuple[Index, Index | None]:
-    tables = [csv] if test is None else [csv, test]
-    contents = prepare_csv(root, csv=[str(table) for table in tables])
+    contents = prepare_csv(root, csv=[str(csv)]) if test is None else prepare_train_and_test(root, csv, test)
     print_table(contents)
     written = [write_index(out / content.split, content) for content in contents]
     return written[0], written[1] if test is not None else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Settings = dict[str, Any]
+_GRAIN = 32  # px: the stride of most networks
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Start:
     weights: str
     size: int
     seed: int = 0
+    any_side: bool = False
+    """Whether the network takes images of other sides than it was built for."""
+
+    def scored_at(self, size: int) -> int:
+        """Side at which a network is used that learnt from random parts at `size`, where objects look larger."""
+        return _GRAIN * round(10 / 7 * size / _GRAIN) if self.any_side else size
 
 
 def ladder(start: Start) -> tuple[Rung, ...]:
@@ -73,12 +80,19 @@ def _head(start: Start, size: int) -> Rung:
 
 def _finetuned(start: Start, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:
     """Of the whole network, which begins with the head that was solved: rates can be low, and nothing is unlearnt."""
+    augment = {
+        **_common(start)["augment"], "crop": "random_resized", "scale": [0.08, 1.0], "eval_resize": "center_crop",
+        "crop_share": 1.0,
+    }  # fmt: skip
+    scored = start.scored_at(size)
+    if scored != size:
+        augment["size"] = size
     settings = {
-        **_common(start), "model": _model(start, size), "epochs": 6, "batch": {"global": 16},
+        **_common(start), "augment": augment, "model": _model(start, scored), "epochs": 6, "batch": {"global": 16},
         "optim": {"name": "adamw", "lr": 1e-4, "head_factor": 1, "weight_decay": 0.01},
         "schedule": {"name": "onecycle"},
     }  # fmt: skip
-    title = f"fine-tuning from that head, {size} px"
+    title = f"fine-tuning from that head, {size} px" + (f", used at {scored} px" if scored != size else "")
     return Rung(f"finetuned-{size}", title, settings, 6, starts_from=f"head-{size}", after=after)
 
 

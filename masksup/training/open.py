@@ -8,7 +8,7 @@ import torch
 
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
-from masksup.config.auto import resolved, with_head_start, with_sum, with_threads
+from masksup.config.auto import resolved, with_head_start, with_micro, with_sum, with_threads
 from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
@@ -17,11 +17,13 @@ from masksup.data.split import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network, start_at_prior
 from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
+from masksup.engine.micro import largest_micro
 from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.models.backbones import map_side
 from masksup.models.layers import layer_scales
 from masksup.models.lora import add_lora
 from masksup.models.network import Network
@@ -63,6 +65,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     with group.together():
         resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
     resumes = group.broadcast(resumes)
+    config = _with_micro(config, group)
     with group.together():
         built, told = build(config, run_dir, resumes, group.place)
     config = built.config
@@ -85,6 +88,16 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     return replace(run, features=frozen_features(run)) if config.model.frozen else run
 
 
+def _with_micro(config: Config, group: Group) -> Config:
+    """`config` with a number in `batch.micro`: the largest that fits on every rank."""
+    if config.batch.micro != "auto":
+        return config
+    fits = 0
+    with group.together():
+        fits = largest_micro(config, open_source(config.data, config.seed), group.place)
+    return with_micro(config, min(group.all(fits)))
+
+
 def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
     parts = {"train": source.train, "eval": source.eval, "test": source.test}
     return {
@@ -104,6 +117,8 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     _refuse_ranks(config, place, device)
     config = with_head_start(config)
     network = new_network(config, len(classes))
+    if config.augment.size is not None:
+        map_side(network.backbone, config.augment.size, "augment.size")
     layer_scales(network.backbone, config.optim.layer_decay)  # refuses what has no layers, before anything is written
     has_batch_norm = bool(network.backbone.batch_norms)
     if config.model.batchnorm == "frozen" and not has_batch_norm:
