@@ -17,7 +17,7 @@ from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
 from masksup.evaluation.collect import Outputs
 from masksup.evaluation.scores import evaluate
-from masksup.metrics.pairs import Labels, probabilities
+from masksup.metrics.pairs import Labels
 from masksup.report.cost import Cost, cost_of
 from masksup.runtime.metrics_log import read_rows
 from masksup.saved.decisions_of import decisions_for
@@ -67,10 +67,6 @@ class Gathered(Subject):
     def present_NC(self) -> NDArray[np.bool_]:
         """Which classes are predicted."""
         return self.decisions.predicted(self.probabilities_NC)
-
-    def sigmoid_N(self, c: int) -> NDArray[np.float64]:
-        """Uncalibrated probabilities of one class; `outputs.probabilities_NC` makes those of all anew at each use."""
-        return probabilities(self.outputs.logits_NC[:, c])
 
 
 def open_subject(

@@ -187,19 +187,15 @@ def _class_chart(runs: Sequence[Gathered], c: int) -> dict[str, Any] | None:
     box = charts.unit_frame(width=150, height=110, left=8, bottom=8, top=6, right=6)
     lines = []
     for run in runs:
-        recall, precision = charts.pr_points(run.sigmoid_N(c), run.labels_NC[:, c])
-        if not len(recall):
+        labels_N = run.labels_NC[:, c]
+        there_N, said_N = labels_N == 1, run.present_NC[:, c] & (labels_N >= 0)
+        hits, said, there = int((there_N & said_N).sum()), int(said_N.sum()), int(there_N.sum())
+        if not there:
             return None
-        lines.append({"path": box.path(recall, precision), "dot": _operating(run, c, box)})
+        # By logits, as the decisions are: probabilities near 1 are ties that a threshold of logits cuts.
+        recall, precision = charts.pr_points(run.outputs.logits_NC[:, c], labels_N, said)
+        lines.append({"path": box.path(recall, precision), "dot": box.at(hits / there, hits / said) if said else None})
     return {"frame": box, "lines": lines}
-
-
-def _operating(run: Gathered, c: int, box: charts.Frame) -> tuple[float, float] | None:
-    there_N, said_N = run.labels_NC[:, c] == 1, run.present_NC[:, c] & (run.labels_NC[:, c] >= 0)
-    if not said_N.any():
-        return None
-    hits = int((there_N & said_N).sum())
-    return box.at(hits / int(there_N.sum()), hits / int(said_N.sum()))
 
 
 def _precision_recall(runs: Sequence[Gathered]) -> dict[str, Any]:
