@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masksup.base.files import read_json, read_sealed, refuse_special, written_whole
 from masksup.base.log import log
+from masksup.base.words import counted
 from masksup.config.schema import Evaluation
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source, refuse_other_classes, whole
@@ -166,7 +167,7 @@ def _outputs(trained: Trained, part: Part) -> Outputs:
         kept = kept_outputs(file, part)
         if kept is not None:
             return kept
-    log.info(f"{trained.checkpoint}: labelling {len(part)} samples of {part.title}")
+    log.info(f"{trained.checkpoint}: labelling {counted(len(part), 'sample')} of {part.title}")
     outputs = predict_alone(trained, part)
     try:
         folder.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 
 from masksup import __version__
+from masksup.base.words import counted
 from masksup.config.load import to_yaml
 from masksup.explain.maps import map_kind
 from masksup.metrics.precision_recall import decision_scores
@@ -32,7 +33,7 @@ def render(runs: Sequence[Gathered]) -> str:
         loader=jinja2.PackageLoader("masksup.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration}
+    environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration, "counted": counted}
     differences = [difference(runs[0], other) for other in runs[1:]]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template("report.html").render(
@@ -113,7 +114,7 @@ def _reliability(before: dict[str, Any], after: dict[str, Any] | None) -> dict[s
         table = scores["reliability"]
         dots = [
             {"at": box.at(p, y), "r": round(2 + 1.2 * float(np.log10(n)), 1),
-             "text": f"{n} pairs: {p:.1%} said, {y:.1%} there"}
+             "text": f"{counted(n, 'pair')}: {p:.1%} said, {y:.1%} there"}
             for n, p, y in zip(table["count"], table["probability"], table["present"])
             if n
         ]  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from masksup.base.files import write_json
 from masksup.base.log import console, log
-from masksup.base.words import figure
+from masksup.base.words import counted, figure
 from masksup.data.decode import decode_bytes
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part
@@ -116,7 +116,7 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
     write_json(run.folder.result, result)
     shutil.rmtree(run.folder.unfinished, ignore_errors=True)
     log.info(
-        f"finished {at.step} steps in {duration(at.seconds)} "
+        f"finished {counted(at.step, 'step')} in {duration(at.seconds)} "
         f"({figure(result['images_per_second'])} images/s with scoring); result: {run.folder.result}"
     )
 
