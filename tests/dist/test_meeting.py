@@ -149,8 +149,8 @@ if os.environ["RANK"] == "1":
 def test_a_network_that_carries_no_tensor_shows_at_the_start(job: Launcher, write_config, tmp_path: Path) -> None:
     """As where NCCL takes a card that reaches no other node: ranks meet, and the first sum never ends."""
     ranks = job.train(2, write_config(parallel__start_seconds=15), tmp_path / "run", probe=SILENT)
-    assert set(ranks.wait()) == {1}, ranks.text()
-    assert "connecting" in one_line(ranks)
+    assert 0 not in ranks.wait()
+    assert "all ranks have been connecting for 15 s; their stacks are above" in ranks.text()
     assert not (tmp_path / "run").exists()
 
 
