@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.words import counted
 from masksup.config.schema import Augment, Config, Data
 from masksup.data.dataset import TrainDataset
 from masksup.data.folds import folds_of
@@ -87,7 +88,9 @@ def open_source(data: Data, seed: int) -> Source:
     test = whole(open_index(Path(data.test))) if data.test else None
     if data.folds:
         if data.folds > len(train):
-            raise UserError(f"data.folds: found {data.folds}, expected at most the {len(train)} samples of data.train")
+            raise UserError(
+                f"data.folds: found {data.folds}, expected at most the {counted(len(train), 'sample')} of data.train"
+            )
         fold_N = folds_of(train.index, data.folds, seed)
         scored = Part(train.index, np.flatnonzero(fold_N == data.fold))
         train = Part(train.index, np.flatnonzero(fold_N != data.fold))
@@ -146,7 +149,7 @@ def _refuse_leak(key: str, scored: Part, train: Part) -> None:
     if len(leaked):
         example = scored.index.where(int(scored.numbers(leaked[:1])[0]))
         raise UserError(
-            f"{key}: {len(leaked)} of {len(scored)} samples lie in images that data.train holds too "
+            f"{key}: {len(leaked)} of {counted(len(scored), 'sample')} lie in images that data.train holds too "
             f"(such as {example}), so their score would mean nothing; set data.allow_leak=true to go on"
         )
 

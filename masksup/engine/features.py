@@ -26,6 +26,7 @@ from masksup.base.files import (
     write_atomically,
 )
 from masksup.base.random import uniform
+from masksup.base.words import counted
 from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader
@@ -68,7 +69,7 @@ def room_for_features(
     images, tokens, width = sum(n for _, n in missing.values()), network.backbone.grid**2, network.backbone.width
     needed = images * tokens * width * np.dtype(np.float32).itemsize
     mirrored = " and mirror images" if any(view == "flipped" for view, _ in missing.values()) else ""
-    shown = f"{images:,} images{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
+    shown = f"{counted(images, 'image')}{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
     if needed > config.model.features_limit_gb * 1e9:
         raise UserError(
             f"model.features_limit_gb: the features would take {shown}, expected at most "
@@ -106,7 +107,10 @@ def compute_features(
         if problem is not None:
             if path.exists():
                 said(f"{path}: {problem}; these features are computed again")
-            said(f"computing the {view} features of {part.index.name} {part.index.split} ({len(part.index)} samples)")
+            said(
+                f"computing the {view} features of {part.index.name} {part.index.split} "
+                f"({counted(len(part.index), 'sample')})"
+            )
             _compute(network, part, config, path, device, dtype, view == "flipped")
         views[view] = np.lib.format.open_memmap(path, mode="r")
     network.train(training)
@@ -132,7 +136,7 @@ def _problem(path: Path, samples: int, check: bool) -> str | None:
     except Exception as error:  # numpy evaluates the head of the file, which may fail in any way
         return f"cannot be read ({error})"
     if maps.ndim != 4 or len(maps) != samples or maps.dtype != np.float32 or not maps.flags.c_contiguous:
-        return f"found {maps.dtype} {list(maps.shape)}, expected float32 maps of {samples} samples"
+        return f"found {maps.dtype} {list(maps.shape)}, expected float32 maps of {counted(samples, 'sample')}"
     sums = _sums(path)
     if check and sums.exists() and read_regular(sums).decode("ascii", "replace") != _sum_line(path):
         return f"its sha256 is not the one in {sums.name}"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from masksup.base.words import counted
 from masksup.data.index import Index, open_index
 from masksup.data.prepare.csv import prepare_csv, prepare_train_and_test
 from masksup.data.prepare.table import print_table
@@ -30,7 +31,7 @@ def indexes(
         shared = samples_in_both(whole(tested), whole(train))
         if len(shared):
             raise UserError(
-                f"--test: {len(shared)} of {len(tested)} samples lie in images that are trained on (such as "
+                f"--test: {len(shared)} of {counted(len(tested), 'sample')} lie in images that are trained on (such as "
                 f"{tested.where(int(shared[0]))}), so their score would mean nothing"
             )
     return train, tested

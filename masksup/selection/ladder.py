@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from masksup.base.words import counted
+
 Settings = dict[str, Any]
 _GRAIN = 32  # px: the stride of most networks
 
@@ -102,7 +104,9 @@ def _from_scratch(start: Start, size: int, epochs: int, after: int = 0) -> Rung:
         "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}, "schedule": {"name": "onecycle"},
     }  # fmt: skip
     pays = ((f"trained-{after}", f"head-{size}"),) if after else ()
-    return Rung(f"trained-{epochs}", f"the whole network, {size} px, {epochs} epochs", settings, epochs, after=pays)
+    return Rung(
+        f"trained-{epochs}", f"the whole network, {size} px, {counted(epochs, 'epoch')}", settings, epochs, after=pays
+    )
 
 
 def waits_for(rung: Rung, gains: Mapping[tuple[str, str], bool]) -> str | None:

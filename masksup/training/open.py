@@ -8,6 +8,7 @@ import torch
 
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
+from masksup.base.words import counted
 from masksup.config.auto import resolved, with_head_start, with_micro, with_sum, with_threads
 from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
@@ -187,7 +188,9 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
     head_fits = trained.classes == classes and same_head(own, other)
     wrong = [name for name in own if name.startswith("backbone.") and name not in fitting]
     if wrong:
-        raise UserError(f"model.weights: {source}: is of another backbone ({len(wrong)} tensors differ: {wrong[0]})")
+        raise UserError(
+            f"model.weights: {source}: is of another backbone (in {counted(len(wrong), 'tensor')}, such as {wrong[0]})"
+        )
     kept = {name: value for name, value in fitting.items() if head_fits or name.startswith("backbone.")}
     network.load_state_dict(kept, strict=False)
     head = "backbone and head" if head_fits else "backbone (the head is new: other classes or another head)"
@@ -221,8 +224,8 @@ def _resumed(run: Run) -> Run:
     same = before[1] == run.threads and (before[0] == group.world or run.config.parallel.sum == "tree")
     if not same:
         log.warning(
-            f"saved by {before[0]} ranks of {before[1]} threads, going on with {group.world} of {run.threads}: the "
-            "same samples and micro-batches, summed in another order"
+            f"saved by {counted(before[0], 'rank')} of {counted(before[1], 'thread')}, going on with {group.world} of "
+            f"{run.threads}: the same samples and micro-batches, summed in another order"
         )
     _tell_changes(run, saved)
     return run

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from masksup.base.words import counted
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.options import (
@@ -96,7 +97,9 @@ def _read_table(file: Path) -> _Table:
     titled = head[0].lower() == "image"
     for line, row in rows:
         if len(row) != len(head):
-            raise UserError(f"{file}, line {line}: malformed CSV: found {len(row)} columns, expected {len(head)}")
+            raise UserError(
+                f"{file}, line {line}: malformed CSV: found {counted(len(row), 'column')}, expected {len(head)}"
+            )
     if len(head) < 2 or (len(head) > 2 and not titled):
         raise UserError(
             f"{file}, line 1: malformed CSV: found the header '{','.join(head)[:60]}', expected 'image,labels' or "
