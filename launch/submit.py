@@ -21,7 +21,7 @@ from masksup.config.conflicts import refuse_ranks, refuse_zero
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from masksup.errors import UserError, nearest
-from masksup.runtime.run_folder import as_in_folder, refuse_other_config
+from masksup.runtime.run_folder import as_in_folder, refuse_other_config, refuse_other_data
 
 # File systems that other nodes do not see, as /proc/mounts calls them.
 _NODE_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "overlay", "zfs", "f2fs", "squashfs"}
@@ -158,6 +158,7 @@ def check_runs(runs: Iterable[tuple[Path, Config]]) -> None:
     for folder, config in found.items():
         if folder.config.exists():
             refuse_other_config(folder.run, config)
+            refuse_other_data(folder.run, config)
         elif folder.run.is_dir() and any(path.name != "launch" for path in folder.run.iterdir()):
             raise UserError(f"{folder.run}: found a folder that is not a run, expected a run folder or a new name")
         if folder.result.exists():

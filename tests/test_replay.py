@@ -114,4 +114,7 @@ def test_a_run_whose_gradients_are_not_finite_names_the_command(tiny_config, tmp
     with pytest.raises(UserError, match=r"masksup replay \S+ --step \d+ shows that step") as error:
         train(tiny_config(epochs=2, **diverges), run)
     step = int(re.findall(r"--step (\d+)", str(error.value))[0])
-    assert not replay(run, step).applied
+    assert main(["replay", str(run), "--step", str(step)]) == 0
+    facts = json.loads((run / "replay" / f"step-{step:09d}" / "replay.json").read_text())
+    assert facts["gradient_norm"] is None
+    assert list((run / "replay" / f"step-{step:09d}").glob("*.png"))
