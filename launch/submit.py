@@ -17,6 +17,7 @@ from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import place_of, snapshot
 from launch.start.ledger import Folder, write_json
 from masksup.base.files import to_disk, write_atomically
+from masksup.config.auto import adds_as_tree, with_sum
 from masksup.config.conflicts import refuse_ranks, refuse_zero
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
@@ -102,7 +103,8 @@ def check_submission(runs: Iterable[Path], configs: Iterable[Config], resources:
     refuse_folders(runs)
     sizes = range(resources.fewest_nodes, resources.most_nodes + 1)
     for config in configs:
-        refuse_ranks(config, sizes[0] * resources.ranks_on_a_node)
+        fits = sizes[0] if adds_as_tree(with_sum(config)) else sizes[-1]  # the tree leaves surplus ranks out
+        refuse_ranks(config, fits * resources.ranks_on_a_node)
         for nodes in sizes:
             refuse_zero(config, nodes * resources.ranks_on_a_node)
 

@@ -114,7 +114,7 @@ def make_plan(config: Config, train: Part) -> Plan:
     return Plan(
         samples=len(train), global_batch=config.batch.global_, micro_batch=config.batch.micro_size,
         epochs=config.epochs, last_batch=config.data.last_batch, seed=config.seed, cumulative=cumulative,
-        blocks=config.parallel.sum != "ring",
+        blocks=config.parallel.engine == "ddp" and config.parallel.sum != "ring",
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def lines(replayed: Replayed) -> list[str]:
         key=lambda row: (math.isfinite(row[0]), -row[0]),
     )
     if worst:
-        said.append(f"the highest losses of {len(worst)} images:")
+        said.append(f"the highest losses of {counted(len(worst), 'image')}:")
         said += [f"  {loss:<12.6g} {sample}  (micro-batch {at})" for loss, sample, at in worst[:_WORST]]
     return said
 
