@@ -87,6 +87,12 @@ def test_a_stopped_run_goes_on_with_its_own_configuration(kept: Path) -> None:
     assert read_checkpoint(saved).meta["config"]["parallel"]["sum"] == "ring", "as its version added up"
 
 
+def test_a_step_is_done_again_as_it_was(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Version 0.1 added the losses of a step in float32."""
+    assert main(["replay", "runs/finished", "--step", "3"]) == 0
+    assert "metrics.jsonl has the same loss and gradient norm, bit for bit" in capsys.readouterr().out
+
+
 def test_a_finished_run_is_finished(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "kept.yaml", "epochs=2", "checkpoint.keep=2", "--run-dir", "runs/finished"]) == 0
     assert "is finished" in "".join(capsys.readouterr())

@@ -27,6 +27,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "LoRA": {"model": {**VIT["model"], "lora": {"rank": 4}}},
     "kept features": {"model__frozen": True},
 }
+SLOW = pytest.mark.slow
 SHORT = ("MaskSup, bf16", "kept features")
 
 
@@ -92,6 +93,39 @@ def test_what_cannot_be_compared_or_repeated_is_said(plain: Path, tmp_path: Path
         assert told in said
         assert said.count("\n") == 1
     assert not (plain / "replay").exists()
+
+
+def test_a_step_that_the_run_did_not_reach_is_said(plain: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(plain, run, symlinks=True, ignore=shutil.ignore_patterns("checkpoints"))
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(row for row in rows if json.loads(row)["step"] < 4) + "\n")
+    assert main(["replay", str(run), "--step", "3"]) == 0
+    assert "is on no record" not in capsys.readouterr().out
+    assert main(["replay", str(run), "--step", "4"]) == 0
+    assert "step 4 is on no record" in capsys.readouterr().out
+
+
+CROPS: dict[str, dict[str, Any]] = {
+    "oass": {"name": "oass", "strategy": "cmax", "points": 1},
+    "puzzle": {"name": "puzzle"},
+    "mcar": {"name": "mcar"},
+}
+
+
+@pytest.mark.parametrize("method", ["oass", pytest.param("puzzle", marks=SLOW), pytest.param("mcar", marks=SLOW)])
+def test_methods_that_cut_images_show_image_and_parts(method: str, tiny_config, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert train(tiny_config(epochs=1, method=CROPS[method], model__size=64, augment__flip=0.0), run) == 0
+    assert main(["replay", str(run), "--step", "1", "--out", str(out)]) == 0
+    facts = json.loads((out / "replay.json").read_text())
+    whole, parts = (Image.open(out / f"micro-00-pass-{n}.png") for n in (1, 2))
+    assert whole.size == (8 * (64 + 2) + 2, 66 + 2)
+    assert whole.size != parts.size or np.any(np.asarray(whole) != np.asarray(parts))
+    found = replay(run, 1)
+    looks = {"oass": 1, "puzzle": 2, "mcar": 2}[method]  # crops with a label each of their own are no look at an image
+    assert [len(part.losses) for part in found.micro_batches] == [looks, looks]
+    assert facts["same"] is not False
 
 
 def test_another_result_than_on_record_is_a_warning(plain: Path, tmp_path: Path, capsys) -> None:

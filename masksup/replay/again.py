@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from masksup.base.log import log
@@ -84,6 +85,11 @@ def replay(run_dir: Path, step: int) -> Replayed:
     built, _ = build(config, run_dir, saved is not None, ALONE)
     if not 1 <= step <= built.plan.total_steps:
         raise UserError(f"--step: found {step}, expected 1 to {built.plan.total_steps}, the steps of {run_dir}")
+    rows = _rows(run_dir)
+    if step > max([*rows, *(step_of(path) for path in list_checkpoints(run_dir / "checkpoints"))], default=0):
+        log.warning(
+            f"step {step} is on no record: where the run ended before it, it is trained here for the first time"
+        )
     engine = make_engine(built.config, built.method.train(), built.device, built.dtype, ALONE)
     stepper = Stepper(engine, built.device, config.seed)
     done = 0
@@ -99,13 +105,19 @@ def replay(run_dir: Path, step: int) -> Replayed:
     ids = [[built.source.train.index.id(int(sample)) for sample in batch["sample"]] for batch in micro_batches]
     with Watch(stepper, ids) as watch:
         logs = _step(built, stepper, micro_batches, step - 1)
-    loss = 0.0
-    for part in logs["loss"].tolist():  # in the order in which the record adds them
-        loss += part
+    row = rows.get(step)
     return Replayed(
-        step, built.plan.total_steps, name, step - 1 - done, loss, float(logs["gradient_norm"]),
-        _rate(built, step - 1), _row(run_dir, step), watch.micro_batches,
+        step, built.plan.total_steps, name, step - 1 - done, _loss(logs["loss"], row), float(logs["gradient_norm"]),
+        _rate(built, step - 1), row, watch.micro_batches,
     )  # fmt: skip
+
+
+def _loss(parts_M: Tensor, row: dict[str, Any] | None) -> float:
+    """The parts in the order in which the record adds them: in float64, early versions in float32."""
+    loss, rounded = 0.0, torch.zeros((), dtype=torch.float32)
+    for part in parts_M.cpu():
+        loss, rounded = loss + float(part), rounded + part
+    return float(rounded) if row is not None and row.get("loss") == float(rounded) else loss
 
 
 def _newest_before(folder: Path, step: int) -> tuple[str, State | None]:
@@ -153,7 +165,7 @@ def _rate(built: Built, at: int) -> float:
     return built.config.optim.lr * rate_factor(built.config.schedule, built.plan, at)
 
 
-def _row(run_dir: Path, step: int) -> dict[str, Any] | None:
+def _rows(run_dir: Path) -> dict[int, dict[str, Any]]:
+    """What metrics.jsonl says of each step that it has."""
     file = run_dir / "metrics.jsonl"
-    rows = read_rows(file) if file.is_file() else []
-    return next((row for row in rows if row["kind"] == "train" and row["step"] == step), None)
+    return {row["step"]: row for row in (read_rows(file) if file.is_file() else []) if row["kind"] == "train"}

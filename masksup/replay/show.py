@@ -53,7 +53,7 @@ def _recorded(found: Replayed) -> str:
 
 
 def write(replayed: Replayed, folder: Path) -> list[Path]:
-    """`replay.json`, and a picture of each pass of the network. Returns the files."""
+    """`replay.json`, and a picture of each pass of the backbone. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "replay.json"]
     write_atomically(files[0], as_json(finite(_facts(replayed)), indent=1) + "\n")
@@ -78,6 +78,5 @@ def _facts(replayed: Replayed) -> dict[str, Any]:
 
 def _sheet(images_B3SS: Tensor) -> Tensor:
     """The images in reading order, as they stand in the micro-batch."""
-    shown = images_B3SS.float() / 255 if not images_B3SS.is_floating_point() else images_B3SS.float()
-    sheet: Tensor = make_grid(shown.clamp(0, 1), nrow=_COLUMNS, padding=2, pad_value=1.0)
+    sheet: Tensor = make_grid(images_B3SS.clamp(0, 1), nrow=_COLUMNS, padding=2, pad_value=1.0)
     return sheet

@@ -1,6 +1,7 @@
 """What a step is seen to do: the images that the network gets, the loss of each, the gradient of each micro-batch."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from masksup.engine.step import Stepper
+from masksup.models.network import Network
 
 
 @dataclass
@@ -21,7 +23,7 @@ class MicroBatch:
     gradient_norm: float = 0.0
     """Of its own mean loss, before clipping."""
     seen: list[Tensor] = field(default_factory=list)
-    """What the network got, at each of its passes: uint8, or float32 in 0..1, B3SS. Empty for kept features."""
+    """What each pass of the backbone got, as float32 pixels in 0..1, B3SS. Empty for kept features."""
 
     def of_each(self) -> list[tuple[str, float]]:
         """Each image with its mean loss over the looks."""
@@ -41,9 +43,11 @@ class Watch:
         self._at = 0
 
     def __enter__(self) -> Self:
-        network, loss = self._method.network, self._method.loss
+        networks = [module for module in self._method.modules() if isinstance(module, Network)]  # and a teacher's
         self._hooks: list[Any] = [
-            network.register_forward_pre_hook(self._sees), loss.register_forward_hook(self._judges),
+            self._method.register_forward_pre_hook(self._begins),
+            *[each.backbone.register_forward_pre_hook(partial(self._sees, each)) for each in networks],
+            self._method.loss.register_forward_hook(self._judges),
             *[parameter.register_hook(self._receives) for parameter in self._parameters],
         ]  # fmt: skip
         self._backward = self._engine.backward
@@ -61,12 +65,18 @@ class Watch:
     def _now(self) -> MicroBatch:
         return self.micro_batches[self._at]
 
-    def _sees(self, network: nn.Module, given: tuple[Any, ...]) -> None:  # noqa: ARG002  torch calls it so
-        self._now.seen.append(given[0].detach().to("cpu", copy=True))
+    def _begins(self, method: nn.Module, given: tuple[Any, ...]) -> None:  # noqa: ARG002  torch calls it so
+        self._targets_BC = given[0]["target"]
+
+    def _sees(self, network: Network, backbone: nn.Module, given: tuple[Any, ...]) -> None:  # noqa: ARG002
+        """Undoes the normalisation."""
+        pixels = given[0].detach().float() * network.std.float() + network.mean.float()
+        self._now.seen.append(pixels.to("cpu", copy=True))
 
     def _judges(self, loss: nn.Module, given: tuple[Any, ...], result: Tensor) -> None:  # noqa: ARG002
+        """Losses of crops, which have labels of their own, are no losses of an image."""
         logits_BC, targets_BC = given[0].detach(), given[1]
-        if len(logits_BC) == len(self._now.samples):
+        if targets_BC is self._targets_BC:
             own = [loss.forward(logits_BC[at : at + 1], targets_BC[at : at + 1]) for at in range(len(logits_BC))]
             self._now.losses.append([float(value) for value in own])
 
