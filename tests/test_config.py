@@ -24,6 +24,11 @@ def write(path: Path, text: str) -> Path:
     ("text", "expected"),
     [
         (MINIMAL + "optim: {lrr: 0.1}\n", r"optim\.lrr: unknown key; did you mean 'lr'\? known: .*weight_decay"),
+        (MINIMAL + "optim: {l2: -1}\n", r"optim\.l2: found -1; input should be greater than 0 or 'auto'$"),
+        ("data: {train: /d}\nmodel: {backbone: x, mean: [0.5]}\n",
+         r"model\.mean: found \[0\.5\]; input should be 'card' or a list of 3 numbers$"),
+        ("data: {train: /d}\nmodel: {backbone: x, std: [0.5, 0, 1]}\n",
+         r"model\.std: found .*; input should be 'card' or a list of 3 numbers, each greater than 0$"),
         (MINIMAL + "optin: {lr: 0.1}\n", r"optin: unknown key; did you mean 'optim'"),
         (MINIMAL + "optim: {lr: fast}\n", r"optim\.lr: found 'fast'; .*number"),
         (MINIMAL + "optim: {lr: -1}\n", r"optim\.lr: found -1; .*greater than 0"),

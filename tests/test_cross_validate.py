@@ -46,7 +46,7 @@ def test_combinations_keep_commas_within_brackets(tool: ModuleType) -> None:
         list(tool.combinations(["optim.lr"]))
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_pooled_held_out_scores(
     tool: ModuleType, tiny_config: Callable[..., Config], tiny_data: Path, tmp_path: Path, frozen: bool
 ) -> None:

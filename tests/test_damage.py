@@ -37,7 +37,7 @@ from masksup.data.write_shards import pack_index
 from masksup.decisions.calibration import Platt
 from masksup.decisions.decisions import Decisions, Fitted, read_decisions, write_decisions
 from masksup.engine.build import new_network
-from masksup.engine.features import compute_features
+from masksup.engine.features import FeatureFolder
 from masksup.inference.card import Card, Preprocessing
 from masksup.inference.model_file import open_exported, seal
 from masksup.inference.preprocess import load_image
@@ -108,7 +108,7 @@ def read_features(folder: Path) -> Any:
     part = whole(open_index(folder.parent / "files" / "val"))
     network = new_network(config(), len(part.index.classes))
     cpu = torch.device("cpu")
-    found = compute_features(network, part, config(), folder, cpu, torch.float32, True, lambda _: None)
+    found = FeatureFolder(folder, network, config(), cpu, torch.float32).features(part, True, lambda _: None)
     assert found.flipped is not None
     return digest(found.plain, found.flipped)
 

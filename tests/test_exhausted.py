@@ -101,7 +101,7 @@ def test_features_of_a_frozen_backbone(
     tiny_config: MakeConfig, small: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There was room when it was asked for, and another program has taken it since."""
-    monkeypatch.setattr("masksup.training.frozen.room_for_features", lambda *_: None)
+    monkeypatch.setattr("masksup.engine.features.FeatureFolder.room", lambda *_: None)
     config = tiny_config(model__frozen=True, model__features=str(small(8)))
     full(lambda: train(config, tmp_path / "run"), str(tmp_path / "small"))
     assert not list((tmp_path / "small").iterdir())

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from compare import final_state
+from networks import build_network
 from pretrained import BACKBONE, write_weights
 
 from masksup.config.auto import following, read_recorded, resolved
@@ -17,12 +18,11 @@ from masksup.config.schema import Config
 from masksup.data.loader import train_loader
 from masksup.data.split import make_plan, open_source, train_dataset
 from masksup.engine.build import new_method, new_network, start_at_prior
-from masksup.engine.features import compute_features, feature_batches
+from masksup.engine.features import FeatureFolder, feature_batches
 from masksup.engine.state import same_head
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.models.backbones import build_backbone
-from masksup.models.network import build_network
 from masksup.models.weights import load_weights
 from masksup.runtime.run_folder import as_in_folder, refuse_other_config
 from masksup.smoke.shrink import shrunk
@@ -102,7 +102,7 @@ def test_csra_has_the_log_odds_in_the_mean_over_the_first_batch(
     plan = make_plan(config, train_part)
     if config.model.frozen:
         cpu = torch.device("cpu")
-        features = compute_features(ours, train_part, config, tmp_path, cpu, torch.float32, True, str)
+        features = FeatureFolder(tmp_path, ours, config, cpu, torch.float32).features(train_part, True, str)
         batches = next(feature_batches(features, train_part, plan, 0, config))
         logits_BC = torch.cat([ours.head(batch["features"]) for batch in batches])
     else:

@@ -96,7 +96,7 @@ def resnet_file(resnet: originals.CSRAResNet, tmp_path_factory: pytest.TempPathF
     return saved(tmp_path_factory.mktemp("csra") / "epoch_7.pth", resnet.state_dict())
 
 
-@pytest.mark.parametrize(("multi_gpu", "legacy"), [(False, False), (True, True)])
+@pytest.mark.parametrize(("multi_gpu", "legacy"), [pytest.param(False, False, marks=pytest.mark.slow), (True, True)])
 def test_csra_resnet(
     tmp_path: Path, resnet: originals.CSRAResNet, multi_gpu: bool, legacy: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +142,7 @@ def test_masksup_eval_scores_an_import(tmp_path: Path, tiny_data: Path, capsys: 
     assert json.loads(scores.read_text())["protocol"]["resolution"] == 32
 
 
-@pytest.mark.parametrize(("heads", "size"), [(1, 224), (8, 112)])
+@pytest.mark.parametrize(("heads", "size"), [pytest.param(1, 224, marks=pytest.mark.slow), (8, 112)])
 def test_csra_vit(tmp_path: Path, heads: int, size: int) -> None:
     net = originals.randomise(originals.CSRAViT(192, 12, size, 9, heads))
     file = saved(tmp_path / "epoch_1.pth", wrapped(net.state_dict()))
@@ -213,7 +213,9 @@ def test_tresnet_with_negative_scales(tmp_path: Path, dimensions: int, capsys: p
     assert_same_logits(tmp_path / "run", pictures, expected)
 
 
-@pytest.mark.parametrize(("trunk", "pool", "top"), [("resnet50", "gwp", 2), ("mobilenetv2", "avg", 4)])
+@pytest.mark.parametrize(
+    ("trunk", "pool", "top"), [pytest.param("resnet50", "gwp", 2, marks=pytest.mark.slow), ("mobilenetv2", "avg", 4)]
+)
 def test_mcar(tmp_path: Path, trunk: str, pool: str, top: int) -> None:
     net = originals.randomise(originals.MCARNet(trunk, 20))
     assert len(net.state_dict()) == {"resnet50": 320, "mobilenetv2": 314}[trunk]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from compare import assert_same_run
+from networks import build_network
 from watch import no_questions
 
 from masksup.base.place import Place
@@ -20,7 +21,6 @@ from masksup.config.schema import Config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.exits import STOPPED
-from masksup.models.network import build_network
 from masksup.runtime.metrics_log import read_rows
 from masksup.training.train import train
 
@@ -28,6 +28,7 @@ MakeConfig = Callable[..., Config]
 B, D, C = 6, 16, 5
 
 PARTS = [(registry, name) for registry in (HEADS, LOSSES, METHODS) for name in registry.entries]
+SHORT = ("linear", "bce", "masksup")  # tests/test_recipes.py and tests/test_start_matrix.py resume the others
 every_part = pytest.mark.parametrize(("registry", "name"), PARTS, ids=[f"{r.kind}-{n}" for r, n in PARTS])
 
 
@@ -177,7 +178,7 @@ def test_the_watch_sees_a_question(question: Callable[[torch.Tensor], object]) -
     ("registry", "name"),
     [
         pytest.param(registry, name, id=f"{registry.kind}-{name}",
-                     marks=[pytest.mark.slow] if registry is HEADS and name != "linear" else [])
+                     marks=[] if name in SHORT else pytest.mark.slow)
         for registry, name in PARTS
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from masksup.data.shapes import prepare_shapes
 from masksup.data.split import open_source
 from masksup.data.write_index import write_index
 from masksup.engine.build import new_method
-from masksup.engine.features import compute_features, targets_of
+from masksup.engine.features import FeatureFolder, targets_of
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
@@ -72,9 +72,8 @@ def gradient(run: Path, config: Config, l2: float) -> tuple[float, float, float]
     trained = open_trained(run)
     part = open_source(config.data, config.seed).train
     loss = new_method(config, trained.network, len(trained.classes), part).loss.double()
-    maps = compute_features(
-        trained.network, part, config, run / "features", torch.device("cpu"), torch.float32, True, print
-    )
+    folder = FeatureFolder(run / "features", trained.network, config, torch.device("cpu"), torch.float32)
+    maps = folder.features(part, True, print)
     assert maps.flipped is not None
     targets_NC = torch.from_numpy(targets_of(part, config)[part.samples])
     views = [(maps.plain, 1 - config.augment.flip), (maps.flipped, config.augment.flip)]

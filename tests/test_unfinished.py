@@ -128,7 +128,7 @@ def test_it_goes_on_at_the_block_it_was_stopped_at(
     assert_same(found, clean)
 
 
-@pytest.mark.parametrize("score", [Pairs, Counts])
+@pytest.mark.parametrize("score", [Pairs, pytest.param(Counts, marks=pytest.mark.slow)])
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
+from networks import build_network
 from torch import Tensor
 from torch.nn import functional as F
 
 from masksup.losses.bce import BinaryCrossEntropy
-from masksup.models.network import Network, build_network
+from masksup.models.network import Network
 
 C = 5
 BCE = BinaryCrossEntropy(torch.ones(C), torch.ones(C))

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from masksup.config.conflicts import conflicts
-from masksup.config.messages import items, leaves, one_line
+from masksup.config.messages import items, key_of, leaves, more, one_line
 from masksup.config.schema import Config
 from masksup.config.yaml_text import parse_yaml, read_yaml, write_yaml
 from masksup.errors import UserError
@@ -58,10 +58,9 @@ def validate(tree: dict[str, Any], origin: str, sources: Mapping[str, str] | Non
     except ValidationError as error:
         # What was just typed comes first: it is not why the rest is wrong.
         typed = {key for key, where in (sources or {}).items() if where == _TYPED}
-        problems = sorted(error.errors(), key=lambda problem: ".".join(map(str, problem["loc"])) not in typed)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        where = (sources or {}).get(".".join(map(str, problems[0]["loc"])), origin)
-        raise UserError(f"{where}: {one_line(problems[0])}{more}") from None
+        problems = sorted(error.errors(), key=lambda problem: key_of(problem) not in typed)
+        where = (sources or {}).get(key_of(problems[0]), origin)
+        raise UserError(f"{where}: {one_line(problems)}{more(problems)}") from None
     for broken, message in conflicts(config):
         if broken:
             raise UserError(f"{origin}: {message}")

@@ -1,6 +1,6 @@
 """The keys of settings, and what is wrong with one, in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,9 +21,11 @@ def leaves(tree: dict[str, Any]) -> list[str]:
     return [key for key, _ in items(tree)]
 
 
-def one_line(problem: Any) -> str:
+def one_line(problems: Sequence[Any]) -> str:
+    """What is wrong with the key of the first problem; a value may have one for each form that it could have."""
+    problem = problems[0]
     location = [str(part) for part in problem["loc"]]
-    kind, message = problem["type"], problem["msg"]
+    kind, message = problem["type"], problem["msg"].replace("a valid tuple", "a list")
     if kind == "extra_forbidden":
         others = keys_named(location[-1])
         hint = f"did you mean {' or '.join(others)}?" if others else nearest(location[-1], _known(location[:-1]))
@@ -34,8 +36,36 @@ def one_line(problem: Any) -> str:
         return str(message)
     if kind == "component":
         return ".".join([*location, str(message)])
-    location = [part for part in location if part in _known_anywhere()] or location
-    return f"{'.'.join(location)}: found {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+    key = key_of(problem)
+    forms = dict.fromkeys(_form(other) for other in problems if key_of(other) == key)
+    if len(forms) > 1:
+        return f"{key}: found {problem['input']!r}; input should be {' or '.join(forms)}"
+    return f"{key}: found {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+
+
+def more(problems: Sequence[Any]) -> str:
+    """How many other keys are wrong, for the end of a line; empty for none."""
+    others = len({key_of(problem) for problem in problems}) - 1
+    return f" (and {others} more)" if others else ""
+
+
+def key_of(problem: Any) -> str:
+    """Without the names that the forms of a value add to a location ("constrained-int", "literal['card']")."""
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        return ".".join(location)
+    known = _known_anywhere()
+    return ".".join([part for part in location if part in known] or location)
+
+
+def _form(problem: Any) -> str:
+    """What a value should be, in one of the forms that it may have."""
+    lists = [str(part) for part in problem["loc"] if str(part).startswith("tuple[")]
+    message = problem["msg"].removeprefix("Input should be ")
+    if not lists or "..." in lists[0]:
+        return str(message)
+    size = f"a list of {lists[0].count(',') + 1} numbers"
+    return f"{size}, each {message}" if problem["type"].startswith(("greater", "less")) else size
 
 
 def keys_named(name: str) -> list[str]:
@@ -65,5 +95,4 @@ def _known(location: list[str]) -> list[str]:
 
 
 def _known_anywhere() -> set[str]:
-    # Union branches add their own names ("constrained-int", "literal['card']") to a location; drop those.
     return {part for key in schema_keys() for part in key.split(".")}

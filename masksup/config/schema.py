@@ -196,7 +196,7 @@ class ModelSettings(Section):
     """Most that may be written there, GB (of 10^9 bytes): 4 bytes a channel and position of each image."""
     mean: Channels = "card"
     """Channel means of pixels in [0,1]; card: those the weights were trained with."""
-    std: Channels = "card"
+    std: Literal["card"] | tuple[Positive, Positive, Positive] = "card"
     """Channel standard deviations of pixels in [0,1]; card: those the weights were trained with."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""

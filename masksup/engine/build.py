@@ -22,10 +22,7 @@ def new_network(config: Config, classes: int) -> Network:
     """
     model = config.model
     torch.manual_seed(config.seed)
-    network = build_network(
-        model.backbone, model.size, model.head.name, model.head.options, classes, model.mean, model.std,
-        model.grad_checkpointing, model.backbone_options, model.last_stage_stride,
-    )  # fmt: skip
+    network = build_network(model, classes)
     if model.head_start == "prior" and isinstance(network.head, CSRA):
         network.head.add_class_bias()
     return network

@@ -49,81 +49,124 @@ class FrozenFeatures:
     flipped: Features | None
 
 
-def room_for_features(
-    network: Network, parts: Iterable[tuple[Part, bool]], config: Config, folder: Path, device: torch.device,
-    dtype: torch.dtype,
-) -> str | None:  # fmt: skip
-    """What the features that are not in `folder` yet will take there, as a line for the log; None if all of them are.
+@dataclass(frozen=True)
+class FeatureFolder:
+    """A folder that keeps the features of a frozen backbone, and what they depend on."""
 
-    parts: each with whether the features of its mirror images are kept, too. UserError for more than
-    `model.features_limit_gb`, and for more than the disk has room for.
-    """
-    missing = {
-        path: (view, len(part.index))
-        for part, flip in parts
-        for view, path in _files(network, part, config, folder, device, dtype, flip).items()
-        if not path.exists()
-    }
-    if not missing:
-        return None
-    images, tokens, width = sum(n for _, n in missing.values()), network.backbone.grid**2, network.backbone.width
-    needed = images * tokens * width * np.dtype(np.float32).itemsize
-    mirrored = " and mirror images" if any(view == "flipped" for view, _ in missing.values()) else ""
-    shown = f"{counted(images, 'image')}{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
-    if needed > config.model.features_limit_gb * 1e9:
-        raise UserError(
-            f"model.features_limit_gb: the features would take {shown}, expected at most "
-            f"{config.model.features_limit_gb:g} GB; choose a smaller model.size or augment.flip=0 (no mirror images), "
-            "raise the limit, or set model.frozen=false, which keeps none"
+    path: Path
+    network: Network
+    config: Config
+    device: torch.device
+    dtype: torch.dtype
+
+    def room(self, parts: Iterable[tuple[Part, bool]]) -> str | None:
+        """What the features that are not there yet will take, as a line for the log; None if all of them are.
+
+        parts: each with whether the features of its mirror images are kept, too. UserError for more than
+        `model.features_limit_gb`, and for more than the disk has room for.
+        """
+        missing = {
+            path: (view, len(part.index))
+            for part, flip in parts
+            for view, path in self._files(part, flip).items()
+            if not path.exists()
+        }
+        if not missing:
+            return None
+        images, tokens, width = (
+            sum(n for _, n in missing.values()),
+            self.network.backbone.grid**2,
+            self.network.backbone.width,
         )
-    disk = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(disk).free
-    if needed > free:
-        raise UserError(
-            f"model.features: the features would take {shown}, but {disk} has {_size(free)} free; make room, name a "
-            "folder on another disk, or choose a smaller model.size or augment.flip=0 (no mirror images)"
-        )
-    return f"features: {shown}, kept in {folder}"
+        needed = images * tokens * width * np.dtype(np.float32).itemsize
+        mirrored = " and mirror images" if any(view == "flipped" for view, _ in missing.values()) else ""
+        shown = f"{counted(images, 'image')}{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
+        limit = self.config.model.features_limit_gb
+        if needed > limit * 1e9:
+            raise UserError(
+                f"model.features_limit_gb: the features would take {shown}, expected at most {limit:g} GB; choose a "
+                "smaller model.size or augment.flip=0 (no mirror images), raise the limit, or set model.frozen=false, "
+                "which keeps none"
+            )
+        disk = next(place for place in (self.path.absolute(), *self.path.absolute().parents) if place.exists())
+        free = shutil.disk_usage(disk).free
+        if needed > free:
+            raise UserError(
+                f"model.features: the features would take {shown}, but {disk} has {_size(free)} free; make room, name "
+                "a folder on another disk, or choose a smaller model.size or augment.flip=0 (no mirror images)"
+            )
+        return f"features: {shown}, kept in {self.path}"
+
+    def features(self, part: Part, flip: bool, said: Callable[[str], None], check: bool = True) -> FrozenFeatures:
+        """The features of the whole index of `part`, read if they are there already.
+
+        flip: those of the mirror images, too. check: compare what is there with its hash, which reads all of it;
+        `said` hears what is damaged.
+        """
+        training = self.network.training
+        self.network.eval()
+        views = {}
+        for view, path in self._files(part, flip).items():
+            problem = _problem(path, len(part.index), check)
+            if problem is not None:
+                if path.exists():
+                    said(f"{path}: {problem}; these features are computed again")
+                said(
+                    f"computing the {view} features of {part.index.name} {part.index.split} "
+                    f"({counted(len(part.index), 'sample')})"
+                )
+                self._compute(part, path, view == "flipped")
+            views[view] = np.lib.format.open_memmap(path, mode="r")
+        self.network.train(training)
+        return FrozenFeatures(views["plain"], views.get("flipped"))
+
+    def _files(self, part: Part, flip: bool) -> dict[str, Path]:
+        """Where the features of a part lie: of its images and, with `flip`, of their mirror images."""
+        weights = hash_of(self.network.backbone)
+        views = ("plain", "flipped") if flip else ("plain",)
+        return {view: self.path / f"{self._key(part, weights, view)}.npy" for view in views}
+
+    def _key(self, part: Part, weights: str, view: str) -> str:
+        """Names what the features depend on, so that a kept file is never used for something else."""
+        config = self.config
+        network = {"backbone", "size", "mean", "std", "backbone_options", "last_stage_stride"}
+        model = config.model.model_dump(mode="json", include=network)
+        augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
+        facts = [part.index.hash, weights, view, str(self.dtype), self.device.type, config.eval.batch, model, augment]
+        facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
+        return f"{part.index.name}-{part.index.split}-{view}-{json_sha256(facts)[:16]}"
+
+    @torch.no_grad()
+    def _compute(self, part: Part, path: Path, flip: bool) -> None:
+        config = self.config
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_name(path, ".npy")
+        out: np.memmap[Any, np.dtype[np.float32]] | None = None
+        done = 0
+        try:
+            for block in eval_loader(images_of(part, config), config.eval.batch, config.data.workers):
+                images = block["image"].to(self.device).to(memory_format=memory_format(config.precision))
+                with autocast(self.device, self.dtype), deterministic_forms():
+                    x_BDHW = self.network.features(images.flip(-1) if flip else images)
+                maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
+                if out is None:
+                    shape = (len(part.index), *maps.shape[1:])
+                    with naming(path):
+                        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+                        _reserve(partial)
+                out[done : done + len(maps)] = maps
+                done += len(maps)
+            assert out is not None
+            out.flush()
+            write_atomically(_sums(path), _sum_line(path, partial))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _size(count: int) -> str:
     """Bytes as people read them."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
-def compute_features(
-    network: Network, part: Part, config: Config, folder: Path, device: torch.device, dtype: torch.dtype,
-    flip: bool, said: Callable[[str], None], check: bool = True,
-) -> FrozenFeatures:  # fmt: skip
-    """The features of the whole index of `part`, read from `folder` if they are there already.
-
-    check: compare what is there with its hash, which reads all of it; `said` hears what is damaged.
-    """
-    training = network.training
-    network.eval()
-    views = {}
-    for view, path in _files(network, part, config, folder, device, dtype, flip).items():
-        problem = _problem(path, len(part.index), check)
-        if problem is not None:
-            if path.exists():
-                said(f"{path}: {problem}; these features are computed again")
-            said(
-                f"computing the {view} features of {part.index.name} {part.index.split} "
-                f"({counted(len(part.index), 'sample')})"
-            )
-            _compute(network, part, config, path, device, dtype, view == "flipped")
-        views[view] = np.lib.format.open_memmap(path, mode="r")
-    network.train(training)
-    return FrozenFeatures(views["plain"], views.get("flipped"))
-
-
-def _files(
-    network: Network, part: Part, config: Config, folder: Path, device: torch.device, dtype: torch.dtype, flip: bool
-) -> dict[str, Path]:
-    """Where the features of a part lie: of its images and, with `flip`, of their mirror images."""
-    weights = hash_of(network.backbone)
-    views = ("plain", "flipped") if flip else ("plain",)
-    return {view: folder / f"{_key(part, config, weights, view, str(dtype), device.type)}.npy" for view in views}
 
 
 def _problem(path: Path, samples: int, check: bool) -> str | None:
@@ -201,47 +244,7 @@ def images_of(part: Part, config: Config) -> EvalDataset:
     return EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget)
 
 
-@torch.no_grad()
-def _compute(
-    network: Network, part: Part, config: Config, path: Path, device: torch.device, dtype: torch.dtype, flip: bool
-) -> None:
-    dataset = images_of(part, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(path, ".npy")
-    out: np.memmap[Any, np.dtype[np.float32]] | None = None
-    done = 0
-    try:
-        for block in eval_loader(dataset, config.eval.batch, config.data.workers):
-            images = block["image"].to(device).to(memory_format=memory_format(config.precision))
-            with autocast(device, dtype), deterministic_forms():
-                x_BDHW = network.features(images.flip(-1) if flip else images)
-            maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
-            if out is None:
-                shape = (len(part.index), *maps.shape[1:])
-                with naming(path):
-                    out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-                    _reserve(partial)
-            out[done : done + len(maps)] = maps
-            done += len(maps)
-        assert out is not None
-        out.flush()
-        write_atomically(_sums(path), _sum_line(path, partial))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _reserve(path: Path) -> None:
     """Take the space now: a full disk is an OSError here, but kills the process when it is written to as memory."""
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device: str) -> str:
-    """Names what the features depend on, so that a kept file is never used for something else."""
-    network = {"backbone", "size", "mean", "std", "backbone_options", "last_stage_stride"}
-    model = config.model.model_dump(mode="json", include=network)
-    augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
-    facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
-    facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
-    return f"{part.index.name}-{part.index.split}-{view}-{json_sha256(facts)[:16]}"

@@ -1,13 +1,12 @@
 """A whole network: normalisation, backbone, head."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from masksup.config.components import HEADS
-from masksup.errors import UserError
+from masksup.config.schema import ModelSettings
 from masksup.models.backbones import ADAPTERS, Backbone, build_backbone
 
 # Shapes: B images, 3 channels, S x S pixels, D feature width, H x W positions, C classes.
@@ -57,39 +56,17 @@ class Network(nn.Module):
         return logits_BC
 
 
-def build_network(
-    backbone: str,
-    size: int,
-    head_name: str,
-    head_options: dict[str, Any],
-    classes: int,
-    mean: Sequence[float] | Literal["card"] = "card",
-    std: Sequence[float] | Literal["card"] = "card",
-    grad_checkpointing: bool = False,
-    backbone_options: dict[str, Any] | None = None,
-    last_stage_stride: Literal[1] | None = None,
-) -> Network:
-    """A network with random weights (masksup.models.weights fills the backbone).
+def build_network(model: ModelSettings, classes: int) -> Network:
+    """A network with random weights (masksup.models.weights fills the backbone, masksup.models.lora adapts it).
 
-    `size`: side of its square input in pixels. `mean`, `std`: three values for pixels in 0..1, or "card" for
-    those of the backbone's own weights. Raises UserError naming the `model.` key that cannot be met.
+    `mean: card` and `std: card` are those of the backbone's own weights. Raises UserError naming the `model.` key that
+    cannot be met.
     """
     trunk = build_backbone(
-        backbone, size, grad_checkpointing=grad_checkpointing, options=backbone_options or {},
-        last_stage_stride=last_stage_stride,
+        model.backbone, model.size, grad_checkpointing=model.grad_checkpointing, options=model.backbone_options,
+        last_stage_stride=model.last_stage_stride,
     )  # fmt: skip
-    head = HEADS.resolve(head_name)(trunk.width, classes, **head_options)
-    return Network(
-        trunk,
-        head,
-        trunk.mean if mean == "card" else _three(mean, "mean"),
-        trunk.std if std == "card" else _three(std, "std"),
-    )
-
-
-def _three(values: Sequence[float], key: str) -> list[float]:
-    found = [float(value) for value in values]
-    if len(found) != 3 or (key == "std" and min(found) <= 0):
-        above = " above 0" if key == "std" else ""
-        raise UserError(f"model.{key}: found {found}, expected three values{above}, or 'card'")
-    return found
+    head = HEADS.resolve(model.head.name)(trunk.width, classes, **model.head.options)
+    mean = trunk.mean if model.mean == "card" else model.mean
+    std = trunk.std if model.std == "card" else model.std
+    return Network(trunk, head, mean, std)

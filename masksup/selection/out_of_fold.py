@@ -20,7 +20,7 @@ from masksup.base.log import start_logging
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
 from masksup.data.split import Part, open_source, whole
-from masksup.engine.features import compute_features
+from masksup.engine.features import FeatureFolder
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.evaluation.blocks import count_blocks, feature_blocks
 from masksup.evaluation.collect import Outputs
@@ -120,8 +120,7 @@ def _predict(trained: Trained, part: Part) -> Outputs:
     dtype = choose_dtype(config.precision, device)
     trained.method.to(device).to(memory_format=memory_format(config.precision))
     assert config.model.features is not None
-    features = compute_features(
-        trained.network, whole(part.index), config, Path(config.model.features), device, dtype, False, print
-    )
+    folder = FeatureFolder(Path(config.model.features), trained.network, config, device, dtype)
+    features = folder.features(whole(part.index), False, print)
     blocks = feature_blocks(features, part, config, range(count_blocks(part, config)))
     return run_model(Predictor(trained.network.head, config, device, dtype), blocks)

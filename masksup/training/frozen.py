@@ -7,7 +7,7 @@ import torch
 from masksup.base.log import log
 from masksup.config.schema import Config
 from masksup.data.split import Part, Source
-from masksup.engine.features import FrozenFeatures, compute_features, room_for_features
+from masksup.engine.features import FeatureFolder, FrozenFeatures
 from masksup.models.network import Network
 from masksup.training.run import Built, Run
 
@@ -17,7 +17,7 @@ def make_sure_of_room(
 ) -> str | None:
     """What the features that are not kept yet will take, for the log; None where all are. UserError for too much."""
     parts = _parts(config, source).values()
-    return room_for_features(network, parts, config, _folder(config, run_dir), device, dtype)
+    return FeatureFolder(_folder(config, run_dir), network, config, device, dtype).room(parts)
 
 
 def frozen_features(run: Run) -> dict[str, FrozenFeatures]:
@@ -54,8 +54,6 @@ def _open(run: Run, check: bool) -> dict[str, FrozenFeatures]:
 
 def open_features(built: Built, run_dir: Path, check: bool) -> dict[str, FrozenFeatures]:
     """Of each part, computed where they are not kept yet. check: compare some of those that are."""
-    config, folder = built.config, _folder(built.config, run_dir)
-    return {
-        name: compute_features(built.network, part, config, folder, built.device, built.dtype, flip, log.info, check)
-        for name, (part, flip) in _parts(config, built.source).items()
-    }
+    folder = FeatureFolder(_folder(built.config, run_dir), built.network, built.config, built.device, built.dtype)
+    parts = _parts(built.config, built.source)
+    return {name: folder.features(part, flip, log.info, check) for name, (part, flip) in parts.items()}

@@ -17,7 +17,7 @@ from masksup.data.split import whole
 from masksup.data.write_index import write_index
 from masksup.data.write_shards import pack_index
 from masksup.engine.build import new_network
-from masksup.engine.features import FrozenFeatures, compute_features
+from masksup.engine.features import FeatureFolder, FrozenFeatures
 from masksup.errors import UserError
 
 
@@ -92,9 +92,8 @@ def features(index: Index, folder: Path, said: list[str]) -> FrozenFeatures:
     config: Config = validate({"data": {"train": "/d"}, "model": {"backbone": "test_resnet", "size": 32}}, "test")
     torch.manual_seed(0)
     network = new_network(config, len(index.classes))
-    return compute_features(
-        network, whole(index), config, folder, torch.device("cpu"), torch.float32, False, said.append
-    )
+    kept = FeatureFolder(folder, network, config, torch.device("cpu"), torch.float32)
+    return kept.features(whole(index), False, said.append)
 
 
 def test_features_that_were_damaged_are_computed_again(index: Index, tmp_path: Path) -> None:

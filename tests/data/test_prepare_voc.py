@@ -117,6 +117,7 @@ def test_disagreement_of_xml_and_class_lists_is_counted(shared_data: Path, tmp_p
     ]
 
 
+@pytest.mark.slow  # short: all of VOC 2007
 def test_voc2012_segmentation_lists_with_difficult_present_equal_the_wsss_labels(
     shared_data: Path, tmp_path: Path
 ) -> None:

@@ -20,10 +20,9 @@ from masksup.engine.step import Stepper
 MakeConfig = Callable[..., Config]
 CPU, C = torch.device("cpu"), 5
 METHODS_TRIED: list[Any] = [
-    # Short: one network; two; one that looks twice, whose regions are of any number.
-    *({"name": name} for name in ("baseline", "oass", "mcar")),
-    *(pytest.param({"name": name}, marks=pytest.mark.slow) for name in METHODS.entries
-      if name not in ("baseline", "oass", "mcar")),
+    # Short: one network; two.
+    *(pytest.param({"name": name}, marks=[] if name in ("baseline", "oass") else pytest.mark.slow)
+      for name in METHODS.entries),
     pytest.param({"name": "masksup", "base": {"name": "mcar"}}, marks=pytest.mark.slow),
     pytest.param({"name": "oass", "strategy": "ctopk"}, marks=pytest.mark.slow),
 ]  # fmt: skip
@@ -82,7 +81,10 @@ def test_a_method_has_graphs_and_all_of_them_after_one_step(
     assert compiled.graphs == scoring
 
 
-@pytest.mark.parametrize("name", HEADS.entries)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("csra", "query2label") else pytest.mark.slow) for name in HEADS.entries],
+)
 def test_a_head_is_one_graph(name: str, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"embedding": 64, "heads": 4, "feedforward": 64} if name in ("ml_decoder", "query2label") else {}
     config = tiny_config(model__head={"name": name, **options}, model__size=64, precision__compile=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from compare import assert_same_run
+from networks import build_network
 from PIL import Image
 from torch import Tensor, nn
 from watch import no_questions
@@ -28,7 +29,7 @@ from masksup.exits import STOPPED
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.masksup import MaskSup, consistency
 from masksup.methods.mcar import MCAR
-from masksup.models.network import Network, build_network
+from masksup.models.network import Network
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from compare import assert_same_run
+from networks import build_network
 from torch.nn import functional as F
 from watch import no_questions
 
@@ -17,7 +18,6 @@ from masksup.exits import STOPPED
 from masksup.losses.bce import BinaryCrossEntropy
 from masksup.methods.localise import locate, normalise
 from masksup.methods.mcar import MCAR
-from masksup.models.network import build_network
 from masksup.training.train import train
 
 CLASSES, SIZE = 5, 64

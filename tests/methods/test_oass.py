@@ -9,6 +9,7 @@ import oass_literal as literal
 import pytest
 import torch
 from compare import assert_same_run, final_state
+from networks import build_network
 from tiled import BCE, C, new_batch, new_network
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +24,7 @@ from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.methods.oass import OASS
 from masksup.methods.tiles import ramp
-from masksup.models.network import Network, build_network
+from masksup.models.network import Network
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import build_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from masksup.engine.optim import build_optimizer
 from masksup.errors import UserError
 from masksup.models.backbones import Backbone, build_backbone
 from masksup.models.lora import LoraLinear, add_lora, base_state, merged
-from masksup.models.network import Network, build_network
+from masksup.models.network import Network
 
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 # Layers that are called, that are looked at (EVA, BEiT, Swin V2), gated ones, and a network with convolutions.

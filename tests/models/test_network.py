@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from networks import build_network
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from masksup.config.components import HEADS
-from masksup.errors import UserError
-from masksup.models.network import Network, build_network
+from masksup.models.network import Network
 
 
 def network(**options: object) -> Network:
@@ -75,16 +75,3 @@ def test_exports_without_python(name: str) -> None:
 
 def test_bfloat16_network_takes_uint8_and_gives_float32() -> None:
     assert network().bfloat16()(pictures()).dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mean": [0.5]}, r"^model\.mean: found \[0\.5\], expected three values, or 'card'$"),
-        ({"std": [0.5, 0.0, 0.5]}, r"^model\.std: found .*expected three values above 0"),
-        ({"head_name": "csar"}, r"^model\.head\.name: unknown head 'csar'; did you mean 'csra'"),
-    ],
-)
-def test_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        network(**options)

@@ -10,6 +10,7 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from networks import build_network
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional
@@ -17,7 +18,6 @@ from torchvision.transforms.v2 import functional
 from masksup.errors import UserError
 from masksup.models import weights
 from masksup.models.backbones import Backbone, build_backbone
-from masksup.models.network import build_network
 from masksup.models.weights import load_state, load_weights
 
 LITE0 = "weights_efficientnet_lite0/tf_efficientnet_lite0_in1k_fp16.safetensors"

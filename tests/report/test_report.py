@@ -172,6 +172,7 @@ def literal_difference(scores: list[Any], labels_NC: Any, image_N: Any, resample
     return np.array(found)
 
 
+@pytest.mark.slow  # short: tests/metrics does so for the numbers by themselves
 def test_significance_equals_a_paired_bootstrap_written_out(runs: tuple[Path, Path], tmp_path: Path) -> None:
     one, two = (gather(open_subject(path, path.name, None)) for path in runs)
     found = difference(one, two, resamples=60)

@@ -61,6 +61,7 @@ def test_on_shapes_a_network_is_trained(found: Path) -> None:
     assert rows["trained-90"]["not_tried"] == "--trials 3 are used up"
 
 
+@pytest.mark.slow  # short: on shapes, where a network is trained
 def test_where_only_a_head_can_be_learnt_a_head_alone_is_chosen(tmp_path: Path) -> None:
     """Each class is a colour of whole images, which a head tells from any features: nothing above it can pay.
 
@@ -137,10 +138,8 @@ def test_another_question_needs_another_folder(
     assert "seed: found 0, asked for 1; take another --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("trials", "held_out", "winner"),
-    [("2", 1, "head-32"), pytest.param("3", 4, "trained-30", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # short: the same command again trains nothing
+@pytest.mark.parametrize(("trials", "held_out", "winner"), [("2", 1, "head-32"), ("3", 4, "trained-30")])
 def test_cut_off_it_goes_on_to_the_same_end(
     trials: str, held_out: int, winner: str, tiny_data: Path, tmp_path: Path
 ) -> None:
