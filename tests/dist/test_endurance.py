@@ -15,7 +15,7 @@ GROWTH = {"memory_mib": 16.0, "shared_mib": 4.0, "descriptors": 2.0, "threads": 
 
 @pytest.mark.parametrize(
     ("world", "steps"),
-    [(2, 150), pytest.param(1, 3000, marks=pytest.mark.slow), pytest.param(2, 3000, marks=pytest.mark.slow)],
+    [pytest.param(*size, marks=pytest.mark.slow) for size in ((2, 150), (1, 3000), (2, 3000))],
 )
 @pytest.mark.timeout(1800)
 def test_r13_a_long_run_stays_flat(world: int, steps: int, job: Launcher, write_config, tmp_path: Path) -> None:

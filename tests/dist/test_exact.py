@@ -29,6 +29,7 @@ DEPTH_AND_MASKS: dict[str, object] = {
     "method": {"name": "masksup", "bank": 8},
 }  # fmt: skip
 
+FP16_CLIPPED = {"precision": {"threads": 1, "dtype": "fp16"}, "optim": {"name": "sgd", "lr": 0.05, "clip": 1.0}}
 LORA: dict[str, object] = {"model": {"backbone": "test_vit", "size": 32, "lora": {"rank": 4}}}
 
 
@@ -159,11 +160,11 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
     ("world", "overrides"),
     [
         (3, {"data__last_batch": "partial", "batch": {"global": 12, "micro": 4}}),  # 50 = 4 x 12 + 2: one micro-batch
-        (3, {"precision": {"threads": 1, "dtype": "fp16"}, "optim": {"name": "sgd", "lr": 0.05, "clip": 1.0}}),
+        pytest.param(3, FP16_CLIPPED, marks=pytest.mark.slow),
         (2, {"model__frozen": True}),
         (3, {"parallel__compress": "bf16", "parallel__static_graph": False}),  # and therefore by the ring
         (3, DEPTH_AND_MASKS),
-        (2, LORA),
+        pytest.param(2, LORA, marks=pytest.mark.slow),  # short: in one process, tests/test_lora.py
         *(
             pytest.param(2, {**LORA, "parallel": {"engine": "deepspeed", "zero_stage": stage}},
                          marks=[pytest.mark.slow, pytest.mark.timeout(900)])
@@ -216,7 +217,10 @@ def test_fewer_samples_than_ranks_to_score(job: Launcher, write_config, tiny_dat
     assert json.loads((tmp_path / "run" / "result.json").read_text())["last"]["eval"]["mAP"] > 0
 
 
-@pytest.mark.parametrize("name", METHODS.entries)
+@pytest.mark.parametrize(
+    "name",  # short: the steps of the others are in test_same_bits.py
+    [pytest.param(name, marks=[] if name in ("baseline", "masksup") else pytest.mark.slow) for name in METHODS.entries],
+)
 def test_every_method_trains_on_two_ranks_as_on_one(name: str, job: Launcher, write_config, tmp_path: Path) -> None:
     config = write_config(method={"name": name}, model__size=64, data__eval=None, epochs=1)
     for world in (1, 2):

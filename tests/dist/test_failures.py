@@ -137,7 +137,12 @@ def test_r7_a_stopped_rank_ends_the_job_and_is_named(stopped: int, job: Launcher
 
 
 @pytest.mark.parametrize(
-    ("moment", "seconds"), [("stepping", 10), ("starting", 10), pytest.param("stepping", 45, marks=pytest.mark.slow)]
+    ("moment", "seconds"),
+    [
+        ("stepping", 10),
+        pytest.param("starting", 10, marks=pytest.mark.slow),
+        pytest.param("stepping", 45, marks=pytest.mark.slow),
+    ],
 )
 def test_a_job_that_is_suspended_goes_on_when_it_is_let_go_on(
     moment: str, seconds: float, job: Launcher, write_config, tmp_path: Path

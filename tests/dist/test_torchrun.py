@@ -81,7 +81,7 @@ def is_preempted_and_goes_on(words: list[object], rows: int, clean: Path, cwd: P
     assert (cut / "logs" / "rank1.log").exists()
 
 
-@pytest.mark.parametrize("engine", [pytest.param("ddp", marks=pytest.mark.slow), "zero 3"])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero 3", marks=pytest.mark.slow)])
 def test_torchrun_trains_is_preempted_and_goes_on_bit_equal(
     engine: str, job: Launcher, write_config, tmp_path: Path
 ) -> None:
