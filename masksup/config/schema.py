@@ -405,6 +405,8 @@ class Checkpoints(Section):
     """Also save every so many steps; 0 is off."""
     keep: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints kept, beside the best one."""
+    snapshot_seconds: NotNegative = 15.0
+    """Seconds between snapshots in memory, from which a launched run goes on when a rank dies; 0 takes none."""
 
 
 class Log(Section):
