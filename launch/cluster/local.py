@@ -59,7 +59,7 @@ def ranks(folder: Folder) -> list[int]:
             words = (place / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it has ended
             continue
-        if b"launch.start.rank" in words and os.fsencode(folder.run) in words:
+        if {b"launch.start.rank", b"launch.start.keeper"} & set(words) and os.fsencode(folder.run) in words:
             found.append(int(place.name))
     return sorted(found)
 

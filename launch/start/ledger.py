@@ -76,6 +76,11 @@ class Folder:
         return self.path / "cancelled"
 
     @property
+    def recoveries(self) -> Path:
+        """One line each time that keepers forked the ranks anew."""
+        return self.path / "recoveries.jsonl"
+
+    @property
     def stopped_early(self) -> Path:
         """Why successive halving ended the run, if it did."""
         return self.path / "stopped_early"

@@ -118,7 +118,8 @@ def _ranks(folder: Folder, start: Start, resources: Resources, start_ranks: Star
     shutil.rmtree(exits, ignore_errors=True)
     exits.mkdir(parents=True)
     before = next((a.outcome for a in reversed(starts(folder)) if a.number < start.number), None)
-    command = rank_command(resources, "launch.start.rank", [str(folder.run)])
+    keeps = load_config(folder.config)[0].parallel.engine == "ddp"
+    command = rank_command(resources, f"launch.start.{'keeper' if keeps else 'rank'}", [str(folder.run)])
     home = sweep_of(folder.run)
     columns = {"MASKSUP_HPARAMS": ",".join(swept_keys(home))} if home is not None else {}
     return start_ranks(command, variables(start, resources, before) | columns, folder, start)

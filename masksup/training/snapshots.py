@@ -16,6 +16,8 @@ def take_snapshot(run: Run) -> None:
     # What is the best so far must be on disk: the run may go on from here without the process that writes it.
     if any(group.all(run.snapshots.busy or run.saver.behind() is not None)):
         return
+    if group.first:
+        progress.best = run.saver.best
     run.broken["train"].tell(group)
     tensors, engine = own_state(run.stepper, run.ema)
     meta = group.broadcast(facts(run, {**engine, "ranks": group.world}) if group.first else None)
