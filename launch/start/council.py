@@ -75,7 +75,7 @@ class Council:
 
     def broken(self, why: str) -> None:
         """Something is to be recovered from; the first reason counts."""
-        self.store.compare_set(self._key(f"{self.round}/broken"), "", why)
+        self.store.compare_set(f"{self.round}/broken", "", why)
 
     def reason(self) -> str | None:
         return self._get(f"{self.round}/broken")
@@ -106,12 +106,8 @@ class Council:
         """Of the members, in their order."""
         return [json.loads(self._get(f"{self.round}/has/{member}") or "{}")["host"] for member in self.members]
 
-    def _key(self, name: str) -> str:
-        return f"keepers/{name}"
-
     def _set(self, name: str, value: str) -> None:
-        self.store.set(self._key(name), value)
+        self.store.set(name, value)
 
     def _get(self, name: str) -> str | None:
-        key = self._key(name)
-        return str(self.store.get(key).decode()) if self.store.check([key]) else None
+        return str(self.store.get(name).decode()) if self.store.check([name]) else None

@@ -2,9 +2,9 @@
 
 python -P -m launch.start.keeper RUN_FOLDER
 
-A keeper has imported all that a rank needs, so that a recovery imports nothing; and it computes nothing, asks no GPU and
-has one thread, so that what it forks is as good as a new process. It makes the memory in which its rank keeps snapshots.
-A rank ends with its keeper. The first keeper has the ranks' store in a process of its own: the death of rank 0 takes
+A keeper has imported all that a rank needs, so that a recovery imports nothing. It computes nothing, asks no GPU, has
+one thread, so that what it forks is as good as new. It makes the memory in which its rank keeps snapshots. A
+rank ends with its keeper. The first keeper has the ranks' store in a process of its own: the death of rank 0 takes
 nothing along.
 """
 
@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -76,7 +77,7 @@ class Keeper:
         council = self._council()
         plan = council.next(self._has(), lambda has: Plan(sorted(has)))
         while True:
-            self.pid = self._fork(lambda: self._be_rank(council, plan))
+            self.pid = self._fork(partial(self._be_rank, self._variables(council, plan)))
             for number in list(self._asked):  # that came before there was a rank
                 os.kill(self.pid, number)
             status = self._watch(self.pid, council)
@@ -116,7 +117,7 @@ class Keeper:
 
     def _fork(self, work: Callable[[], int]) -> int:
         """A process that ends with this one, and does this work alone."""
-        threads = os.listdir("/proc/self/task")
+        threads = list(Path("/proc/self/task").iterdir())
         assert len(threads) == 1, f"found {len(threads)} threads, of which a fork would lose all but one"
         pid = os.fork()
         if pid:
@@ -130,21 +131,24 @@ class Keeper:
             sys.stderr.flush()
             os._exit(status)
 
-    def _be_rank(self, council: Council, plan: Plan) -> int:
-        """As torchrun would start it, with the keepers' store as that of its agent."""
-        signals.install()
+    def _variables(self, council: Council, plan: Plan) -> dict[str, str]:
+        """What a rank has as if torchrun had started it, with the keepers' store as that of its agent."""
         own, hosts = plan.members.index(self.place.rank), council.hosts()
         here = [at for at, host in enumerate(hosts) if host == self.host]
-        os.environ |= {
+        taken = {} if plan.step is None else {"step": plan.step, "shelves": council.shelves(self.host)}
+        return {
             "RANK": str(own), "WORLD_SIZE": str(len(hosts)), "LOCAL_RANK": str(here.index(own)),
             "LOCAL_WORLD_SIZE": str(len(here)), "MASTER_ADDR": council.address[0],
             "MASTER_PORT": str(council.address[1]), "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCHELASTIC_RUN_ID": self.place.job, "TORCHELASTIC_RESTART_COUNT": str(council.round),
-            SHELF: ",".join(map(str, self.shelf.files)),
+            SHELF: ",".join(map(str, self.shelf.files)), TAKEN: json.dumps(taken) if taken else "",
         }  # fmt: skip
-        if plan.step is not None:
-            os.environ[TAKEN] = json.dumps({"step": plan.step, "shelves": council.shelves(self.host)})
-        (self.folder.exits(self.start) / f"rank{own:05d}.json").unlink(missing_ok=True)  # of the one before
+
+    def _be_rank(self, variables: dict[str, str]) -> int:
+        """In the forked process, which shares the keeper's connection to the store and must not use it."""
+        signals.install()
+        os.environ |= variables
+        (self.folder.exits(self.start) / f"rank{int(variables['RANK']):05d}.json").unlink(missing_ok=True)
         return rank.main(self.folder.run)
 
     def _watch(self, pid: int, council: Council) -> int:
@@ -164,7 +168,8 @@ class Keeper:
     def _tell(self, council: Council, status: int) -> None:
         """What the end of this rank means for the others."""
         if status in FINAL or self._asked:
-            return council.over(status)
+            council.over(status)
+            return
         end = lived() + (_HEAR_S if status < _KILLED else 0)  # a rank that leaves by itself may follow another one
         while lived() < end and council.reason() is None and not council.is_over():
             council.beat()

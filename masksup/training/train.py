@@ -99,14 +99,8 @@ def _loop(run: Run, bar: Bar) -> str | None:
         check_gradients(run, step_batches)
         progress.seconds += time.perf_counter() - began
         bar.update(bar.task_ids[0], completed=progress.step)
-        outcome = run.vote.cast(
-            wish(
-                stop_requested(),
-                save=save_due_by_time(run, saved_at),
-                keep=run.snapshots.due(group.first),
-                tell=bool(run.broken["train"].found),
-            )  # fmt: skip
-        )
+        keep, tell = run.snapshots.due(group.first), bool(run.broken["train"].found)
+        outcome = run.vote.cast(wish(stop_requested(), save_due_by_time(run, saved_at), keep, tell))
         if outcome == TELL:
             run.broken["train"].tell(group)
         if outcome > SAVE or not score_if_due(run, meter):
