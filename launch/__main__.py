@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides.extend(rest)
-    return status_of("masksup-launch", lambda: args.run(args))
+    return status_of("masksup-launch", args.run, args)
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from launch.start.ledger import Folder, job_of, read_json, starts
 from launch.submit import submit
 from launch.watch.status import find_runs
 from masksup.base.files import write_atomically
+from masksup.base.words import counted
 from masksup.config.load import load_config
 from masksup.errors import UserError
 
@@ -149,11 +150,13 @@ def logs(path: Path, rank: int, start: int | None, launcher: bool, follow: bool)
     """
     folders = chosen([path])
     if len(folders) > 1:
-        raise UserError(f"{path}: found {len(folders)} runs there, expected one, such as {folders[0].run}")
+        raise UserError(f"{path}: found {counted(len(folders), 'run')} there, expected one, such as {folders[0].run}")
     folder = folders[0]
     file = _log(folder, rank, start, launcher)
     if file is None:
-        raise UserError(f"{folder.run}: no such log; there are {len(starts(folder))} starts; see {folder.run / 'logs'}")
+        raise UserError(
+            f"{folder.run}: found no such log of {counted(len(starts(folder)), 'start')}; see {folder.run / 'logs'}"
+        )
     lines = file.open(encoding="utf-8", errors="replace")
     for turn in itertools.count():
         # Asked before the rest is read, so that nothing is written in between.

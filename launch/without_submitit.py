@@ -24,6 +24,7 @@ from launch.submit import check_runs, prepare_folder, refuse_full
 from launch.sweep_command import note, settings_now, sort_out
 from launch.sweeps import guided
 from launch.sweeps.settings import read_sweep, settings
+from masksup.base.words import counted
 from masksup.config.conflicts import refuse_ranks
 from masksup.config.load import load_config
 from masksup.config.schema import Config
@@ -35,7 +36,7 @@ _NOTHING = ("", "(null)", "N/A")  # as scontrol writes what was not asked for
 
 def main(arguments: list[str]) -> int:
     """Exit status of the batch job."""
-    return status_of("masksup", lambda: _run(*arguments))
+    return status_of("masksup", _run, *arguments)
 
 
 def _run(kind: str, file: str, *more: str) -> int:
@@ -86,7 +87,9 @@ def _spread(file: Path, home: Path) -> int:
     """The job that was submitted by hand becomes an array over the settings that are missing, and ends."""
     found, proposed = settings_now(file, home)
     todo, done, active = sort_out(home, found)
-    print(f"{len(found)} settings: {len(todo)} to run, {len(active)} active, {len(done)} finished", flush=True)
+    print(
+        f"{counted(len(found), 'setting')}: {len(todo)} to run, {len(active)} active, {len(done)} finished", flush=True
+    )
     if not todo:
         return 0
     refuse_folders(home / setting.folder for setting in todo)
@@ -149,7 +152,9 @@ def of_this_job(environment: Mapping[str, str]) -> Resources:
     gpus = len([device for device in environment.get("SLURM_JOB_GPUS", "").split(",") if device])
     kinds = {kind for kind in gpus_in(fields.get("TresPerNode", "")) if kind}
     if gpus not in (0, tasks):
-        raise UserError(f"--ntasks-per-node: found {tasks} for {gpus} GPUs on a node, expected one task a GPU")
+        raise UserError(
+            f"--ntasks-per-node: found {tasks} for {counted(gpus, 'GPU')} on a node, expected one task a GPU"
+        )
     words = {
         "partition": "Partition", "account": "Account", "qos": "QOS", "constraint": "Features",
         "exclude": "ExcNodeList", "comment": "Comment", "time": "TimeLimit",

@@ -30,7 +30,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for a mistake in the input, 75 if stopped on request."""
     args = parse(sys.argv[1:] if argv is None else argv)
-    return status_of("masksup", lambda: args.run(args))
+    return status_of("masksup", args.run, args)
 
 
 def parse(words: list[str]) -> argparse.Namespace:

@@ -4,6 +4,7 @@ import errno
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from masksup.base.exhausted import exhausted
 from masksup.base.words import printable
@@ -34,13 +35,13 @@ def status_of_error(error: BaseException) -> int:
     return USER_ERROR if isinstance(told(error), UserError) else BUG
 
 
-def status_of(program: str, run: Callable[[], int | None]) -> int:
-    """The exit status of `run` (0 where it gives none), or that of the error it ends with.
+def status_of(program: str, run: Callable[..., int | None], *arguments: Any) -> int:
+    """The exit status of `run` with its arguments (0 where it gives none), or that of the error it ends with.
 
     The error is told in one line that begins with `program`. Bugs are raised on, with their traceback.
     """
     try:
-        return run() or 0
+        return run(*arguments) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         sys.stderr.close()
         return READER_LEFT

@@ -4,11 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
 from masksup.config.load import validate
 from masksup.config.schema import Config
+
+# A busy machine, or one with a slower instruction set, is no fault of a test.
+hypothesis.settings.register_profile(
+    "without a clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("without a clock")
 
 
 @pytest.fixture(scope="session")

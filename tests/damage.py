@@ -17,7 +17,9 @@ from typing import Any
 
 from masksup.exits import USER_ERROR, status_of
 
-SECONDS, MEMORY = 30, 1 << 30  # that one reading may take, bytes beyond what the process has already
+# What one reading may take: seconds of computing, seconds by the clock, which a busy machine stretches, and bytes more
+# than the process has already.
+SECONDS, WAITING, MEMORY = 30, 300, 1 << 30
 TOKENS = (
     b"\0", b"NaN", b"1e999", b"-1", b"9" * 5000, b"[" * 20_000, b"{", b'"', b"\n", b"\xff\xfe", b"a: &a [*a]", b"../",
 )  # fmt: skip
@@ -94,7 +96,8 @@ def faults(reader: Reader, folder: Path, seeds: range) -> list[str]:
     status = os.waitpid(child, 0)[1]
     found = [row["fault"] for row in said if "fault" in row]
     if os.WIFSIGNALED(status):
-        end = "hung" if os.WTERMSIG(status) == signal.SIGALRM else f"ended by signal {os.WTERMSIG(status)}"
+        by = os.WTERMSIG(status)
+        end = "hung" if by in (signal.SIGALRM, signal.SIGPROF) else f"ended by signal {by}"
         found.append(f"{said[-1].get('what') if said else 'the whole file'}: the reader {end}")
     assert found or len([row for row in said if "what" in row]) == len(seeds)
     return found
@@ -130,7 +133,8 @@ def _fault(reader: Reader, folder: Path, seed: int, expected: Any) -> Iterator[d
         results.append(reader.read(work))
         return 0
 
-    signal.alarm(SECONDS)
+    signal.alarm(WAITING)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with redirect_stderr(StringIO()) as told:
             status = status_of("masksup", read)
@@ -139,6 +143,7 @@ def _fault(reader: Reader, folder: Path, seed: int, expected: Any) -> Iterator[d
         return
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     line = told.getvalue()
     if status:
         if status != USER_ERROR or line.count("\n") != 1 or len(line) > 2000:

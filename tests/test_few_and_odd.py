@@ -1,12 +1,17 @@
 """Too little to fit to, sizes that cut patches, files that are no weights: each is said, and nothing is written."""
 
+import ast
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from masksup.base.words import figure, kind_of
+import launch
+import masksup
+from masksup.base.words import counted, figure, kind_of
 from masksup.cli import main
 from masksup.config.schema import Config
 from masksup.errors import UserError
@@ -52,3 +57,18 @@ def test_figures_have_no_exponent() -> None:
     assert [kind_of(x) for x in (None, {}, [], "a", 3, True)] == [
         "nothing", "mapping", "list", "text", "number", "true or false"
     ]  # fmt: skip
+
+
+def test_a_number_that_is_shown_has_its_plural_from_counted() -> None:
+    """No message says "1 images"."""
+    assert [counted(n, thing) for n, thing in ((0, "class"), (1, "box"), (1200, "batch"), (2, "core"))] == [
+        "0 classes", "1 box", "1,200 batches", "2 cores",
+    ]  # fmt: skip
+    nouns = "images|samples|classes|boxes|files|rows|columns|lines|runs|starts|settings|threads|tensors|parameters"
+    plural = re.compile(rf" (other |more |broken )?({nouns})\b(?!/)")
+    found = []
+    for file in (file for package in (masksup, launch) for file in Path(package.__path__[0]).rglob("*.py")):
+        for text in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.JoinedStr)):
+            pairs = [(a, b) for a, b in pairwise(text.values) if isinstance(b, ast.Constant)]
+            found += [f"{file}: {{{ast.unparse(a)}}}{b.value}" for a, b in pairs if plural.match(str(b.value))]
+    assert not found, "\n".join(found)

@@ -164,7 +164,7 @@ def test_another_size_of_a_vit_is_said_to_be_another_model(tmp_path: Path, capsy
 def test_a_preset_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path / "v.pth", originals.CSRAViT(192, 12, 64, 14, 1).state_dict())
     message = refusal(capsys, [str(file), "--preset", "msl_v_wider"], tmp_path / "run")
-    assert "14 classes, 1 head, 64 px; expected CSRA or MSL on a ViT, 14 classes, 1 heads, 224 px" in message
+    assert "14 classes, 1 head, 64 px; expected CSRA or MSL on a ViT, 14 classes, 1 head, 224 px" in message
 
 
 def test_the_layout_at_448_is_refused_or_assumed_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,9 @@ def test_it_goes_on_at_the_block_it_was_stopped_at(
 
 
 @pytest.mark.parametrize("score", [Pairs, Counts])
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     starts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=4),
     minutes=st.sampled_from([0, NEVER]),

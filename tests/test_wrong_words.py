@@ -222,7 +222,7 @@ def test_names_with_commas_can_be_told_apart_and_asked_for() -> None:
 
 
 def test_numbers_stand_with_their_noun() -> None:
-    assert [counted(n, "class", "classes") for n in (0, 1, 1200)] == ["0 classes", "1 class", "1,200 classes"]
+    assert [counted(n, "class") for n in (0, 1, 1200)] == ["0 classes", "1 class", "1,200 classes"]
 
 
 @pytest.mark.parametrize(

@@ -27,24 +27,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from masksup.base.files import as_json
 from masksup.base.place import Place
 from masksup.config.load import validate
 from masksup.config.schema import Config
 from masksup.data.sampler import share_of
-from masksup.engine.build import new_method, new_network
-from masksup.engine.optim import build_optimizer, set_rates
+from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.parallel.zero_settings import import_deepspeed
-from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.precision import choose_device, choose_dtype, set_numerics
 from masksup.engine.step import Stepper
 from masksup.runtime.checkpoint import State
 from masksup.runtime.gpus import choose_backend, take_gpu
+from tools.bare_loop import bare_loop, resident_batch, resident_method
 
-CLASSES = 20
 Engine = tuple[str, int]  # name, ZeRO stage
 
 
@@ -145,7 +142,7 @@ def _start(config: Config, args: argparse.Namespace, device: torch.device) -> di
     whole = _Trainer(config, args, device)
     result: dict[str, Any] = {"losses": [whole.loss(step) for step in range(args.steps)], "digest": whole.digest()}
     result["memory"] = _memory(device) - before
-    result |= _time(whole, [_bare(config, args, device) for _ in range(2)], args)
+    result |= _time(whole, [bare_loop(config, args, device) for _ in range(2)], args)
     begun = _Trainer(config, args, device)
     for step in range(args.steps // 2):
         begun.step(step)
@@ -166,7 +163,7 @@ class _Trainer:
     """The trainer's step by the engine that is measured."""
 
     def __init__(self, config: Config, args: argparse.Namespace, device: torch.device) -> None:
-        method, dtype = _method(config, device), choose_dtype(config.precision, device)
+        method, dtype = resident_method(config, device), choose_dtype(config.precision, device)
         place = Place(args.rank, args.world, args.rank, args.world, "torchrun")
         self.stepper = Stepper(make_engine(config, method, device, dtype, place), device, config.seed)
         blocks = config.parallel.sum == "tree"
@@ -175,7 +172,7 @@ class _Trainer:
 
     def step(self, step: int) -> Tensor:
         """One step; this rank's part of its loss."""
-        batches = [_batch(self.args, step, index) for index in self.share.indices]
+        batches = [resident_batch(self.args, step, index) for index in self.share.indices]
         if not self.warm:
             self.stepper.warm_up(batches[0], step, 0.0)
             self.warm = True
@@ -199,34 +196,6 @@ class _Trainer:
         return digests
 
 
-def _bare(config: Config, args: argparse.Namespace, device: torch.device) -> Callable[[int], Tensor]:
-    """What one would write in twenty lines around DDP: the same network, loss, optimiser and micro-batches."""
-    method = _method(config, device)
-    network = DistributedDataParallel(
-        method.network, device_ids=None if device.type == "cpu" else [torch.cuda.current_device()]
-    )
-    optimizer = build_optimizer(config.optim, method.network)
-    dtype = choose_dtype(config.precision, device)
-
-    each = args.micro_batches // args.world
-
-    def step(number: int) -> Tensor:
-        total = torch.zeros((), device=device)
-        for index in range(each):
-            batch = _batch(args, number, args.rank + index * args.world)
-            network.require_backward_grad_sync = index == each - 1
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = network(batch["image"].to(device))
-            loss = F.binary_cross_entropy_with_logits(logits, batch["target"].to(device).float()) / each
-            torch.autograd.backward(loss)
-            total += loss.detach()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return total
-
-    return step
-
-
 def _time(ours: _Trainer, bare: list[Callable[[int], Tensor]], args: argparse.Namespace) -> dict[str, float]:
     """Medians over rounds of interleaved steps: of ours over the first bare loop, and of the second over the first."""
     ratios: list[float] = []
@@ -244,22 +213,6 @@ def _time(ours: _Trainer, bare: list[Callable[[int], Tensor]], args: argparse.Na
         ratios.append(seconds[0] / seconds[1])
         floors.append(seconds[2] / seconds[1])
     return {"ratio": statistics.median(ratios), "floor": statistics.median(floors)}
-
-
-def _method(config: Config, device: torch.device) -> Any:
-    network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
-    return new_method(config, network, CLASSES, None).to(device).train()
-
-
-def _batch(args: argparse.Namespace, step: int, index: int) -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(1000 * step + index)
-    images = torch.randint(0, 256, (args.micro, 3, args.size, args.size), dtype=torch.uint8, generator=draw)
-    return {
-        "image": images.to(memory_format=torch.channels_last),
-        "target": torch.randint(0, 2, (args.micro, CLASSES), dtype=torch.int8, generator=draw),
-        "sample": torch.arange(args.micro),
-        "position": torch.arange(args.micro),
-    }
 
 
 def _config(args: argparse.Namespace) -> Config:

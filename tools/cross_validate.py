@@ -40,7 +40,7 @@ Setting = tuple[str, ...]  # its overrides, such as ("optim.lr=0.01", "optim.wei
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, best first, and write DIR/cross_validation.json. Exit status 2 for a mistake in the input."""
     args = _parser().parse_args(argv)
-    return status_of("cross_validate", lambda: _cross_validate(args))
+    return status_of("cross_validate", _cross_validate, args)
 
 
 def _parser() -> argparse.ArgumentParser:

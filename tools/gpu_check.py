@@ -26,7 +26,7 @@ from tools.gpu_checks.steps import steps_for
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    return status_of("gpu_check", lambda: _main(args))
+    return status_of("gpu_check", _main, args)
 
 
 def _main(args: argparse.Namespace) -> int:

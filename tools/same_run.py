@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("b", type=Path, metavar="B", help="that of another one")
     parser.add_argument("--step", type=int, metavar="N", help="compare the runs as they were after this step")
     args = parser.parse_args(argv)
-    return status_of("same_run", lambda: _main(args.a, args.b, args.step))
+    return status_of("same_run", _main, args.a, args.b, args.step)
 
 
 def _main(a: Path, b: Path, step: int | None) -> int:

@@ -61,7 +61,7 @@ def new_stepper(config: Config, classes: int, device: torch.device | None = None
 
 def resident_batch(config: Config, classes: int, device: torch.device, seed: int = 0) -> dict[str, Tensor]:
     """A synthetic micro-batch that lies on `device`: this times the step, not the loader."""
-    count, size = config.batch.micro_size, config.model.size
+    count, size = config.batch.micro_size, config.train_size
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     targets = torch.rand(count, classes, generator=generator) < 1.5 / classes  # as many classes as in VOC

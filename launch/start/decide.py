@@ -8,6 +8,7 @@ from typing import Any
 from launch.cluster.resources import Resources
 from launch.cluster.slurm import complaint
 from launch.start.ledger import Start
+from masksup.base.exhausted import LESS
 from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
 
@@ -50,7 +51,7 @@ def outcome(left: Left, resources: Resources) -> str:
         return "cancelled"
     if left.hopeless and statuses <= {DONE, STOPPED}:
         return "hopeless"
-    if USER_ERROR in statuses or (not left.exits and refused_for_good(left.srun)):
+    if USER_ERROR in statuses or (not left.exits and refused_for_good(left.srun)) or memory_was_used_up(left.srun):
         return "wrong"
     if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
         near = left.seconds >= resources.limit_seconds - resources.signal_seconds - _COARSE_S
@@ -63,11 +64,14 @@ def outcome(left: Left, resources: Resources) -> str:
 def first_error(left: Left) -> str | None:
     """The most telling line of the ranks: a mistake in the input, else the first that is not about a peer."""
     rows = [(rank, row) for rank, row in sorted(left.exits.items()) if row.get("error")]
+    missing = sorted(set(range(left.world)) - set(left.exits))
+    if memory_was_used_up(left.srun) and not any(row["status"] == USER_ERROR for _, row in rows):
+        who = f"rank {missing[0]} was" if missing else "a process of a rank was"
+        return f"out of memory: {who} killed, for the job has no more; {LESS}; or ask the cluster for more memory"
     if rows:
         rows.sort(key=lambda item: (item[1]["status"] != USER_ERROR, _about_a_peer(item[1]["error"]), item[1]["time"]))
         rank, row = rows[0]
         return f"rank {rank} on {row['host']}: {row['error']}"
-    missing = sorted(set(range(left.world)) - set(left.exits))
     said = complaint(left.srun).removeprefix("srun: ")
     if not left.exits and refused_for_good(left.srun):
         return f"srun: {said}"
@@ -90,6 +94,11 @@ _FOR_GOOD = re.compile(
 def refused_for_good(said: str) -> bool:
     """Whether srun refused what it was asked for, and not only could not start it now."""
     return _FOR_GOOD.search(said) is not None
+
+
+def memory_was_used_up(said: str) -> bool:
+    """Whether SLURM says that the kernel killed a process of the step for its memory: the same would happen again."""
+    return re.search(r"oom[-_ ]?kill|\bout of memory\b", said, re.I) is not None
 
 
 def _about_a_peer(error: str) -> bool:

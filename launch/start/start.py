@@ -122,7 +122,8 @@ def _ranks(folder: Folder, start: Start, resources: Resources, start_ranks: Star
     command = rank_command(resources, f"launch.start.{'keeper' if keeps else 'rank'}", [str(folder.run)])
     home = sweep_of(folder.run)
     columns = {"MASKSUP_HPARAMS": ",".join(swept_keys(home))} if home is not None else {}
-    return start_ranks(command, variables(start, resources, before) | columns, folder, start)
+    most = {"MASKSUP_MOST_RANKS": str(job_resources(folder).world)}
+    return start_ranks(command, variables(start, resources, before) | columns | most, folder, start)
 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:

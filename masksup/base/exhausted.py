@@ -8,6 +8,11 @@ import shutil
 
 from masksup.errors import JobError, UserError
 
+LESS = (
+    "a smaller batch.micro or model.grad_checkpointing=true needs less in training (so does parallel.sum=ring, where a "
+    "rank has several micro-batches), a smaller eval.batch in scoring, fewer data.workers in both"
+)
+"""What a user can change."""
 _SHARED = "/dev/shm"
 _MEMORY = re.compile(
     r"out of memory|can(?:'|no)t allocate memory|failed to allocate|alloc_failed|bad_alloc|unable to allocate", re.I
@@ -36,11 +41,7 @@ def exhausted(error: BaseException) -> UserError | JobError | None:
             "data.workers, data.prefetch or batch.micro need less"
         )
     if isinstance(error, MemoryError) or _MEMORY.search(text):
-        return UserError(
-            f"out of memory ({_gist(text)}): a smaller batch.micro or model.grad_checkpointing=true needs less in "
-            "training (so does parallel.sum=ring, where a rank has several micro-batches), a smaller eval.batch in "
-            "scoring, fewer data.workers in both"
-        )
+        return UserError(f"out of memory ({_gist(text)}): {LESS}")
     return None
 
 

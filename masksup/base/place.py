@@ -42,6 +42,11 @@ class Place:
 ALONE = Place()
 
 
+def most_ranks(place: Place, env: Mapping[str, str] = os.environ) -> int:
+    """Of all starts of this run: what the launcher was asked for, which may be a range of nodes; else those of now."""
+    return max(place.world, _number(env, "MASKSUP_MOST_RANKS", 1))
+
+
 def find_place(env: Mapping[str, str] = os.environ) -> Place:
     """The place that the environment describes. UserError naming a variable that is missing or out of range."""
     if "RANK" in env and "WORLD_SIZE" in env:

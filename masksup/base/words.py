@@ -3,9 +3,10 @@
 import unicodedata
 
 
-def counted(number: int, thing: str, things: str | None = None) -> str:
-    """`number` with its noun: "1 image", "1,200 images". things: the plural, where it is not an s at the end."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+def counted(number: int, thing: str) -> str:
+    """`number` with its noun: "1 image", "1,200 images", "2 classes"."""
+    ending = "" if number == 1 else "es" if thing.endswith(("s", "x", "ch")) else "s"
+    return f"{number:,} {thing}{ending}"
 
 
 def kind_of(value: object) -> str:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from masksup.base.words import counted
 from masksup.errors import UserError
 
 AIMS = "f1, precision=P, recall=R or budget=K"
@@ -46,5 +47,5 @@ def parse_aim(text: str, classes: int) -> Aim:
         return Aim("budget", value)
     raise UserError(
         f"--aim: found '{text}', expected {AIMS}: P above 0 and below 1, R above 0 and at most 1, K above 0 and at "
-        f"most the {classes} classes"
+        f"most the {counted(classes, 'class')}"
     )

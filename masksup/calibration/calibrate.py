@@ -80,7 +80,7 @@ def calibrate(
     refuse_unwritable(trained.run)
     part = part_to_fit(trained, data)
     set_numerics(trained.config.precision)
-    log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
+    log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {counted(len(part), 'sample')}")
     samples = _readable(part, predict_alone(trained, part))
     _refuse_too_little(samples, wanted)
     plan = FitPlan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
@@ -162,8 +162,8 @@ def part_to_fit(trained: Trained, data: Path | None) -> Part:
         if len(shared) and not (named.allow_leak and key == "data.train"):
             why = "was trained on" if key == "data.train" else "is tested on"
             raise UserError(
-                f"--data: {len(shared)} of {len(part)} samples lie in images that the run {why} ({key}: {name}); "
-                "expected images that it has not seen"
+                f"--data: {len(shared)} of {counted(len(part), 'sample')} lie in images that the run {why} "
+                f"({key}: {name}); expected images that it has not seen"
             )
     return part
 

@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from masksup.base.log import console, log
+from masksup.base.words import counted
 from masksup.calibration.cross_validation import RULES
 
 
@@ -69,7 +70,7 @@ def remarks(facts: dict[str, Any]) -> list[str]:
     shared = facts["shared"]
     if sharing and shared["threshold"] is not None:
         bounds = "" if None in shared["bounds"] else " ({:.3f}-{:.3f})".format(*shared["bounds"])
-        lines.append(f"{len(sharing)} classes share the threshold {shared['threshold']:.3f}{bounds}")
+        lines.append(f"threshold {shared['threshold']:.3f}{bounds} for {counted(len(sharing), 'class')} together")
     lines += _unreached(facts)
     given = [name for name, row in facts["classes"].items() if row["origin"] == "given"]
     if given:

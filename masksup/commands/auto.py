@@ -79,6 +79,7 @@ def _check(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     from masksup.base.log import console, log
     from masksup.data.split import whole
+    from masksup.models.backbones import takes_any_side
     from masksup.selection.climb import Budget, Climb, climb
     from masksup.selection.data import indexes
     from masksup.selection.facts import facts_of
@@ -90,7 +91,7 @@ def _search(args: argparse.Namespace) -> None:
     facts = facts_of(whole(train_index), args.folds)
     for line in facts.lines():
         log.info(line)
-    start = Start(args.backbone, args.weights, args.size, args.seed)
+    start = Start(args.backbone, args.weights, args.size, args.seed, takes_any_side(args.backbone, args.size))
     budget = Budget(None if args.trials else args.minutes or MINUTES, args.trials)
     options = {name: getattr(args, name) for name in ("backbone", "weights", "size", "seed", "folds")}
     options |= {"settings": list(args.overrides), "test": test_index.hash if test_index else None}

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from masksup.base.words import counted
 from masksup.errors import UserError
 
 
@@ -112,5 +113,5 @@ def _count(text: str) -> int:
 def _three(text: str) -> tuple[float, ...]:
     values = tuple(_finite(part) for part in text.split(","))
     if len(values) != 3:
-        raise argparse.ArgumentTypeError(f"found {len(values)} values, expected three")
+        raise argparse.ArgumentTypeError(f"found {counted(len(values), 'value')}, expected three")
     return values

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from masksup.base.words import counted
 from masksup.commands.options import add_model, model_of
 from masksup.errors import UserError
 
@@ -38,5 +39,5 @@ def run(args: argparse.Namespace) -> None:
     fitted = f"thresholds for {decisions.aim}" if decisions.fitted else "no thresholds were fitted (masksup calibrate)"
     log.info(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, {trained.checkpoint} ({trained.weights} weights), "
-        f"{len(trained.classes)} classes, {fitted}"
+        f"{counted(len(trained.classes), 'class')}, {fitted}"
     )

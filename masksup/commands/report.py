@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masksup.base.words import counted
 from masksup.errors import UserError
 from masksup.saved.running import Running, add_running, running_of
 
@@ -45,7 +46,7 @@ def _target(paths: list[Path], out: Path | None) -> Path:
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"{paths[-1]}: found a run twice, expected each once")
     if len(paths) > MOST_RUNS:
-        raise UserError(f"found {len(paths)} runs, expected at most {MOST_RUNS} side by side")
+        raise UserError(f"found {counted(len(paths), 'run')}, expected at most {MOST_RUNS} side by side")
     target = out or (paths[0] / "report.html" if len(paths) == 1 and paths[0].is_dir() else Path("report.html"))
     if target.suffix not in (".html", ".htm"):
         raise UserError(f"--out: found '{target.name}', expected a name that ends in .html")

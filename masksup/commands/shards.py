@@ -11,6 +11,8 @@ import argparse
 import re
 from pathlib import Path
 
+from masksup.base.words import counted
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -31,11 +33,14 @@ def run(args: argparse.Namespace) -> None:
 
     index = open_index(args.index)
     if args.check:
-        print(f"{args.index}: {check_shards(index)} images are as they were when the data were prepared")
+        print(f"{args.index}: {counted(check_shards(index), 'image')}, as when the data were prepared")
         return
     packed = pack_index(index, args.out, args.shard_size, print)
     assert packed.shards is not None
-    print(f"{args.out}: {packed.images} images in {len(packed.shards.names)} shards, hash {packed.hash[:12]} as before")
+    print(
+        f"{args.out}: {counted(packed.images, 'image')} in {counted(len(packed.shards.names), 'shard')}, "
+        f"hash {packed.hash[:12]} as before"
+    )
 
 
 def _bytes(text: str) -> int:

@@ -27,7 +27,8 @@ def read_recorded(file: Path) -> Config:
 
 def following(config: Config, other: Config) -> Config:
     """`config`, with the value of the other wherever it leaves the choice to the program."""
-    values = {key: getattr(getattr(other, key[0]), key[1]) for key in (*_BEFORE, ("precision", "threads"))}
+    keys = (*_BEFORE, ("precision", "threads"), ("batch", "micro"))
+    values = {key: getattr(getattr(other, key[0]), key[1]) for key in keys}
     left = {key: v for key, v in values.items() if getattr(getattr(config, key[0]), key[1]) in ("auto", 0)}
     return _with(config, left)
 
@@ -44,6 +45,11 @@ def with_sum(config: Config) -> Config:
 def with_threads(config: Config, threads: int) -> Config:
     """`config` with the number of threads that its first start has found."""
     return _with(config, {("precision", "threads"): threads})
+
+
+def with_micro(config: Config, micro: int) -> Config:
+    """`config` with the micro-batch that its first start has found."""
+    return _with(config, {("batch", "micro"): micro})
 
 
 def with_head_start(config: Config) -> Config:

@@ -29,6 +29,9 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
         (c.model.frozen and c.optim.layer_decay != 1,
          f"optim.layer_decay: found {c.optim.layer_decay:g}, but model.frozen trains a head alone; set it to 1"),
         (c.eval.weights == "ema" and c.ema.decay == 0, "eval.weights: ema, but ema.decay is 0 (off)"),
+        (c.augment.size is not None and c.method.name != "baseline",
+         f"augment.size: found {c.augment.size}, but method {c.method.name} is made for images of model.size; expected "
+         "null, or method.name baseline"),
         (c.augment.scale[0] > c.augment.scale[1], "augment.scale: the first number is above the second"),
         (c.augment.ratio[0] > c.augment.ratio[1], "augment.ratio: the first number is above the second"),
         (c.augment.longer_side[0] > c.augment.longer_side[1],
@@ -89,6 +92,7 @@ def _of_lora(c: Config) -> list[tuple[bool, str]]:
 def _of_frozen_features(c: Config) -> list[tuple[bool, str]]:
     frozen = "does not go with model.frozen, whose features are computed once; set model.frozen=false or"
     return [
+        (c.augment.size is not None, f"augment.size: {c.augment.size} {frozen} augment.size=null"),
         (c.augment.crop != "squish", f"augment.crop: {c.augment.crop} {frozen} augment.crop=squish"),
         (c.augment.color_jitter is not None,
          f"augment.color_jitter: {frozen} augment.color_jitter=null"),
@@ -119,7 +123,7 @@ def too_many_ranks(c: Config, world: int) -> str | None:
     """Why so many ranks are more than the micro-batches of a step; None where they are not."""
     if c.optim.name == "lbfgs":  # rank 0 solves the head, and the others share the scoring
         return None
-    count = c.batch.global_ // c.batch.micro_size
+    count = c.batch.micro_batches
     if world <= count:
         return None
     return (
@@ -139,7 +143,7 @@ def refuse_zero(c: Config, world: int) -> None:
     """UserError where so many ranks do not divide the micro-batches of a step: ZeRO communicates in each of them."""
     if c.parallel.engine != "deepspeed" or c.parallel.zero_stage == 0:
         return
-    count = c.batch.global_ // c.batch.micro_size
+    count = c.batch.micro_batches
     if count % world:
         near = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: abs(n - world))
         raise UserError(

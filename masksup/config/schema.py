@@ -117,6 +117,9 @@ class Augment(Section):
 
     on_resume: ClassVar = OnResume.REFUSED
 
+    size: Count | None = None
+    """Side of a training image in px; null: `model.size`, at which every other image is looked at. Random parts make
+    objects larger in training than in scoring, which a smaller side here makes up for (Touvron et al. 2019)."""
     crop: Literal["squish", "random_resized", "random_placed"] = "squish"
     """Resize to the square input; cut out a random part first; or, as Puzzle-CAM, resize to a random longer side and
     place the image, or a part of it, at random on a square of one colour."""
@@ -288,12 +291,18 @@ class Batch(Section):
 
     global_: Annotated[int, Field(ge=1, alias="global")] = 16
     """Samples an optimiser step."""
-    micro: Count | None = None
-    """Samples a forward pass; None: the whole batch at once. Must divide `global`."""
+    micro: Count | Literal["auto"] | None = None
+    """Samples a forward pass; None: the whole batch at once. Must divide `global`. auto: as many as fit into memory, at
+    most the share of a rank; found once, before the first step, and kept by the run."""
 
     @property
     def micro_size(self) -> int:
-        return self.micro or self.global_
+        return self.micro if isinstance(self.micro, int) else self.global_
+
+    @property
+    def micro_batches(self) -> int:
+        """Of a step, at most."""
+        return self.global_ if self.micro == "auto" else self.global_ // self.micro_size
 
 
 class Precision(Section):
@@ -448,6 +457,11 @@ class Config(Section):
     eval: Evaluation = Evaluation()
     checkpoint: Checkpoints = Checkpoints()
     log: Log = Log()
+
+    @property
+    def train_size(self) -> int:
+        """Side of a training image in px."""
+        return self.augment.size or self.model.size
 
     @property
     def eval_weights(self) -> Literal["live", "ema"]:

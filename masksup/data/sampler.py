@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from masksup.base.random import Int64s, permuted, uniform
+from masksup.base.words import counted
 from masksup.errors import UserError
 
 LastBatch = Literal["continue", "partial", "drop"]
@@ -48,7 +49,7 @@ class Plan:
             )
         if self.last_batch == "drop" and self.samples < self.global_batch:
             raise UserError(
-                f"data.last_batch: found 'drop' with {self.samples} samples, "
+                f"data.last_batch: found 'drop' with {counted(self.samples, 'sample')}, "
                 f"expected at least one full batch of {self.global_batch}"
             )
         assert self.cumulative is None or len(self.cumulative) == self.samples

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import open_regular, refuse_special
+from masksup.base.words import counted
 from masksup.errors import UserError
 
 # Column -> dtype: where each image lies. They are no part of the index's hash, which identifies what is scored.
@@ -85,7 +86,9 @@ class Shards:
         if len(data) != length + BLOCK:
             raise UserError(f"{path}: found its end within '{name}' (bytes {offset} to {offset + length}), {_AGAIN}")
         if not _same_member(data[:BLOCK], tar_header(name, length)[-BLOCK:]):
-            raise UserError(f"{path}: found something else than '{name}' ({length} bytes) at byte {offset}, {_AGAIN}")
+            raise UserError(
+                f"{path}: found something else than '{name}' ({counted(length, 'byte')}) at byte {offset}, {_AGAIN}"
+            )
         return data[BLOCK:]
 
 
@@ -108,7 +111,7 @@ class _Descriptors:
         found = os.fstat(descriptor).st_size
         if found != size:
             os.close(descriptor)
-            raise UserError(f"{path}: found {found} bytes, expected {size} (pack the index again)")
+            raise UserError(f"{path}: found {counted(found, 'byte')}, expected {size} (pack the index again)")
         self._of[path] = descriptor
         if len(self._of) > OPEN_SHARDS:
             os.close(self._of.popitem(last=False)[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.words import counted
 from masksup.config.schema import Augment, Config, Data
 from masksup.data.dataset import TrainDataset
 from masksup.data.folds import folds_of
@@ -87,7 +88,9 @@ def open_source(data: Data, seed: int) -> Source:
     test = whole(open_index(Path(data.test))) if data.test else None
     if data.folds:
         if data.folds > len(train):
-            raise UserError(f"data.folds: found {data.folds}, expected at most the {len(train)} samples of data.train")
+            raise UserError(
+                f"data.folds: found {data.folds}, expected at most the {counted(len(train), 'sample')} of data.train"
+            )
         fold_N = folds_of(train.index, data.folds, seed)
         scored = Part(train.index, np.flatnonzero(fold_N == data.fold))
         train = Part(train.index, np.flatnonzero(fold_N != data.fold))
@@ -117,13 +120,13 @@ def make_plan(config: Config, train: Part) -> Plan:
 
 def train_dataset(config: Config, train: Part, plan: Plan) -> TrainDataset:
     """What stands at each position of `plan`, augmented."""
-    transform = train_transform(transform_settings(config.augment), config.model.size)
+    transform = train_transform(transform_settings(config.augment), config.train_size)
     data = config.data
     return TrainDataset(train.index, transform, plan, data.ignored, data.max_pixels, data.broken_budget, train.chosen)
 
 
 def transform_settings(augment: Augment) -> TransformSettings:
-    return TransformSettings(**augment.model_dump())
+    return TransformSettings(**augment.model_dump(exclude={"size"}))
 
 
 def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose: str) -> None:
@@ -146,7 +149,7 @@ def _refuse_leak(key: str, scored: Part, train: Part) -> None:
     if len(leaked):
         example = scored.index.where(int(scored.numbers(leaked[:1])[0]))
         raise UserError(
-            f"{key}: {len(leaked)} of {len(scored)} samples lie in images that data.train holds too "
+            f"{key}: {len(leaked)} of {counted(len(scored), 'sample')} lie in images that data.train holds too "
             f"(such as {example}), so their score would mean nothing; set data.allow_leak=true to go on"
         )
 

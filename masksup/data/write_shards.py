@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import naming, partial_name, sync, to_disk
+from masksup.base.words import counted
 from masksup.data.index import Index, open_index, read_header
 from masksup.data.shards import BLOCK, FOLDER, LOCATIONS, digest_of, tar_header
 from masksup.data.write_index import header_text, publish
@@ -70,7 +71,7 @@ def _write_shards(
         (folder / "next").rename(folder / name)
         image = len(members)
         shards.append({"name": name, "bytes": size})
-        said(f"{name}: {size:,} bytes, {image} of {index.images} images")
+        said(f"{name}: {counted(size, 'byte')}, {image} of {counted(index.images, 'image')}")
     sync(folder)
     return members, shards
 

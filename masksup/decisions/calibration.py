@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.words import kind_of
+from masksup.base.words import counted, kind_of
 from masksup.errors import UserError, nearest
 from masksup.metrics.pairs import probabilities
 
@@ -98,7 +98,7 @@ class Isotonic:
     def check(self, where: str, classes: int) -> None:
         for name, rows in self.parameters().items():
             if len(rows) != classes:
-                raise UserError(f"{where}.{name}: found {len(rows)} rows, expected {classes}, one a class")
+                raise UserError(f"{where}.{name}: found {counted(len(rows), 'row')}, expected {classes}, one a class")
         for c, (x, y) in enumerate(zip(self.logits, self.probabilities)):
             numbers(f"{where}.logits[{c}]", list(x), max(len(y), 1))
             numbers(f"{where}.probabilities[{c}]", list(y), len(x), within=(0, 1))

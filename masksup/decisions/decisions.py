@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import parse_json, read_json, unsealed, write_sealed
-from masksup.base.words import is_name
+from masksup.base.words import counted, is_name
 from masksup.decisions.calibration import Calibration, Uncalibrated, calibration_from_json, fields, number, numbers
 from masksup.errors import UserError, nearest
 
@@ -74,14 +74,14 @@ class Decisions:
     def probabilities(self, logits_NC: NDArray[Any]) -> NDArray[np.float64]:
         """Calibrated probabilities float64 N x C of logits N x C of any float type. UserError where one is NaN."""
         assert logits_NC.ndim == 2, logits_NC.shape
-        assert logits_NC.shape[1] == len(self.classes), f"{logits_NC.shape[1]} logits, {len(self.classes)} classes"
+        assert logits_NC.shape[1] == len(self.classes), (logits_NC.shape, self.classes)
         probabilities_NC = self.calibration(logits_NC)
         wrong_NC = np.isnan(probabilities_NC)
         if wrong_NC.any():  # below every threshold, so that they would read as "absent"
             raise UserError(
                 f"the network's output: found NaN for class '{self.classes[int(wrong_NC.any(0).argmax())]}' of "
-                f"{int(wrong_NC.any(1).sum())} of {len(wrong_NC)} images, expected numbers; take other weights "
-                "(its training diverged, or the precision is too low for it)"
+                f"{int(wrong_NC.any(1).sum())} of {counted(len(wrong_NC), 'image')}, expected numbers; take other "
+                "weights (its training diverged, or the precision is too low for it)"
             )
         return probabilities_NC
 
@@ -122,7 +122,7 @@ class Decisions:
         own, shared, given = (self.origins.count(origin) for origin in ("own", "shared", "given"))
         return (
             f"thresholds for {self.aim}, calibration {self.calibration.kind}, fitted on {self.fitted.data}: "
-            f"{own} classes have their own, {shared} share one{f', {given} were given' if given else ''}"
+            f"{counted(own, 'class')} by itself, {shared} together{f', {given} given' if given else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -153,7 +153,9 @@ class Decisions:
                     f"{where}: classes: found {name!a}, expected 1 to 200 letters without control characters"
                 )
         if not classes or len(set(classes)) < len(classes):
-            raise UserError(f"{where}: classes: found {len(classes)} names, expected at least one and each once")
+            raise UserError(
+                f"{where}: classes: found {counted(len(classes), 'name')}, expected at least one and each once"
+            )
         origins = _strings(given["origins"], f"{where}: origins")
         if len(origins) != len(classes) or not set(origins) <= set(ORIGINS):
             raise UserError(f"{where}: origins: found {list(origins)}, expected one of {', '.join(ORIGINS)} a class")

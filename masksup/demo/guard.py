@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from masksup.base.words import counted
+
 NAMES = {"127.0.0.1", "localhost"}  # with any port: a tunnel may end at another one
 _REFUSAL = b"masksup demo answers on http://127.0.0.1 and http://localhost alone, and to its own pages\n"
 
@@ -35,7 +37,9 @@ class AtMost:
             await self.app(scope, receive, send)
         else:
             await _answer(
-                send, 413 if length.isdigit() else 411, f"at most {self.most} bytes, and their number\n".encode()
+                send,
+                413 if length.isdigit() else 411,
+                f"at most {counted(self.most, 'byte')}, and their number\n".encode(),
             )
 
 

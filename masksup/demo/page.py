@@ -73,7 +73,7 @@ class Page:
         with ui.element("main").classes("page"):
             ui.label(trained.checkpoint.split("/")[0]).classes("text-2xl font-bold")
             how = f"thresholds for {decisions.aim}" if decisions.aim else f"threshold {self.thresholds[0]:g}"
-            ui.label(f"{counted(len(self.names), 'class', 'classes')}; {how}. Pictures stay on this machine.").classes(
+            ui.label(f"{counted(len(self.names), 'class')}; {how}. Pictures stay on this machine.").classes(
                 "faint q-mb-md"
             )
             with ui.element("div").classes("columns"):

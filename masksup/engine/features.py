@@ -4,8 +4,6 @@ Beside each file stands its sha256, in the format of sha256sum. Rank 0 compares 
 rank reads; features that are not whole are computed again.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masksup.base.files import naming, open_regular, partial_name, read_regular, refuse_special, write_atomically
+from masksup.base.files import (
+    file_sha256,
+    json_sha256,
+    naming,
+    partial_name,
+    read_regular,
+    refuse_special,
+    write_atomically,
+)
 from masksup.base.random import uniform
+from masksup.base.words import counted
 from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader
@@ -62,7 +69,7 @@ def room_for_features(
     images, tokens, width = sum(n for _, n in missing.values()), network.backbone.grid**2, network.backbone.width
     needed = images * tokens * width * np.dtype(np.float32).itemsize
     mirrored = " and mirror images" if any(view == "flipped" for view, _ in missing.values()) else ""
-    shown = f"{images:,} images{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
+    shown = f"{counted(images, 'image')}{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
     if needed > config.model.features_limit_gb * 1e9:
         raise UserError(
             f"model.features_limit_gb: the features would take {shown}, expected at most "
@@ -100,7 +107,10 @@ def compute_features(
         if problem is not None:
             if path.exists():
                 said(f"{path}: {problem}; these features are computed again")
-            said(f"computing the {view} features of {part.index.name} {part.index.split} ({len(part.index)} samples)")
+            said(
+                f"computing the {view} features of {part.index.name} {part.index.split} "
+                f"({counted(len(part.index), 'sample')})"
+            )
             _compute(network, part, config, path, device, dtype, view == "flipped")
         views[view] = np.lib.format.open_memmap(path, mode="r")
     network.train(training)
@@ -126,7 +136,7 @@ def _problem(path: Path, samples: int, check: bool) -> str | None:
     except Exception as error:  # numpy evaluates the head of the file, which may fail in any way
         return f"cannot be read ({error})"
     if maps.ndim != 4 or len(maps) != samples or maps.dtype != np.float32 or not maps.flags.c_contiguous:
-        return f"found {maps.dtype} {list(maps.shape)}, expected float32 maps of {samples} samples"
+        return f"found {maps.dtype} {list(maps.shape)}, expected float32 maps of {counted(samples, 'sample')}"
     sums = _sums(path)
     if check and sums.exists() and read_regular(sums).decode("ascii", "replace") != _sum_line(path):
         return f"its sha256 is not the one in {sums.name}"
@@ -139,8 +149,7 @@ def _sums(path: Path) -> Path:
 
 def _sum_line(path: Path, content: Path | None = None) -> str:
     """What stands in the file of the hash of `path`; `content`: where its bytes are now."""
-    with open_regular(content or path) as file:
-        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n"
+    return f"{file_sha256(content or path)}  {path.name}\n"
 
 
 def feature_batches(
@@ -235,5 +244,4 @@ def _key(part: Part, config: Config, weights: str, view: str, dtype: str, device
     augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
     facts = [part.index.hash, weights, view, dtype, device, config.eval.batch, model, augment]
     facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return f"{part.index.name}-{part.index.split}-{view}-{digest}"
+    return f"{part.index.name}-{part.index.split}-{view}-{json_sha256(facts)[:16]}"

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from masksup.base.place import Place
+from masksup.base.words import counted
 from masksup.engine.ema import MovingAverage, copy_values
 from masksup.engine.rank_buffers import apart
 from masksup.engine.step import Stepper
@@ -95,8 +96,8 @@ def refuse_other_model(own: dict[str, Tensor], weights: dict[str, Tensor], origi
     if wrong or extra:
         examples = ", ".join((wrong + extra)[:3])
         raise UserError(
-            f"{origin}: is of another model: {len(wrong)} of {len(own)} tensors are missing or of another shape or "
-            f"kind and {len(extra)} are unknown (such as {examples})"
+            f"{origin}: is of another model: {len(wrong)} of {counted(len(own), 'tensor')} missing or of another shape "
+            f"or kind, {len(extra)} unknown (such as {examples})"
         )
 
 

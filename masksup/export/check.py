@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.base.random import draws
+from masksup.base.words import counted
 from masksup.data.dataset import EvalDataset
 from masksup.data.decode import decode
 from masksup.data.index import open_index
@@ -60,7 +61,7 @@ class Check:
     def lines(self) -> list[str]:
         """What was found, for people."""
         found = [
-            f"checked on {self.images} images ({self.source}): largest difference in probability "
+            f"checked on {counted(self.images, 'image')} ({self.source}): largest difference in probability "
             f"{self.largest_difference:.2g}, {100 * self.agreement:.2f} % of the decisions agree"
         ]
         if self.moved:
@@ -168,8 +169,8 @@ def refuse_if_far(check: Check, precision: Precision) -> None:
             )
         if (check.moved or 0) > MOVED * check.images:
             raise UserError(
-                f"the exported mcar looks at other regions in {check.moved} of {check.images} images {where}, "
-                f"expected at most {100 * MOVED:g} %{end}"
+                f"the exported mcar looks at other regions in {check.moved} of {counted(check.images, 'image')} "
+                f"{where}, expected at most {100 * MOVED:g} %{end}"
             )
     elif check.agreement < AGREEMENT[precision] and not check.largest_difference <= NEAR:
         raise UserError(

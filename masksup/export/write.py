@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from masksup.base.files import refuse_unwritable, to_disk, written_whole
 from masksup.base.log import log
+from masksup.base.words import counted
 from masksup.errors import UserError
 from masksup.export import onnx_model
 from masksup.export.card import card_of
@@ -96,7 +97,7 @@ def export(
             f"--precision int8: the file is {100 * len(content) / whole:.0f} % as large as fp32: only matrix products "
             "become int8, and most weights of this network are in convolutions; expected fp16 for a smaller file"
         )
-    log.info(f"{file}: {kind}, {precision}, {len(content) / 1e6:.1f} MB, {len(trained.classes)} classes")
+    log.info(f"{file}: {kind}, {precision}, {len(content) / 1e6:.1f} MB, {counted(len(trained.classes), 'class')}")
     for line in check.lines():
         log.info(f"  {line}")
     return check

@@ -27,7 +27,7 @@ Loaded = list[tuple[Path, NDArray[np.uint8]]]
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 for a mistake in the input."""
     args = _parser().parse_args(argv)
-    return status_of("masksup-run", lambda: run(args))
+    return status_of("masksup-run", run, args)
 
 
 def run(args: argparse.Namespace) -> int:

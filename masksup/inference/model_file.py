@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import open_regular
-from masksup.base.words import reason
+from masksup.base.words import counted, reason
 from masksup.errors import UserError
 from masksup.inference.card import INPUT, KEY, LOGITS, Card, card_from_text
 
@@ -50,7 +50,7 @@ def open_exported(path: Path, device: Device = "cpu", threads: int = 0) -> Expor
     if INPUT not in shapes or shapes[INPUT][0][1:] != [3, size, size] or shapes[INPUT][1] != "tensor(uint8)":
         raise UserError(f"{path}: its input is not uint8 images of 3 x {size} x {size}, as its metadata say")
     if LOGITS not in shapes or shapes[LOGITS][0][1:] != [classes]:
-        raise UserError(f"{path}: its output is not the logits of {classes} classes, as its metadata say")
+        raise UserError(f"{path}: its output is not the logits of {counted(classes, 'class')}, as its metadata say")
     return Exported(card, session)
 
 

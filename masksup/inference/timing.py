@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from masksup.base.words import counted
 from masksup.inference.model_file import Exported, import_onnxruntime
 
 PARTS = ("preparation", "inference", "post-processing")
@@ -33,15 +34,15 @@ class Clock:
 
     def lines(self) -> list[str]:
         """Mean ms an image of each part, without the first batch where there are others; and the memory."""
-        counted = self._batches[1:] or self._batches
-        images = sum(count for count, _ in counted)
+        timed = self._batches[1:] or self._batches
+        images = sum(count for count, _ in timed)
         if not images:
             return ["time: no image was read"]
         left_out = "the first batch left out" if len(self._batches) > 1 else "with the first batch, which sets up"
-        lines = [f"mean ms an image, {images} images, {left_out}:"]
+        lines = [f"mean ms an image, {counted(images, 'image')}, {left_out}:"]
         for name in PARTS:
-            lines.append(f"  {name:<16}{1000 * sum(spent[name] for _, spent in counted) / images:9.3f}")
-        total = sum(sum(spent.values()) for _, spent in counted)
+            lines.append(f"  {name:<16}{1000 * sum(spent[name] for _, spent in timed) / images:9.3f}")
+        total = sum(sum(spent.values()) for _, spent in timed)
         lines.append(f"  {'all':<16}{1000 * total / images:9.3f}   ({images / total:.1f} images/s)")
         return [*lines, f"peak memory of the process: {peak_memory_mib():.0f} MiB"]
 
@@ -57,6 +58,8 @@ def facts(exported: Exported, device: str, threads: int, batch: int) -> list[str
     cores = len(os.sched_getaffinity(0))
     card = exported.card
     return [
-        f"onnxruntime {import_onnxruntime().__version__}, {device}, {threads or cores} threads of {cores} cores",
-        f"{card.precision}, batch {batch}, {card.preprocessing.size} px, {len(card.decisions.classes)} classes",
+        f"onnxruntime {import_onnxruntime().__version__}, {device}, "
+        f"{counted(threads or cores, 'thread')} of {counted(cores, 'core')}",
+        f"{card.precision}, batch {batch}, {card.preprocessing.size} px, "
+        f"{counted(len(card.decisions.classes), 'class')}",
     ]

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from masksup.base.words import reason
 from masksup.errors import UserError
+from masksup.models.backbones import map_side
 from masksup.models.heads.linear import Linear
 from masksup.models.heads.maps import MapHead
 from masksup.models.network import Network
@@ -150,19 +150,4 @@ def map_head(network: Network) -> MapHead:
 
 def tile_grid(network: Network, tile: int) -> int:
     """Side of the feature map of a tile of `tile` pixels, from a rehearsal. UserError if the backbone takes none."""
-    backbone = network.backbone
-    weights = {name: torch.empty_like(p, device="meta") for name, p in backbone.named_parameters()}
-    weights |= {name: torch.empty_like(b, device="meta") for name, b in backbone.named_buffers()}
-    pixels = torch.empty(2, 3, tile, tile, device="meta")
-    training = backbone.training
-    try:
-        x_BDHW = torch.func.functional_call(backbone.eval(), weights, (pixels,))
-    except (AssertionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"method.tile: {backbone.name}, built for {backbone.size} pixels, cannot take tiles of {tile} "
-            f"({reason(error)}); expected {backbone.size}"
-        ) from error
-    finally:
-        backbone.train(training)
-    assert x_BDHW.shape[2] == x_BDHW.shape[3]
-    return int(x_BDHW.shape[2])
+    return map_side(network.backbone, tile, "method.tile", "tiles of ")

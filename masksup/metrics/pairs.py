@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.words import counted
 from masksup.errors import UserError
 
 Scores = NDArray[np.floating[Any]]
@@ -45,6 +46,6 @@ def _refuse(bad_NC: NDArray[np.bool_], found: str, expected: str) -> None:
     bad_N: NDArray[np.bool_] = np.logical_or.reduce(bad_NC, axis=1)
     if bad_N.any():
         raise UserError(
-            f"scores: found {found} in {bad_N.sum()} of {len(bad_N)} samples (first: sample "
+            f"scores: found {found} in {bad_N.sum()} of {counted(len(bad_N), 'sample')} (first: sample "
             f"{bad_N.argmax()}), expected {expected}; has training diverged?"
         )

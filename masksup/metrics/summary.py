@@ -41,7 +41,7 @@ def score(
     Raises UserError for unknown rules and for logits that are NaN.
     """
     check_compat(compat)
-    assert logits_NC.shape[1] == len(classes), f"{logits_NC.shape[1]} columns, {len(classes)} classes"
+    assert logits_NC.shape[1] == len(classes), (logits_NC.shape, classes)
     assert len(set(classes)) == len(classes), "class names repeat"
     if compat != "none" and ap_rule != "area":
         raise UserError(f"compat '{compat}': found AP rule '{ap_rule}', expected 'area', the only one of that code")

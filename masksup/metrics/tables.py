@@ -5,6 +5,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from masksup.base.words import counted
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import COUNTED, THRESHOLD_SCORES, TOP
 
@@ -14,9 +15,9 @@ def headline(summary: dict[str, Any]) -> str:
     protocol = summary["protocol"]
     parts = [
         f"{protocol['ap_rule']} AP",
-        f"{summary['images']} images",
-        f"{summary['scored_classes']} of {summary['classes']} classes",
-        f"{summary['ignored_pairs']} pairs ignored",
+        counted(summary["images"], "image"),
+        f"{summary['scored_classes']} of {counted(summary['classes'], 'class')}",
+        f"{counted(summary['ignored_pairs'], 'pair')} ignored",
     ]
     if protocol["compat"] != "none":
         parts.append(f"rules of the original {protocol['compat']} code")

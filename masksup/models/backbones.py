@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from masksup.base.words import reason
 from masksup.errors import UserError
 from masksup.models.last_stage import unstride_last_stage
 from masksup.models.reflection import reflect_by_slices
@@ -135,10 +136,10 @@ def _create(name: str, arguments: dict[str, Any], last_stage_stride: Literal[1] 
         model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **arguments)
     except TypeError as error:
         if arguments:
-            raise UserError(f"model.backbone_options: {name} does not take them: {_line(error)}") from error
+            raise UserError(f"model.backbone_options: {name} does not take them: {reason(error)}") from error
         raise UserError(f"model.backbone: {name} cannot be built without its classifier") from error
     except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"model.backbone: {name} cannot be built with {arguments}: {_line(error)}") from error
+        raise UserError(f"model.backbone: {name} cannot be built with {arguments}: {reason(error)}") from error
     assert isinstance(model, nn.Module)
     reflect_by_slices(model)
     if last_stage_stride is not None:
@@ -162,7 +163,7 @@ def _output_shape(model: nn.Module, name: str, size: int) -> tuple[int, ...]:
     try:
         output = model(torch.empty(1, 3, size, size, device="meta"))
     except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"model.size: {name} cannot take {size} pixels: {_line(error)}") from error
+        raise UserError(f"model.size: {name} cannot take {size} pixels: {reason(error)}") from error
     return tuple(output.shape) if isinstance(output, Tensor) else ()
 
 
@@ -219,6 +220,30 @@ def _statistics_once(backbone: Backbone, momentum: float | None) -> Callable[[nn
     return before
 
 
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def takes_any_side(name: str, size: int) -> bool:
+    """Whether a timm model built for images of `size` px takes larger ones. UserError where it cannot be built."""
+    backbone = build_backbone(name, size, grad_checkpointing=False, options={})
+    try:
+        map_side(backbone, 2 * size, "model.size")
+    except UserError:
+        return False
+    return True
+
+
+def map_side(backbone: Backbone, side: int, key: str, noun: str = "") -> int:
+    """Side of the map of an image of `side` pixels, from a rehearsal. UserError about `key` where there is none."""
+    weights = {name: torch.empty_like(p, device="meta") for name, p in backbone.named_parameters()}
+    weights |= {name: torch.empty_like(b, device="meta") for name, b in backbone.named_buffers()}
+    pixels = torch.empty(2, 3, side, side, device="meta")
+    training = backbone.training
+    try:
+        x_BDHW = torch.func.functional_call(backbone.eval(), weights, (pixels,))
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{key}: {backbone.name}, built for {backbone.size} pixels, cannot take {noun}{side} ({reason(error)}); "
+            f"expected {backbone.size}"
+        ) from error
+    finally:
+        backbone.train(training)
+    assert x_BDHW.shape[2] == x_BDHW.shape[3]
+    return int(x_BDHW.shape[2])

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from masksup.base.words import reason
 from masksup.errors import UserError
 from masksup.models.originals.paddle_file import read_paddle
 
@@ -46,9 +47,9 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path}: broken safetensors file ({_line(error)})") from error
+        raise UserError(f"{path}: broken safetensors file ({reason(error)})") from error
     except OSError as error:
-        raise UserError(f"{path}: could not be read ({_line(error)})") from error
+        raise UserError(f"{path}: could not be read ({reason(error)})") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -66,7 +67,7 @@ def _read_pickle(path: Path) -> Any:
         with path.open("rb") as file:
             if file.read(1) not in _TORCH_BEGINS:
                 raise UserError(f"{path}: found no torch file, expected one as torch.save writes it") from error
-        raise UserError(f"{path}: broken or truncated torch file ({_line(error)})") from error
+        raise UserError(f"{path}: broken or truncated torch file ({reason(error)})") from error
 
 
 def _refuse_changed(path: Path) -> None:
@@ -77,14 +78,9 @@ def _refuse_changed(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()
     except Exception as error:  # a damaged zip file fails in any way
-        raise UserError(f"{path}: broken torch file ({_line(error)})") from error
+        raise UserError(f"{path}: broken torch file ({reason(error)})") from error
     if changed is not None:
         raise UserError(f"{path}: damaged: the checksum of {changed} does not fit, expected the file as it was written")
 
 
 _READERS = {".safetensors": _read_safetensors, ".pdparams": read_paddle}
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

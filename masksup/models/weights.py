@@ -14,7 +14,7 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from masksup.base.files import file_sha256
-from masksup.base.words import reason
+from masksup.base.words import counted, reason
 from masksup.errors import UserError
 from masksup.models.backbones import Backbone
 from masksup.models.originals.kinds import TITLES, recognise
@@ -45,7 +45,7 @@ class WeightsReport:
         """One line for the log."""
         if not self.matched:
             return f"weights: {self.source}"
-        parts = [f"weights: {self.source}", f"{self.matched} tensors", *self.changed]
+        parts = [f"weights: {self.source}", counted(self.matched, "tensor"), *self.changed]
         if self.dropped:
             parts.append(f"dropped {', '.join(self.dropped[:4])}" + (", ..." if len(self.dropped) > 4 else ""))
         return "; ".join(parts)
@@ -154,7 +154,7 @@ def _resample(state: Tensors, model: nn.Module, target: Tensors) -> list[str]:
         elif key.endswith("relative_position_bias_table") and old.shape[1:] == new.shape[1:]:
             attention: Any = model.get_submodule(key.rpartition(".")[0])
             state[key] = resize_rel_pos_bias_table(old.float(), attention.window_size, new.shape)
-            done.append(f"{key}: {len(old)} rows resampled to {len(new)}")
+            done.append(f"{key}: {counted(len(old), 'row')} resampled to {len(new)}")
     return done
 
 

@@ -12,6 +12,7 @@ from masksup.base.files import refuse_unwritable_file, write_json, written_whole
 from masksup.base.log import console, log, start_logging
 from masksup.base.place import find_place
 from masksup.base.signals import stop_requested
+from masksup.base.words import counted
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part, open_source, refuse_other_classes, whole
@@ -92,14 +93,14 @@ def _eval(
         if group.first:
             files = _files(trained, part, wanted)
         set_numerics(trained.config.precision, group.place.local_world)
-    log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {len(part)} samples")
+    log.info(f"{trained.checkpoint} ({trained.weights} weights) on {part.title}: {counted(len(part), 'sample')}")
     masks = None if masked is None else evaluation_masks(masked, trained.config.model.size, _ids(part))
     config, vote = trained.config, Vote(group)
-    counted = not (wanted.every_score or keeps_pairs(part, config))
-    key = partial(outputs_key, trained.network, config, part, masks, counted, *ready(trained))
+    counts_only = not (wanted.every_score or keeps_pairs(part, config))
+    key = partial(outputs_key, trained.network, config, part, masks, counts_only, *ready(trained))
     unfinished = Unfinished(kept_in, key, group, vote, config.checkpoint.every_minutes, to_the_end=True)
     try:
-        collector: Collector[Outputs | Counted] = Counts(part, config) if counted else Pairs(part, config)
+        collector: Collector[Outputs | Counted] = Counts(part, config) if counts_only else Pairs(part, config)
         outputs = outputs_for(collector, trained, group, masks, unfinished)
     except Stopped:
         return _stopped(unfinished, vote, group)
@@ -169,7 +170,9 @@ def _write(
         log.info(f"scores of every sample: {wanted.predictions}")
     if files is not None:
         write_server_files(files, _ids(part), part.index.classes, _confidence(outputs))
-        log.info(f"for the VOC server: {files.folder / files.prefix}<class>.txt, {len(part.index.classes)} files")
+        log.info(
+            f"for the VOC server: {files.folder / files.prefix}<class>.txt, {counted(len(part.index.classes), 'file')}"
+        )
 
 
 def _show(summary: dict[str, Any], trained: Trained) -> None:
@@ -185,7 +188,7 @@ def _show(summary: dict[str, Any], trained: Trained) -> None:
 def _confidence(outputs: Outputs) -> NDArray[np.float64]:
     """Probabilities; the server wants a number for each image, so what could not be read shows no class."""
     if outputs.broken_N.any():
-        log.warning(f"{int(outputs.broken_N.sum())} images could not be read: their confidences are 0")
+        log.warning(f"{counted(int(outputs.broken_N.sum()), 'image')} could not be read: confidences of 0")
     return np.where(outputs.broken_N[:, None], 0.0, outputs.probabilities_NC)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masksup.base.files import read_json, read_sealed, refuse_special, written_whole
 from masksup.base.log import log
+from masksup.base.words import counted
 from masksup.config.schema import Evaluation
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source, refuse_other_classes, whole
@@ -17,7 +18,7 @@ from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
 from masksup.evaluation.collect import Outputs
 from masksup.evaluation.scores import evaluate
-from masksup.metrics.pairs import Labels, probabilities
+from masksup.metrics.pairs import Labels
 from masksup.report.cost import Cost, cost_of
 from masksup.runtime.metrics_log import read_rows
 from masksup.saved.decisions_of import decisions_for
@@ -67,10 +68,6 @@ class Gathered(Subject):
     def present_NC(self) -> NDArray[np.bool_]:
         """Which classes are predicted."""
         return self.decisions.predicted(self.probabilities_NC)
-
-    def sigmoid_N(self, c: int) -> NDArray[np.float64]:
-        """Uncalibrated probabilities of one class; `outputs.probabilities_NC` makes those of all anew at each use."""
-        return probabilities(self.outputs.logits_NC[:, c])
 
 
 def open_subject(
@@ -170,7 +167,7 @@ def _outputs(trained: Trained, part: Part) -> Outputs:
         kept = kept_outputs(file, part)
         if kept is not None:
             return kept
-    log.info(f"{trained.checkpoint}: labelling {len(part)} samples of {part.title}")
+    log.info(f"{trained.checkpoint}: labelling {counted(len(part), 'sample')} of {part.title}")
     outputs = predict_alone(trained, part)
     try:
         folder.mkdir(exist_ok=True)

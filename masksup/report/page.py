@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 
 from masksup import __version__
+from masksup.base.words import counted
 from masksup.config.load import to_yaml
 from masksup.explain.class_maps import map_kind
 from masksup.metrics.precision_recall import decision_scores
@@ -32,7 +33,7 @@ def render(runs: Sequence[Gathered]) -> str:
         loader=jinja2.PackageLoader("masksup.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration}
+    environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration, "counted": counted}
     differences = [difference(runs[0], other) for other in runs[1:]]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template("report.html").render(
@@ -113,7 +114,7 @@ def _reliability(before: dict[str, Any], after: dict[str, Any] | None) -> dict[s
         table = scores["reliability"]
         dots = [
             {"at": box.at(p, y), "r": round(2 + 1.2 * float(np.log10(n)), 1),
-             "text": f"{n} pairs: {p:.1%} said, {y:.1%} there"}
+             "text": f"{counted(n, 'pair')}: {p:.1%} said, {y:.1%} there"}
             for n, p, y in zip(table["count"], table["probability"], table["present"])
             if n
         ]  # fmt: skip
@@ -187,19 +188,15 @@ def _class_chart(runs: Sequence[Gathered], c: int) -> dict[str, Any] | None:
     box = charts.unit_frame(width=150, height=110, left=8, bottom=8, top=6, right=6)
     lines = []
     for run in runs:
-        recall, precision = charts.pr_points(run.sigmoid_N(c), run.labels_NC[:, c])
-        if not len(recall):
+        labels_N = run.labels_NC[:, c]
+        there_N, said_N = labels_N == 1, run.present_NC[:, c] & (labels_N >= 0)
+        hits, said, there = int((there_N & said_N).sum()), int(said_N.sum()), int(there_N.sum())
+        if not there:
             return None
-        lines.append({"path": box.path(recall, precision), "dot": _operating(run, c, box)})
+        # By logits, as the decisions are: probabilities near 1 are ties that a threshold of logits cuts.
+        recall, precision = charts.pr_points(run.outputs.logits_NC[:, c], labels_N, said)
+        lines.append({"path": box.path(recall, precision), "dot": box.at(hits / there, hits / said) if said else None})
     return {"frame": box, "lines": lines}
-
-
-def _operating(run: Gathered, c: int, box: charts.Frame) -> tuple[float, float] | None:
-    there_N, said_N = run.labels_NC[:, c] == 1, run.present_NC[:, c] & (run.labels_NC[:, c] >= 0)
-    if not said_N.any():
-        return None
-    hits = int((there_N & said_N).sum())
-    return box.at(hits / int(there_N.sum()), hits / int(said_N.sum()))
 
 
 def _precision_recall(runs: Sequence[Gathered]) -> dict[str, Any]:

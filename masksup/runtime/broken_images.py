@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from masksup.base.log import log
+from masksup.base.words import counted
 from masksup.data.index import Index
 from masksup.errors import ToldElsewhere, UserError
 from masksup.runtime.ranks import Group
@@ -40,7 +41,7 @@ class BrokenImages:
             log.warning(f"{self.index.where(sample)}: broken image, left out (sample {self.index.id(sample)})")
         if len(self.known) > self.budget * self.samples:
             text = (
-                f"{self.index.where(max(self.known))}: found {len(self.known)} broken images of {self.samples}, "
-                f"expected a share of at most {self.budget} (data.broken_budget)"
+                f"{self.index.where(max(self.known))}: found {counted(len(self.known), 'broken image')} of "
+                f"{self.samples}, expected a share of at most {self.budget} (data.broken_budget)"
             )
             raise UserError(text) if group.first else ToldElsewhere(text)

@@ -89,6 +89,8 @@ def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, 
     )
     control = dist.new_group(backend="gloo", timeout=_NO_LIMIT)
     assert isinstance(control, dist.ProcessGroup)
+    # NCCL connects at the first sum: here, so that a wrong network card shows within the time that a start may take.
+    dist.all_reduce(torch.zeros(1, device="cuda" if on_gpu else "cpu"))
     watchdog.beat("opening the run", None)
     return Group(place, parallel, control, watchdog)
 

@@ -17,6 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 from masksup.base.files import as_json, read_regular, write_atomically
 from masksup.base.json_lines import Appender, parse_line, split_lines
 from masksup.base.log import log
+from masksup.base.words import counted
 from masksup.config.load import dump
 from masksup.config.schema import Config
 from masksup.metrics.precision_recall import PrCurve
@@ -177,7 +178,7 @@ class Record:
             self.tensorboard.close()
         threading.excepthook = self._hook
         if waiting:
-            log.error(f"{self.path}: the disk refused {waiting} lines to the end, which are lost")
+            log.error(f"{self.path}: lost {counted(waiting, 'line')} that the disk refused to the end")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

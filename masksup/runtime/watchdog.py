@@ -78,6 +78,9 @@ class Watchdog:
         """Where the stacks of all threads go when the job ends badly."""
         self._stacks = file.open("a", encoding="utf-8")
 
+    def _place_of_stacks(self) -> str:
+        return "above" if self._stacks is sys.stderr else "in logs/rank*.log"
+
     def stop(self) -> None:
         """The rank is about to leave in peace."""
         self._ended.set()
@@ -216,9 +219,9 @@ class Watchdog:
         fewest = min(row[1] for row in said.values())
         behind = [rank for rank, row in said.items() if row[1] == fewest]
         if len(behind) == len(said):
-            return f"all ranks have been {self._doing} for {limit:g} s; their stacks are in logs/rank*.log"
+            return f"all ranks have been {self._doing} for {limit:g} s; their stacks are {self._place_of_stacks()}"
         doing, seconds = said[behind[0]][2:]
-        return f"{named(behind)} stuck for {seconds:g} s {doing}; the stacks are in logs/rank*.log"
+        return f"{named(behind)} stuck for {seconds:g} s {doing}; the stacks are {self._place_of_stacks()}"
 
     def _kill(self, gone: list[int]) -> None:
         """A stopped process would hold up the launcher; it can only be killed. Those on other hosts are SLURM's."""
@@ -234,7 +237,8 @@ class Watchdog:
         self._ended.set()  # the other thread has nothing to add
         log.error(f"ended: {reason}", extra=FILE_ONLY)
         faulthandler.dump_traceback(self._stacks, all_threads=True)
-        nccl.dump(Path(self._stacks.name).with_suffix(".nccl.json"))
+        if self._stacks is not sys.stderr:
+            nccl.dump(Path(self._stacks.name).with_suffix(".nccl.json"))
         if tell:
             print(f"masksup: {reason}", file=sys.stderr, flush=True)
         sys.stdout.flush()

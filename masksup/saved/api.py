@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.base.random import draws
+from masksup.base.words import counted
 from masksup.data.decode import decode
 from masksup.data.decode_pil import rgb_pixels
 from masksup.data.split import transform_settings
@@ -48,7 +49,7 @@ class Model:
         decides = f"thresholds for {aim}" if aim else f"threshold {self.decisions.thresholds[0]:g}"
         return (
             f"<masksup model {self.trained.checkpoint} ({self.trained.weights} weights): {model.backbone} + "
-            f"{model.head.name}, {model.size} px, {len(self.classes)} classes, {decides}>"
+            f"{model.head.name}, {model.size} px, {counted(len(self.classes), 'class')}, {decides}>"
         )
 
     def predict(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from masksup.base.files import as_json, open_regular, parse_json, written_whole
+from masksup.base.words import counted
 from masksup.decisions.calibration import fields
 from masksup.errors import UserError
 
@@ -104,7 +105,9 @@ def _refuse_strange(file: Path, infos: list[zipfile.ZipInfo]) -> None:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
             raise UserError(f"{file}: {info.filename}: found it compressed or encrypted, expected it as it is")
         if info.filename != WEIGHTS and info.file_size > _TEXT_LIMIT:
-            raise UserError(f"{file}: {info.filename}: found {info.file_size} bytes, expected at most {_TEXT_LIMIT}")
+            raise UserError(
+                f"{file}: {info.filename}: found {counted(info.file_size, 'byte')}, expected at most {_TEXT_LIMIT}"
+            )
 
 
 def _compare(file: Path, manifest: bytes, found: dict[str, bytes]) -> None:

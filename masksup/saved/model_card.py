@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from masksup.base.words import counted
 from masksup.config.schema import ModelSettings
 from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
@@ -58,9 +59,10 @@ def _model(trained: Trained) -> str:
     parameters = sum(p.numel() for p in trained.network.parameters())
     names = ", ".join(trained.classes[:_LISTED])
     more = f", and {len(trained.classes) - _LISTED} more" if len(trained.classes) > _LISTED else ""
-    return _list("ModelSettings", {
-        "what": f"labels of an image, any number of {len(trained.classes)} classes",
-        "network": f"{model.backbone}, head {model.head.name}, {parameters:,} parameters; method {method.name}",
+    return _list("Model", {
+        "what": f"labels of an image, any number of {counted(len(trained.classes), 'class')}",
+        "network": f"{model.backbone}, head {model.head.name}, {counted(parameters, 'parameter')}; "
+        f"method {method.name}",
         "input": f"{model.size} x {model.size} px, {trained.config.augment.eval_resize}",
         "weights": f"{trained.weights}, of step {trained.step} (epoch {trained.epoch:.4g}), sha256 of the checkpoint "
         f"{trained.sha256}",
@@ -93,7 +95,7 @@ def _training(trained: Trained, result: dict[str, Any]) -> str:
         "began with": _began(config.model.weights) + _kept(config.model),
     }  # fmt: skip
     if result:
-        rows["took"] = f"{result['seconds']:.0f} s on {result['device']}, {result['ranks']} process(es)"
+        rows["took"] = f"{result['seconds']:.0f} s on {result['device']}, {counted(result['ranks'], 'process')}"
     return _list("Training", rows) + "\n\nEvery setting is in `config.yaml` beside this card."
 
 
@@ -105,7 +107,7 @@ def _optimiser(trained: Trained, result: dict[str, Any]) -> dict[str, str]:
         return {"optimiser": f"lbfgs: the head is solved, with l2 {l2}{how}"}
     return {
         "optimiser": f"{config.optim.name}, learning rate {config.optim.lr:g}",
-        "steps": f"{trained.step} of {config.batch.global_} samples",
+        "steps": f"{trained.step} of {counted(config.batch.global_, 'sample')}",
     }
 
 
@@ -163,7 +165,7 @@ def _decisions(trained: Trained, decisions: Decisions) -> str:
     rows = {
         "aim": str(decisions.aim), "calibration": decisions.calibration.kind,
         "thresholds": f"{min(decisions.thresholds):.3f} to {max(decisions.thresholds):.3f}, in decisions.json",
-        "fitted on": f"{fitted.data}, {fitted.samples} samples", "how": fitted.protocol,
+        "fitted on": f"{fitted.data}, {counted(fitted.samples, 'sample')}", "how": fitted.protocol,
     }  # fmt: skip
     facts = _read(trained, CALIBRATION)
     if facts and (facts["fitted"]["checkpoint_sha256"], facts["aim"]) == (trained.sha256, decisions.aim):

@@ -18,7 +18,7 @@ def seconds_an_image(config: Config, classes: int) -> float:
     set_numerics(config.precision)
     device = choose_device(config.precision)
     network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision)).train()
-    images = torch.zeros(config.batch.micro_size, 3, config.model.size, config.model.size, dtype=torch.uint8)
+    images = torch.zeros(config.batch.micro_size, 3, config.train_size, config.train_size, dtype=torch.uint8)
     images = images.to(device).to(memory_format=memory_format(config.precision))
     began = 0.0
     for number in range(_BEFORE + _TIMED):

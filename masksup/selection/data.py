@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from masksup.base.words import counted
 from masksup.data.index import Index, open_index
-from masksup.data.prepare.csv import prepare_csv
+from masksup.data.prepare.csv import prepare_csv, prepare_train_and_test
 from masksup.data.prepare.table import print_table
 from masksup.data.split import refuse_other_classes, samples_in_both, whole
 from masksup.data.write_index import write_index
@@ -30,15 +31,14 @@ def indexes(
         shared = samples_in_both(whole(tested), whole(train))
         if len(shared):
             raise UserError(
-                f"--test: {len(shared)} of {len(tested)} samples lie in images that are trained on (such as "
+                f"--test: {len(shared)} of {counted(len(tested), 'sample')} lie in images that are trained on (such as "
                 f"{tested.where(int(shared[0]))}), so their score would mean nothing"
             )
     return train, tested
 
 
 def _from_tables(csv: Path, root: Path, test: Path | None, out: Path) -> tuple[Index, Index | None]:
-    tables = [csv] if test is None else [csv, test]
-    contents = prepare_csv(root, csv=[str(table) for table in tables])
+    contents = prepare_csv(root, csv=[str(csv)]) if test is None else prepare_train_and_test(root, csv, test)
     print_table(contents)
     written = [write_index(out / content.split, content) for content in contents]
     return written[0], written[1] if test is not None else None

@@ -40,9 +40,9 @@ class Facts:
         few, some = int((~self.counted_C).sum()), self.positives_C[self.counted_C]
         lines = [
             f"{self.title}: {counted(self.samples, 'sample')} of {counted(self.images, 'image')}, typically "
-            f"{self.sides[0]} x {self.sides[1]} px; {counted(len(self.positives_C), 'class', 'classes')}, "
+            f"{self.sides[0]} x {self.sides[1]} px; {counted(len(self.positives_C), 'class')}, "
             f"{100 * self.ignored:.1f} % of the labels ignored",
-            f"{int(self.counted_C.sum())} classes with at least {self.folds} positives are judged "
+            f"judged by {counted(int(self.counted_C.sum()), 'class')} with at least {self.folds} positives "
             f"({int(some.min())} to {int(some.max())} positives, median {int(np.median(some))})",
         ]
         if few:

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from masksup.base.words import counted
+
 Settings = dict[str, Any]
+_GRAIN = 32  # px: the stride of most networks
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Start:
     weights: str
     size: int
     seed: int = 0
+    any_side: bool = False
+    """Whether the network takes images of other sides than it was built for."""
+
+    def scored_at(self, size: int) -> int:
+        """Side at which a network is used that learnt from random parts at `size`, where objects look larger."""
+        return _GRAIN * round(10 / 7 * size / _GRAIN) if self.any_side else size
 
 
 def ladder(start: Start) -> tuple[Rung, ...]:
@@ -73,12 +82,19 @@ def _head(start: Start, size: int) -> Rung:
 
 def _finetuned(start: Start, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:
     """Of the whole network, which begins with the head that was solved: rates can be low, and nothing is unlearnt."""
+    augment = {
+        **_common(start)["augment"], "crop": "random_resized", "scale": [0.08, 1.0], "eval_resize": "center_crop",
+        "crop_share": 1.0,
+    }  # fmt: skip
+    scored = start.scored_at(size)
+    if scored != size:
+        augment["size"] = size
     settings = {
-        **_common(start), "model": _model(start, size), "epochs": 6, "batch": {"global": 16},
+        **_common(start), "augment": augment, "model": _model(start, scored), "epochs": 6, "batch": {"global": 16},
         "optim": {"name": "adamw", "lr": 1e-4, "head_factor": 1, "weight_decay": 0.01},
         "schedule": {"name": "onecycle"},
     }  # fmt: skip
-    title = f"fine-tuning from that head, {size} px"
+    title = f"fine-tuning from that head, {size} px" + (f", used at {scored} px" if scored != size else "")
     return Rung(f"finetuned-{size}", title, settings, 6, starts_from=f"head-{size}", after=after)
 
 
@@ -88,7 +104,9 @@ def _from_scratch(start: Start, size: int, epochs: int, after: int = 0) -> Rung:
         "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}, "schedule": {"name": "onecycle"},
     }  # fmt: skip
     pays = ((f"trained-{after}", f"head-{size}"),) if after else ()
-    return Rung(f"trained-{epochs}", f"the whole network, {size} px, {epochs} epochs", settings, epochs, after=pays)
+    return Rung(
+        f"trained-{epochs}", f"the whole network, {size} px, {counted(epochs, 'epoch')}", settings, epochs, after=pays
+    )
 
 
 def waits_for(rung: Rung, gains: Mapping[tuple[str, str], bool]) -> str | None:

@@ -18,6 +18,7 @@ import torch
 from rich.table import Table
 
 from masksup.base.log import console, log
+from masksup.base.words import counted
 from masksup.data.index import Index, open_index
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import Part
@@ -112,7 +113,7 @@ def _matrix(trained: Trained, index: Index, folder: Path, mean_ap: float) -> lis
 
 def _judge(cell: Cell, mean_ap: float) -> None:
     """JobError, naming the way of running, if its numbers are not those of the model."""
-    way = f"{cell.precision}, {cell.device}, {cell.threads} threads, batch {cell.batch}"
+    way = f"{cell.precision}, {cell.device}, {counted(cell.threads, 'thread')}, batch {cell.batch}"
     try:
         refuse_if_far(cell.check, cell.precision)
     except UserError as error:

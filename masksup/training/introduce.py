@@ -3,6 +3,7 @@
 import os
 
 from masksup.base.log import log
+from masksup.base.words import counted
 from masksup.engine.parallel.tree import most_gradients
 from masksup.training.run import Run
 
@@ -13,15 +14,16 @@ def introduce(run: Run, told: list[str]) -> None:
     trained = sum(p.numel() for p in run.whole.parameters() if p.requires_grad)
     log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
     log.info(
-        f"training on {run.source.train.title}: {len(run.source.train)} samples, {len(run.source.classes)} classes"
+        f"training on {run.source.train.title}: {counted(len(run.source.train), 'sample')}, "
+        f"{counted(len(run.source.classes), 'class')}"
     )
     for scored in (run.source.eval, run.source.test):
         if scored is not None:
-            log.info(f"scoring on {scored.title}: {len(scored)} samples")
+            log.info(f"scoring on {scored.title}: {counted(len(scored), 'sample')}")
     log.info(
-        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {trained:,} parameters "
+        f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {counted(trained, 'parameter')} "
         f"trained; {run.device.type}, {str(run.dtype).removeprefix('torch.')}, "
-        f"{_ranks(group.world)}{run.threads} threads"
+        f"{_ranks(group.world)}{counted(run.threads, 'thread')}"
     )
     if config.parallel.sum == "tree" and config.optim.name != "lbfgs":
         count = -(-run.plan.global_batch // run.plan.micro_batch)
@@ -29,7 +31,8 @@ def introduce(run: Run, told: list[str]) -> None:
         if most > 1:
             size = f"{4 * trained / 2**20:,.1f} MiB"
             log.info(
-                f"gradients: {count} micro-batches a step; a rank holds up to {most} gradients of {size} (parallel.sum)"
+                f"gradients: {counted(count, 'micro-batch')} a step; a rank holds up to {most} gradients of {size} "
+                "(parallel.sum)"
             )
     for line in told:
         log.info(line)

@@ -8,7 +8,8 @@ import torch
 
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
-from masksup.config.auto import resolved, with_head_start, with_sum, with_threads
+from masksup.base.words import counted
+from masksup.config.auto import resolved, with_head_start, with_micro, with_sum, with_threads
 from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
@@ -17,11 +18,13 @@ from masksup.data.split import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network, start_at_prior
 from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
+from masksup.engine.micro import largest_micro
 from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
+from masksup.models.backbones import map_side
 from masksup.models.layers import layer_scales
 from masksup.models.lora import add_lora
 from masksup.models.network import Network
@@ -64,6 +67,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     with group.together():
         resumes = group.first and (kept is not None or bool(list_checkpoints(run_dir / "checkpoints")))
     resumes = group.broadcast(resumes)
+    config = _with_micro(config, group)
     with group.together():
         built, told = build(config, run_dir, resumes, group.place)
     config = built.config
@@ -87,6 +91,16 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     return replace(run, features=frozen_features(run)) if config.model.frozen else run
 
 
+def _with_micro(config: Config, group: Group) -> Config:
+    """`config` with a number in `batch.micro`: the largest that fits on every rank."""
+    if config.batch.micro != "auto":
+        return config
+    fits = 0
+    with group.together():
+        fits = largest_micro(config, open_source(config.data, config.seed), group.place)
+    return with_micro(config, min(group.all(fits)))
+
+
 def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
     parts = {"train": source.train, "eval": source.eval, "test": source.test}
     return {
@@ -106,6 +120,8 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     _refuse_ranks(config, place, device)
     config = with_head_start(config)
     network = new_network(config, len(classes))
+    if config.augment.size is not None:
+        map_side(network.backbone, config.augment.size, "augment.size")
     layer_scales(network.backbone, config.optim.layer_decay)  # refuses what has no layers, before anything is written
     has_batch_norm = bool(network.backbone.batch_norms)
     if config.model.batchnorm == "frozen" and not has_batch_norm:
@@ -174,7 +190,9 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
     head_fits = trained.classes == classes and same_head(own, other)
     wrong = [name for name in own if name.startswith("backbone.") and name not in fitting]
     if wrong:
-        raise UserError(f"model.weights: {source}: is of another backbone ({len(wrong)} tensors differ: {wrong[0]})")
+        raise UserError(
+            f"model.weights: {source}: is of another backbone (in {counted(len(wrong), 'tensor')}, such as {wrong[0]})"
+        )
     kept = {name: value for name, value in fitting.items() if head_fits or name.startswith("backbone.")}
     network.load_state_dict(kept, strict=False)
     head = "backbone and head" if head_fits else "backbone (the head is new: other classes or another head)"
@@ -220,8 +238,8 @@ def _resumed(run: Run, kept: State | None) -> Run:
     same = before[1] == run.threads and (before[0] == group.world or run.config.parallel.sum == "tree")
     if not same:
         log.warning(
-            f"saved by {before[0]} ranks of {before[1]} threads, going on with {group.world} of {run.threads}: the "
-            "same samples and micro-batches, summed in another order"
+            f"saved by {counted(before[0], 'rank')} of {counted(before[1], 'thread')}, going on with {group.world} of "
+            f"{run.threads}: the same samples and micro-batches, summed in another order"
         )
     _tell_changes(run, saved)
     return run

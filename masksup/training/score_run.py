@@ -6,7 +6,7 @@ from typing import Any
 
 from masksup.base.files import write_json
 from masksup.base.log import console, log
-from masksup.base.words import figure
+from masksup.base.words import counted, figure
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part
 from masksup.engine.ema import copy_values
@@ -106,7 +106,7 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
     write_json(run.folder.result, result)
     shutil.rmtree(run.folder.unfinished, ignore_errors=True)
     log.info(
-        f"finished {progress.step} steps in {duration(progress.seconds)} "
+        f"finished {counted(progress.step, 'step')} in {duration(progress.seconds)} "
         f"({figure(result['images_per_second'])} images/s with scoring); result: {run.folder.result}"
     )
 

@@ -127,7 +127,7 @@ def test_order_of_images_and_classes_and_empty_images(tmp_path: Path) -> None:
     assert alphabetical.ids == ["three", "seven"]
     assert alphabetical.classes == ("cat", "dog", "zebra")
     assert alphabetical.labels_NC.tolist() == [[1, 0, 0], [-1, 0, 1]]
-    assert alphabetical.warnings == ("left out 1 images without objects (--empty drop)",)
+    assert alphabetical.warnings == ("left out 1 image without objects (--empty drop)",)
     assert alphabetical.boxes_M4.tolist() == [[0, 0, 40, 20], [0, 0, 4, 2], [10, 5, 30, 15], [0, 0, 40, 20]]
 
 

@@ -146,7 +146,7 @@ def test_broken_images_are_left_out_by_name_and_counted_beyond_ten(
     assert "warning: train: left out 4 more broken images" in text
     assert len(open_index(tmp_path / "out" / "train")) == 1
     (root / "0.png").unlink()
-    with pytest.raises(UserError, match="all 15 images of split 'train' are broken"):
+    with pytest.raises(UserError, match="found 15 images of split 'train', all broken"):
         prepare("csv", "--root", root, "--out", tmp_path / "out", "--skip-broken")
 
 
@@ -161,8 +161,8 @@ def test_images_shared_by_splits_are_a_warning_unless_one_split_is_part_of_the_o
     shutil.copy(root / "1.png", root / "copy.png")
     prepare("csv", "--root", root, "--out", tmp_path / "out")
     text = capsys.readouterr().out
-    assert "test and train share 1 images" in text
-    assert "test and trainval share 1 images" in text
+    assert "test and train share 1 image" in text
+    assert "test and trainval share 1 image" in text
     assert "train and trainval share" not in text
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from masksup.data.prepare.csv import prepare_csv
+from masksup.data.prepare.csv import prepare_csv, prepare_train_and_test
 from masksup.errors import UserError
 
 CLASSES = ("cat", "big dog", "a,b", 'q"x')
@@ -127,3 +127,17 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
             prepare_csv(tmp_path, images=outside)
     with pytest.raises(UserError, match=r"x\.csv: no such file"):
         prepare_csv(tmp_path, csv=["x.csv"])
+
+
+def test_the_training_table_alone_says_what_classes_there_are(photos: Path, tmp_path: Path) -> None:
+    """A label that only the test table has could not be learnt: it is named, and makes no class."""
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("image,labels\nin/0.jpg,cat|dog\nin/1.jpg,\n")
+    test.write_text("image,labels\nin/2.jpg,dog\n")
+    assert [content.classes for content in prepare_train_and_test(photos, train, test)] == [("cat", "dog")] * 2
+    test.write_text("image,labels\nin/2.jpg,dog\nin/3.jpg,dogs\n")
+    with pytest.raises(UserError, match=r"test\.csv, line 3: found the unknown class 'dogs'.*dog"):
+        prepare_train_and_test(photos, train, test)
+    test.write_text("image,dog\nin/2.jpg,1\n")
+    with pytest.raises(UserError, match=r"test\.csv, line 1: found no column 'cat', expected it as in the training"):
+        prepare_train_and_test(photos, train, test)

@@ -113,7 +113,7 @@ def test_disagreement_of_xml_and_class_lists_is_counted(shared_data: Path, tmp_p
     lists.write_text("\n".join([*swapped, *lines[2:]]))
     content = prepare_voc2007(root, split=["test"])[0]
     assert [text for text in content.warnings if "differ" in text] == [
-        "2 of 100 labels differ between the XML files and the per-class lists <class>_test.txt; the XML files are used"
+        "the XML files and the per-class lists <class>_test.txt differ in 2 of 100 labels; the XML files are used"
     ]
 
 
@@ -185,8 +185,8 @@ def test_boxes_outside_are_clipped_and_empty_ones_dropped_with_their_label_kept(
     assert content.boxes_M4.tolist() == [[10, 0, 20, 10], [0, 0, 20, 10]]
     assert content.box_start_N1.tolist() == [0, 2]
     clipped, dropped = content.warnings
-    assert clipped.startswith("1 boxes reach more than 1 px outside")
-    assert dropped.startswith("1 boxes without area were dropped")
+    assert clipped.startswith("clipped 1 box more than 1 px outside")
+    assert dropped.startswith("dropped 1 box without area")
     assert "a.xml" in dropped
 
 
@@ -196,7 +196,7 @@ def test_stated_size_that_is_not_the_files_is_a_warning(tmp_path: Path) -> None:
     content = prepare_voc(root)[0]
     assert content.sizes_I2.tolist() == [[20, 10], [20, 10]]
     assert len(content.warnings) == 1
-    assert "1 images are not of the size" in content.warnings[0]
+    assert "1 image of another size" in content.warnings[0]
     assert "says 10x20, the file is 20x10" in content.warnings[0]
 
 
@@ -206,7 +206,7 @@ def test_split_without_any_xml_is_all_ignored(tmp_path: Path) -> None:
     train, test = prepare_voc2012(root)
     assert train.warnings == ()
     assert (test.labels_NC == -1).all()
-    assert test.warnings == ("2 images have no XML file: all their labels are ignored",)
+    assert test.warnings == ("2 images without an XML file: all labels there are ignored",)
 
 
 def test_xml_files_of_other_tasks_do_not_label_the_voc2012_test_split(tmp_path: Path) -> None:

@@ -138,6 +138,22 @@ def test_two_ranks_on_one_gpu_are_told_in_one_line_before_nccl_is_asked(
     assert not (tmp_path / "run").exists()
 
 
+SILENT = """
+import os, time
+import torch.distributed as dist
+if os.environ["RANK"] == "1":
+    dist.all_reduce = lambda *a, **k: time.sleep(1000)
+"""
+
+
+def test_a_network_that_carries_no_tensor_shows_at_the_start(job: Launcher, write_config, tmp_path: Path) -> None:
+    """As where NCCL takes a card that reaches no other node: ranks meet, and the first sum never ends."""
+    ranks = job.train(2, write_config(parallel__start_seconds=15), tmp_path / "run", probe=SILENT)
+    assert 0 not in ranks.wait()
+    assert "all ranks have been connecting for 15 s; their stacks are above" in ranks.text()
+    assert not (tmp_path / "run").exists()
+
+
 def test_ranks_of_srun_meet_although_ports_are_taken(job: Launcher, write_config, tmp_path: Path) -> None:
     """The first port is held by something that never answers; two jobs start on one host at once."""
     config = write_config(epochs=0.6)

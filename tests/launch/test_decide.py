@@ -99,6 +99,27 @@ def test_the_error_shown_is_the_cause_and_not_a_peer_that_noticed() -> None:
     assert found == "rank 3 on n2: ValueError: bad pixel"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "srun: error: n1: task 0: Out Of Memory\n",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n",
+    ],
+)
+def test_a_rank_that_the_kernel_killed_for_its_memory_is_not_started_again(said: str) -> None:
+    """The same would happen again. Its peers only noticed, and their words are not the cause."""
+    exits = {1: rank(1, "n1", "RuntimeError: [gloo] Connection closed by peer", 5.0)}
+    killed = Left(2, 137, exits, 1.0, False, False, srun=said)
+    assert outcome(killed, Resources()) == "wrong"
+    assert why_not_again("wrong", [], Resources()) == "wrong"
+    line = str(first_error(killed))
+    assert line.startswith("out of memory: rank 0 was killed")
+    assert all(name in line for name in ("batch.micro", "model.grad_checkpointing", "eval.batch", "data.workers"))
+    assert (
+        outcome(Left(2, 137, exits, 1.0, False, False, srun="srun: error: n1: task 0: Killed\n"), Resources()) == "lost"
+    )
+
+
 def test_a_rank_without_a_word_is_named() -> None:
     assert str(first_error(Left(2, 137, {}, 1.0, False, False))).startswith("rank 0 left no word")
 

@@ -54,7 +54,9 @@ def accepted(run: Path, options: dict[str, str]) -> Resources | None:
         return None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(TEXT, TEXT, TEXT)
 @example("x\ntouch owned", "a", "a")
 @example("x", "a\ntouch owned", "a")

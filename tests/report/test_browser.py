@@ -25,9 +25,19 @@ frame.onload = () => {
   const heading = [...page.querySelectorAll("#class-table th button")].find((b) => b.textContent === "AP");
   heading.click();
   const values = [...page.querySelectorAll("#class-table tbody td[data-value]")].map((td) => td.dataset.value);
-  const root = page.documentElement;
+  const root = page.documentElement, place = (node) => {
+    const range = page.createRange();
+    range.selectNodeContents(node);
+    return range.getBoundingClientRect();
+  };
+  page.querySelectorAll("details").forEach((part) => { part.open = true; });
+  const matrix = page.querySelector("table.matrix"), cells = [...matrix.querySelectorAll("tbody tr:first-child td")];
+  const headings = [...matrix.querySelectorAll("thead th")].slice(1).map((heading, number) => {
+    const text = place(heading), cell = cells[number].getBoundingClientRect();
+    return [text.left + text.width / 2 - cell.left - cell.width / 2, cell.top - text.bottom];
+  });
   document.getElementById("out").textContent = JSON.stringify(
-    {width: window_.innerWidth, scroll: root.scrollWidth, client: root.clientWidth, values, errors});
+    {width: window_.innerWidth, scroll: root.scrollWidth, client: root.clientWidth, values, headings, errors});
 };
 </script></body>"""
 
@@ -54,6 +64,10 @@ def test_report_in_a_browser(
     assert seen["scroll"] <= seen["client"], "scrolls sideways"
     assert seen["errors"] == []
     assert "CONSOLE" not in said, said
+    assert len(seen["headings"]) > 5
+    for beside, above in seen["headings"]:  # of the table of confusions, in pixels
+        assert abs(beside) < 2, "a heading stands in the middle of its column"
+        assert 0 < above < 12, "and right above it"
     values = [float(value) for value in seen["values"] if value != "-"]
     assert values == sorted(values, reverse=True), "a press on AP sorts"
 

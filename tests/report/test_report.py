@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -272,6 +273,28 @@ def test_points_of_a_curve_are_those_of_scikit_learn_and_frames_hold_them() -> N
         assert box.y[1] >= high
         assert 2 <= len(box.y_ticks) <= 8
         assert all(0 <= box.at(v, v)[0] <= box.width and 0 <= box.at(v, v)[1] <= box.height for v in (low, high))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_point_of_the_decisions_lies_on_the_curve(seed: int) -> None:
+    """Of many samples, few of which are positive, so that false ones lie between any two of them."""
+    rng = np.random.default_rng(seed)
+    scores_N, labels_N = np.round(rng.normal(size=5000), 2), rng.choice([-1, 0, 1], 5000, p=[0.1, 0.7, 0.2])
+    for threshold in (-3.0, 0.105, 1.0, 2.5):
+        said_N = (scores_N >= threshold) & (labels_N >= 0)
+        hits = (said_N & (labels_N == 1)).sum()
+        recall, precision = pr_points(scores_N, labels_N.astype(np.int8), int(said_N.sum()))
+        at = (hits / (labels_N == 1).sum(), hits / said_N.sum())
+        assert min(abs(recall - at[0]) + abs(precision - at[1])) < 1e-12
+        assert (np.diff(recall) >= 0).all()
+
+
+def test_dots_of_a_page_lie_on_their_curves(runs: tuple[Path, Path]) -> None:
+    page = render([gather(open_subject(path, path.name, None)) for path in runs])
+    dots = re.findall(r'd="M([^"]+)"/><circle class="dot" cx="([^"]+)" cy="([^"]+)" r="3.5"/>', page)
+    assert len(dots) > 1
+    for path, x, y in dots:
+        assert (float(x), float(y)) in [tuple(map(float, point.split())) for point in path.split("L")]
 
 
 def test_lost_hours_are_those_of_all_starts_less_the_useful(tmp_path: Path) -> None:

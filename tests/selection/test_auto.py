@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from masksup.cli import main
 from masksup.config.schema import Config
@@ -58,6 +59,30 @@ def test_on_shapes_a_network_is_trained(found: Path) -> None:
     assert choices(found)["chosen"] == "trained-30"
     assert rows["trained-30"]["mAP"] > max(rows["head-32"]["mAP"], rows["head-64"]["mAP"])
     assert rows["trained-90"]["not_tried"] == "--trials 3 are used up"
+
+
+def test_where_only_a_head_can_be_learnt_a_head_alone_is_chosen(tmp_path: Path) -> None:
+    """Each class is a colour of whole images, which a head tells from any features: nothing above it can pay.
+
+    From tables, of which the one of the test says nothing about the classes.
+    """
+    draw, names = np.random.default_rng(0), ("red", "green", "blue")
+    for table, images in (("train", 24), ("test", 12)):
+        rows = ["image,labels"]
+        for number in range(images):
+            on_3 = draw.integers(0, 2, 3) if number else np.ones(3, np.int64)
+            pixels = np.clip(64 + 128 * on_3 + draw.normal(0, 12, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{table}{number}.png")
+            labels = "|".join(name for name, on in zip(names, on_3) if on and (table == "train" or name != "blue"))
+            rows.append(f"{table}{number}.png,{labels}")
+        (tmp_path / f"{table}.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    words = ["--csv", str(tmp_path / "train.csv"), "--root", str(tmp_path), "--test", str(tmp_path / "test.csv")]
+    assert main(["auto", *words, "--out", str(out), *SMALL, "--trials", "3", *QUICK]) == 0
+    rows_of = {row["name"]: row for row in choices(out)["rungs"]}
+    assert "mAP" in rows_of["trained-30"], "fine-tuning was tried"
+    assert choices(out)["chosen"] == "head-32"
+    assert rows_of["head-32"]["mAP"] > 95
 
 
 def test_the_scores_are_of_held_out_images_alone(found: Path, tiny_data: Path) -> None:

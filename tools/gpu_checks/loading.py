@@ -63,7 +63,7 @@ def _config(setting: Setting, data: Path, workers: int) -> Config:
 def _open(setting: Setting, config: Config) -> tuple[int, Iterator[list[Batch]]]:
     source = open_source(config.data, 0)
     plan = make_plan(config.model_copy(update={"epochs": 200.0}), source.train)
-    transform = train_transform(transform_settings(config.augment), config.model.size)
+    transform = train_transform(transform_settings(config.augment), config.train_size)
     dataset = TrainDataset(source.train.index, transform, plan, "ignore", 10**8, 0.0, source.train.chosen)
     return len(source.classes), train_loader(
         dataset, plan, 0, config.data.workers, prefetch=config.data.prefetch, pin_memory=not setting.tiny

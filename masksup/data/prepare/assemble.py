@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.words import counted
 from masksup.data.prepare.images import ImageFacts, check_images
 from masksup.data.prepare.options import storable
 from masksup.data.write_index import IndexContent
@@ -101,7 +102,7 @@ def _usable(root: Path, split: RawSplit, facts: dict[str, ImageFacts | str], ski
     if len(broken) > _NAMED:
         split.warnings.append(f"left out {len(broken) - _NAMED} more broken images")
     if not usable:
-        raise UserError(f"{split.source}: all {len(broken)} images of split '{split.name}' are broken")
+        raise UserError(f"{split.source}: found {counted(len(broken), 'image')} of split '{split.name}', all broken")
     return usable
 
 
@@ -140,7 +141,7 @@ def _size_warning(samples: list[Sample], sizes_N2: NDArray[np.int32]) -> list[st
     sample, size = wrong[0]
     stated = sample.claimed_size or (0, 0)
     return [
-        f"{len(wrong)} images are not of the size their annotation states (first: {sample.where} says "
+        f"{counted(len(wrong), 'image')} of another size than the annotation states (first: {sample.where} says "
         f"{stated[0]}x{stated[1]}, the file is {size[0]}x{size[1]}); the file's size is used"
     ]
 
@@ -171,10 +172,12 @@ class _Boxes:
         np.cumsum(np.bincount(owner_M[kept_M], minlength=len(samples)), out=start_N1[1:])
         warnings = []
         if outside:
-            warnings.append(f"{outside} boxes reach more than 1 px outside their image and were clipped")
+            warnings.append(f"clipped {counted(outside, 'box')} more than 1 px outside the image")
         if not kept_M.all():
             first = samples[int(owner_M[~kept_M][0])].where
-            warnings.append(f"{int((~kept_M).sum())} boxes without area were dropped, labels kept (first: {first})")
+            warnings.append(
+                f"dropped {counted(int((~kept_M).sum()), 'box')} without area, labels kept (first: {first})"
+            )
         share_M = (area_M / size_M2.prod(axis=1)).astype(np.float32)
         classes_M = np.concatenate([sample.box_class_K for sample in samples])
         flags_M = np.concatenate([sample.box_flags_K for sample in samples])

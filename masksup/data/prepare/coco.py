@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.base.words import counted
 from masksup.data.index import CROWD
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
@@ -170,7 +171,7 @@ def _split(split: str, file: Path, folder: str, coco: Any, known: dict[int, int]
             continue
         raw.samples.append(_sample(image, annotations, f"{file}: image {image_id}", folder, known, crowd))
     if dropped:
-        raw.warnings.append(f"left out {dropped} images without objects (--empty drop)")
+        raw.warnings.append(f"left out {counted(dropped, 'image')} without objects (--empty drop)")
     return raw
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from masksup.base.words import counted
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.options import (
@@ -53,8 +54,22 @@ def prepare_csv(
         raise UserError(f"--images {images}: found no folder '{folder}', expected the folder of the images")
     tables = {name: _read_table(file) for name, file in _files(root, csv or [], split or []).items()}
     names = class_list(classes, root) if classes else _classes_of(list(tables.values()))
-    splits = [_split(name, table, names, chosen=classes is not None) for name, table in tables.items()]
+    origin = "--classes" if classes else "another split"
+    splits = [_split(name, table, names, origin) for name, table in tables.items()]
     return assemble(folder, "csv", splits, names, skip_broken=skip_broken, exif=True)
+
+
+def prepare_train_and_test(root: Path, train: Path, test: Path) -> list[IndexContent]:
+    """Two tables of images below `root`, of which the first alone says what classes there are.
+
+    UserError for a class of the test table that the training table does not have: it could not be learnt.
+    """
+    if not root.is_dir():
+        raise UserError(f"--root {root}: no such folder, expected the folder of the images")
+    tables = {name: _read_table(file) for name, file in _files(root, [str(train), str(test)], []).items()}
+    names = _classes_of(list(tables.values())[:1])
+    splits = [_split(name, table, names, "the training table") for name, table in tables.items()]
+    return assemble(root, "csv", splits, names, skip_broken=False, exif=True)
 
 
 def _files(root: Path, listed: list[str], split: list[str]) -> dict[str, Path]:
@@ -82,7 +97,9 @@ def _read_table(file: Path) -> _Table:
     titled = head[0].lower() == "image"
     for line, row in rows:
         if len(row) != len(head):
-            raise UserError(f"{file}, line {line}: malformed CSV: found {len(row)} columns, expected {len(head)}")
+            raise UserError(
+                f"{file}, line {line}: malformed CSV: found {counted(len(row), 'column')}, expected {len(head)}"
+            )
     if len(head) < 2 or (len(head) > 2 and not titled):
         raise UserError(
             f"{file}, line 1: malformed CSV: found the header '{','.join(head)[:60]}', expected 'image,labels' or "
@@ -117,9 +134,10 @@ def _classes_of(tables: list[_Table]) -> tuple[str, ...]:
     return require_classes(tuple(sorted(found)), str(tables[0].file))
 
 
-def _split(name: str, table: _Table, classes: tuple[str, ...], *, chosen: bool) -> RawSplit:
+def _split(name: str, table: _Table, classes: tuple[str, ...], origin: str) -> RawSplit:
+    """The rows of a table. `origin`: where the classes are from, for people."""
     known = {class_name: number for number, class_name in enumerate(classes)}
-    _require_columns(table, classes, "--classes" if chosen else "another split")
+    _require_columns(table, classes, origin)
     raw = RawSplit(name, [], str(table.file))
     for line, image, labels in table.rows:
         where = f"{table.file}, line {line}"

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from masksup.base.words import counted
 from masksup.data.write_index import IndexContent
 
 _NAME_WIDTH = 18
@@ -35,11 +36,11 @@ def warnings_of(contents: list[IndexContent]) -> list[str]:
         lines += [f"{content.split}: {text}" for text in content.warnings]
         silent = [name for name, positives in zip(content.classes, _positives_C(content)) if positives == 0]
         if silent and (content.labels_NC != -1).any():
-            lines.append(f"{content.split}: {len(silent)} classes without positives: {', '.join(silent)}")
+            lines.append(f"{content.split}: {counted(len(silent), 'class')} without positives: {', '.join(silent)}")
     for first, second in combinations(contents, 2):
         shared = _shared_files(first, second)
         if shared:
-            lines.append(f"{first.split} and {second.split} share {shared} images (equal bytes)")
+            lines.append(f"{first.split} and {second.split} share {counted(shared, 'image')} (equal bytes)")
     return lines
 
 
@@ -49,7 +50,9 @@ def _positives_C(content: IndexContent) -> NDArray[np.int64]:
 
 def _sizes(contents: list[IndexContent]) -> Table:
     sizes = Table(
-        title=f"{contents[0].name}: {len(contents[0].classes)} classes", title_justify="left", box=box.SIMPLE_HEAD
+        title=f"{contents[0].name}: {counted(len(contents[0].classes), 'class')}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     sizes.add_column("split")
     for head in ("images", "samples", "boxes", "positive labels", "ignored labels", "without any label"):

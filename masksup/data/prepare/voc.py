@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from masksup.base.words import counted
 from masksup.data.index import DIFFICULT
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
@@ -210,7 +211,7 @@ def _without_labels(folder: Path, image_ids: list[str]) -> Iterator[str]:
     if not image_ids:
         return
     unused = sum((folder / "Annotations" / f"{image_id}.xml").is_file() for image_id in image_ids)
-    yield f"{len(image_ids) - unused} images have no XML file: all their labels are ignored"
+    yield f"{counted(len(image_ids) - unused, 'image')} without an XML file: all labels there are ignored"
     if unused:
         yield f"{unused} more have one, which is not used: the other tasks of VOC2012 have them without the classes"
 
@@ -247,6 +248,6 @@ def _list_disagreements(
     differing = int((compared_NC & (stated_NC != official_NC)).sum())
     if differing:
         yield (
-            f"{differing} of {int(compared_NC.sum())} labels differ between the XML files and the per-class lists "
-            f"<class>_{raw.name}.txt; the XML files are used"
+            f"the XML files and the per-class lists <class>_{raw.name}.txt differ in {differing} of "
+            f"{counted(int(compared_NC.sum()), 'label')}; the XML files are used"
         )

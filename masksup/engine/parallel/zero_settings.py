@@ -37,7 +37,7 @@ def deepspeed_config(config: Config, device: torch.device, place: Place) -> dict
 
 
 def _micro_batches(config: Config) -> int:
-    return config.batch.global_ // config.batch.micro_size
+    return config.batch.micro_batches
 
 
 def check(config: Config, method: Method, device: torch.device, place: Place) -> None:

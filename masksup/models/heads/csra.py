@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from masksup.base.words import counted
 from masksup.errors import UserError
 from masksup.models.heads.maps import AttentionHead
 from masksup.models.heads.precision import at_least_float32, full_precision
@@ -137,7 +138,9 @@ def _temperatures(heads: int, given: list[float] | None) -> tuple[float, ...]:
             )
         return TEMPERATURES[heads]
     if len(given) != heads:
-        raise UserError(f"model.head.temperatures: found {len(given)} values, expected {heads} (model.head.heads)")
+        raise UserError(
+            f"model.head.temperatures: found {counted(len(given), 'value')}, expected {heads} (model.head.heads)"
+        )
     for value in given:
         if not value > 0:
             raise UserError(f"model.head.temperatures: found {value}, expected values above 0")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from masksup.base.words import counted
 from masksup.models.originals.kinds import TITLES, Kind
 from masksup.models.weight_files import Tensors
 
@@ -38,9 +39,9 @@ class Original:
     @property
     def summary(self) -> str:
         """For people: what the file is, as far as it tells."""
-        parts = [TITLES[self.kind], self.backbone, f"{self.classes} classes"]
+        parts = [TITLES[self.kind], self.backbone, counted(self.classes, "class")]
         if "heads" in self.head:
-            parts.append(f"{self.head['heads']} heads" if self.head["heads"] > 1 else "1 head")
+            parts.append(counted(self.head["heads"], "head"))
         if self.size is not None:
             parts.append(f"{self.size} px")
         return ", ".join(parts)

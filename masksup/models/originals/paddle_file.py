@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from masksup.base.files import open_regular
+from masksup.base.words import reason
 from masksup.errors import UserError
 
 _TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
@@ -25,9 +26,8 @@ def read_paddle(path: Path) -> dict[str, Tensor]:
         with open_regular(path) as file:
             content = _Unpickler(file).load()
     except Exception as error:  # a broken pickle fails in any way
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(
-            f"{path}: not read, it is broken or holds more than names and numpy arrays ({reason[0]}); "
+            f"{path}: not read, it is broken or holds more than names and numpy arrays ({reason(error)}); "
             "expected a .pdparams file of Paddle's paddle.save"
         ) from None
     if not isinstance(content, dict):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from masksup.base.words import counted
 from masksup.errors import UserError, nearest
 from masksup.models.originals.classes import ORDERS, classes_named
 from masksup.models.originals.heads import IMAGENET
@@ -126,7 +127,9 @@ def _of_preset(found: Original, name: str | None) -> dict[str, Any]:
             f", {preset.backbone}" if preset.backbone else ""
         )
         if preset.counts is not None:
-            wanted += f", {preset.counts[0]} classes" + (f", {preset.counts[1]} heads" if preset.counts[1] else "")
+            wanted += f", {counted(preset.counts[0], 'class')}" + (
+                f", {counted(preset.counts[1], 'head')}" if preset.counts[1] else ""
+            )
         wanted += f", {preset.settings['size']} px" if found.size else ""
         raise UserError(f"--preset {name}: {found.path} is {found.summary}; expected {wanted}")
     return {key: value for key, value in preset.settings.items() if key in found.needs or key == "size"}
@@ -147,7 +150,8 @@ def _classes(found: Original, text: str) -> tuple[str, ...]:
         fitting = [name for name, order in ORDERS.items() if len(order) == found.classes]
         hint = f" (such as {' or '.join(fitting)})" if fitting else ""
         raise UserError(
-            f"--classes {text}: found {len(classes)} classes, {found.path} has {found.classes}, expected as many{hint}"
+            f"--classes {text}: found {counted(len(classes), 'class')}, {found.path} has {found.classes}, "
+            f"expected as many{hint}"
         )
     return classes
 
