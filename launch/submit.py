@@ -17,11 +17,12 @@ from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import place_of, snapshot
 from launch.start.ledger import Folder, write_json
 from masksup.base.files import to_disk, write_atomically
+from masksup.config.auto import adds_as_tree, with_sum
 from masksup.config.conflicts import refuse_ranks, refuse_zero
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from masksup.errors import UserError, nearest
-from masksup.runtime.run_folder import as_in_folder, refuse_other_config
+from masksup.runtime.run_folder import as_in_folder, refuse_other_config, refuse_other_data
 
 # File systems that other nodes do not see, as /proc/mounts calls them.
 _NODE_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "overlay", "zfs", "f2fs", "squashfs"}
@@ -102,7 +103,8 @@ def check_submission(runs: Iterable[Path], configs: Iterable[Config], resources:
     refuse_folders(runs)
     sizes = range(resources.fewest_nodes, resources.most_nodes + 1)
     for config in configs:
-        refuse_ranks(config, sizes[0] * resources.ranks_on_a_node)
+        fits = sizes[0] if adds_as_tree(with_sum(config)) else sizes[-1]  # the tree leaves surplus ranks out
+        refuse_ranks(config, fits * resources.ranks_on_a_node)
         for nodes in sizes:
             refuse_zero(config, nodes * resources.ranks_on_a_node)
 
@@ -158,6 +160,7 @@ def check_runs(runs: Iterable[tuple[Path, Config]]) -> None:
     for folder, config in found.items():
         if folder.config.exists():
             refuse_other_config(folder.run, config)
+            refuse_other_data(folder.run, config)
         elif folder.run.is_dir() and any(path.name != "launch" for path in folder.run.iterdir()):
             raise UserError(f"{folder.run}: found a folder that is not a run, expected a run folder or a new name")
         if folder.result.exists():

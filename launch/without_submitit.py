@@ -141,7 +141,9 @@ def _with_its_code(folder: Folder, run: Path) -> int:
     """Go on in the snapshot, by a new program: modules that are loaded already are those of the checkout."""
     code = read_json(folder.job)["code"]
     os.environ["PYTHONPATH"] = str(code)
-    os.execv(sys.executable, [sys.executable, "-P", "-u", "-m", "launch.start.first_node", str(run)])
+    newer = (Path(code) / "launch" / "start" / "first_node.py").is_file()
+    module = "launch.start.first_node" if newer else "launch.batch"  # in the copies of earlier versions
+    os.execv(sys.executable, [sys.executable, "-P", "-u", "-m", module, str(run)])
 
 
 def of_this_job(environment: Mapping[str, str]) -> Resources:

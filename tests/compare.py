@@ -18,4 +18,5 @@ def numbers(run: Path) -> list[dict[str, object]]:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    assert differences(a, b) == []
+    found = differences(a, b)
+    assert found == [], "\n".join(found)

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from masksup.config.schema import Augment
 from masksup.data.dataset import Batch, TrainDataset
 from masksup.data.index import Index
 from masksup.data.sampler import Plan
-from masksup.data.transforms import TransformSettings, train_transform
+from masksup.data.transforms import train_transform
 
-SETTINGS = TransformSettings(crop="random_resized", randaugment=(1, 9), color_jitter=(0.3, 0.3, 0.3, 0.1), cutout=0.2)
+SETTINGS = Augment(crop="random_resized", randaugment=(1, 9), color_jitter=(0.3, 0.3, 0.3, 0.1), cutout=0.2)
 
 
 def write_images(folder: Path, count: int) -> list[str]:

@@ -78,7 +78,7 @@ def test_an_exported_model(
     out = tmp_path / "scores.json"
     assert command.main([str(tmp_path / "made" / "model.onnx"), str(picture(tiny_data)), "--out", str(out)]) == 2
     err = capsys.readouterr().err
-    assert "found NaN for class 'cat' of 1 of 1 images" in err
+    assert "found NaN for class 'cat' of 1 of 1 image" in err
     assert not out.exists()
 
 

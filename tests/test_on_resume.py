@@ -11,9 +11,10 @@ from compare import assert_same_run
 from pydantic import BaseModel
 from test_train import stop_after
 
+from launch.__main__ import main as launch
 from masksup.cli import main
 from masksup.config.auto import resolved
-from masksup.config.load import dump, validate
+from masksup.config.load import dump, to_yaml, validate
 from masksup.config.messages import items, schema_keys
 from masksup.config.on_resume import on_resume
 from masksup.config.schema import Config, OnResume, Section
@@ -139,6 +140,23 @@ def test_another_index_is_refused_and_leaves_the_folder_as_it_was(
             with pytest.raises(UserError, match=r"other data \(data\.\w+: .* -> .*\); expected an index of the same"):
                 train(tiny_config(**{"data__eval": None, **other}), tmp_path)
         assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+def test_another_index_is_refused_for_a_finished_run_and_by_the_launcher(
+    tiny_config: MakeConfig, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(tiny_config(epochs=1), run) == 0
+    other = tiny_config(epochs=1, data__test=str(tiny_data / "train"))
+    with pytest.raises(UserError, match=r"other data \(data\.test"):
+        train(other, run)
+    (run / "result.json").unlink()
+    config = (run / "config.yaml").read_text()
+    (tmp_path / "other.yaml").write_text(to_yaml(other))
+    words = ["submit", str(tmp_path / "other.yaml"), "--run-dir", str(run), "--cluster", "local"]
+    assert launch([*words, "--gpus-per-node", "0", "--ranks-per-node", "1"]) == 2
+    assert "other data (data.test" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == config
 
 
 def test_operation_that_may_change_results_is_told_and_kept_through_later_starts(

@@ -109,9 +109,12 @@ def test_another_result_than_on_record_is_a_warning(plain: Path, tmp_path: Path,
 
 
 def test_a_run_whose_gradients_are_not_finite_names_the_command(tiny_config, tmp_path: Path, capsys) -> None:
-    run = tmp_path / "run"
+    run = tmp_path / "a run"
     diverges = {"optim": {"name": "sgd", "lr": 1e30, "max_skipped": 2}, "optim__max_skipped": 2}
-    with pytest.raises(UserError, match=r"masksup replay \S+ --step \d+ shows that step") as error:
+    with pytest.raises(UserError, match=r"masksup replay '\S+a run' --step \d+ shows the last") as error:
         train(tiny_config(epochs=2, **diverges), run)
     step = int(re.findall(r"--step (\d+)", str(error.value))[0])
-    assert not replay(run, step).applied
+    assert main(["replay", str(run), "--step", str(step)]) == 0
+    facts = json.loads((run / "replay" / f"step-{step:09d}" / "replay.json").read_text())
+    assert facts["gradient_norm"] is None
+    assert list((run / "replay" / f"step-{step:09d}").glob("*.png"))

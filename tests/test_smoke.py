@@ -42,8 +42,8 @@ def test_numbers_that_differ_end_it() -> None:
     good = Cell("fp32", "cpu", 1, 3, Check(6, "images", 1e-6, 1.0, None, None), 50.0, 1.0)
     _judge(good, 50.00001)
     for bad, says in (
-        (replace(good, mean_ap=49.0), "mAP of fp32, cpu, 1 threads, batch 3 is 49.0, but mAP of masksup eval is 50"),
-        (replace(good, check=replace(good.check, largest_difference=1e-3)), "fp32, cpu, 1 threads, batch 3: the exp"),
+        (replace(good, mean_ap=49.0), "mAP of fp32, cpu, 1 thread, batch 3 is 49.0, but mAP of masksup eval is 50"),
+        (replace(good, check=replace(good.check, largest_difference=1e-3)), "fp32, cpu, 1 thread, batch 3: the exp"),
     ):
         with pytest.raises(JobError, match=says):
             _judge(bad, 50.00001)

@@ -99,14 +99,14 @@ def test_shared_memory_that_is_full(extra: tuple[str, ...], config: Path) -> Non
 
 def test_a_bug_keeps_its_traceback_and_leaves_nobody(config: Path) -> None:
     process = start(config, A_BUG)
-    workers: list[int] = []
+    workers: set[int] = set()
     end = time.monotonic() + DEADLINE
     while process.poll() is None and time.monotonic() < end:
         with suppress(OSError):  # it has just ended
-            workers = children(process.pid) or workers
+            workers |= set(children(process.pid))
         time.sleep(0.01)
     out = end_of(process, 0.1)
     assert process.returncode == 1, out
     assert out.rstrip().endswith("AssertionError: a bug")
-    assert len(workers) == 2
+    assert len(workers) >= 2
     assert not any(map(runs, workers))

@@ -21,8 +21,9 @@ from torch import Tensor
 from torchvision import transforms as v1
 
 from masksup.base.random import draws
+from masksup.config.schema import Augment
 from masksup.data.decode import decode
-from masksup.data.transforms import TransformSettings, train_transform
+from masksup.data.transforms import train_transform
 
 BATCH = 16
 SCALE = (0.7, 1.0)
@@ -68,7 +69,7 @@ def timed(load: Callable[[list[Path]], Tensor], files: list[Path]) -> float:
 
 def ours(size: int) -> Callable[[list[Path]], Tensor]:
     """Batches B3SS of uint8 as the training loader makes them."""
-    transform = train_transform(TransformSettings(crop="random_resized", scale=SCALE), size)
+    transform = train_transform(Augment(crop="random_resized", scale=SCALE), size)
 
     def load(files: list[Path]) -> Tensor:
         images = []

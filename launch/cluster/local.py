@@ -48,7 +48,8 @@ def alive(job: str, run: Path) -> bool:
         words = Path(f"/proc/{pid(job)}/cmdline").read_bytes().split(b"\0")  # nothing in one that has ended
     except (OSError, ValueError):
         return False
-    return b"launch.cluster.local" in words and os.fsencode(run) in words
+    # The second name is that of earlier versions, whose copies of the code may still run; so below.
+    return not {b"launch.cluster.local", b"launch.local"}.isdisjoint(words) and os.fsencode(run) in words
 
 
 def ranks(folder: Folder) -> list[int]:
@@ -59,7 +60,9 @@ def ranks(folder: Folder) -> list[int]:
             words = (place / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it has ended
             continue
-        if {b"launch.start.rank", b"launch.start.keeper"} & set(words) and os.fsencode(folder.run) in words:
+        if not {b"launch.start.rank", b"launch.start.keeper", b"launch.job"}.isdisjoint(words) and (
+            os.fsencode(folder.run) in words
+        ):
             found.append(int(place.name))
     return sorted(found)
 

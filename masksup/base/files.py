@@ -106,6 +106,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def finite(value: Any) -> Any:
+    """None in place of what JSON has no number for, in objects and lists as well."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def as_json(value: Any, **layout: Any) -> str:
     """JSON as every reader takes it; `layout` as of `json.dumps`. ValueError for NaN or infinity, which it has not."""
     return json.dumps(value, allow_nan=False, **layout)

@@ -16,14 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do the step again, print what it was, and write its pictures."""
+    from masksup.base.files import refuse_unwritable
     from masksup.base.log import log, start_logging
     from masksup.replay.again import replay
     from masksup.replay.show import lines, write
 
     start_logging()
+    out = args.out or args.run_dir / "replay" / f"step-{args.step:09d}"
+    refuse_unwritable(next(folder for folder in out.absolute().parents if folder.is_dir()))
     found = replay(args.run_dir, args.step)
     for line in lines(found):
         log.info(line)
-    out = args.out or args.run_dir / "replay" / f"step-{args.step:09d}"
     files = write(found, out)
     log.info(f"written to {out}: {', '.join(file.name for file in files[:4])}{', ...' if len(files) > 4 else ''}")

@@ -42,6 +42,11 @@ def with_sum(config: Config) -> Config:
     return _with(config, {("parallel", "sum"): "ring" if other else "tree"})
 
 
+def adds_as_tree(config: Config) -> bool:
+    """Whether the number of ranks changes no bit. DeepSpeed adds in its own way, whatever a run of DDP has recorded."""
+    return config.parallel.sum == "tree" and config.parallel.engine == "ddp"
+
+
 def with_threads(config: Config, threads: int) -> Config:
     """`config` with the number of threads that its first start has found."""
     return _with(config, {("precision", "threads"): threads})

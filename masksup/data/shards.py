@@ -111,7 +111,7 @@ class _Descriptors:
         found = os.fstat(descriptor).st_size
         if found != size:
             os.close(descriptor)
-            raise UserError(f"{path}: found {counted(found, 'byte')}, expected {size} (pack the index again)")
+            raise UserError(f"{path}: found {counted(found, 'byte')}, expected {size:,} (pack the index again)")
         self._of[path] = descriptor
         if len(self._of) > OPEN_SHARDS:
             os.close(self._of.popitem(last=False)[1])

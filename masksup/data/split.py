@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.words import counted
-from masksup.config.schema import Augment, Config, Data
+from masksup.config.schema import Config, Data
 from masksup.data.dataset import TrainDataset
 from masksup.data.folds import folds_of
 from masksup.data.index import Index, open_index
 from masksup.data.sampler import Plan, class_balance
-from masksup.data.transforms import TransformSettings, train_transform
+from masksup.data.transforms import train_transform
 from masksup.errors import UserError
 
 _PIECE = 1 << 16
@@ -114,19 +114,15 @@ def make_plan(config: Config, train: Part) -> Plan:
     return Plan(
         samples=len(train), global_batch=config.batch.global_, micro_batch=config.batch.micro_size,
         epochs=config.epochs, last_batch=config.data.last_batch, seed=config.seed, cumulative=cumulative,
-        blocks=config.parallel.sum != "ring",
+        blocks=config.parallel.engine == "ddp" and config.parallel.sum != "ring",
     )  # fmt: skip
 
 
 def train_dataset(config: Config, train: Part, plan: Plan) -> TrainDataset:
     """What stands at each position of `plan`, augmented."""
-    transform = train_transform(transform_settings(config.augment), config.train_size)
+    transform = train_transform(config.augment, config.train_size)
     data = config.data
     return TrainDataset(train.index, transform, plan, data.ignored, data.max_pixels, data.broken_budget, train.chosen)
-
-
-def transform_settings(augment: Augment) -> TransformSettings:
-    return TransformSettings(**augment.model_dump(exclude={"size"}))
 
 
 def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose: str) -> None:

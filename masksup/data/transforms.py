@@ -6,7 +6,6 @@ resizes. Boxes, when given, follow the pixels.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,32 +13,15 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from masksup.config.schema import Augment
 from masksup.data.augment import Boxes, color_jitter, cutout, randaugment
-
-
-@dataclass(frozen=True)
-class TransformSettings:
-    """What `augment` of the configuration says; the meanings are written there."""
-
-    crop: Literal["squish", "random_resized", "random_placed"] = "squish"
-    scale: tuple[float, float] = (0.7, 1.0)
-    ratio: tuple[float, float] = (0.75, 1.3333)
-    longer_side: tuple[float, float] = (0.625, 1.25)
-    fill: tuple[int, int, int] = (124, 116, 104)
-    flip: float = 0.5
-    color_jitter: tuple[float, float, float, float] | None = None
-    randaugment: tuple[int, int] | None = None
-    cutout: float = 0.0
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    eval_resize: Literal["squish", "center_crop", "top_left"] = "squish"
-    crop_share: float = 0.875
 
 
 @dataclass(frozen=True)
 class Transform:
     """Image to a square of `size` px, for training (drawing from the generator given) or for evaluation."""
 
-    settings: TransformSettings
+    settings: Augment
     size: int
     train: bool
 
@@ -124,12 +106,12 @@ class Transform:
         return resized, (boxes - np.array([x1, y1, x1, y1], np.float32)) * factor
 
 
-def train_transform(settings: TransformSettings, size: int) -> Transform:
+def train_transform(settings: Augment, size: int) -> Transform:
     """Flip, crop, resize, and the optional augmentations."""
     return Transform(settings, size, train=True)
 
 
-def eval_transform(settings: TransformSettings, size: int) -> Transform:
+def eval_transform(settings: Augment, size: int) -> Transform:
     """One deterministic view; the generator is not drawn from."""
     return Transform(settings, size, train=False)
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from masksup.base.random import draws
 from masksup.data.decode import decode_bytes
-from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.explain.heat import overlay
@@ -57,7 +56,7 @@ class Labeller:
         """Label an image file, turned as its EXIF says. Raises BrokenImage where it is none."""
         config = self.trained.config
         picture_3HW = decode_bytes(data, name, exif=True, max_pixels=config.data.max_pixels)
-        transform = eval_transform(transform_settings(config.augment), config.model.size)
+        transform = eval_transform(config.augment, config.model.size)
         input_3SS, _ = transform(picture_3HW, draws(0, 0, "transform"))
         with self._lock:
             [(_, scores_C, regions)] = label([(Path(name), input_3SS)], self.trained, self.decisions)

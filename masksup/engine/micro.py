@@ -12,16 +12,17 @@ from torch import Tensor
 from masksup.base.exhausted import exhausted
 from masksup.base.place import Place, most_ranks
 from masksup.base.words import counted
+from masksup.config.auto import adds_as_tree, with_sum
 from masksup.config.schema import Config
 from masksup.data.split import Source
 from masksup.engine.build import new_method, new_network
+from masksup.engine.parallel.tree import most_gradients
 from masksup.engine.precision import autocast, choose_device, choose_dtype, memory_format, set_numerics
 from masksup.errors import UserError
 
 _SHARE = 0.8  # of what is free: sums of gradients, loader processes and the allocator's gaps need some, too
-_STATES = (
-    4  # tensors of a parameter's size beside it and its gradient: Adam's two, the average, the copy that is scored
-)
+_STATES = 4
+"""Tensors of a parameter's size beside it and its gradient: Adam's two, the average, the copy that is scored."""
 _TRIED = 8  # images at most: what fewer take has little to do with their number
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -33,7 +34,8 @@ def largest_micro(config: Config, source: Source, place: Place) -> int:
 
     UserError where not even one image fits. Not collective.
     """
-    sizes = candidates(config, most_ranks(place))
+    ranks = most_ranks(place)
+    sizes = candidates(config, ranks)
     if config.model.frozen:  # whose features are kept: the head alone takes next to nothing
         return sizes[-1]
     set_numerics(config.precision, place.local_world)
@@ -42,9 +44,16 @@ def largest_micro(config: Config, source: Source, place: Place) -> int:
     own = sum(value.numel() * value.element_size() for value in parameters)
     room = _SHARE * free_bytes(device, place.local_world) - _STATES * own
     peak = _peaks(config, source, device)
-    fits = fitting(sizes, peak, room, 2 * own)
+
+    def left(size: int) -> float:
+        """Room for the step itself: gradients of earlier micro-batches wait in the tree, and one is flat to be sent."""
+        if not adds_as_tree(with_sum(config)):
+            return room
+        return room - own * (most_gradients(config.batch.global_ // size, ranks) - 1 + (ranks > 1))
+
+    fits = fitting(sizes, peak, left, 2 * own)
     # A GPU says that it is full; a process on the CPU would be killed, so there the line has to do.
-    while device.type == "cuda" and len(fits) > 1 and peak(fits[-1]) > room:
+    while device.type == "cuda" and len(fits) > 1 and peak(fits[-1]) > left(fits[-1]):
         fits.pop()
     if not fits:
         raise UserError(
@@ -55,15 +64,15 @@ def largest_micro(config: Config, source: Source, place: Place) -> int:
     return fits[-1]
 
 
-def fitting(sizes: list[int], peak: Callable[[int], float], room: float, fixed: float) -> list[int]:
-    """Those of the ascending `sizes` whose peak is at most `room` bytes. Small ones are tried; the others lie on the
-    line through the last two of these. `fixed`: bytes that no image takes, such as weights and gradients."""
+def fitting(sizes: list[int], peak: Callable[[int], float], room: Callable[[int], float], fixed: float) -> list[int]:
+    """Those of the ascending `sizes` whose peak is at most the `room` of that size, in bytes. Small ones are tried; the
+    others lie on the line through the last two of these. `fixed`: bytes that no image takes, as those of weights."""
     tried = {0: fixed}
     for size in sizes:
-        if size > _TRIED or line(tried, size) > room:
+        if size > _TRIED or line(tried, size) > room(size):
             break
         tried[size] = peak(size)
-    return [size for size in sizes if tried.get(size, line(tried, size)) <= room]
+    return [size for size in sizes if tried.get(size, line(tried, size)) <= room(size)]
 
 
 def candidates(config: Config, ranks: int) -> list[int]:
@@ -95,7 +104,8 @@ def free_bytes(device: torch.device, ranks_here: int) -> float:
 def _limits_of_job() -> list[float]:
     """What the control groups of a job or container leave, where they have a limit (cgroup 1 and 2)."""
     left = [float("inf")]
-    for row in Path("/proc/self/cgroup").read_text().splitlines():
+    groups = Path("/proc/self/cgroup")
+    for row in groups.read_text().splitlines() if groups.is_file() else ():
         _, kind, path = row.split(":", 2)
         if kind not in ("", "memory"):
             continue
@@ -156,7 +166,8 @@ def _count_anew(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     with suppress(AttributeError):  # glibc alone: give back what earlier work has left to the allocator
         ctypes.CDLL(None).malloc_trim(0)
-    _CLEAR_REFS.write_text("5")
+    with suppress(OSError):  # where a container forbids it, what was highest before counts, too
+        _CLEAR_REFS.write_text("5")
     return _status("VmRSS")
 
 

@@ -1,4 +1,4 @@
-"""The optimiser: parameter groups with their factors, and a step that skips gradients that are not finite."""
+"""The optimiser: parameter groups with their factors, rates, and the norm of their gradients."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

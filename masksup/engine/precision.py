@@ -53,18 +53,20 @@ def _keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def choose_threads(precision: Precision, processes: int = 1) -> int:
+    """CPU threads of this process, one of so many on this machine."""
+    # Counted over the cores this process may use, which on a shared node are fewer than the machine's.
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    given = precision.threads or (int(asked) if asked.isdecimal() else 0)
+    return given or max(1, len(os.sched_getaffinity(0)) // processes)
+
+
 def set_numerics(precision: Precision, processes: int = 1) -> int:
     """Fix threads and determinism of this process, one of so many on this machine.
 
     Returns the number of CPU threads, which is recorded.
     """
-    # Counted over the cores this process may use, which on a shared node are fewer than the machine's.
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    threads = (
-        precision.threads
-        or (int(asked) if asked.isdecimal() else 0)
-        or max(1, len(os.sched_getaffinity(0)) // processes)
-    )
+    threads = choose_threads(precision, processes)
     torch.set_num_threads(threads)
     if choose_device(precision).type == "cpu":
         _keep_memory()

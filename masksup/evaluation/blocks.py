@@ -11,7 +11,7 @@ from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader
 from masksup.data.masks import FixedMasks, hide, unpack
-from masksup.data.split import Part, transform_settings
+from masksup.data.split import Part
 from masksup.data.transforms import eval_transform
 from masksup.engine.features import FrozenFeatures
 
@@ -31,7 +31,7 @@ def image_blocks(part: Part, config: Config, numbers: range) -> Iterator[Block]:
     """The blocks of `eval.batch` samples that `numbers` names; the last of all is padded to full size."""
     dataset = EvalDataset(
         part.index,
-        eval_transform(transform_settings(config.augment), config.model.size),
+        eval_transform(config.augment, config.model.size),
         config.data.max_pixels,
         config.data.broken_budget,
         part.chosen,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import CROWD, DIFFICULT, Index
-from masksup.data.split import Part, transform_settings
+from masksup.data.split import Part
 from masksup.data.transforms import eval_transform
 from masksup.engine.precision import choose_device
 from masksup.errors import UserError
@@ -38,7 +38,7 @@ def pointing_game(trained: Trained, part: Part) -> Pointing:
     if len(index.crop_N4) or config.augment.eval_resize != "squish":
         raise UserError(f"{index.folder}: the pointing game takes whole images that are squeezed (eval_resize squish)")
     data = EvalDataset(
-        index, eval_transform(transform_settings(config.augment), config.model.size), config.data.max_pixels,
+        index, eval_transform(config.augment, config.model.size), config.data.max_pixels,
         config.data.broken_budget, part.chosen,
     )  # fmt: skip
     device = choose_device(config.precision)

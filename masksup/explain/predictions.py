@@ -13,7 +13,6 @@ from masksup.base.files import written_whole
 from masksup.base.random import draws
 from masksup.data.decode import decode
 from masksup.data.masks import FixedMasks
-from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError, nearest
@@ -57,9 +56,7 @@ def draw_file(
     config = trained.config
     # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
     picture_3HW = decode(file, exif=True, max_pixels=config.data.max_pixels)
-    input_3SS, _ = eval_transform(transform_settings(config.augment), config.model.size)(
-        picture_3HW, draws(0, 0, "transform")
-    )
+    input_3SS, _ = eval_transform(config.augment, config.model.size)(picture_3HW, draws(0, 0, "transform"))
     places = regions or wanted is not None
     # Where it is not squeezed, what the network saw is a part of the photograph.
     as_seen = input_3SS if places and config.augment.eval_resize != "squish" else picture_3HW

@@ -15,7 +15,7 @@ from masksup.base.words import counted
 from masksup.data.dataset import EvalDataset
 from masksup.data.decode import decode
 from masksup.data.index import open_index
-from masksup.data.split import Part, open_source, transform_settings
+from masksup.data.split import Part, open_source
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
@@ -94,7 +94,7 @@ def check_images(trained: Trained, given: Sequence[str]) -> Images:
         return Images(torch.stack([_load(files[row], trained) for row in rows]), named)
     part = part_of(trained)
     config = trained.config
-    transform = eval_transform(transform_settings(config.augment), config.model.size)
+    transform = eval_transform(config.augment, config.model.size)
     dataset = EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget, part.chosen)
     return Images(torch.stack([dataset[row]["image"] for row in _spread(len(dataset))]), part.title)
 
@@ -117,7 +117,7 @@ def part_of(trained: Trained) -> Part:
 def _load(file: Path, trained: Trained) -> Tensor:
     config = trained.config
     image = decode(file, exif=True, max_pixels=config.data.max_pixels)
-    return eval_transform(transform_settings(config.augment), config.model.size)(image, draws(0, 0, "transform"))[0]
+    return eval_transform(config.augment, config.model.size)(image, draws(0, 0, "transform"))[0]
 
 
 def _spread(count: int) -> list[int]:

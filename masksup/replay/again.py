@@ -11,6 +11,7 @@ from torch import Tensor
 from masksup.base.log import log
 from masksup.base.place import ALONE
 from masksup.base.words import counted
+from masksup.config.auto import adds_as_tree
 from masksup.config.load import load_config
 from masksup.data.loader import train_loader
 from masksup.data.split import train_dataset
@@ -122,7 +123,7 @@ def _put_back(run_dir: Path, name: str, saved: State, built: Built, stepper: Ste
     if saved.meta["hashes"] != built.source.hashes:
         raise UserError(f"{run_dir}: the indexes changed since this run was started; its steps cannot be repeated")
     ranks = saved.meta.get("ranks", 1)
-    if built.config.parallel.sum != "tree" and ranks != 1:
+    if not adds_as_tree(built.config) and ranks != 1:
         log.warning(f"{run_dir}: {ranks} ranks added by parallel.sum=ring; one process adds in another order")
     whole = built.network if built.config.model.lora.rank else built.scored_method.network
     refuse_other_model(whole.kept_state(), saved.part("model"), name)

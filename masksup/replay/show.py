@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from masksup.base.files import as_json, write_atomically
+from masksup.base.files import as_json, finite, write_atomically
 from masksup.base.words import counted
 from masksup.replay.again import Replayed
 
@@ -35,7 +35,7 @@ def lines(replayed: Replayed) -> list[str]:
         key=lambda row: (math.isfinite(row[0]), -row[0]),
     )
     if worst:
-        said.append(f"the highest losses of {len(worst)} images:")
+        said.append(f"the highest losses of {counted(len(worst), 'image')}:")
         said += [f"  {loss:<12.6g} {sample}  (micro-batch {at})" for loss, sample, at in worst[:_WORST]]
     return said
 
@@ -56,7 +56,7 @@ def write(replayed: Replayed, folder: Path) -> list[Path]:
     """`replay.json`, and a picture of each pass of the network. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "replay.json"]
-    write_atomically(files[0], as_json(_facts(replayed), indent=1) + "\n")
+    write_atomically(files[0], as_json(finite(_facts(replayed)), indent=1) + "\n")
     for at, part in enumerate(replayed.micro_batches):
         for number, images in enumerate(part.seen, 1):
             files.append(folder / f"micro-{at:02d}-pass-{number}.png")

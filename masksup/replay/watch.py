@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from masksup.engine.step import Stepper
 
-Losses = list[tuple[Tensor, Tensor]]
-
 
 @dataclass
 class MicroBatch:

@@ -7,7 +7,6 @@ from PIL import Image
 from torch import Tensor
 
 from masksup.data.dataset import EvalDataset
-from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.explain.heat import overlay
 from masksup.explain.looks import Looks, look
@@ -24,7 +23,7 @@ class Sampler:
         config = run.trained.config
         self._run = run
         self._data = EvalDataset(
-            run.part.index, eval_transform(transform_settings(config.augment), config.model.size),
+            run.part.index, eval_transform(config.augment, config.model.size),
             config.data.max_pixels, config.data.broken_budget, run.part.chosen,
         )  # fmt: skip
         self._looks: dict[int, Looks] = {}

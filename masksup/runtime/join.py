@@ -31,7 +31,7 @@ from masksup.runtime.watchdog import INTERRUPT, Watchdog, quick_to_answer, statu
 _TO_TELL = 600.0  # seconds to wait for other ranks where no configuration says how long
 # Of a collective. The watchdog alone knows what has a limit and what, such as waiting for a disk, has none; and a
 # collective's own clock would go on while a job is suspended.
-_NO_LIMIT = timedelta(days=30)
+NO_LIMIT = timedelta(days=30)
 
 
 @contextmanager
@@ -85,9 +85,9 @@ def _form(place: Place, parallel: Parallel, precision: Precision, store: Store, 
         take_gpu(place, backend)
         nccl.set_variables()
     dist.init_process_group(
-        backend, store=PrefixStore("default", store), rank=place.rank, world_size=place.world, timeout=_NO_LIMIT
+        backend, store=PrefixStore("default", store), rank=place.rank, world_size=place.world, timeout=NO_LIMIT
     )
-    control = dist.new_group(backend="gloo", timeout=_NO_LIMIT)
+    control = dist.new_group(backend="gloo", timeout=NO_LIMIT)
     assert isinstance(control, dist.ProcessGroup)
     # NCCL connects at the first sum: here, so that a wrong network card shows within the time that a start may take.
     dist.all_reduce(torch.zeros(1, device="cuda" if on_gpu else "cpu"))

@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from masksup.base.files import as_json, read_regular, write_atomically
+from masksup.base.files import as_json, finite, read_regular, write_atomically
 from masksup.base.json_lines import Appender, parse_line, split_lines
 from masksup.base.log import log
 from masksup.base.words import counted
@@ -54,7 +54,7 @@ class Record:
         if not self.writes:
             return
         with self._guard():
-            self._rows.append(_finite(row))
+            self._rows.append(finite(row))
 
     def _point(self, write: Callable[[], object]) -> None:
         """Something for TensorBoard, alike."""
@@ -228,15 +228,6 @@ def _but_for_tensorboard(hook: Callable[[Any], object]) -> Callable[[Any], objec
             hook(thread)
 
     return told
-
-
-def _finite(value: Any) -> Any:
-    """None in place of what JSON has no number for, in rows and lists as well."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -99,7 +99,7 @@ def open_run(path: Path, config: Config, indexes: Mapping[str, str] | None = Non
     lock = _lock(path)
     if config_file.exists():
         refuse_other_config(path, config)
-        _refuse_other_data(path, config, indexes or {})
+        refuse_other_data(path, config, indexes)
     if not config_file.exists() or differences(read_run_config(path), config):
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
@@ -131,6 +131,7 @@ def finished(path: Path, config: Config) -> bool:
     if not (path / "result.json").exists() or not (path / "config.yaml").exists():
         return False
     refuse_other_config(path, config)
+    refuse_other_data(path, config)
     return True
 
 
@@ -166,15 +167,26 @@ def _longer(path: Path, config: Config) -> str:
     return f"with model.weights={path} begins with this run's weights and {rate}, to train them for further epochs"
 
 
-def _refuse_other_data(path: Path, config: Config, indexes: Mapping[str, str]) -> None:
-    """UserError if parts lie elsewhere now and are not known to be what they were."""
+def refuse_other_data(path: Path, config: Config, indexes: Mapping[str, str] | None = None) -> None:
+    """UserError if parts lie elsewhere now and are not known to be what they were.
+
+    indexes: the hash of the index of each part; None: they are read.
+    """
     moved = changed(read_run_config(path), config, OnResume.SAME_INDEX)
-    if moved and _indexes_before(path) != indexes:
+    before = _indexes_before(path) if moved else None  # None, too, where nothing was trained yet
+    if before is not None and before != (_indexes_now(config) if indexes is None else indexes):
         shown = "; ".join(f"{key}: {values}" for key, values in moved.items())
         raise UserError(
             f"{path}: this run folder has other data ({shown}); expected an index of the same hash, or another "
             "--run-dir"
         )
+
+
+def _indexes_now(config: Config) -> dict[str, str]:
+    from masksup.data.index import read_header  # the launcher starts without numpy
+
+    parts = {"train": config.data.train, "eval": config.data.eval, "test": config.data.test}
+    return {name: read_header(Path(part))["hash"] for name, part in parts.items() if part is not None}
 
 
 def _indexes_before(path: Path) -> Any:

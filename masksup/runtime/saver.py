@@ -23,7 +23,7 @@ class Saver:
     def __init__(self, folder: Path, start: int, keep: int, check: Callable[[], None] = fence.check) -> None:
         self.folder, self.start, self.keep = folder, start, keep
         self.best: dict[str, Any] | None = None
-        """The best score so far whose weights are on disk, as in `At`: what the link `best` means."""
+        """The best score so far whose weights are on disk, as in `Progress.best`: what the link `best` means."""
         self._check = check
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -55,7 +55,7 @@ class Saver:
     def save(self, state: State, name: str, best: dict[str, Any] | None) -> None:
         """Begin to write `state` as `name`, or, while another is being written, have it written next.
 
-        best: the best score, of this checkpoint or of one that is on disk; of an `At`.
+        best: the best score, of this checkpoint or of one that is on disk; as in `Progress.best`.
         """
         with self._lock:
             self._next = (state, name, best)

@@ -16,7 +16,6 @@ from masksup.base.random import draws
 from masksup.base.words import counted
 from masksup.data.decode import decode
 from masksup.data.decode_pil import rgb_pixels
-from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
@@ -75,7 +74,7 @@ class Model:
 
     def _scores(self, images: Iterable[Picture], exact: bool) -> Iterator[NDArray[np.float64]]:
         config = self.trained.config
-        transform = eval_transform(transform_settings(config.augment), config.model.size)
+        transform = eval_transform(config.augment, config.model.size)
         prepared = (
             (Path(f"image {number}"), transform(self._pixels(image, number), draws(0, 0, "transform"))[0])
             for number, image in enumerate(images)

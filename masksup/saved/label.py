@@ -12,7 +12,6 @@ from torch import Tensor
 from masksup.base.random import draws
 from masksup.data.decode import decode
 from masksup.data.decode_pil import BrokenImage
-from masksup.data.split import transform_settings
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.evaluation.forward import Predictor, run_model
@@ -38,7 +37,7 @@ def load_blocks(files: list[Path], trained: Trained, broken: list[str]) -> Itera
     """Model inputs (turned as their EXIF says) in groups of the run's evaluation batch; `broken` gets a line for each
     file that cannot be read."""
     config = trained.config
-    transform = eval_transform(transform_settings(config.augment), config.model.size)
+    transform = eval_transform(config.augment, config.model.size)
     block: Loaded = []
     for file in files:
         try:

@@ -20,7 +20,7 @@ _REMEDY = {
 
 
 def model_card(trained: Trained, decisions: Decisions) -> str:
-    """ModelSettings, data, scores with their protocol, decisions, use, limits and versions of a run."""
+    """Model, data, scores with their protocol, decisions, use, limits and versions of a run."""
     try:
         return _card(trained, decisions)
     except (KeyError, TypeError, AttributeError, IndexError) as error:  # JSON, but not as it was written

@@ -1,5 +1,6 @@
 """A run whose gradients stay infinite or NaN ends here, with the ranks and samples they come from (R8)."""
 
+from shlex import quote
 from typing import NoReturn
 
 from torch import Tensor
@@ -44,6 +45,7 @@ def raise_bad_gradient(run: Run, micro_batches: list[dict[str, Tensor]]) -> NoRe
     text = (
         f"optim.lr: {run.config.optim.max_skipped} steps in a row up to step {run.progress.step} had a gradient that "
         f"is not finite, on {named(guilty)}; last samples: {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}; "
-        f"none of them was applied; masksup replay {run.folder.path} --step {run.progress.step} shows that step"
+        f"none of them was applied; masksup replay {quote(str(run.folder.path))} --step {run.progress.step} shows the "
+        "last"
     )
     raise UserError(text) if run.group.first else ToldElsewhere(text)

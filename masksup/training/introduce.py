@@ -4,6 +4,7 @@ import os
 
 from masksup.base.log import log
 from masksup.base.words import counted
+from masksup.config.auto import adds_as_tree
 from masksup.engine.parallel.tree import most_gradients
 from masksup.training.run import Run
 
@@ -25,7 +26,7 @@ def introduce(run: Run, told: list[str]) -> None:
         f"trained; {run.device.type}, {str(run.dtype).removeprefix('torch.')}, "
         f"{_ranks(group.world)}{counted(run.threads, 'thread')}"
     )
-    if config.parallel.sum == "tree" and config.optim.name != "lbfgs":
+    if adds_as_tree(config) and config.optim.name != "lbfgs":
         count = -(-run.plan.global_batch // run.plan.micro_batch)
         most = most_gradients(count, group.world)
         if most > 1:

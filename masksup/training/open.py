@@ -9,7 +9,7 @@ import torch
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
 from masksup.base.words import counted
-from masksup.config.auto import resolved, with_head_start, with_micro, with_sum, with_threads
+from masksup.config.auto import adds_as_tree, resolved, with_head_start, with_micro, with_sum, with_threads
 from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
@@ -20,7 +20,7 @@ from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
 from masksup.engine.micro import largest_micro
 from masksup.engine.parallel.engine import check_engine, make_engine
-from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.precision import choose_device, choose_dtype, choose_threads, memory_format, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
@@ -68,6 +68,8 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
         resumes = group.first and (kept is not None or bool(list_checkpoints(run_dir / "checkpoints")))
     resumes = group.broadcast(resumes)
     config = _with_micro(config, group)
+    # Of rank 0, since other threads are other bits, and nodes may differ.
+    config = with_threads(config, group.broadcast(choose_threads(config.precision, group.place.local_world)))
     with group.together():
         built, told = build(config, run_dir, resumes, group.place)
     config = built.config
@@ -115,7 +117,7 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     threads = set_numerics(config.precision, place.local_world)
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
-    config = with_threads(with_sum(config), threads)
+    config = with_sum(config)
     plan = make_plan(config, source.train)
     _refuse_ranks(config, place, device)
     config = with_head_start(config)
@@ -154,7 +156,7 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
 
 def _refuse_ranks(config: Config, place: Place, device: torch.device) -> None:
     """UserError where so many ranks, or ranks of this kind, cannot share the work."""
-    if config.parallel.sum != "tree":
+    if not adds_as_tree(config):
         refuse_ranks(config, place.world)
     if config.parallel.sync_batchnorm and device.type == "cpu":
         raise UserError("parallel.sync_batchnorm: found true, but the ranks run on CPUs; torch has it for GPUs only")
@@ -235,7 +237,7 @@ def _resumed(run: Run, kept: State | None) -> Run:
     for part, samples in run.progress.broken.items():
         run.broken[part].known.update(samples)
     before = saved.meta.get("ranks", 1), saved.meta.get("threads", run.threads)
-    same = before[1] == run.threads and (before[0] == group.world or run.config.parallel.sum == "tree")
+    same = before[1] == run.threads and (before[0] == group.world or adds_as_tree(run.config))
     if not same:
         log.warning(
             f"saved by {counted(before[0], 'rank')} of {counted(before[1], 'thread')}, going on with {group.world} of "

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masksup.data import index as index_module
+from masksup.data import write_index as write_module
 from masksup.data.index import CROWD, DIFFICULT, open_index
 from masksup.data.write_index import IndexContent, write_index
 from masksup.errors import UserError
@@ -205,7 +205,7 @@ def test_failed_write_leaves_the_old_index_and_no_trace(tmp_path: Path, monkeypa
         if saves["left"] == 0:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_module, "to_disk", full_disk)
+    monkeypatch.setattr(write_module, "to_disk", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_index(tmp_path / "a", make_content(tmp_path, 9))
     assert open_index(tmp_path / "a").hash == old

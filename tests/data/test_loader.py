@@ -16,11 +16,12 @@ import torch
 from loading import SETTINGS, equal, plan, train_set, truncate, write_images
 from PIL import Image
 
+from masksup.config.schema import Augment
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index
 from masksup.data.loader import _refuse_dead, eval_loader, train_loader
 from masksup.data.shards import digest_of
-from masksup.data.transforms import TransformSettings, eval_transform
+from masksup.data.transforms import eval_transform
 from masksup.data.write_index import IndexContent, write_index
 from masksup.errors import UserError
 
@@ -132,7 +133,7 @@ def test_members_restrict_both_data_sets(index: Index) -> None:
 def test_person_samples_are_cut_out_first(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     index = make_index(tmp_path / "images", tmp_path / "index", crops=True)
-    dataset = EvalDataset(index, eval_transform(TransformSettings(), 56))
+    dataset = EvalDataset(index, eval_transform(Augment(), 56))
     person = Image.open(index.path(4)).crop((-5, 4, 30, 60)).resize((56, 56), Image.Resampling.BILINEAR)
     difference = dataset[4]["image"].permute(1, 2, 0).numpy().astype(int) - np.asarray(person)
     assert np.abs(difference).max() <= 3

@@ -158,7 +158,7 @@ def test_a_missing_shard_is_one_line(packed: Index) -> None:
 def test_a_truncated_shard_is_one_line_from_any_process_and_never_tolerated(packed: Index, workers: int) -> None:
     truncate(shards_of(packed)[1])
     p = plan()
-    with pytest.raises(UserError, match=r"00001-[0-9a-f]+\.tar: found \d+ bytes, expected \d+ \(pack") as raised:
+    with pytest.raises(UserError, match=r"00001-[0-9a-f]+\.tar: found [\d,]+ bytes, expected [\d,]+ \(pack") as raised:
         list(train_loader(train_set(packed, p, broken_budget=0.9), p, 0, workers))
     assert "\n" not in str(raised.value)
 
@@ -175,7 +175,7 @@ def test_a_member_that_is_not_where_the_index_says_is_one_line(packed: Index) ->
     offsets = np.load(packed.folder / "offset_I.npy")
     for wrong in (offsets + 512, np.roll(offsets, 1)):
         np.save(packed.folder / "offset_I.npy", wrong)
-        with pytest.raises(UserError, match=r"found something else than '001\.jpg' \(\d+ bytes\) at byte \d+"):
+        with pytest.raises(UserError, match=r"found something else than '001\.jpg' \([\d,]+ bytes\) at byte \d+"):
             open_index(packed.folder).read(1)
 
 

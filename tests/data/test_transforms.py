@@ -11,9 +11,9 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import v2 as tv
 
 from masksup.base.random import draws
+from masksup.config.schema import Augment
 from masksup.data.augment import RANDAUGMENT, apply_operation, color_jitter, cutout
 from masksup.data.transforms import (
-    TransformSettings,
     clip_boxes,
     eval_transform,
     random_frame,
@@ -45,7 +45,7 @@ def gap(image: torch.Tensor, expected: Image.Image) -> int:
 @pytest.mark.parametrize(("width", "height"), [(500, 333), (90, 120), (224, 224), (640, 100)])
 def test_squish_equals_pil_resize(interpolation: Any, width: int, height: int) -> None:
     image = picture(width, height)
-    out, _ = eval_transform(TransformSettings(interpolation=interpolation), 224)(image, rng())
+    out, _ = eval_transform(Augment(interpolation=interpolation), 224)(image, rng())
     how = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
     assert out.shape == (3, 224, 224)
     # Bicubic: both round to 8 bits between the two passes, with coefficients of different precision.
@@ -54,14 +54,14 @@ def test_squish_equals_pil_resize(interpolation: Any, width: int, height: int) -
 
 def test_antialiasing_is_on() -> None:
     checks = ((torch.arange(400)[:, None] + torch.arange(400)) % 2 * 255).to(torch.uint8).repeat(3, 1, 1)
-    out, _ = eval_transform(TransformSettings(), 90)(checks, rng())
+    out, _ = eval_transform(Augment(), 90)(checks, rng())
     assert (out.int() - 127).abs().max() < 30
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 333), (90, 120), (300, 301)])
 def test_center_crop_equals_torchvision(width: int, height: int) -> None:
     image = picture(width, height)
-    settings = TransformSettings(eval_resize="center_crop", crop_share=0.875)
+    settings = Augment(eval_resize="center_crop", crop_share=0.875)
     out, _ = eval_transform(settings, 224)(image, rng())
     assert torch.equal(out, tv.CenterCrop(224)(tv.Resize(256, antialias=True)(image)))
 
@@ -102,11 +102,11 @@ def found_box(image: torch.Tensor) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("settings", [
-    TransformSettings(crop="random_resized", scale=(0.4, 1.0)),
-    TransformSettings(crop="squish", eval_resize="center_crop"),
-    TransformSettings(crop="random_placed", longer_side=(0.9, 1.9), eval_resize="top_left"),
+    Augment(crop="random_resized", scale=(0.4, 1.0)),
+    Augment(crop="squish", eval_resize="center_crop"),
+    Augment(crop="random_placed", longer_side=(0.9, 1.9), eval_resize="top_left"),
 ])  # fmt: skip
-def test_boxes_follow_the_pixels(settings: TransformSettings, train: bool) -> None:
+def test_boxes_follow_the_pixels(settings: Augment, train: bool) -> None:
     transform = train_transform(settings, 160) if train else eval_transform(settings, 160)
     for position in range(30):
         box = tuple(int(v) for v in np.random.default_rng(position).integers([60, 50, 160, 120], [120, 100, 240, 180]))
@@ -126,7 +126,7 @@ def filled(image: torch.Tensor) -> NDArray[np.bool_]:
 @pytest.mark.parametrize(("width", "height"), [(100, 70), (70, 100), (300, 300)])
 def test_random_placed_is_the_original_rule(width: int, height: int) -> None:
     """Longer side a whole number drawn from 40..80 of 64; no offset out of reach; the rest in one colour."""
-    settings = TransformSettings(crop="random_placed", flip=0, fill=FILL)
+    settings = Augment(crop="random_placed", flip=0, fill=FILL)
     image = torch.full((height, width, 3), 90, dtype=torch.uint8).permute(2, 0, 1)
     sides, corners = set(), []
     for position in range(600):
@@ -158,7 +158,7 @@ def reseeded(position: int) -> np.random.Generator:
 def test_random_placed_cuts_every_part_of_an_image_that_is_larger() -> None:
     ramp = torch.arange(200, dtype=torch.uint8).repeat(200, 1)
     image = torch.stack([ramp, ramp.T, ramp]).permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    transform = train_transform(TransformSettings(crop="random_placed", flip=0, longer_side=(3.125, 3.125)), 64)
+    transform = train_transform(Augment(crop="random_placed", flip=0, longer_side=(3.125, 3.125)), 64)
     corners = np.array([transform(image, rng(position))[0][:2, 0, 0].tolist() for position in range(800)])
     assert corners.min(0).tolist() == [0, 0]  # the ramp is not resized, so a corner's values are its place
     assert corners.max(0).tolist() == [136, 136]
@@ -168,7 +168,7 @@ def test_random_placed_cuts_every_part_of_an_image_that_is_larger() -> None:
 @pytest.mark.parametrize(("width", "height"), [(100, 40), (40, 100), (30, 20), (90, 80)])
 def test_top_left_takes_the_pixels_as_they_are(width: int, height: int) -> None:
     image = picture(width, height)
-    out, _ = eval_transform(TransformSettings(eval_resize="top_left", fill=FILL), 64)(image, rng())
+    out, _ = eval_transform(Augment(eval_resize="top_left", fill=FILL), 64)(image, rng())
     w, h = min(width, 64), min(height, 64)
     assert torch.equal(out[:, :h, :w], image[:, :h, :w])
     rest = filled(out)
@@ -178,7 +178,7 @@ def test_top_left_takes_the_pixels_as_they_are(width: int, height: int) -> None:
 
 def test_the_fill_is_0_after_imagenets_normalisation() -> None:
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    assert np.abs((np.array(TransformSettings().fill) / 255 - mean) / std).max() < 0.01
+    assert np.abs((np.array(Augment().fill) / 255 - mean) / std).max() < 0.01
 
 
 @pytest.mark.parametrize("name", RANDAUGMENT)
@@ -235,9 +235,7 @@ def test_cutout_covers_its_share_where_it_fits() -> None:
 
 
 def test_everything_at_once_is_a_function_of_seed_and_position() -> None:
-    settings = TransformSettings(
-        crop="random_resized", randaugment=(2, 9), color_jitter=(0.4, 0.4, 0.4, 0.1), cutout=0.3
-    )
+    settings = Augment(crop="random_resized", randaugment=(2, 9), color_jitter=(0.4, 0.4, 0.4, 0.1), cutout=0.3)
     transform, image = train_transform(settings, 64), picture(120, 90)
     outputs = []
     for position in range(20):
@@ -255,7 +253,7 @@ def test_everything_at_once_is_a_function_of_seed_and_position() -> None:
 
 def test_flip_has_its_probability_and_mirrors() -> None:
     image = picture(64, 64)
-    transform = train_transform(TransformSettings(flip=0.3), 64)
+    transform = train_transform(Augment(flip=0.3), 64)
     flipped = [torch.equal(transform(image, rng(i))[0], image.flip(-1)) for i in range(1000)]
     assert np.mean(flipped) == pytest.approx(0.3, abs=0.05)
 

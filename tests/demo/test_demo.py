@@ -142,7 +142,7 @@ def test_what_is_too_large_is_refused_before_it_is_read_and_a_page_holds_a_hundr
         assert send(address, upload, b"x" * 10)[0] == 200
         free = memory(address)
         status, said = send(address, upload, b"", claimed=2**30)
-        assert (status, said) == (413, b"at most 68157440 bytes, and their number\n")
+        assert (status, said) == (413, b"at most 68,157,440 bytes, and their number\n")
         assert send(address, upload, b"", claimed=None)[0] == 411
         for _ in range(1000):
             assert send(address, upload, photo)[0] == 200

@@ -180,6 +180,7 @@ def _run(job: Job, folder: Path, rank: int, world: int) -> None:
         result["norms"].append(float(logs["gradient_norm"]))
         result["skipped"].append(int(stepper.engine.skipped))
     tensors, result["meta"] = stepper.engine.export_state()
+    tensors |= {f"method/{name}": value for name, value in method.own_state().items()}
     result["tensors"] = {name: value.detach().clone() for name, value in tensors.items()}
     with _infinite(method) if job.poison is not None and rank == world - 1 else nullcontext():
         result["finite"] = [

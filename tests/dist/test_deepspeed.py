@@ -251,6 +251,7 @@ def resume_in_fresh_processes(world: int, cases: dict[str, dict[str, Any]], fold
             same_state(resumed, whole)
 
 
+@pytest.mark.slow
 def test_resume_is_bit_equal_with_3_ranks(folder: Path) -> None:
     """Also where a process makes another engine first: ZeRO 3 comes between the whole run of ZeRO 2 and its half."""
     cases = {

@@ -37,7 +37,7 @@ TRAININGS: dict[str, dict[str, object]] = {
     "bf16, MCAR, checkpointing": {
         "precision__dtype": "bf16", "method": {"name": "mcar", "top": 2}, "model__grad_checkpointing": True
     },
-    "OASS and its teacher": {"method": {"name": "oass"}, "model__size": 64},
+    "OASS and its teacher": {"method": {"name": "oass", "patches": "teacher"}, "model__size": 64},
 }  # fmt: skip
 
 

@@ -23,7 +23,9 @@ CASES: dict[str, dict[str, Any]] = {
         "precision__dtype": "fp16", "model": VIT, "method": {"name": "masksup", "bank": 8}
     },
     "Puzzle-CAM": {"method": {"name": "puzzle"}, "model__size": 64, "batch__global": 12},
-    "OASS, its teacher, CSI": {"optim": SGD, "model": CSI, "method": {"name": "oass"}, "batch__global": 12},
+    "OASS, its teacher, CSI": {
+        "optim": SGD, "model": CSI, "method": {"name": "oass", "patches": "teacher"}, "batch__global": 12
+    },
     "checkpointing, sgd, channels first": {
         "optim": SGD, "model__grad_checkpointing": True, "precision__channels_last": False,
         "batch__global": 16,
@@ -53,6 +55,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
 def test_any_number_of_ranks_has_the_bits_of_one_process(
     world: int, alone: dict[str, list[Result]], tmp_path: Path
 ) -> None:
+    assert any(name.startswith("method/") for name in alone["OASS, its teacher, CSI"][0].tensors)
     for name, results in launch(world, jobs(), tmp_path).items():
         (one,) = alone[name]
         for rank, result in enumerate(results):

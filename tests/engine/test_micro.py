@@ -36,7 +36,7 @@ def test_the_largest_that_fits_is_found_by_small_ones(whole: int, ranks: int, fi
         asked.append(size)
         return fixed + each * size if fixed + each * size <= room else float("inf")
 
-    assert fitting(sizes, peak, room, fixed) == [size for size in sizes if fixed + each * size <= room]
+    assert fitting(sizes, peak, lambda _: room, fixed) == [size for size in sizes if fixed + each * size <= room]
     assert all(size <= 8 for size in asked)
     assert sum(fixed + each * size > room for size in asked) <= 1, "the first that does not fit ends the search"
 

@@ -126,7 +126,8 @@ def test_gradients_lie_in_buckets_as_parameters_lie_in_memory(world: int) -> Non
     conv = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
     parameters = [*conv.parameters(), nn.Parameter(torch.randn(5, 300)), nn.Parameter(torch.randn(2, 3))]
     gradients = [torch.randn_like(p) if at != 3 else None for at, p in enumerate(parameters)]
-    found = buckets(parameters, elements=1000, world=world)
+    found = buckets(parameters, order=[0, 1, 2, 3], elements=1000, world=world)
+    assert [list(bucket.parameters) for bucket in buckets(parameters, [2, 0, 1, 3], 1000, world)] == [[3, 1, 0, 2]]
     assert [list(bucket.parameters) for bucket in found] == [[3, 2], [1, 0]]
     for bucket in found:
         flat = bucket.flat([gradients[at] for at in bucket.parameters])

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from masksup.config.schema import Augment
 from masksup.data.decode import decode_bytes
 from masksup.data.decode_pil import BrokenImage, decode_pixels
-from masksup.data.transforms import TransformSettings, eval_transform
+from masksup.data.transforms import eval_transform
 from masksup.inference.card import Preprocessing
 from masksup.inference.preprocess import load_image, preprocess
 
@@ -28,7 +29,7 @@ def rules(**changes: object) -> Preprocessing:
 
 
 def evaluated(image_HW3: np.ndarray, wanted: Preprocessing) -> np.ndarray:
-    settings = TransformSettings(
+    settings = Augment(
         eval_resize=wanted.resize, interpolation=wanted.interpolation, crop_share=wanted.crop_share, fill=wanted.fill
     )
     transform = eval_transform(settings, wanted.size)

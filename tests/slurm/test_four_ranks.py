@@ -55,8 +55,8 @@ class Runs:
 @pytest.mark.parametrize(
     ("ranks", "epochs", "cut", "engine"),
     [
-        # The short form: more steps, because they are fast.
-        pytest.param(2, 160, 1, {}, id="two"),
+        # test_range.py holds preemption and requeue of two ranks in its stead.
+        pytest.param(2, 160, 1, {}, id="two", marks=pytest.mark.slow),
         pytest.param(4, 60, 1, {}, id="four", marks=pytest.mark.slow),
         pytest.param(4, 60, 1, ZERO_2, id="zero2", marks=pytest.mark.slow),
     ],

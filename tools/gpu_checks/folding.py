@@ -70,7 +70,7 @@ def _step(stepper: Stepper, batches: list[dict[str, Tensor]], step: int, world: 
             engine.backward(loss / count, last=False)
         nodes += engine.fold.nodes
     whole: list[Tensor | None] = [None] * len(engine.parameters)
-    for bucket in buckets(engine.parameters, 2**20, world):
+    for bucket in buckets(engine.parameters, list(range(len(engine.parameters))), 2**20, world):
         parts = {node: bucket.flat([gradients[at] for at in bucket.parameters]) for node, gradients in nodes}
         for at, gradient in bucket.gradients(combined((0, count), parts)):
             whole[at] = gradient if any(gradients[at] is not None for _, gradients in nodes) else None

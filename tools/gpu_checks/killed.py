@@ -37,9 +37,9 @@ def _check(setting: Setting, config: Path) -> Row:
         codes = [process.wait() for process in (undisturbed, last)]
     if any(codes):
         return {"passed": False, "error": f"exit statuses {codes}: {runs.last_line(config.with_suffix('.log'))}"}
-    attempt = int(list_checkpoints(cut / "checkpoints")[0].name.rpartition("-a")[2])
+    start = int(list_checkpoints(cut / "checkpoints")[0].name.rpartition("-a")[2])
     tensors, apart = runs.unequal(clean, cut)
     return {
-        "passed": tensors > 0 and not apart and attempt > 1, "attempts": attempt, "steps": len(runs.losses(clean)),
+        "passed": tensors > 0 and not apart and start > 1, "starts": start, "steps": len(runs.losses(clean)),
         "tensors": tensors, "unequal": len(apart), "first": sorted(apart)[:2],
     }  # fmt: skip

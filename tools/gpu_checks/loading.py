@@ -7,7 +7,7 @@ from pathlib import Path
 from masksup.config.schema import Config
 from masksup.data.dataset import Batch, TrainDataset
 from masksup.data.loader import train_loader
-from masksup.data.split import make_plan, open_source, transform_settings
+from masksup.data.split import make_plan, open_source
 from masksup.data.transforms import train_transform
 from masksup.engine.precision import set_numerics
 from masksup.engine.step import Stepper
@@ -63,7 +63,7 @@ def _config(setting: Setting, data: Path, workers: int) -> Config:
 def _open(setting: Setting, config: Config) -> tuple[int, Iterator[list[Batch]]]:
     source = open_source(config.data, 0)
     plan = make_plan(config.model_copy(update={"epochs": 200.0}), source.train)
-    transform = train_transform(transform_settings(config.augment), config.train_size)
+    transform = train_transform(config.augment, config.train_size)
     dataset = TrainDataset(source.train.index, transform, plan, "ignore", 10**8, 0.0, source.train.chosen)
     return len(source.classes), train_loader(
         dataset, plan, 0, config.data.workers, prefetch=config.data.prefetch, pin_memory=not setting.tiny

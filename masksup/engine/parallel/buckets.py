@@ -50,13 +50,14 @@ class Bucket:
         ]
 
 
-def buckets(parameters: list[nn.Parameter], elements: int, world: int) -> list[Bucket]:
-    """Buckets of at least so many elements each but the last, in the order in which gradients come: from the end."""
+def buckets(parameters: list[nn.Parameter], order: list[int], elements: int, world: int) -> list[Bucket]:
+    """Buckets of at least so many elements each but the last. `order`: the numbers of the parameters in the network's
+    order, at whose end the first gradients come."""
     found: list[Bucket] = []
     waiting: dict[int, nn.Parameter] = {}
-    for at in reversed(range(len(parameters))):
+    for at in reversed(order):
         waiting[at] = parameters[at]
-        if sum(p.numel() for p in waiting.values()) >= elements or at == 0:
+        if sum(p.numel() for p in waiting.values()) >= elements or at == order[0]:
             room = [-(-p.numel() // _ALIGNED) * _ALIGNED for p in waiting.values()]
             starts = (0, *accumulate(room))
             multiple = _ALIGNED * world

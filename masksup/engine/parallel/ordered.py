@@ -18,6 +18,7 @@ from masksup.engine.parallel.tree import Fold, Gradients
 from masksup.engine.precision import autocast
 from masksup.engine.running_statistics import RunningStatistics
 from masksup.methods.method import Method
+from masksup.runtime.join import NO_LIMIT
 
 
 class Ordered(Replicas):
@@ -33,9 +34,12 @@ class Ordered(Replicas):
         self._overlap: Overlap | None = None
         self._words: dist.ProcessGroup | None = None
         if place.world > 1:
-            self._overlap = Overlap(buckets(self.parameters, int(parallel.bucket_mb * 2**20 / 4), place.world))
+            # Gradients come from the last layer to the first; the optimiser's groups are in another order.
+            number = {id(parameter): at for at, parameter in enumerate(self.parameters)}
+            order = [number[id(parameter)] for parameter in method.parameters() if id(parameter) in number]
+            self._overlap = Overlap(buckets(self.parameters, order, int(parallel.bucket_mb * 2**20 / 4), place.world))
             if self.skipped.is_cuda:  # what the host has to know goes past NCCL: it need not wait for the GPU
-                self._words = dist.new_group(backend="gloo")  # type: ignore[assignment]
+                self._words = dist.new_group(backend="gloo", timeout=NO_LIMIT)  # type: ignore[assignment]
 
     def begin(self, share: Share) -> None:
         self._share, self._done = share, 0
@@ -71,6 +75,7 @@ class Ordered(Replicas):
         if self.statistics.layers:
             rows = torch.stack(self._rows) if self._rows else self.skipped.new_empty(0, self.statistics.width)
             self.statistics.apply(rows if self._overlap is None else in_order(rows, self._share.count))
+        self.fold = Fold(0)  # its tensors are no longer needed
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         return super().step()

@@ -28,6 +28,7 @@ class Overlap:
         device = buckets[0].device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._leaf: Node | None = None
+        self._failed: BaseException | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -43,6 +44,8 @@ class Overlap:
         """A gradient of a bucket is there."""
         if self._leaf is None:
             return
+        if self._failed is not None:
+            raise self._failed
         if number < len(self._sums):
             raise RuntimeError("a parameter had a second gradient in one backward pass, whose first was already sent")
         self._missing[number] -= 1
@@ -61,10 +64,20 @@ class Overlap:
             for at, gradient in zip(bucket.parameters, gradients, strict=True):
                 self._had[at] |= gradient is not None
         parts = [bucket.flat(gradients) for _, gradients in fold.nodes]
+        self._fold.forget(list(bucket.parameters))
         ready = torch.cuda.current_stream(bucket.device).record_event() if self._stream is not None else None
         self._sums.append(self._thread.submit(self._sum, parts, bucket, fold.leaves, ready))
 
     def _sum(self, parts: list[Tensor], bucket: Bucket, leaves: int, ready: torch.cuda.Event | None) -> Tensor:
+        if self._failed is not None:  # the ranks no longer meet at the same bucket
+            raise self._failed
+        try:
+            return self._met(parts, bucket, leaves, ready)
+        except BaseException as error:
+            self._failed = error
+            raise
+
+    def _met(self, parts: list[Tensor], bucket: Bucket, leaves: int, ready: torch.cuda.Event | None) -> Tensor:
         if self._stream is None or ready is None:
             return tree_sum(parts, bucket.empty(), leaves)
         with torch.cuda.device(bucket.device), torch.cuda.stream(self._stream):

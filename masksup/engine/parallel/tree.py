@@ -62,6 +62,12 @@ class Fold:
         """That of some parameters, by their numbers; their tensors are shared."""
         return Fold(self.leaves, [(node, [gradients[at] for at in parameters]) for node, gradients in self.nodes])
 
+    def forget(self, parameters: Sequence[int]) -> None:
+        """Give up the sums of some parameters."""
+        for _, gradients in self.nodes:
+            for at in parameters:
+                gradients[at] = None
+
     def add(self, node: Node, gradients: Gradients) -> None:
         """Take the next node. Adds in place: the tensors belong to the fold from now on."""
         while self.nodes and siblings(self.nodes[-1][0], node, self.leaves):

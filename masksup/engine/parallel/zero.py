@@ -108,7 +108,7 @@ class Sharded:
         return torch.as_tensor(norm, dtype=torch.float32, device=self.skipped.device)
 
     def _step_whole(self) -> Tensor:
-        """Stage 0 neither measures nor skips, so the optimiser's own flag does, as in `ddp`."""
+        """Stage 0 neither measures nor skips, so the optimiser's own flag does, as in `replicas.py`."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if self.scale.dynamic:
             torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / self.scale.value)
