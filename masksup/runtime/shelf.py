@@ -146,6 +146,8 @@ def _read(path: Path, step: int) -> State | None:
         mark, found, body, rest, checksum = _HEAD.unpack_from(content)
     except (OSError, struct.error):
         return None
+    if len(content) != _HEAD.size + body + rest:
+        return None
     parts = content[_HEAD.size : _HEAD.size + body], content[_HEAD.size + body : _HEAD.size + body + rest]
     if (mark, found) != (_MARK, step) or zlib.crc32(parts[1], zlib.crc32(parts[0])) != checksum:
         return None

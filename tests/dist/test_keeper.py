@@ -86,7 +86,7 @@ def job(tmp_path: Path, tiny_config) -> Iterator[Callable[..., Job]]:
     made: list[Job] = []
 
     def make(ranks: int = 4, **settings: object) -> Job:
-        changes = {"epochs": 120, "checkpoint__snapshot_seconds": 1, "eval__every_epochs": 40.0, **settings}
+        changes = {"epochs": 120, "batch__micro": 4, "checkpoint__snapshot_seconds": 1, "eval__every_epochs": 40.0, **settings}
         (tmp_path / "config.yaml").write_text(to_yaml(tiny_config(**changes)))
         made.append(Job(tmp_path / "config.yaml", tmp_path / "run", ranks))
         return made[-1]
@@ -114,7 +114,7 @@ def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_
     assert [start.outcome for start in starts(run.folder)] == ["done"], "the launcher had nothing to do"
     assert run.recoveries()
     assert any(row["step"] is not None for row in run.recoveries()), "none went on from memory"
-    config = tiny_config(epochs=120, checkpoint__snapshot_seconds=1, eval__every_epochs=40.0)
+    config = tiny_config(epochs=120, batch__micro=4, checkpoint__snapshot_seconds=1, eval__every_epochs=40.0)
     assert train(config, tmp_path / "clean") == 0
     assert_same_run(tmp_path / "clean", run.run)
 
