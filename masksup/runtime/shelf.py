@@ -71,8 +71,13 @@ class Snapshots:
         self._shelf = Shelf(tuple(map(int, files.split(",")))) if files and every > 0 else None  # type: ignore[arg-type]
         self._every, self._last = every, -math.inf
         self._thread: threading.Thread | None = None
-        self.stalls: list[float] = []
-        """Seconds that the training waited for each."""
+        self.count, self.longest = 0, 0.0
+        """How many were taken, and the most seconds that the training waited for one."""
+
+    @property
+    def taken(self) -> bool:
+        """Whether there are any."""
+        return self._shelf is not None
 
     def due(self, first: bool) -> bool:
         """Whether it is time for the next; by the clock of rank 0 (`first`), since taking one is collective."""
@@ -89,6 +94,21 @@ class Snapshots:
         self._last = time.monotonic()
         self._thread = threading.Thread(target=self._shelf.put, args=(step, state), name="snapshot", daemon=True)
         self._thread.start()
+
+    def note(self, seconds: float) -> None:
+        """The training has waited so long for one."""
+        self.count, self.longest = self.count + 1, max(self.longest, seconds)
+
+    def held(self) -> int:
+        """Bytes that are kept already, by this rank or the one before it."""
+        return 0 if self._shelf is None else sum(os.fstat(file).st_size for file in self._shelf.files)
+
+    def give_up(self) -> None:
+        """Take none, and give back what is held."""
+        if self._shelf is not None:
+            for file in self._shelf.files:
+                os.ftruncate(file, 0)
+        self._shelf = None
 
 
 def given_state() -> State | None:

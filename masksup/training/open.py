@@ -35,12 +35,13 @@ from masksup.runtime.metrics_log import Record
 from masksup.runtime.ranks import Group, Vote
 from masksup.runtime.run_folder import RunFolder, as_in_folder, finished, join_run, open_run
 from masksup.runtime.saver import Saver
-from masksup.runtime.shelf import Snapshots, given_state
+from masksup.runtime.shelf import given_state
 from masksup.saved.open import is_run, open_trained
 from masksup.training.adapted import keep_base, put_base, refuse_copies
 from masksup.training.frozen import frozen_features, make_sure_of_room
 from masksup.training.introduce import introduce
 from masksup.training.run import Built, Progress, Run
+from masksup.training.snapshots import new_snapshots
 
 
 def as_begun(config: Config, run_dir: Path, group: Group) -> tuple[Config, bool]:
@@ -80,7 +81,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     run = Run(
         **vars(built), group=group, vote=Vote(group), folder=folder, record=Record(folder.path, writes=group.first),
         saver=Saver(folder.checkpoints, folder.start, config.checkpoint.keep, folder.refuse_replaced),
-        stepper=stepper, ema=ema, snapshots=Snapshots(config.checkpoint.snapshot_seconds),
+        stepper=stepper, ema=ema, snapshots=new_snapshots(config, group.first),
         broken=_broken(config, built.source), features={}, progress=Progress(),
     )  # fmt: skip
     if resumes:

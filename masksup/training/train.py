@@ -26,7 +26,7 @@ from masksup.training.open import as_begun, open_training
 from masksup.training.run import Run
 from masksup.training.save import alarm, make_sure_it_is_saved, save
 from masksup.training.score_run import finish
-from masksup.training.snapshots import take_snapshot
+from masksup.training.snapshots import take_snapshot, tell_snapshots
 from masksup.training.solve import solve_head
 
 
@@ -49,6 +49,7 @@ def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
             with training_bar(run.plan.total_steps, run.progress.step, shown=group.first) as bar:
                 stopped = (_solve if config.optim.name == "lbfgs" else _loop)(run, bar)
             patience.tell(run)
+            tell_snapshots(run)
             run.vote.drain()
             make_sure_it_is_saved(run)
             if not stopped:
