@@ -18,11 +18,19 @@ from launch.watch.status import rows
 from masksup.config.load import to_yaml
 from masksup.exits import STOPPED
 from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.watchdog import process_runs
 from masksup.training.train import train
 
-KILLS = int(os.environ.get("MASKSUP_KEEPER_KILLS", "3"))
-pytestmark = pytest.mark.timeout(300 + 30 * KILLS)
-PATIENCE = 120.0
+KILLS = int(os.environ.get("MASKSUP_KEEPER_KILLS", "2"))
+pytestmark = pytest.mark.timeout(600 + 30 * KILLS)
+PATIENCE = 240.0
+
+
+def until(condition: Callable[[], object], what: str, told: Callable[[], str] = str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what}: {told()}"
+        time.sleep(0.05)
 
 
 class Job:
@@ -70,10 +78,7 @@ class Job:
         return int(beat["recovery"]) if own else -1
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < end, f"{what}: {self.told()}"
-            time.sleep(0.05)
+        until(condition, what, self.told)
 
     def told(self) -> str:
         return "\n".join(file.read_text(errors="replace")[-2000:] for file in sorted(self.run.rglob("*.log")))
@@ -107,7 +112,7 @@ def job(tmp_path: Path, tiny_config) -> Iterator[Callable[..., Job]]:
             os.kill(pid, signal.SIGKILL)
 
 
-SETTINGS = {"epochs": 60, "batch__micro": 4, "checkpoint__snapshot_seconds": 0.5, "eval__every_epochs": 20.0}
+SETTINGS = {"epochs": 40, "batch__micro": 4, "checkpoint__snapshot_seconds": 0.5, "eval__every_epochs": 20.0}
 
 
 def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_path: Path) -> None:
@@ -136,6 +141,7 @@ def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_
     assert_same_run(tmp_path / "clean", run.run)
 
 
+@pytest.mark.slow
 def test_a_keeper_that_dies_takes_its_rank_along_and_a_signal_to_one_reaches_all_ranks(job) -> None:
     run = job(2)
     run.wait(lambda: run.went_on() == 0, "steps")
@@ -188,6 +194,36 @@ home = Path(sys.argv[1])
 for number, (lives, memory) in enumerate([([-9, 1, 0], 0), ([-9], 0), ([2], 0), ([-9], 1)]):
     print(*kept(home / str(number), lives, memory), flush=True)
 """
+
+MORTAL = """
+import os, signal, sys, time
+from pathlib import Path
+from launch.start import keeper, rank
+from launch.start.ledger import Folder
+from masksup.base import signals
+from masksup.base.place import ALONE
+
+born = Path(sys.argv[1]) / "born"
+
+def live(_):
+    born.write_text(str(os.getpid()))
+    while not signals.stop_requested():
+        time.sleep(0.02)
+    return 75
+
+rank.main = live
+sys.exit(keeper.Keeper(Folder(born.parent), 1, ALONE, 60).run())
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR2, STOPPED), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_signal_to_a_keeper_reaches_its_rank_which_ends_with_it(number: int, status: int, tmp_path: Path) -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", MORTAL, str(tmp_path)])
+    born = tmp_path / "born"
+    until(lambda: born.exists() and born.read_text(), "a rank")
+    keeper.send_signal(number)
+    assert keeper.wait(PATIENCE) == status
+    until(lambda: not process_runs(int(born.read_text())), "the end of the rank")
 
 
 def test_there_is_no_third_recovery_at_one_step_and_none_where_it_would_be_in_vain(tmp_path: Path) -> None:
