@@ -18,6 +18,7 @@ from launch.watch.status import rows
 from masksup.config.load import to_yaml
 from masksup.exits import STOPPED
 from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.shelf import Shelf
 from masksup.runtime.watchdog import process_runs
 from masksup.training.train import train
 
@@ -60,6 +61,14 @@ class Job:
         children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
         return max(map(int, children))
 
+    def kept(self) -> list[int]:
+        """Steps whose snapshot all keepers have."""
+        steps = []
+        for keeper in self.keepers().values():
+            files = [fd for fd in Path(f"/proc/{keeper}/fd").iterdir() if "masksup-snapshot" in str(fd.readlink())]
+            steps.append({step for file in files if (step := _head(file)) is not None})
+        return sorted(set.intersection(*steps)) if steps else []
+
     def _processes(self) -> list[int]:
         found = []
         for place in Path("/proc").glob("[0-9]*"):
@@ -77,7 +86,7 @@ class Job:
         own = bool(history) and bool(progress(self.folder, history[-1])) and "went_on_at" in beat
         return int(beat["recovery"]) if own else -1
 
-    def wait(self, condition: Callable[[], bool], what: str) -> None:
+    def wait(self, condition: Callable[[], object], what: str) -> None:
         until(condition, what, self.told)
 
     def told(self) -> str:
@@ -86,6 +95,15 @@ class Job:
     def to_the_end(self) -> None:
         self.wait(lambda: not alive(self.name, self.run), "the end")
         assert self._processes() == [], "a process was left behind"
+
+
+def _head(file: Path) -> int | None:
+    """The step of the snapshot in a memory file."""
+    opened = os.open(file, os.O_RDONLY)
+    try:
+        return next(iter(Shelf((opened, opened)).steps()), None)
+    finally:
+        os.close(opened)
 
 
 @pytest.fixture
@@ -120,7 +138,7 @@ def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_
     print(f"seed {seed}")
     draw, run = random.Random(seed), job()
     for kill in range(KILLS):
-        run.wait(lambda: run.went_on() == kill, "steps")
+        run.wait(lambda: run.went_on() == kill and run.kept(), "steps and a snapshot")
         if kill:
             time.sleep(draw.expovariate(1.0))
         if run.folder.result.exists():
