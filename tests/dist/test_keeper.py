@@ -111,13 +111,7 @@ def job(tmp_path: Path, tiny_config) -> Iterator[Callable[..., Job]]:
     made: list[Job] = []
 
     def make(ranks: int = 4, **settings: object) -> Job:
-        changes = {
-            "epochs": 120,
-            "batch__micro": 4,
-            "checkpoint__snapshot_seconds": 1,
-            "eval__every_epochs": 40.0,
-            **settings,
-        }
+        changes = {**SETTINGS, **settings}
         (tmp_path / "config.yaml").write_text(to_yaml(tiny_config(**changes)))
         made.append(Job(tmp_path / "config.yaml", tmp_path / "run", ranks))
         return made[-1]

@@ -28,6 +28,7 @@ def test_killed_ranks_go_on_within_their_job_and_a_preemption_reaches_them(
     run = submit(*RANKS)
     for killed in range(2):
         wait(lambda: went_on(run) == killed and step(run, 1) > 10, "steps")
+        wait(lambda: rank_process(cluster, run, killed), "a process of the rank")
         os.kill(rank_process(cluster, run, killed), signal.SIGKILL)
         wait(lambda: len(recoveries(Folder(run))) > killed, "a recovery")
     wait(lambda: went_on(run) == 2, "steps")
@@ -40,10 +41,10 @@ def test_killed_ranks_go_on_within_their_job_and_a_preemption_reaches_them(
 
 
 def rank_process(cluster: Cluster, run: Path, rank: int) -> int:
-    """The youngest process that the keeper of this rank has forked."""
+    """The youngest process that the keeper of this rank has forked; 0 where there is none."""
     for node in ("n1", "n2", "n3"):
         for keeper in map(int, cluster("node-ranks", node).split()):
             own = f"SLURM_PROCID={rank}".encode() in Path(f"/proc/{keeper}/environ").read_bytes().split(b"\0")
             if own and os.fsencode(run) in Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0"):
                 return max(map(int, Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()))
-    raise AssertionError(f"{run}: found no keeper of rank {rank}")
+    return 0
