@@ -64,11 +64,11 @@ def _room(run: Run, size: int) -> bool:
     wanted, free = float(place.local_world * max(_COPIES * size - run.snapshots.held(), 0)), free_bytes()
     short = [row for row in run.group.all((wanted, free)) if row[0] > row[1]]
     if short:
-        wanted, free = (number / 2**30 for number in short[0])
+        wanted, free = (number / 2**20 for number in short[0])
         run.snapshots.give_up()
         if place.first:
             log.warning(
-                f"checkpoint.snapshot_seconds: no snapshots are taken: they need {wanted:.2f} GiB on a node, found "
-                f"{free:.2f} GiB free; when a rank dies the run goes on from its newest checkpoint"
+                f"checkpoint.snapshot_seconds: no snapshots are taken: they need {wanted:,.1f} MiB on a node, found "
+                f"{free:,.1f} MiB free; when a rank dies the run goes on from its newest checkpoint"
             )
     return not short
