@@ -124,7 +124,7 @@ def job(tmp_path: Path, tiny_config) -> Iterator[Callable[..., Job]]:
             os.kill(pid, signal.SIGKILL)
 
 
-SETTINGS = {"epochs": 40, "batch__micro": 4, "checkpoint__snapshot_seconds": 0.5, "eval__every_epochs": 20.0}
+SETTINGS = {"epochs": 24, "batch__micro": 4, "checkpoint__snapshot_seconds": 0.5, "eval__every_epochs": 12.0}
 
 
 def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_
     for kill in range(KILLS):
         run.wait(lambda: run.went_on() == kill and run.kept(), "steps and a snapshot")
         if kill:
-            time.sleep(draw.expovariate(1.0))
+            time.sleep(draw.expovariate(2.0))
         if run.folder.result.exists():
             break
         os.kill(run.rank_of(run.keepers()[draw.randrange(4) if kill else 0]), signal.SIGKILL)

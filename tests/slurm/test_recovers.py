@@ -13,7 +13,7 @@ from launch.start.ledger import Folder, read_json, recoveries
 from .conftest import PATIENCE, Cluster, Submit, state, step, until_finished, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
-RANKS = ("--ranks-per-node", "2", "--environment", "OMP_NUM_THREADS=1", "checkpoint.snapshot_seconds=1")
+RANKS = ("--gpus-per-node", "2", "--environment", "OMP_NUM_THREADS=1", "checkpoint.snapshot_seconds=1")
 
 
 def went_on(run: Path) -> int:
