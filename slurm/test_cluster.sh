@@ -314,12 +314,12 @@ node_daemon() {
 
 has_daemon() { (node_daemon "$1"); }
 
-node_ranks() { # processes that slurmstepd started as ranks: neither srun, which has the same words, nor loader workers
+node_ranks() { # processes that slurmstepd started as ranks, or as their keepers: neither srun, which has the same words, nor loader workers
     local pid parent
     for pid in $(descendants "$(power_switch "$1")"); do
         parent=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status" 2> /dev/null) || continue
         [ "$(cat "/proc/$parent/comm" 2> /dev/null)" = slurmstepd ] || continue
-        tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q -- '^[^ ]*python[^ ]* .*-m launch.start.rank' && echo "$pid"
+        tr '\0' ' ' < "/proc/$pid/cmdline" 2> /dev/null | grep -q -- '^[^ ]*python[^ ]* .*-m launch.start.\(rank\|keeper\) ' && echo "$pid"
     done
     return 0
 }

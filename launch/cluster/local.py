@@ -60,7 +60,9 @@ def ranks(folder: Folder) -> list[int]:
             words = (place / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it has ended
             continue
-        if not {b"launch.start.rank", b"launch.job"}.isdisjoint(words) and os.fsencode(folder.run) in words:
+        if not {b"launch.start.rank", b"launch.start.keeper", b"launch.job"}.isdisjoint(words) and (
+            os.fsencode(folder.run) in words
+        ):
             found.append(int(place.name))
     return sorted(found)
 

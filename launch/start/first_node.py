@@ -18,7 +18,17 @@ from launch.cluster.options import words
 from launch.cluster.resources import Resources
 from launch.cluster.sbatch_script import Work
 from launch.start.ledger import Folder, Start, Token
-from launch.start.start import Scheduler, Verdict, job_resources, rank_command, run_start, say, taken_over, variables
+from launch.start.start import (
+    Scheduler,
+    Verdict,
+    job_resources,
+    rank_command,
+    rank_module,
+    run_start,
+    say,
+    taken_over,
+    variables,
+)
 from launch.submit import refuse_full
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
@@ -128,7 +138,7 @@ def shown(work: Work, resources: Resources) -> str:
     """What the script's launcher runs on the nodes, for people: the ranks of the first start of the first run."""
     folder, start = Folder(work.runs[0]), Start(1, "JOB", 0, 0.0)
     command = srun_command(resources.on(resources.most_nodes), folder, start) + rank_command(
-        resources, "launch.start.rank", [str(folder.run)]
+        resources, rank_module(folder), [str(folder.run)]
     )
     said = [f"{name}={shlex.quote(value)}" for name, value in variables(start, resources).items()]
     return f"# ranks, at each start\n{' '.join(said)} \\\n{shlex.join(command)}\n"

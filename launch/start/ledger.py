@@ -76,6 +76,11 @@ class Folder:
         return self.path / "cancelled"
 
     @property
+    def recoveries(self) -> Path:
+        """One line each time that keepers forked the ranks anew."""
+        return self.path / "recoveries.jsonl"
+
+    @property
     def stopped_early(self) -> Path:
         """Why successive halving ended the run, if it did."""
         return self.path / "stopped_early"
@@ -122,6 +127,50 @@ class Start:
     last_step_at: float | None = None
     last_seen: float | None = None
     bad_nodes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The ranks of a start were forked anew. Times are seconds since the epoch."""
+
+    start: int
+    recovery: int
+    """Numbered from 1 within its start."""
+    broke: float
+    """When a keeper noticed."""
+    agreed: float
+    why: str
+    step: int | None
+    """Of the snapshot in memory; None: from the disk."""
+    furthest: int
+    """The last step before."""
+    ranks: int
+    ready: float | None = None
+    """When the state was restored; None where it did not come to that."""
+    from_step: int | None = None
+    """Where it went on."""
+    went_on: float | None = None
+    """When the first new step was done."""
+
+    @property
+    def seconds(self) -> float:
+        """From the noticing to the first new step, or as far as it came."""
+        return (self.went_on or self.ready or self.agreed) - self.broke
+
+    @property
+    def redone(self) -> int:
+        """Steps that were done again."""
+        return max(self.furthest - self.from_step, 0) if self.from_step is not None else 0
+
+
+def recoveries(folder: Folder) -> list[Recovery]:
+    """All of a run, oldest first."""
+    found: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in read_lines(folder.recoveries):
+        known = {key: value for key, value in row.items() if key in Recovery.__dataclass_fields__}
+        found.setdefault((row.get("start"), row.get("recovery")), {}).update(known)
+    needed = {"start", "recovery", "broke", "agreed", "why", "step", "furthest", "ranks"}
+    return [Recovery(**row) for row in found.values() if needed <= row.keys()]
 
 
 def owner(path: Path) -> str:

@@ -43,6 +43,7 @@ def _train(folder: Folder, rank: int) -> int:
     wait_for_token(folder, token)
     refuse_other_code(folder)
     fence.hold(folder.fence, token)
+    heartbeat.note(recovery=int(os.environ.get("MASKSUP_RECOVERY") or 0))
     stop = heartbeat.start(folder.heartbeat, token) if rank == 0 else None
     try:
         from masksup.config.load import load_config

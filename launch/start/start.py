@@ -118,11 +118,21 @@ def _ranks(folder: Folder, start: Start, resources: Resources, start_ranks: Star
     shutil.rmtree(exits, ignore_errors=True)
     exits.mkdir(parents=True)
     before = next((a.outcome for a in reversed(starts(folder)) if a.number < start.number), None)
-    command = rank_command(resources, "launch.start.rank", [str(folder.run)])
+    command = rank_command(resources, rank_module(folder), [str(folder.run)])
     home = sweep_of(folder.run)
     columns = {"MASKSUP_HPARAMS": ",".join(swept_keys(home))} if home is not None else {}
     most = {"MASKSUP_MOST_RANKS": str(job_resources(folder).world)}
     return start_ranks(command, variables(start, resources, before) | columns | most, folder, start)
+
+
+def rank_module(folder: Folder) -> str:
+    """What runs on every place: a rank, or its keeper where the run keeps snapshots in memory."""
+    try:
+        config = load_config(folder.config)[0]
+    except UserError:  # which the ranks tell
+        return "launch.start.rank"
+    keeps = config.checkpoint.snapshot_seconds > 0 and config.parallel.engine == "ddp"
+    return "launch.start.keeper" if keeps else "launch.start.rank"
 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.cluster.slurm import Accounted
-from launch.start.ledger import Start
+from launch.start.ledger import Recovery, Start
 
 # How far the launcher's first sign of life may be from the start that SLURM notes (whole seconds, and its own delay).
 _SLACK_S = 5.0
@@ -17,9 +17,9 @@ class Hours:
 
     useful: float
     startup: float
-    """Until the first step of each start."""
+    """Until the first step of each start, and while ranks were forked anew."""
     redone: float
-    """Steps that the next start had to do again, because they were not saved."""
+    """Steps that the next start, or forked ranks, had to do again, because they were not saved."""
     waiting: float
     """After the last step: ranks that hang or are gone, and SLURM clearing up."""
 
@@ -32,7 +32,12 @@ class Hours:
         return self.useful + self.lost
 
 
-def gpu_hours(history: Sequence[Start], accounts: Sequence[Accounted] | None, now: float | None = None) -> Hours:
+def gpu_hours(
+    history: Sequence[Start],
+    accounts: Sequence[Accounted] | None,
+    now: float | None = None,
+    recoveries: Sequence[Recovery] = (),
+) -> Hours:
     """Sum over the starts of a run; `accounts`, where the cluster keeps them, say how long each was allocated."""
     moment = time.time() if now is None else now
     left = list(accounts or [])
@@ -43,7 +48,8 @@ def gpu_hours(history: Sequence[Start], accounts: Sequence[Accounted] | None, no
         if row is not None:
             left.remove(row)
         seconds = row.seconds if row is not None else _end(start, moment) - start.began
-        for k, part in enumerate(_split(start, after, max(seconds, 0.0), moment)):
+        own = [recovery for recovery in recoveries if recovery.start == start.number]
+        for k, part in enumerate(_split(start, after, max(seconds, 0.0), moment, own)):
             sums[k] += part * (start.gpus or 1) / 3600
     # Starts that ended before the launcher could note them.
     sums[1] += sum(row.seconds for row in left) * gpus / 3600
@@ -62,7 +68,9 @@ def _end(start: Start, now: float) -> float:
     return now if start.outcome is None else start.last_seen or start.began
 
 
-def _split(start: Start, after: Start | None, seconds: float, now: float) -> tuple[float, float, float, float]:
+def _split(
+    start: Start, after: Start | None, seconds: float, now: float, recoveries: Sequence[Recovery]
+) -> tuple[float, float, float, float]:
     """Useful, start-up, redone, waiting seconds of one start."""
     first, last, first_at, last_at = start.first_step, start.last_step, start.first_step_at, start.last_step_at
     if first is None or last is None or first_at is None or last_at is None:
@@ -70,7 +78,11 @@ def _split(start: Start, after: Start | None, seconds: float, now: float) -> tup
     startup = min(max(first_at - start.began, 0.0), seconds)
     until = _end(start, now) if start.outcome in ("done", None) else last_at  # scoring after the last step counts
     trained = min(max(until - first_at, 0.0), seconds - startup)
-    again = 0.0
-    if after is not None and after.first_step is not None and last > first:
-        again = trained * min(max(last - after.first_step, 0), last - first) / (last - first)
+    stood = min(sum((recovery.ready or recovery.agreed) - recovery.broke for recovery in recoveries), trained)
+    trained, startup = trained - stood, startup + stood
+    steps, redone = last - first, sum(recovery.redone for recovery in recoveries)
+    if after is not None and after.first_step is not None:
+        redone += min(max(last - after.first_step, 0), steps)
+    done = steps + sum(recovery.redone for recovery in recoveries)
+    again = trained * redone / done if done > 0 else 0.0
     return trained - again, startup, again, seconds - startup - trained

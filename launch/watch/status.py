@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.cluster import local, slurm
 from launch.cluster.active import Seen, look
-from launch.start.ledger import Folder, Start, job_of, progress, read_json, score_of, starts
+from launch.start.ledger import Folder, Start, job_of, progress, read_json, recoveries, score_of, starts
 from launch.watch.hours import gpu_hours
 from masksup.errors import UserError
 
@@ -50,6 +50,10 @@ class Row:
     images_per_second: float | None = None
     eta_seconds: float | None = None
     starts: int = 0
+    recoveries: int = 0
+    """How often ranks were forked anew, over all starts."""
+    recovery_seconds: float = 0.0
+    """What these cost together, until the first new step of each."""
     error: str | None = None
     useful: float = 0.0
     startup: float = 0.0
@@ -129,7 +133,8 @@ def _row(
     if newest is not None and newest.outcome is None and own:
         newest = _with(newest, progress(folder, newest))
         history = [*history[:-1], newest]
-    spent = gpu_hours(history, _of(accounts, history))
+    recovered = recoveries(folder)
+    spent = gpu_hours(history, _of(accounts, history), recoveries=recovered)
     result = read_json(folder.result)
     return Row(
         run=_name(folder, base), job=seen.job, state=state, slurm=seen.now.state if seen.now else None,
@@ -138,6 +143,7 @@ def _row(
         epoch=beat.get("epoch"), score=score_of(result) or beat.get("best"),
         images_per_second=result.get("images_per_second") or beat.get("images_per_second"),
         eta_seconds=_eta(beat) if state == "running" else None, starts=len(history),
+        recoveries=len(recovered), recovery_seconds=sum(recovery.seconds for recovery in recovered),
         error=_error(history, state), useful=spent.useful, startup=spent.startup, redone=spent.redone,
         waiting=spent.waiting, note=note or seen.stranger,
     )  # fmt: skip

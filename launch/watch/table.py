@@ -32,6 +32,11 @@ def _state(row: Row) -> str:
     return f"{row.state} ({row.note})" if row.state == "waiting" and row.note else row.state
 
 
+def _starts(row: Row) -> str:
+    """Three starts, in which ranks were forked anew twice: 3+2."""
+    return f"{row.starts}+{row.recoveries}" if row.recoveries else str(row.starts)
+
+
 _COLUMNS = {
     "run": _Column(lambda row: row.run, lambda row: row.run, number=False),
     "job": _Column(lambda row: row.job, lambda row: row.job or "", number=False),
@@ -41,7 +46,7 @@ _COLUMNS = {
     "mAP": _counted(lambda row: row.score, "{:.2f}"),
     "images/s": _counted(lambda row: row.images_per_second, "{:.0f}"),
     "left": _Column(lambda row: row.eta_seconds, lambda row: _time(row.eta_seconds)),
-    "starts": _counted(lambda row: row.starts, "{}"),
+    "starts": _Column(lambda row: row.starts, _starts),
     "useful h": _counted(lambda row: row.useful, "{:.2f}"),
     "lost h": _counted(lambda row: row.startup + row.redone + row.waiting, "{:.2f}"),
 }

@@ -3,12 +3,14 @@
 Imports nothing heavy, so that the handlers stand before torch is loaded.
 """
 
+import ctypes
 import os
 import signal
 import sys
 from functools import partial
 from types import FrameType
 
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 _received: list[str] = []
 
@@ -21,6 +23,11 @@ def install(told: str = "") -> None:
     for number in _SIGNALS:
         signal.signal(number, partial(_receive, told))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _receive(told: str, number: int, _: FrameType | None) -> None:

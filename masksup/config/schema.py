@@ -414,6 +414,9 @@ class Checkpoints(Section):
     """Also save every so many steps; 0 is off."""
     keep: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints kept, beside the best one."""
+    snapshot_seconds: NotNegative = 0.0
+    """Seconds between snapshots in memory, from which a run of masksup-launch goes on within seconds when a rank dies:
+    a keeper on every place starts the ranks anew. For parallel.engine=ddp. 0 is off: the job is then started again."""
 
 
 class Log(Section):

@@ -1,7 +1,6 @@
 """Batches from worker processes. What is in a batch depends on the plan alone, never on who loaded it."""
 
 import atexit
-import ctypes
 import functools
 import multiprocessing
 import signal
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from masksup.base.place import ALONE, Place
+from masksup.base.signals import end_with_parent
 from masksup.data.dataset import Batch, EvalDataset, TrainDataset, stack
 from masksup.data.sampler import Plan
 from masksup.errors import UserError
-
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: the signal that a process gets when its parent ends
 
 
 def train_loader(
@@ -158,7 +156,7 @@ def _start_worker(_: int) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     torch.set_num_threads(1)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from masksup.base import memory
 from masksup.base.exhausted import exhausted
 from masksup.base.place import Place, most_ranks
 from masksup.base.words import counted
@@ -96,26 +97,7 @@ def free_bytes(device: torch.device, ranks_here: int) -> float:
     """Of the GPU, or of main memory for each of the ranks of this machine."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    known = dict(row.split(":", 1) for row in Path("/proc/meminfo").read_text().splitlines())
-    free = 1024.0 * int(known["MemAvailable"].split()[0])
-    return min(free, *_limits_of_job()) / ranks_here
-
-
-def _limits_of_job() -> list[float]:
-    """What the control groups of a job or container leave, where they have a limit (cgroup 1 and 2)."""
-    left = [float("inf")]
-    groups = Path("/proc/self/cgroup")
-    for row in groups.read_text().splitlines() if groups.is_file() else ():
-        _, kind, path = row.split(":", 2)
-        if kind not in ("", "memory"):
-            continue
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if kind else ("memory.max", "memory.current")
-        home = Path("/sys/fs/cgroup", kind, path.lstrip("/"))
-        for folder in (home, *home.parents):
-            limit, used = (folder / name for name in names)
-            if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-                left.append(float(int(text) - int(used.read_text())))
-    return left
+    return memory.free_bytes() / ranks_here
 
 
 def _peaks(config: Config, source: Source, device: torch.device) -> Callable[[int], float]:

@@ -22,15 +22,20 @@ def collect(stepper: Stepper, ema: MovingAverage | None, group: Group) -> tuple[
     What differs between ranks (statistics of batch norm) stands there as its mean, and as it is on rank R below
     `ranks/R/`. Collective; complete on rank 0.
     """
-    tensors, meta = stepper.engine.export_state()
-    if ema is not None:
-        tensors |= {f"ema/{name}": value for name, value in ema.average.items()}
-    tensors |= {f"method/{name}": value for name, value in stepper.engine.method.own_state().items()}
+    tensors, meta = own_state(stepper, ema)
     mean, of_ranks = apart(_kept_by_each_rank(tensors, stepper), group)
     tensors |= mean
     for rank, values in enumerate(of_ranks):
         tensors |= {f"ranks/{rank}/{name}": value for name, value in values.items()}
     return tensors, {**meta, "ranks": group.world}
+
+
+def own_state(stepper: Stepper, ema: MovingAverage | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same of this rank by itself; complete where every rank holds the whole model. Not copies."""
+    tensors, meta = stepper.engine.export_state()
+    if ema is not None:
+        tensors |= {f"ema/{name}": value for name, value in ema.average.items()}
+    return tensors | {f"method/{name}": value for name, value in stepper.engine.method.own_state().items()}, meta
 
 
 def _kept_by_each_rank(tensors: dict[str, Tensor], stepper: Stepper) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from masksup.base import clock
-from masksup.base.files import as_json, written_whole
+from masksup.base.files import as_json, parse_json, written_whole
 from masksup.runtime import fence
 
 _last_words: list[Callable[[int, str | None], None]] = []
@@ -28,6 +28,11 @@ def note(**values: Any) -> None:
         now = clock.now()
         if "first_step" not in _place:
             _place.update(first_step=values["last_step"], first_step_at=now)
+        if "ready_at" not in _place:
+            # Of this process, which may not be the first of its start.
+            _place.update(ready_at=now, from_step=values["last_step"])
+        elif "went_on_at" not in _place:
+            _place["went_on_at"] = now  # its first own step is done
         _place["last_step_at"] = now
     _place.update(values)
 
@@ -46,6 +51,7 @@ def leave(status: int, error: str | None) -> None:
 def start(path: Path, token: str, every_seconds: float = 2.0) -> Callable[[], None]:
     """Keep `path` fresh until what is returned is called, or the process ends. The call leaves the last step there."""
     ended = threading.Event()
+    _go_on(path, token)
     _write(path, token)
     beat = threading.Thread(target=_beat, args=(path, token, every_seconds, ended), name="heartbeat", daemon=True)
     beat.start()
@@ -55,6 +61,14 @@ def start(path: Path, token: str, every_seconds: float = 2.0) -> Callable[[], No
         beat.join(_LAST_S)
 
     return stop
+
+
+def _go_on(path: Path, token: str) -> None:
+    """A rank that was started anew within a start goes on with what the one before says of the whole start."""
+    with suppress(OSError, ValueError):
+        before = parse_json(path.read_bytes())
+        if token and before.get("token") == token:
+            _place.update({key: before[key] for key in ("first_step", "first_step_at") if key in before})
 
 
 def _beat(path: Path, token: str, every_seconds: float, ended: threading.Event) -> None:

@@ -96,16 +96,16 @@ class Group:
             raise UserError(joint) if self.first else ToldElsewhere(joint)
 
 
-# Wishes, each of which includes those before it: to tell the others of broken images, to save, and whatever is larger
-# is a request to stop.
-TELL, SAVE = 1, 2
+# Wishes, each of which includes those before it: to tell the others of broken images, to take a snapshot, to save, and
+# whatever is larger is a request to stop.
+TELL, KEEP, SAVE = 1, 2, 3
 
 
-def wish(signal_name: str | None, save: bool = False, tell: bool = False) -> int:
-    """What a rank votes for: to stop because of a signal, to save, to tell, or (0) to go on."""
+def wish(signal_name: str | None, save: bool = False, keep: bool = False, tell: bool = False) -> int:
+    """What a rank votes for: to stop because of a signal, to save, to keep a snapshot, to tell, or (0) to go on."""
     if signal_name:
         return SAVE + stop_code(signal_name)
-    return SAVE if save else TELL * tell
+    return SAVE if save else KEEP if keep else TELL * tell
 
 
 def signal_of(outcome: int) -> str | None:

@@ -131,6 +131,20 @@ def joint_mistake(mistakes: list[str | None]) -> str | None:
     return next((f"rank {rank}: {text}" for rank, text in enumerate(mistakes) if text is not None), None)
 
 
+def keep_store(place: Place) -> TCPStore:
+    """Listen at the place where the ranks of a job look for their store; it is there as long as this object."""
+    if place.launcher == "torchrun":
+        return _open(place.host, place.ports[0], True, lived() + _LATE)
+    return _listen(place)
+
+
+def find_store(place: Place, seconds: float) -> TCPStore:
+    """The store that `keep_store` keeps, of another process."""
+    if place.launcher == "torchrun":
+        return _open(place.host, place.ports[0], False, lived() + seconds)
+    return _find(place, lived() + seconds)
+
+
 def _connect(place: Place, deadline: float) -> Store:
     if place.launcher == "torchrun":
         keeper = place.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"

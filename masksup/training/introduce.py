@@ -1,7 +1,9 @@
 """What a start of a run says first."""
 
+import json
 import os
 
+from masksup.base import clock
 from masksup.base.log import log
 from masksup.base.words import counted
 from masksup.config.auto import adds_as_tree
@@ -48,6 +50,10 @@ def introduce(run: Run, told: list[str]) -> None:
     else:
         swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
         run.record.hyperparameters(config, swept.split(","))
+    if broke := os.environ.get("MASKSUP_BROKE"):  # by a keeper that has forked the ranks anew
+        since, why = json.loads(broke)
+        run.record.event(run.progress.step, f"recovered within {clock.now() - since:.1f} s: {why}")
+        log.info(f"recovered: {why}")
     # A launcher knows after what a run goes on: preempted, timeout, lost, ...
     run.record.begin(run.progress.step, run.folder.start, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
 

@@ -30,16 +30,18 @@ from masksup.models.lora import add_lora
 from masksup.models.network import Network
 from masksup.models.weights import load_weights
 from masksup.runtime.broken_images import BrokenImages
-from masksup.runtime.checkpoint import State, list_checkpoints, newest_valid, read_checkpoint
+from masksup.runtime.checkpoint import State, list_checkpoints, newest_valid, read_checkpoint, step_of
 from masksup.runtime.metrics_log import Record
 from masksup.runtime.ranks import Group, Vote
 from masksup.runtime.run_folder import RunFolder, as_in_folder, finished, join_run, open_run
 from masksup.runtime.saver import Saver
+from masksup.runtime.shelf import given_state
 from masksup.saved.open import is_run, open_trained
 from masksup.training.adapted import keep_base, put_base, refuse_copies
 from masksup.training.frozen import frozen_features, make_sure_of_room
 from masksup.training.introduce import introduce
 from masksup.training.run import Built, Progress, Run
+from masksup.training.snapshots import new_snapshots
 
 
 def as_begun(config: Config, run_dir: Path, group: Group) -> tuple[Config, bool]:
@@ -62,9 +64,9 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     UserError leaves `run_dir` as it was, unless what is wrong is in `run_dir` itself.
     """
     # Of all that ranks see in a folder they share, rank 0 decides: they may not see the same at one moment.
-    resumes = False
+    kept, resumes = _kept(run_dir, group), False
     with group.together():
-        resumes = group.first and bool(list_checkpoints(run_dir / "checkpoints"))
+        resumes = group.first and (kept is not None or bool(list_checkpoints(run_dir / "checkpoints")))
     resumes = group.broadcast(resumes)
     config = _with_micro(config, group)
     # Of rank 0, since other threads are other bits, and nodes may differ.
@@ -79,10 +81,11 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     run = Run(
         **vars(built), group=group, vote=Vote(group), folder=folder, record=Record(folder.path, writes=group.first),
         saver=Saver(folder.checkpoints, folder.start, config.checkpoint.keep, folder.refuse_replaced),
-        stepper=stepper, ema=ema, broken=_broken(config, built.source), features={}, progress=Progress(),
+        stepper=stepper, ema=ema, snapshots=new_snapshots(config, group.first),
+        broken=_broken(config, built.source), features={}, progress=Progress(),
     )  # fmt: skip
     if resumes:
-        run = _resumed(run)
+        run = _resumed(run, kept)
     elif config.model.lora.rank:
         keep_base(run)
     with group.together():
@@ -199,12 +202,24 @@ def _first_weights(config: Config, network: Network, classes: tuple[str, ...]) -
     return [f"weights: {head} of {trained.checkpoint}, {trained.weights}"], not head_fits
 
 
-def _resumed(run: Run) -> Run:
-    """The run with the newest whole checkpoint put back, which rank 0 finds and every rank then reads and verifies."""
-    group, name = run.group, ""
-    saved: State | None = None
+def _kept(run_dir: Path, group: Group) -> State | None:
+    """The snapshot in memory to go on from, if every rank has it and no checkpoint is newer. Collective."""
+    state = given_state()
+    if not all(group.all(state is not None)):
+        return None
+    assert state is not None
+    saved = 0
     with group.together():
         if group.first:
+            saved = max(map(step_of, list_checkpoints(run_dir / "checkpoints")), default=0)
+    return state if group.broadcast(saved) <= state.meta["step"] else None
+
+
+def _resumed(run: Run, kept: State | None) -> Run:
+    """The run with a snapshot put back, or the newest whole checkpoint, which rank 0 finds and every rank verifies."""
+    group, name, saved = run.group, "a snapshot in memory", kept
+    with group.together():
+        if group.first and saved is None:
             saved = _newest(run.folder)
             name = str(saved.meta["name"])
     name = group.broadcast(name)

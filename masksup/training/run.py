@@ -18,6 +18,7 @@ from masksup.runtime.metrics_log import Record
 from masksup.runtime.ranks import Group, Vote
 from masksup.runtime.run_folder import RunFolder
 from masksup.runtime.saver import Saver
+from masksup.runtime.shelf import Snapshots
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Run(Built):
     saver: Saver
     stepper: Stepper
     ema: MovingAverage | None
+    snapshots: Snapshots
     broken: dict[str, BrokenImages]
     """Of each part: train, eval, test."""
     features: dict[str, FrozenFeatures]

@@ -1,6 +1,7 @@
 """Saving a run: when the disk takes it, what becomes of a checkpoint that it refuses."""
 
 from pathlib import Path
+from typing import Any
 
 from masksup.base.files import remedy
 from masksup.base.log import log
@@ -24,19 +25,24 @@ def save(run: Run, patience: float | None = PATIENCE) -> None:
         return
     group.beat("collecting step", progress.step)
     run.broken["train"].tell(group)
-    progress.broken = {name: sorted(images.known) for name, images in run.broken.items()}
     tensors, meta = collect(run.stepper, run.ema, group)
     if not group.first:
         return
     run.record.mark(progress.step)
     run.record.flush()  # so that no curve has a hole before the step that a run goes on from
-    name = run.saver.name(progress.step)
-    state = snapshot(tensors, {
-        "name": name, "step": progress.step, "epoch": run.plan.epoch_of(progress.step), "at": vars(progress),
-        "hashes": run.source.hashes, "classes": run.source.classes, "note": run.source.train.index.note,
-        "config": dump(run.config), "threads": run.threads, **meta,
-    })  # fmt: skip
-    run.saver.save(state, name, progress.best)
+    state = snapshot(tensors, facts(run, meta))
+    run.saver.save(state, state.meta["name"], progress.best)
+
+
+def facts(run: Run, engine: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says besides its tensors, as JSON values; `engine`: what the engine says."""
+    progress = run.progress
+    progress.broken = {name: sorted(images.known) for name, images in run.broken.items()}
+    return {
+        "name": run.saver.name(progress.step), "step": progress.step, "epoch": run.plan.epoch_of(progress.step),
+        "at": vars(progress), "hashes": run.source.hashes, "classes": run.source.classes,
+        "note": run.source.train.index.note, "config": dump(run.config), "threads": run.threads, **engine,
+    }  # fmt: skip
 
 
 def _disk_takes_it(run: Run, patience: float | None) -> bool:

@@ -16,7 +16,7 @@ from masksup.exits import STOPPED
 from masksup.runtime import fence, heartbeat
 from masksup.runtime.join import joined
 from masksup.runtime.progress import Meter, training_bar
-from masksup.runtime.ranks import SAVE, TELL, signal_of, wish
+from masksup.runtime.ranks import KEEP, SAVE, TELL, signal_of, wish
 from masksup.training import patience
 from masksup.training.batches import micro_batches, note_broken
 from masksup.training.diverged import check_gradients
@@ -26,6 +26,7 @@ from masksup.training.open import as_begun, open_training
 from masksup.training.run import Run
 from masksup.training.save import alarm, make_sure_it_is_saved, save
 from masksup.training.score_run import finish
+from masksup.training.snapshots import take_snapshot, tell_snapshots
 from masksup.training.solve import solve_head
 
 
@@ -48,6 +49,7 @@ def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
             with training_bar(run.plan.total_steps, run.progress.step, shown=group.first) as bar:
                 stopped = (_solve if config.optim.name == "lbfgs" else _loop)(run, bar)
             patience.tell(run)
+            tell_snapshots(run)
             run.vote.drain()
             make_sure_it_is_saved(run)
             if not stopped:
@@ -98,9 +100,8 @@ def _loop(run: Run, bar: Bar) -> str | None:
         check_gradients(run, step_batches)
         progress.seconds += time.perf_counter() - began
         bar.update(bar.task_ids[0], completed=progress.step)
-        outcome = run.vote.cast(
-            wish(stop_requested(), save=save_due_by_time(run, saved_at), tell=bool(run.broken["train"].found))
-        )
+        keep, tell = run.snapshots.due(group.first), bool(run.broken["train"].found)
+        outcome = run.vote.cast(wish(stop_requested(), save_due_by_time(run, saved_at), keep, tell))
         if outcome == TELL:
             run.broken["train"].tell(group)
         if outcome > SAVE or not score_if_due(run, meter):
@@ -108,6 +109,8 @@ def _loop(run: Run, bar: Bar) -> str | None:
         if outcome == SAVE or save_due(run):
             save(run)
             saved_at = time.monotonic()
+        elif outcome == KEEP:
+            take_snapshot(run)
         alarm(run)
     return None
 

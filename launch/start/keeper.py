@@ -1,0 +1,286 @@
+"""What runs on every place of a job that recovers by itself: it forks the rank, and forks it anew where one dies.
+
+python -P -m launch.start.keeper RUN_FOLDER
+
+A keeper has imported all that a rank needs, so that a recovery imports nothing. It computes nothing, asks no GPU, has
+one thread, so that what it forks is as good as new. It makes the memory in which its rank keeps snapshots. A
+rank ends with its keeper. The first keeper has the ranks' store in a process of its own: the death of rank 0 takes
+nothing along. Where a keeper itself is gone, all leave, and the launcher starts them again.
+"""
+
+import os
+
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # how many GPUs there are is asked without CUDA
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from torch._C._distributed_c10d import HashStore, PrefixStore
+
+from launch.start import rank
+from launch.start.council import PAUSE_S, Council, Plan
+from launch.start.ledger import Folder, append, read_json
+from launch.start.start import leave_word
+from masksup.base import clock, signals
+from masksup.base.lived import lived
+from masksup.base.memory import killed_for_memory
+from masksup.base.place import Place, find_place
+from masksup.config.load import load_config
+from masksup.exits import BUG, STOPPED, USER_ERROR
+from masksup.runtime.fence import SUPERSEDED
+from masksup.runtime.rendezvous import find_store, keep_store, named
+from masksup.runtime.shelf import SHELF, TAKEN, Shelf
+
+_FINAL = (0, USER_ERROR, STOPPED, SUPERSEDED)
+"""Statuses of a rank after which nothing is to be recovered."""
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+_HEAR_S = 4.0
+"""How long a rank that failed is given to be the consequence of another one's mistake."""
+_MEET_S = 30.0
+"""How long a keeper may take to end its rank."""
+_FOLLOW_S = 60.0
+"""How long a rank may take to notice that the first keeper is gone."""
+_KILLED = 128
+"""Above it stands the signal."""
+_SAME_STEP = 2
+"""Recoveries at one furthest step, after which the next failure there is the launcher's."""
+_STORE_GONE = RuntimeError
+"""What torch raises where nobody answers."""
+
+
+class Keeper:
+    """One place of the job. `patience`: seconds that all keepers have to show up."""
+
+    def __init__(self, folder: Folder, start: int, place: Place, patience: float) -> None:
+        self.folder, self.start, self.place, self.patience = folder, start, place, patience
+        self.host = os.uname().nodename
+        self.shelf = Shelf.make()
+        self.furthest: list[int] = []
+        """At each recovery."""
+        self._pid: int | None = None
+        """Of the rank."""
+        self._ended = False
+        """Whether the rank was ended from here."""
+        self._going_on = False
+        """A recovery has begun whose end is not noted yet."""
+        self._memory = killed_for_memory()
+        self._asked: list[int] = []
+        for number in _FORWARDED:
+            signal.signal(number, self._hear)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        self._asked.append(number)
+        if self._pid is not None:
+            os.kill(self._pid, number)
+
+    def run(self) -> int:
+        """Until the rank has left for good. Its exit status, as a shell says it."""
+        council = self._council()
+        plan, broke, status = council.next(self._has(), self.patience, self._first_plan), 0.0, BUG
+        while plan.stop is None:
+            if council.round > 1 and self.place.first:
+                self._note(council.round - 1, broke=broke, agreed=clock.now(), why=plan.why, step=plan.step,
+                           furthest=plan.furthest, ranks=self.place.world)  # fmt: skip
+            self._fork_rank(partial(self._be_rank, self._variables(council, plan, broke)))
+            try:
+                status = self._watch(council)
+                if council.reason() is None:
+                    return status
+                broke = clock.now()
+                plan = council.next(self._has(), _MEET_S, partial(self._decide, str(council.reason())))
+            except _STORE_GONE:
+                return self._alone(status)
+            self.furthest.append(plan.furthest)
+        if self.place.first:
+            print(f"masksup: no recovery: {plan.stop}", file=sys.stderr, flush=True)
+        self._last_word(f"ended by its keeper: {plan.stop}")
+        return status
+
+    def _council(self) -> Council:
+        """With the other keepers; the first has their store in a process of its own, which has threads."""
+        if self.place.world == 1:
+            return Council(HashStore(), 0, 1, ("", 0))
+        if self.place.first:
+            self._fork(self._keep_store)
+        store = find_store(self.place, self.patience)
+        name = f"masksup/{self.place.job}"
+        return Council(PrefixStore(name, store), self.place.rank, self.place.world, (store.host, store.port))
+
+    def _keep_store(self) -> NoReturn:
+        _store = keep_store(self.place)  # which is there as long as this name
+        while True:
+            signal.pause()
+
+    def _has(self) -> dict[str, object]:
+        return {
+            "number": self.place.rank,
+            "host": self.host,
+            "shelf": self.shelf.paths(os.getpid()),
+            "steps": self.shelf.steps(),
+        }
+
+    def _fork(self, work: Callable[[], int]) -> int:
+        """A process that ends with this one, and does this work alone."""
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        assert threads == 1, f"found {threads} threads, of which a fork would lose all but one"
+        parent, pid = os.getpid(), os.fork()
+        if pid:
+            return pid
+        status = BUG
+        try:
+            signals.end_with_parent()
+            if os.getppid() == parent:  # else it ended before the kernel was told
+                status = work()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _fork_rank(self, work: Callable[[], int]) -> None:
+        """The rank hears every signal that came here, whenever it came."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)  # in the rank until it has its own handlers
+        self._pid, self._ended = self._fork(work), False
+        for number in self._asked:
+            os.kill(self._pid, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+
+    def _variables(self, council: Council, plan: Plan, broke: float) -> dict[str, str]:
+        """What a rank has as if torchrun had started it, with the keepers' store as that of its agent."""
+        here = [has for has in council.has() if has["host"] == self.host]
+        own = [has["number"] for has in here].index(self.place.rank)
+        taken = {} if plan.step is None else {"step": plan.step, "shelves": [has["shelf"] for has in here]}
+        again = {
+            "MASKSUP_RESUMED_AFTER": "recovered", "MASKSUP_RECOVERY": str(council.round - 1),
+            "MASKSUP_BROKE": json.dumps([broke, plan.why]),
+        } if council.round > 1 else {}  # fmt: skip
+        return {
+            "RANK": str(self.place.rank), "WORLD_SIZE": str(self.place.world), "LOCAL_RANK": str(own),
+            "LOCAL_WORLD_SIZE": str(len(here)), "MASTER_ADDR": council.address[0],
+            "MASTER_PORT": str(council.address[1]), "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RUN_ID": self.place.job, "TORCHELASTIC_RESTART_COUNT": str(council.round),
+            SHELF: ",".join(map(str, self.shelf.files)), TAKEN: json.dumps(taken) if taken else "", **again,
+        }  # fmt: skip
+
+    def _be_rank(self, variables: dict[str, str]) -> int:
+        """In the forked process, which shares the keeper's connection to the store and must not use it."""
+        os.environ |= variables
+        signals.install()
+        self._word.unlink(missing_ok=True)
+        return rank.main(self.folder.run)
+
+    @property
+    def _word(self) -> Path:
+        """The last word of the rank."""
+        return self.folder.exits(self.start) / f"rank{self.place.rank:05d}.json"
+
+    def _watch(self, council: Council) -> int:
+        """Until the rank has left, which is ended where something else broke. Its exit status."""
+        while (status := self._left()) is None:
+            council.beat()
+            self._note_end(council.round - 1)
+            if council.reason() is not None:
+                return self._end_rank()
+            time.sleep(PAUSE_S)
+        self._tell(council, status)
+        return status
+
+    def _left(self, options: int = os.WNOHANG) -> int | None:
+        """The exit status of the rank, as a shell says it; None while it runs."""
+        assert self._pid is not None
+        ended, raw = os.waitpid(self._pid, options)
+        if not ended:
+            return None
+        self._pid = None
+        status = os.waitstatus_to_exitcode(raw)
+        return _KILLED - status if status < 0 else status
+
+    def _end_rank(self) -> int:
+        assert self._pid is not None
+        os.kill(self._pid, signal.SIGKILL)
+        self._ended = True
+        status = self._left(0)
+        assert status is not None
+        return status
+
+    def _tell(self, council: Council, status: int) -> None:
+        """What the end of this rank means for the others."""
+        if status in _FINAL or self._asked or killed_for_memory() > self._memory:
+            council.over(status)
+            return
+        follows = status < _KILLED and self.place.world > 1
+        end = lived() + (_HEAR_S if follows else 0)  # a rank that leaves by itself may follow another one
+        while lived() < end and council.reason() is None and not council.is_over():
+            council.beat()
+            time.sleep(PAUSE_S)
+        if not council.is_over():
+            council.broken(f"rank {self.place.rank} on {self.host} left with status {status}")
+
+    def _first_plan(self, missing: list[int], _: list[Any]) -> Plan:
+        if not missing:
+            return Plan()
+        who = f"{named(missing)} of {self.place.world}"
+        return Plan(stop=f"{who} did not show up within {self.patience:.0f} s (parallel.start_seconds)")
+
+    def _decide(self, why: str, missing: list[int], has: list[Any]) -> Plan:
+        """How to go on; on the first keeper for all."""
+        furthest = max([int(read_json(self.folder.heartbeat).get("last_step", -1)), *self.furthest])
+        if missing:
+            return Plan(stop=f"nothing is heard of the keepers of {named(missing)}")
+        if self._asked:
+            return Plan(stop="asked to leave")
+        if self.furthest.count(furthest) >= _SAME_STEP:
+            return Plan(stop=f"{why}, after {_SAME_STEP} recoveries at step {furthest}")
+        steps = set.intersection(*(set(row["steps"]) for row in has))
+        return Plan(why, max(steps, default=None), furthest)
+
+    def _note(self, number: int, **facts: object) -> None:
+        append(self.folder.recoveries, {"start": self.start, "recovery": number, **facts})
+        self._going_on = True
+
+    def _note_end(self, number: int) -> None:
+        """Once the first new step is done."""
+        if not self._going_on:
+            return
+        beat = read_json(self.folder.heartbeat)
+        if beat.get("recovery") == number and "went_on_at" in beat:
+            keys = {"ready": "ready_at", "from_step": "from_step", "went_on": "went_on_at"}
+            self._note(number, **{key: beat[name] for key, name in keys.items()})
+            self._going_on = False
+
+    def _alone(self, status: int) -> int:
+        """The first keeper is gone, and the store with it: the rank finds that out by itself."""
+        end = lived() + _FOLLOW_S
+        while self._pid is not None and lived() < end:
+            status = status if (left := self._left()) is None else left
+            time.sleep(PAUSE_S)
+        if self._pid is not None:
+            status = self._end_rank()
+        self._last_word("the first keeper is gone")
+        return status
+
+    def _last_word(self, text: str) -> None:
+        """In the name of a rank that was ended; one that died by itself said nothing, which is telling."""
+        if self._ended and not self._word.exists():
+            leave_word(self.folder, self.start, self.place.rank, BUG, text)
+
+
+def main(run: Path) -> int:
+    """Keep a rank of the run in this folder."""
+    import masksup.output.scores
+    import masksup.training.train  # noqa: F401  what every rank would import
+
+    folder = Folder(run)
+    patience = load_config(folder.config)[0].parallel.start_seconds
+    return Keeper(folder, int(os.environ["MASKSUP_START"]), find_place(), patience).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
