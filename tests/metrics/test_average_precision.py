@@ -25,7 +25,7 @@ def curve(scores, labels):
 
 
 def loop_ap(scores, labels, rule):
-    if not (labels == 1).any():
+    if not ((labels == 1).any() and (labels == 0).any()):
         return float("nan")
     points = curve(scores, labels)
     if rule == "voc2007":
