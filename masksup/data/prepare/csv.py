@@ -49,12 +49,12 @@ def prepare_csv(
     Classes: `classes` (comma list or file), else the columns of the header, else the labels found, sorted.
     """
     find = FindImages(images_folder(root, images), suffix)
-    files = _files(root, csv or [], split or [])
+    files = table_files(root, csv or [], split or [])
     rules = ColumnRules(image_column, labels_column, tuple(ignore_column or ()), separator_of(separator))
     of_classes = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     known = of_classes.chosen(root)
     read = {name: read_table(file, encoding) for name, file in files.items()}
-    tables = _labelled(read, rules, find, (absent or [], ignored or []), known)
+    tables = labelled_of(read, rules, find, (absent or [], ignored or []), known)
     for table in tables.values():
         set_uncertain(table, uncertain)
     return contents_of("csv", tables, find, root, of_classes, skip_broken=skip_broken)
@@ -66,22 +66,23 @@ def prepare_train_and_test(root: Path, train: Path, test: Path) -> list[IndexCon
     UserError for a class of the test table that the training table does not have: it could not be learnt.
     """
     find = FindImages(images_folder(root, None))
-    read = {name: read_table(file) for name, file in _files(root, [str(train), str(test)], []).items()}
-    tables = _labelled(read, ColumnRules(), find, ([], []), None)
+    read = {name: read_table(file) for name, file in table_files(root, [str(train), str(test)], []).items()}
+    tables = labelled_of(read, ColumnRules(), find, ([], []), None)
     return contents_of("csv", tables, find, root, ClassRules(), skip_broken=False, first_decides=True)
 
 
-def _files(root: Path, listed: list[str], split: list[str]) -> dict[str, Path]:
+def table_files(root: Path, listed: list[str], split: list[str], leave_out: Path | None = None) -> dict[str, Path]:
+    """{split: its table}. UserError where there is none."""
     wanted = [split_of(file, "--csv") for file in listed] + split
     if not wanted:
-        files = sorted(path.name for path in root.iterdir() if path.suffix.casefold() in _ENDINGS)
+        files = sorted(path.name for path in root.iterdir() if path.suffix.casefold() in _ENDINGS and path != leave_out)
         wanted = [split_of(name, f"--root {root}") for name in files if not name.startswith(".")]
     if not wanted:
         raise UserError(f"--root {root}: found no .csv file, expected some or --csv FILE or --split NAME=FILE")
     return {name: existing_file(file or f"{name}.csv", root) for name, file in named_splits(wanted).items()}
 
 
-def _labelled(
+def labelled_of(
     read: dict[str, Table], rules: ColumnRules, find: FindImages, values: tuple[list[str], list[str]],
     known: tuple[str, ...] | None,
 ) -> dict[str, Labelled]:  # fmt: skip

@@ -81,6 +81,8 @@ def _rename(tables: list[Labelled], names: dict[str, str | None]) -> None:
         for row in table.rows:
             if row.labels.keys() & names.keys():
                 row.labels = _renamed(row, names)
+            if row.boxes is not None:
+                row.boxes = [(new, *box[1:]) for box in row.boxes if (new := names.get(box[0], box[0])) is not None]
 
 
 def _renamed(row: Row, names: dict[str, str | None]) -> dict[str, int]:

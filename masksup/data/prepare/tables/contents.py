@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masksup.base.words import counted
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
@@ -34,6 +35,13 @@ def contents_of(
     return assemble(find.folder, kind, splits, classes, skip_broken=skip_broken, exif=True)
 
 
+def _boxes(row: Row, number: dict[str, int]) -> tuple[NDArray[np.float32], NDArray[np.int16], NDArray[np.uint8]]:
+    """xyxy_K4 in px, class_K, flags_K of the classes that there are."""
+    boxes = [box for box in row.boxes or () if box[0] in number]
+    xyxy_K4 = np.array([box[1:] for box in boxes], np.float32).reshape(-1, 4)
+    return xyxy_K4, np.array([number[box[0]] for box in boxes], np.int16), np.zeros(len(boxes), np.uint8)
+
+
 def _split(name: str, table: Labelled, classes: tuple[str, ...], find: FindImages) -> RawSplit:
     number = {class_name: c for c, class_name in enumerate(classes)}
     raw = RawSplit(name, [], str(table.file), table.warnings)
@@ -53,10 +61,10 @@ def _split(name: str, table: Labelled, classes: tuple[str, ...], find: FindImage
                 "labels, expected each image once; of a table of one row a label, `prepare long` joins the rows"
             )
         seen[path] = row
-        labels_C = np.zeros(len(classes), np.int8)
+        labels_C = np.full(len(classes), table.unlisted, np.int8)
         for label, value in row.labels.items():
             labels_C[number[label]] = value
-        raw.samples.append(Sample(path, path, labels_C, where))
+        raw.samples.append(Sample(path, path, labels_C, where, *_boxes(row, number)))
     if repeated:
         raw.warnings.append(f"left out {counted(repeated, 'row')} that repeat another one")
     raw.warnings += find.warnings()

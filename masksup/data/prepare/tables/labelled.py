@@ -9,11 +9,13 @@ from masksup.base.words import counted
 
 @dataclass(slots=True)
 class Row:
-    """One image with its labels: 1 present, -1 ignored; what is not there is absent."""
+    """One image with its labels: 1 present, 0 absent, -1 ignored; of what is not there the table says what it is."""
 
     line: int
     image: str
     labels: dict[str, int]
+    boxes: list[tuple[str, float, float, float, float]] | None = None
+    """Class and xyxy in px, where objects are marked."""
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Labelled:
     rows: list[Row]
     warnings: list[str] = field(default_factory=list)
     where_is: Callable[[int], str] | None = None
+    unlisted: int = 0
+    """The label of a class that a row does not hold."""
 
     def where(self, row: Row) -> str:
         """For messages."""
@@ -37,12 +41,11 @@ def set_uncertain(table: Labelled, uncertain: str) -> None:
     if uncertain == "ignore":
         return
     changed = 0
+    if table.unlisted == -1:
+        table.unlisted = 1 if uncertain == "present" else 0
     for row in table.rows:
         for name in [name for name, value in row.labels.items() if value == -1]:
             changed += 1
-            if uncertain == "present":
-                row.labels[name] = 1
-            else:
-                del row.labels[name]
+            row.labels[name] = 1 if uncertain == "present" else 0
     if changed:
         table.warnings.append(f"{counted(changed, 'uncertain label')} taken as {uncertain}")
