@@ -91,7 +91,10 @@ def _rows(
         for key, value_GR in zip(STRATUM_SCORES, values):
             row |= {key: _percent(value_GR[g, 0]), f"{key}_interval": None}
         positives_C = scores.positives_GCR[g, :, 0]
-        row |= {"positives": int(positives_C.sum()), "scored_classes": int(np.count_nonzero(~np.isnan(scores.ap_GCR[g, :, 0])))}
+        row |= {
+            "positives": int(positives_C.sum()),
+            "scored_classes": int(np.count_nonzero(~np.isnan(scores.ap_GCR[g, :, 0]))),
+        }
         rows.append({**row, "AP": {name: _percent(ap) for name, ap in zip(classes, scores.ap_GCR[g, :, 0])}})
     return rows
 

@@ -92,7 +92,8 @@ def _summary(
     """pairs_2C: how many negatives and positives each class has."""
     negatives_C, positives_C = pairs_2C
     return {
-        "mAP": _percent(mean_average_precision(ap_C)), "mAUROC": _percent(mean_average_precision(auroc_C)),
+        "mAP": _percent(mean_average_precision(ap_C)),
+        "mAUROC": _percent(mean_average_precision(auroc_C)),
         **{key: _percent(at_threshold[key]) for key in THRESHOLD_SCORES},
         f"top{TOP}": {key: _percent(at_top[key]) for key in THRESHOLD_SCORES},
         "AP": {name: _percent(ap) for name, ap in zip(classes, ap_C)},

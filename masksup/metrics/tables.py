@@ -26,7 +26,9 @@ def headline(summary: dict[str, Any]) -> str:
     if summary.get("mAP_interval"):
         parts.append(f"{LEVEL} % interval {_range(summary['mAP_interval'])}")
     area = summary.get("mAUROC")
-    return f"mAP {_shown(summary['mAP'])} ({', '.join(parts)})" + (f"; mean AUROC {area:.2f}" if area is not None else "")
+    return f"mAP {_shown(summary['mAP'])} ({', '.join(parts)})" + (
+        f"; mean AUROC {area:.2f}" if area is not None else ""
+    )
 
 
 def without_negatives(summary: dict[str, Any]) -> str:
