@@ -123,8 +123,9 @@ def _resampled_weights(image_N: NDArray[np.integer], resamples: int, seed: int) 
 def _weight_of(chosen_N: NDArray[np.bool_], weights_NR: Weights, all_R: NDArray[np.int64]) -> NDArray[np.int64]:
     """Weight of the chosen samples in each resample, summed over those that are fewer: they or the others."""
     if 2 * np.count_nonzero(chosen_N) > len(chosen_N):
-        return all_R - weights_NR[~chosen_N].sum(axis=0, dtype=np.int64)
-    weight_R: NDArray[np.int64] = weights_NR[chosen_N].sum(axis=0, dtype=np.int64)
+        weight_R: NDArray[np.int64] = all_R - weights_NR[~chosen_N].sum(axis=0, dtype=np.int64)
+    else:
+        weight_R = weights_NR[chosen_N].sum(axis=0, dtype=np.int64)
     return weight_R
 
 

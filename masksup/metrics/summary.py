@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.errors import UserError
-from masksup.metrics.average_precision import ApRule, average_precision, mean_average_precision
 from masksup.metrics.auroc import auroc
+from masksup.metrics.average_precision import ApRule, average_precision, mean_average_precision
 from masksup.metrics.histogram import PairCounts, auroc_of_counts, average_precision_of_counts
 from masksup.metrics.pairs import Labels, Scores, probabilities
 from masksup.metrics.precision_recall import Compat, check_compat, precision_recall, precision_recall_of_counts
@@ -103,7 +103,7 @@ def _summary(
         "classes": len(classes),
         "scored_classes": int(np.count_nonzero(~np.isnan(ap_C))),
         "unscored": [name for name, count in zip(classes, positives_C) if count == 0],
-        "without_negatives": [classes[c] for c in np.flatnonzero((negatives_C == 0) & (positives_C > 0))],
+        "without_negatives": [classes[c] for c in np.flatnonzero((negatives_C == 0) & (positives_C > 0)).tolist()],
         "ignored_pairs": counted["ignored_pairs"],
         "protocol": protocol,
     }

@@ -1,7 +1,7 @@
 """CheXpert: train.csv, valid.csv and test.csv with a column for each of 14 observations -> index.
 
-1.0 is present, 0.0 absent and -1.0 uncertain (`--uncertain`). An empty cell, of what a report does not mention, is absent,
-as where the data set was published; `--ignored blank` takes it as unknown.
+1.0 is present, 0.0 absent and -1.0 uncertain (`--uncertain`). An empty cell is what a report does not mention. It
+counts as absent, as in the paper of the data set; `--ignored blank` takes it as unknown.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Folders of images, one a class -> index. An image of several classes is linked into the folder of each.
 
-Links, hard or symbolic, to one file are one image with all their labels. `root` holds the folders of the classes, or one
-of them for each of the usual splits (train, val, test, ...).
+Links, hard or symbolic, to one file are one image with all their labels. `root` holds the folders of the classes, or a
+folder of these for each of the usual splits (train, val, test, ...).
 """
 
 import os

@@ -1,8 +1,8 @@
 """Tables of one row a label (Open Images: ImageID, LabelName, Confidence) -> index.
 
-A row says that its image shows its label, from --confidence on; that a person looked and it does not, where Confidence is
-0; or neither, in between. Labels that no row of an image names are unknown where some row of the tables says 0, as in
-Open Images, and absent where none does; --unlisted says otherwise.
+A row says that its image shows its label, from --confidence on. Where Confidence is 0, a person looked and the label is
+absent. In between nobody knows. Labels that no row of an image names are unknown where some row of the tables says 0,
+as in Open Images, and absent where none does; --unlisted says otherwise.
 """
 
 import math
@@ -61,10 +61,11 @@ def prepare_long(
     called = existing_file(names, root) if names else None
     files = table_files(root, csv or [], split or [], leave_out=called)
     named = _names(called, encoding) if called else {}
-    tables = {}
-    for name, file in files.items():
-        table = read_table(file, encoding)
-        tables[name] = _joined(table, _columns(table, image_column, labels_column), named, confidence)
+    read = {name: read_table(file, encoding) for name, file in files.items()}
+    tables = {
+        name: _joined(table, _columns(table, image_column, labels_column), named, confidence)
+        for name, table in read.items()
+    }
     verified = any(value == 0 for table in tables.values() for row in table.rows for value in row.labels.values())
     for table in tables.values():
         table.unlisted = -1 if (unlisted or ("ignore" if verified else "absent")) == "ignore" else 0
@@ -92,8 +93,8 @@ def _columns(table: Table, image: str | None, label: str | None) -> tuple[int, i
     found = [_column(table, image, head, IMAGE_NAMES), _column(table, label, head, LABEL_NAMES)]
     if None in found:
         raise UserError(
-            f"{table.where(line)}: found the header '{','.join(head)[:80]}', expected a column of images ({KNOWN_IMAGE}) "
-            f"and one of labels ({KNOWN_LABELS}); --image-column and --labels-column say which they are"
+            f"{table.where(line)}: found the header '{','.join(head)[:80]}', expected a column of images "
+            f"({KNOWN_IMAGE}) and one of labels ({KNOWN_LABELS}); --image-column and --labels-column say which they are"
         )
     confidence = next((c for c, name in enumerate(head) if plain(name) in _CONFIDENCE), None)
     return found[0] or 0, found[1] or 0, confidence, 1

@@ -1,7 +1,7 @@
 """YOLO -> index: a text file of boxes or outlines for each image, and data.yaml or a list of the classes.
 
-A line is `class x y width height`, or `class x1 y1 x2 y2 ...`, as shares of the image as it is shown. An image without a
-file, or with an empty one, shows no class.
+A line is `class x y width height`, or `class x1 y1 x2 y2 ...`, as shares of the image as it is shown. An image without
+a file, or with an empty one, shows no class.
 """
 
 import math

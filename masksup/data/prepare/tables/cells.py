@@ -40,7 +40,7 @@ def read_table(file: Path, encoding: str | None = None) -> Table:
     text = table_text(file, encoding)
     delimiter = _delimiter_of(text)
     rows = [(line, cells) for line, cells in _rows(file, text, delimiter) if any(cells)]
-    if rows and len(rows[0][1]) == 1 and rows[0][1][0].casefold().startswith("sep="):  # for Excel
+    if rows and rows[0][1][0].casefold().startswith("sep="):  # for Excel
         rows = rows[1:]
     if not rows:
         raise UserError(f"{file}: found an empty file, expected rows of image and labels")
@@ -48,7 +48,7 @@ def read_table(file: Path, encoding: str | None = None) -> Table:
 
 
 def table_text(file: Path, encoding: str | None = None) -> str:
-    """The text of a table. UserError if it is missing, or is of other letters than UTF-8 that `encoding` does not name."""
+    """The text of a table. UserError if it is missing, or of other letters than `encoding` or, by default, UTF-8."""
     try:
         data = read_regular(file)
     except OSError as error:
@@ -70,7 +70,7 @@ def table_text(file: Path, encoding: str | None = None) -> str:
 
 
 def _delimiter_of(text: str) -> str:
-    """The one that cuts a known header or an image out of the first line; of several that do, the one with most cells."""
+    """The one that cuts a known header or an image out of the first line; of several, the one with most cells."""
     lines = [line for line in text.splitlines() if line.strip(' \t,;"')]
     first = next((line for line in lines if not line.casefold().startswith("sep=")), "")
     best, most = ",", (False, 0)

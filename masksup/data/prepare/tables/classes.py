@@ -38,9 +38,9 @@ def settle_classes(
     _forget(tables, rules.none, "--none", "label")
     _forget(tables, rules.drop, "--drop-class", "class")
     _same_case(tables, rules, chosen)
-    _warn_of_nothing(tables, rules, chosen)
+    _warn_of_nothing(tables, chosen)
     if chosen is not None:
-        _select(tables, chosen, rules)
+        _select(tables, chosen)
         return chosen
     names = _found(tables[:1] if first_decides else tables)
     for table in tables:
@@ -108,8 +108,9 @@ def _forget(tables: list[Labelled], names: Iterable[str], option: str, what: str
         for table in tables:
             both = [row for row in table.rows if len(on := _present(row)) > 1 and on & gone.keys() and on - gone.keys()]
             if both:
+                first = table.where(both[0])
                 table.warnings.append(
-                    f"{counted(len(both), 'row')} of no label (--none) with others, which count (first: {table.where(both[0])})"
+                    f"{counted(len(both), 'row')} of no label (--none) with others, which count (first: {first})"
                 )
     _rename(tables, gone)
 
@@ -142,16 +143,16 @@ def _same_case(tables: list[Labelled], rules: ClassRules, chosen: tuple[str, ...
         tables[0].warnings.append(f"classes that differ in case or blanks only: {shown}; --same-case makes them one")
 
 
-def _warn_of_nothing(tables: list[Labelled], rules: ClassRules, chosen: tuple[str, ...] | None) -> None:
+def _warn_of_nothing(tables: list[Labelled], chosen: tuple[str, ...] | None) -> None:
     for name, count in _names(tables).items():
         if plain(name) in NOTHING and (chosen is None or name in chosen):
             tables[0].warnings.append(
-                f"'{name}' is a class like the others ({counted(count, 'sample')}); --none '{name}' if it means no label"
+                f"'{name}' is a class like the others ({counted(count, 'sample')}); --none '{name}' if it is no label"
             )
 
 
-def _select(tables: list[Labelled], chosen: tuple[str, ...], rules: ClassRules) -> None:
-    """Leave out what is not in --classes, counted; a label that looks like one of them in another spelling is an error."""
+def _select(tables: list[Labelled], chosen: tuple[str, ...]) -> None:
+    """Leave out what is not in --classes, counted. UserError for a label that is likely one of them, misspelt."""
     for table in tables:
         _refuse(table, chosen, _likely)
         if table.columns is not None:
@@ -165,7 +166,7 @@ def _select(tables: list[Labelled], chosen: tuple[str, ...], rules: ClassRules) 
 
 
 def _refuse_others(table: Labelled, names: tuple[str, ...], origin: str) -> None:
-    _refuse(table, names, lambda name, known: "")
+    _refuse(table, names, lambda *_: "")
     if table.columns is not None:
         _refuse_missing(table, names, origin)
 

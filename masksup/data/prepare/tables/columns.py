@@ -95,9 +95,7 @@ def _even(table: Table, width: int, rules: ColumnRules, header: bool = True) -> 
     runs_on = rules.separator is not None and rules.separator == table.delimiter
     even = []
     for line, row in table.rows[1 if header else 0 :]:
-        if runs_on and width <= 2 and len(row) > 1:
-            row = [row[0], (rules.separator or "").join(row[1:])]
-        elif runs_on and width > 2 and not header:
+        if runs_on and len(row) > 1 and (width <= 2 or not header):
             row = [row[0], (rules.separator or "").join(row[1:])]
         while len(row) > width and not row[-1]:
             row = row[:-1]

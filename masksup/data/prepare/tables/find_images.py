@@ -1,8 +1,8 @@
 """The name that a table has for an image -> its file below the root.
 
-As named; else under --suffix; an absolute path below the root, or one that begins with the root's own name, without that
-beginning; else the only file of that name in another case; else, of a name without a folder, the only file so called in
-any folder below the root. What was not found as named is counted and said.
+As named, with --suffix. An absolute path below the root, or one that begins with the root's own name, counts without
+this beginning. Else it is the only file of that name in another case; else, of a name without a folder, the only file
+so called in any folder below the root. What was not found as named is counted and said.
 """
 
 import os

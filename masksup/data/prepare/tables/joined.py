@@ -39,7 +39,7 @@ def separator_of(given: str | None) -> str | None:
 def split_labels(
     table: Table, cells: list[Cell], separator: str | None, known: Collection[str] | None
 ) -> list[list[str]]:
-    """The labels of each cell. `known`: the classes that there are, where they are given. UserError where it is unclear."""
+    """The labels of each cell. `known`: the classes, where they are given. UserError where it is unclear."""
     filled = [cell for cell in cells if cell.text]
     lists = [cell for cell in filled if _LIST.fullmatch(cell.text) and _is_list(cell.text)]
     # A name in brackets is a name until another cell shows quotes, commas or nothing between them.
@@ -97,8 +97,8 @@ def _refuse_unclear(table: Table, cells: list[Cell], known: Collection[str] | No
     alone = {name for _, name in names} | sure
     for separator in _OTHERS[:-1] if any(USUAL in cell.text for cell in cells) else _OTHERS:
         holding = [(cell, name) for cell, name in names if len(_parts(name, separator)) > 1]
-        # Of several parts that are labels themselves, a cell is a list of them, however few such cells there are.
-        proven = [cell for cell, name in holding if all(part in alone for part in _parts(name, separator))]
+        # Where a part is a label by itself, a cell is likely a list, however few such cells there are.
+        proven = [cell for cell, name in holding if any(part in alone for part in _parts(name, separator))]
         if 2 * len(holding) > len(names) or proven:
             cell = (proven or [holding[0][0]])[0]
             shown = "space" if separator == " " else f"'{separator}'"

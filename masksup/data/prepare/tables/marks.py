@@ -80,8 +80,8 @@ def _survey(tables: dict[str, tuple[Table, Columns]], said: Meaning) -> _Seen:
 def _refuse_cell(table: Table, columns: Columns, name: str, c: int, cell: str) -> None:
     line = next(line for line, row in columns.rows if row[c] == cell)
     raise UserError(
-        f"{table.where(line)}: found '{cell[:60]}' for class '{name}', expected 1 (present), 0 (absent) or -1 (ignored); "
-        f"--ignore-column '{name}' leaves the column out, --absent or --ignored '{cell[:60]}' says what it means"
+        f"{table.where(line)}: found '{cell[:60]}' for class '{name}', expected 1 (present), 0 (absent) or -1 (ignored)"
+        f"; --ignore-column '{name}' leaves the column out, --absent or --ignored '{cell[:60]}' says what it means"
     )
 
 
@@ -119,8 +119,8 @@ def _settle_blank(tables: dict[str, tuple[Table, Columns]], seen: _Seen, said: M
         table, columns = next(pair for pair in tables.values() if _first_blank(pair[1]))
         line, name = _first_blank(columns) or (0, "")
         raise UserError(
-            f"{table.where(line)}: found '' for class '{name}', where other cells say 0; --absent blank if an empty cell "
-            "means absent, --ignored blank if it means that nobody knows"
+            f"{table.where(line)}: found '' for class '{name}', where other cells say 0; --absent blank if an empty "
+            "cell means absent, --ignored blank if it means that nobody knows"
         )
     said.of[BLANK] = 0
     said.warnings.append(f"empty cells ({blanks:,}) mean absent, as no cell says 0; --ignored blank if nobody knows")
