@@ -41,7 +41,7 @@ def stratified_scores(
     Keys: `all` and, for each division, `{rule, strata: {name: scores}, mixed, without_boxes}` with the number of
     positive pairs that lie in no stratum, or `{strata: None, why}`. Scores are `mAP` (mean over the classes with
     positives there and any negatives), `OR` (recall of all pairs) and `CR` (mean over classes of the recall of each),
-    each with `..._interval` [low, high] or None; `positives` (pairs), `scored_classes`, and `AP`, class -> percent or None.
+    each with `..._interval` [low, high] or None; `positives` (pairs), `scored_classes`, `AP`, class -> percent or None.
     """
     positive_NC = labels_NC == 1
     known = {key: division for key, division in divided.items() if isinstance(division, Division)}

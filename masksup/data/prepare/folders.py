@@ -77,7 +77,8 @@ def _labelled(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
                 relative = path.relative_to(root).as_posix()
                 row = files.setdefault(_identity(path) or relative, Row(number, relative, {}))
                 row.labels[name] = 1
-                if not path.is_symlink():  # the file itself names the image, and a link where it lies elsewhere
+                # The file itself names the image; a link does where the file lies elsewhere.
+                if (root / row.image).is_symlink() and not path.is_symlink():
                     row.image = relative
     said = f"left out {counted(len(others), 'file')} that lie in no class or are no images (first: {others[:1]})"
     rows = list(files.values())
