@@ -123,7 +123,8 @@ def test_voc_lists_without_xml(tmp_path: Path) -> None:
     pictures(base, "JPEGImages/000001.jpg", "JPEGImages/000002.jpg", "JPEGImages/000003.jpg")
     write(base, {
         "ImageSets/Main/train.txt": "000001\n000002\n",
-        "ImageSets/Main/cat_train.txt": "000001  1\n000002 -1\n", "ImageSets/Main/dog_train.txt": "000001  0\n000002  1\n",
+        "ImageSets/Main/cat_train.txt": "000001  1\n000002 -1\n",
+        "ImageSets/Main/dog_train.txt": "000001  0\n000002  1\n",
         "ImageSets/Main/cat_val.txt": "000003 -1\n", "ImageSets/Main/dog_val.txt": "000003 -1\r\n",
     })  # fmt: skip
     for root in (tmp_path, base):
@@ -193,9 +194,7 @@ def test_celeba_minus_one_is_absent_and_the_splits_are_the_official_ones(
 
 def test_chestxray14_has_14_findings_and_the_official_lists(tmp_path: Path) -> None:
     pictures(tmp_path, "images_001/images/1_000.png", "images_002/images/2_000.png", "images_002/images/3_000.png")
-    head = (
-        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width"
-    )
+    head = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,Image[Width"
     write(tmp_path, {
         "Data_Entry_2017.csv": f"{head},Height],\n1_000.png,Cardiomegaly|Hernia,0,1,58,M,PA,2682,2749,\n"
         "2_000.png,No Finding,1,2,58,M,PA,2682,2749,\n3_000.png,Mass,1,3,58,F,AP,2682,2749,\n",
@@ -238,15 +237,17 @@ def test_chexpert_uncertain_labels_and_blanks(tmp_path: Path, below: bool) -> No
 
 PREPARERS: dict[str, Callable[..., Any]] = {
     "long": prepare_long, "folders": prepare_folders, "yolo": prepare_yolo, "voc-lists": prepare_voc_lists,
-    "roboflow": prepare_roboflow, "celeba": prepare_celeba, "chestxray14": prepare_chestxray14, "chexpert": prepare_chexpert,
+    "roboflow": prepare_roboflow, "celeba": prepare_celeba, "chestxray14": prepare_chestxray14,
+    "chexpert": prepare_chexpert,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PREPARERS)
 def test_a_folder_that_is_missing_or_holds_something_else_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     for root in (tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match=f"{root}.*expected") as caught:
+        with pytest.raises(UserError, match="expected") as caught:
             PREPARERS[name](root)
+        assert str(root) in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
