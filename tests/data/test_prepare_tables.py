@@ -79,6 +79,7 @@ RIGHT = {
     "named columns": Case(
         "Foto,Befund\n0.jpg,cat|dog\n1.jpg,dog\n", {"image_column": "Foto", "labels_column": "Befund"}
     ),
+    "numbers as labels, named": Case(LIST.format("1", "0"), {"labels_column": "labels"}, ("0", "1"), [[0, 1], [1, 0]]),
     "an ignored column": Case("image,cat,age,dog\n0.jpg,1,7,1\n1.jpg,0,9,1\n", {"ignore_column": ["age"]}),
     "ignored columns, one list": Case(
         "image,cat,age,dog,sex\n0.jpg,1,7,1,f\n1.jpg,0,9,1,m\n", {"ignore_column": ["age,sex"]}
@@ -288,6 +289,12 @@ REFUSED = {
     ),
     "nothing to ignore": (COLUMNS.format(1, 0, 0, 1), {"ignore_column": ["age"]}, "--ignore-column: found no 'age'"),
     "labels beside columns": ("image,label,dog\n0.jpg,cat,1\n1.jpg,cow,0\n", {}, "found 'dog', which could be a class"),
+    "numbers as labels": (
+        "image,label\n0.jpg,1\n1.jpg,0\n",
+        {},
+        "nothing but 0, 1 in column 'label'; --labels-column 'label'",
+    ),
+    "slashes": (LIST.format("cat/dog", "dog"), {}, "--separator '/'"),
     "one row a label": ("image,label\n0.jpg,cat\n0.jpg,dog\n", {}, "line 3: .*a second sample.*`prepare long`"),
     "a path out of the root": (
         LIST.format("cat", "dog").replace("0.jpg", "/etc/0.jpg"),

@@ -67,8 +67,8 @@ def _names(tables: Iterable[Labelled]) -> Counter[str]:
     for table in tables:
         counts.update(dict.fromkeys(table.columns or (), 0))
         for row in table.rows:
-            counts.update(name for name, value in row.labels.items() if value == 1)
-            counts.update(dict.fromkeys((name for name, value in row.labels.items() if value != 1), 0))
+            for name, value in row.labels.items():
+                counts[name] += value == 1
     return counts
 
 

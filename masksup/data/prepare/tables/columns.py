@@ -20,6 +20,7 @@ from masksup.data.prepare.tables.words import (
 from masksup.errors import UserError, nearest
 
 _MARKS = {*VALUES, "-1", ""}
+_NUMBERS = {"1", "0", "-1", "true", "false"}
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,18 @@ def _labels_column(
         return _by_name(table, head, rules.labels, "--labels-column")
     named = [c for c in kept if c != image and plain(head[c]) in LABEL_NAMES]
     if len(kept) == 2 and named:
+        _refuse_numbers(table, head[named[0]], {value_word(row[named[0]]) for _, row in rows})
         return named[0]
     return next((c for c in named if not _all_marks(c, rows)), None)
+
+
+def _refuse_numbers(table: Table, name: str, words: set[str]) -> None:
+    """UserError where all that a column of labels holds is 1 and 0: names of classes, or one class without its name."""
+    if words & _NUMBERS and words <= {*_NUMBERS, ""}:
+        raise UserError(
+            f"{table.where(table.rows[0][0])}: found nothing but {', '.join(sorted(words - {''}))} in column '{name}'; "
+            f"--labels-column '{name}' if these are names of classes, else call the column as its class"
+        )
 
 
 def _beside_labels(

@@ -17,6 +17,7 @@ _WORDS = {"comma": ",", "semicolon": ";", "space": " ", "blank": " ", "tab": "\t
 _LIST = re.compile(r"\[.*\]|\(\s*['\"].*\)|\{\s*['\"].*\}", re.DOTALL)
 _ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,'"\s\[\](){}][^,\]]*)""", re.DOTALL)
 _OTHERS = (",", ";", " ")
+_RARE = ("/", "+", "&", ":")  # part of many a name, so that only a part that is a label tells
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,12 @@ def _refuse_unclear(table: Table, cells: list[Cell], known: Collection[str] | No
         if name not in sure and plain(name) not in NOTHING
     ]
     alone = {name for _, name in names} | sure
-    for separator in _OTHERS[:-1] if any(USUAL in cell.text for cell in cells) else _OTHERS:
+    others = [s for s in (*_OTHERS, *_RARE) if s != " " or not any(USUAL in cell.text for cell in cells)]
+    for separator in others:
         holding = [(cell, name) for cell, name in names if len(_parts(name, separator)) > 1]
         # Where a part is a label by itself, a cell is likely a list, however few such cells there are.
         proven = [cell for cell, name in holding if any(part in alone for part in _parts(name, separator))]
-        if 2 * len(holding) > len(names) or proven:
+        if proven or (separator not in _RARE and 2 * len(holding) > len(names)):
             cell = (proven or [holding[0][0]])[0]
             shown = "space" if separator == " " else f"'{separator}'"
             raise UserError(
