@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from masksup.base.log import log
+from masksup.errors import UserError
 from masksup.evaluation.collect import Outputs
 from masksup.metrics.summary import score
 from masksup.output.scores import _remarks
+from masksup.report.compare import refuse_other_data
 from masksup.training.score_log import record_scores
 
 CLASSES = ("cat", "always", "never")
@@ -51,3 +53,12 @@ def test_eval_counts_and_names_it(
         _remarks(summary, trained)  # type: ignore[arg-type]
     assert "without positives, so not scored: never" in caplog.text
     assert "1 class without negatives, left out of mAP: always" in caplog.text
+
+
+def test_two_runs_are_not_compared_where_it_is_all_there_is() -> None:
+    part = SimpleNamespace(
+        labels_NC=LABELS[:, 1:], samples=np.arange(3), index=SimpleNamespace(hash="0"), title="mine val"
+    )
+    run = SimpleNamespace(name="a", trained=SimpleNamespace(classes=CLASSES[1:]), part=part)
+    with pytest.raises(UserError, match="mine val: no class is present in some samples and absent in others"):
+        refuse_other_data(run, run)  # type: ignore[arg-type]
