@@ -8,6 +8,9 @@ TP(s) / n(s). All samples of one score enter together, so the order of ties cann
 - ``voc2007``: mean of that envelope at recalls 0, 0.1, ..., 1.
 - ``original``: ``area`` over one ranking in which ties keep the order of the samples, as the released code of
   CSRA and MCAR ranks. It depends on the order of samples that tie: for comparison with their numbers only.
+
+A class without negatives has an AP of 1 under any scores, so that it says nothing of a model. It has none here, except
+by ``original``.
 """
 
 from collections.abc import Callable
@@ -24,7 +27,9 @@ Counts = NDArray[np.int64]
 
 
 def average_precision(scores_NC: Scores, labels_NC: Labels, rule: ApRule = "area") -> NDArray[np.float64]:
-    """AP of each class as a fraction, float64 of length C; nan for a class without positives.
+    """AP of each class as a fraction, float64 of length C; nan for a class without positives or without negatives.
+
+    By the rule ``original`` a class without negatives has one.
 
     Any strictly increasing function of the scores gives the same result. The sigmoid is one on paper alone: above
     36 all logits are 1. So give logits. Ignored pairs (label -1) are taken out before ranking.
@@ -44,13 +49,13 @@ def average_precision(scores_NC: Scores, labels_NC: Labels, rule: ApRule = "area
             judged_N = labels_N >= 0
             scores_N, labels_N = scores_N[judged_N], labels_N[judged_N]
         positive_N = labels_N == 1
-        if positive_N.any():
+        if positive_N.any() and (rule == "original" or not positive_N.all()):
             result_C[c] = reduce(*rank(scores_N, positive_N))
     return result_C
 
 
 def mean_average_precision(ap_C: NDArray[np.float64]) -> float:
-    """Mean over the classes that have positives; nan if none has."""
+    """Mean over the classes that have an AP; nan if none has."""
     scored = ap_C[~np.isnan(ap_C)]
     return float(scored.mean()) if scored.size else float("nan")
 

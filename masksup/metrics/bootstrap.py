@@ -27,7 +27,8 @@ _CHUNK = 250  # resamples at a time: gathered weights stay within tens of MB for
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Fractions G x C x R: AP and recall of each group's positives, nan where it has none; and their weight."""
+    """Fractions G x C x R: AP and recall of each group's positives, nan where it has none, and AP where the class
+    has no negatives, too; and their weight."""
 
     ap_GCR: Floats
     hits_GCR: NDArray[np.int64]
@@ -66,6 +67,7 @@ def weighted_scores(
     reduce = _REDUCE[rule]
     # A resample beside the other: where few of many samples are taken and summed, twice as fast as by rows.
     weights_RN = np.ascontiguousarray(weights_NR.T)
+    all_R = weights_NR.sum(axis=0, dtype=np.int64)
     for c in range(classes):
         positive_P = np.flatnonzero(labels_NC[:, c] == 1)
         if not len(positive_P):
@@ -73,6 +75,7 @@ def weighted_scores(
         positive_P = positive_P[np.argsort(-scores_NC[positive_P, c])]
         scores_P, weights_PR = scores_NC[positive_P, c], weights_NR[positive_P]
         false_PR = _weight_above(scores_NC[:, c], labels_NC[:, c] == 0, scores_P, weights_RN)
+        opposed_R = _weight_of(labels_NC[:, c] == 0, weights_NR, all_R) > 0
         for g in range(groups):
             rows = np.flatnonzero(group_GNC[g, positive_P, c])
             if not len(rows):
@@ -84,7 +87,7 @@ def weighted_scores(
             last_P = np.searchsorted(-scores_P[rows], -scores_P[rows], side="right") - 1
             true_PR = true_PR[last_P]
             precision_PR = true_PR / np.maximum(true_PR + false_PR[rows], 1)
-            known = total_GCR[g, c] > 0
+            known = (total_GCR[g, c] > 0) & opposed_R
             ap_GCR[g, c, known] = reduce(precision_PR, true_PR, own_PR)[known]
     return GroupScores(ap_GCR, hits_GCR, total_GCR)
 
@@ -96,7 +99,7 @@ def bootstrap(
     """(mAP, recall of all pairs, mean recall of classes), each G x R: of `resamples` resamples of the images.
 
     image_N is the image of each sample: the persons of one image are drawn together. Resample r is a function of
-    (seed, r). A class without positives in a resample is left out of its means.
+    (seed, r). A class without positives in a resample is left out of its means, and one without negatives of its mAP.
     """
     parts = []
     for weights_NR in _resampled_weights(image_N, resamples, seed):
@@ -115,6 +118,15 @@ def _resampled_weights(image_N: NDArray[np.integer], resamples: int, seed: int) 
         for row, number in enumerate(numbers):
             times_RI[row] = np.bincount(draws(seed, number, "bootstrap").integers(0, count, count), minlength=count)
         yield np.ascontiguousarray(times_RI.T[own_N])
+
+
+def _weight_of(chosen_N: NDArray[np.bool_], weights_NR: Weights, all_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Weight of the chosen samples in each resample, summed over those that are fewer: they or the others."""
+    if 2 * np.count_nonzero(chosen_N) > len(chosen_N):
+        weight_R: NDArray[np.int64] = all_R - weights_NR[~chosen_N].sum(axis=0, dtype=np.int64)
+    else:
+        weight_R = weights_NR[chosen_N].sum(axis=0, dtype=np.int64)
+    return weight_R
 
 
 def _weight_above(

@@ -66,18 +66,36 @@ class PairCounts:
 
     @property
     def positives_C(self) -> Counts:
-        positives_C: Counts = self.bins_2CK[_POSITIVE].sum(axis=-1, dtype=np.int64)
-        return positives_C
+        return self._pairs_C(_POSITIVE)
+
+    @property
+    def negatives_C(self) -> Counts:
+        return self._pairs_C(_NEGATIVE)
+
+    def _pairs_C(self, which: int) -> Counts:
+        pairs_C: Counts = self.bins_2CK[which].sum(axis=-1, dtype=np.int64)
+        return pairs_C
 
 
 def average_precision_of_counts(counts: PairCounts, rule: ApRule) -> NDArray[np.float64]:
-    """AP of each class as a fraction, float64 C, by the rules of `average_precision`; nan without positives."""
+    """AP of each class as a fraction, float64 C, by the rules of `average_precision`; nan where it is nan there."""
     assert rule != "original", "it ranks ties in the order of the samples, which counts do not know"
     result_C = np.full(counts.bins_2CK.shape[1], np.nan)
     for c in range(len(result_C)):
         positive_K, negative_K = counts.bins_2CK[_POSITIVE, c], counts.bins_2CK[_NEGATIVE, c]
-        if positive_K.any():
+        if positive_K.any() and negative_K.any():
             result_C[c] = _average_precision(positive_K, negative_K, rule)
+    return result_C
+
+
+def auroc_of_counts(counts: PairCounts) -> NDArray[np.float64]:
+    """As `auroc`, where the logits of one bin tie."""
+    result_C = np.full(counts.bins_2CK.shape[1], np.nan)
+    for c in range(len(result_C)):
+        positive_K, negative_K = (counts.bins_2CK[which, c].astype(np.float64) for which in (_POSITIVE, _NEGATIVE))
+        if pairs := positive_K.sum() * negative_K.sum():
+            below_K = np.cumsum(negative_K) - negative_K
+            result_C[c] = float(positive_K @ (below_K + negative_K / 2)) / pairs
     return result_C
 
 

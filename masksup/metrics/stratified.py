@@ -40,8 +40,8 @@ def stratified_scores(
 
     Keys: `all` and, for each division, `{rule, strata: {name: scores}, mixed, without_boxes}` with the number of
     positive pairs that lie in no stratum, or `{strata: None, why}`. Scores are `mAP` (mean over the classes with
-    positives there), `OR` (recall of all pairs) and `CR` (mean over classes of the recall of each), each with
-    `..._interval` [low, high] or None; `positives` (pairs), `scored_classes`, and `AP`, class -> percent or None.
+    positives there and any negatives), `OR` (recall of all pairs) and `CR` (mean over classes of the recall of each),
+    each with `..._interval` [low, high] or None; `positives` (pairs), `scored_classes`, `AP`, class -> percent or None.
     """
     positive_NC = labels_NC == 1
     known = {key: division for key, division in divided.items() if isinstance(division, Division)}
@@ -91,7 +91,10 @@ def _rows(
         for key, value_GR in zip(STRATUM_SCORES, values):
             row |= {key: _percent(value_GR[g, 0]), f"{key}_interval": None}
         positives_C = scores.positives_GCR[g, :, 0]
-        row |= {"positives": int(positives_C.sum()), "scored_classes": int(np.count_nonzero(positives_C))}
+        row |= {
+            "positives": int(positives_C.sum()),
+            "scored_classes": int(np.count_nonzero(~np.isnan(scores.ap_GCR[g, :, 0]))),
+        }
         rows.append({**row, "AP": {name: _percent(ap) for name, ap in zip(classes, scores.ap_GCR[g, :, 0])}})
     return rows
 
@@ -111,8 +114,8 @@ def _add_intervals(
             rows[g][f"{key}_interval"] = _interval(rows[g][key], 100 * value_GR[place])
 
 
-def _interval(score: float, drawn_R: NDArray[np.float64]) -> list[float] | None:
-    if np.nanmin(drawn_R) == np.nanmax(drawn_R):
+def _interval(score: float | None, drawn_R: NDArray[np.float64]) -> list[float] | None:
+    if score is None or np.nanmin(drawn_R) == np.nanmax(drawn_R):
         return None
     outside = (100 - LEVEL) / 2
     ends = np.nanpercentile(drawn_R, [outside, 100 - outside]) - np.nanmean(drawn_R) + score

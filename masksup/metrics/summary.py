@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.errors import UserError
+from masksup.metrics.auroc import auroc
 from masksup.metrics.average_precision import ApRule, average_precision, mean_average_precision
-from masksup.metrics.histogram import PairCounts, average_precision_of_counts
+from masksup.metrics.histogram import PairCounts, auroc_of_counts, average_precision_of_counts
 from masksup.metrics.pairs import Labels, Scores, probabilities
 from masksup.metrics.precision_recall import Compat, check_compat, precision_recall, precision_recall_of_counts
 
@@ -34,10 +35,12 @@ def score(
     "mcar" follow the released code (sigmoid in float32, which also ranks; ties of AP in sample order; and the rules
     listed at `precision_recall`).
 
-    Keys: `mAP`; `AP` (class -> percent, None without positives); `CP CR CF1 OP OR OF1` at the threshold; `top3`
-    (the same six); `images`; `classes`, `scored_classes` (counts); `unscored` (names of classes without
-    positives, left out of every mean over classes); `positives` (class -> count); `ignored_pairs`; `protocol`
-    (every rule by name). A score that no class supports is None.
+    Keys: `mAP`; `AP` (class -> percent, None without positives or negatives); `mAUROC` and `AUROC`, likewise;
+    `CP CR CF1 OP OR OF1` at the threshold; `top3` (the same six); `images`; `classes`, `scored_classes` (counts; those
+    with an AP); `unscored` (names of classes without positives, left out of every mean over classes);
+    `without_negatives` (names of classes with positives alone, left out of mAP, unless `compat` says otherwise, and of
+    mAUROC); `positives` (class -> count); `ignored_pairs`; `protocol` (every rule by name). A score that no class
+    supports is None.
     Raises UserError for unknown rules and for logits that are NaN.
     """
     check_compat(compat)
@@ -53,9 +56,10 @@ def score(
     at_threshold = precision_recall(scores_NC, labels_NC, level, compat=compat)
     at_top = precision_recall(scores_NC, labels_NC, level, top=TOP, compat=compat, ranked_by=ranked_NC)
     counted = {"images": len(logits_NC), "ignored_pairs": int(np.count_nonzero(labels_NC == -1))}
-    positives_C = np.count_nonzero(labels_NC == 1, axis=0)
+    pairs_2C = np.stack([np.count_nonzero(labels_NC == label, axis=0) for label in (0, 1)])
     protocol = _protocol(ap_rule, level, compat, EXACT)
-    return _summary(ap_C, at_threshold, at_top, positives_C, classes, counted, protocol)
+    ranked = ap_C, auroc(ranked_NC, labels_NC)
+    return _summary(*ranked, at_threshold, at_top, pairs_2C, classes, counted, protocol)
 
 
 def _original_sigmoid(logits_NC: Scores) -> NDArray[np.float32]:
@@ -76,24 +80,30 @@ def score_counts(counts: PairCounts, classes: Sequence[str], ap_rule: ApRule) ->
     )
     counted = {"images": int(counts.totals[0]), "ignored_pairs": int(counts.totals[1])}
     protocol = _protocol(ap_rule, counts.threshold, "none", COUNTED)
-    ap_C = average_precision_of_counts(counts, ap_rule)
-    return _summary(ap_C, at_threshold, at_top, positives_C, classes, counted, protocol)
+    ranked = average_precision_of_counts(counts, ap_rule), auroc_of_counts(counts)
+    pairs_2C = np.stack([counts.negatives_C, positives_C])
+    return _summary(*ranked, at_threshold, at_top, pairs_2C, classes, counted, protocol)
 
 
 def _summary(
-    ap_C: NDArray[np.float64], at_threshold: dict[str, float], at_top: dict[str, float],
-    positives_C: NDArray[np.int64], classes: Sequence[str], counted: dict[str, int], protocol: dict[str, Any],
+    ap_C: NDArray[np.float64], auroc_C: NDArray[np.float64], at_threshold: dict[str, float], at_top: dict[str, float],
+    pairs_2C: NDArray[np.int64], classes: Sequence[str], counted: dict[str, int], protocol: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
+    """pairs_2C: how many negatives and positives each class has."""
+    negatives_C, positives_C = pairs_2C
     return {
         "mAP": _percent(mean_average_precision(ap_C)),
+        "mAUROC": _percent(mean_average_precision(auroc_C)),
         **{key: _percent(at_threshold[key]) for key in THRESHOLD_SCORES},
         f"top{TOP}": {key: _percent(at_top[key]) for key in THRESHOLD_SCORES},
         "AP": {name: _percent(ap) for name, ap in zip(classes, ap_C)},
+        "AUROC": {name: _percent(area) for name, area in zip(classes, auroc_C)},
         "positives": {name: int(count) for name, count in zip(classes, positives_C)},
         "images": counted["images"],
         "classes": len(classes),
-        "scored_classes": int(np.count_nonzero(positives_C)),
+        "scored_classes": int(np.count_nonzero(~np.isnan(ap_C))),
         "unscored": [name for name, count in zip(classes, positives_C) if count == 0],
+        "without_negatives": [classes[c] for c in np.flatnonzero((negatives_C == 0) & (positives_C > 0)).tolist()],
         "ignored_pairs": counted["ignored_pairs"],
         "protocol": protocol,
     }
@@ -122,5 +132,7 @@ def _protocol(ap_rule: str, threshold: float, compat: str, computed: str) -> dic
         "ignored_in_ap": "left out",
         "ignored_at_threshold": "negative" if negative else "left out",
         "class_without_positives": "left out of means over classes",
+        "class_without_negatives": "AP 100" if original else "left out of mAP",
+        "auroc_ties": "count half",
         "class_without_predictions": "precision 0" + (", adds 1 to the predictions of OP" if original else ""),
     }

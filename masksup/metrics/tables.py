@@ -25,7 +25,17 @@ def headline(summary: dict[str, Any]) -> str:
         parts.append(f"AP {COUNTED}")
     if summary.get("mAP_interval"):
         parts.append(f"{LEVEL} % interval {_range(summary['mAP_interval'])}")
-    return f"mAP {_shown(summary['mAP'])} ({', '.join(parts)})"
+    area = summary.get("mAUROC")
+    return f"mAP {_shown(summary['mAP'])} ({', '.join(parts)})" + (
+        f"; mean AUROC {area:.2f}" if area is not None else ""
+    )
+
+
+def without_negatives(summary: dict[str, Any]) -> str:
+    """One line: the classes that every image shows as far as is known, and what they count for."""
+    names = summary["without_negatives"]
+    rule = summary["protocol"]["class_without_negatives"]
+    return f"{counted(len(names), 'class')} without negatives, {rule}: {', '.join(names)}"
 
 
 def tables(summary: dict[str, Any], width: int = 100) -> list[Table]:

@@ -25,7 +25,7 @@ from masksup.evaluation.kept import Stopped, Unfinished, outputs_key
 from masksup.evaluation.scores import evaluate
 from masksup.exits import STOPPED
 from masksup.metrics.precision_recall import decision_scores
-from masksup.metrics.tables import headline, tables
+from masksup.metrics.tables import headline, tables, without_negatives
 from masksup.output.voc_server import ServerFiles, server_files, usual_competition, write_server_files
 from masksup.runtime.join import joined, told_once
 from masksup.runtime.ranks import Group, Vote
@@ -231,6 +231,8 @@ def _remarks(summary: dict[str, Any], trained: Trained) -> None:
         log.info(f"decided as predict does, for {decided['aim']}: {scores}, {decided['labels']:.2f} labels an image")
     if summary["unscored"] and summary["labelled_pairs"]:
         log.info(f"without positives, so not scored: {', '.join(summary['unscored'])}")
+    if summary["without_negatives"]:
+        log.info(without_negatives(summary))
     protocol = summary["protocol"]
     masked = protocol["masked"]
     under = f", under {masked['level']} masks ({masked['masks_sha256'][:12]})" if masked else ""

@@ -42,6 +42,9 @@ def refuse_other_data(first: Subject, other: Subject) -> None:
             f"{other.name}: was scored on {other.part.title}, but {first.name} on {first.part.title}; name one index "
             "for all with --data"
         )
+    labels_NC = first.part.labels_NC
+    if not ((labels_NC == 1).any(axis=0) & (labels_NC == 0).any(axis=0)).any():
+        raise UserError(f"{first.part.title}: no class is present in some samples and absent in others, to compare by")
     for key, mine, its in _rules(first, other):
         if mine != its:
             raise UserError(

@@ -11,7 +11,7 @@ from masksup.errors import UserError
 from masksup.saved.open import Trained
 from masksup.saved.packed import versions
 
-_SCORES = ("mAP", "CF1", "OF1", "CP", "CR", "OP", "OR")
+_SCORES = ("mAP", "mAUROC", "CF1", "OF1", "CP", "CR", "OP", "OR")
 _LISTED = 100  # classes
 _REMEDY = {
     "result.json": "Put it back, or move it away to do without the scores of the training",
@@ -134,7 +134,7 @@ def _scores(trained: Trained, result: dict[str, Any]) -> str:
     lines = ["## Scores", "", "| percent | " + " | ".join(_SCORES) + " | images | classes scored |"]
     lines.append("|---" * (len(_SCORES) + 3) + "|")
     for split, summary in tables:
-        cells = ["-" if summary[key] is None else f"{summary[key]:.2f}" for key in _SCORES]
+        cells = ["-" if summary.get(key) is None else f"{summary[key]:.2f}" for key in _SCORES]  # older ones lack some
         lines.append(
             f"| {split} | " + " | ".join([*cells, str(summary["images"]), str(summary["scored_classes"])]) + " |"
         )

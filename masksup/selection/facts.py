@@ -76,4 +76,6 @@ def facts_of(part: Part, folds: int) -> Facts:
             f"{where}: no class has {folds} positives, one for each fold, so nothing can be judged; found at most "
             f"{int(positives_C.max())}; label more, or take a smaller --folds"
         )
+    if not (facts.counted_C & (part.count(0) > 0)).any():
+        raise UserError(f"{where}: found no class that is ever absent, so nothing can be judged; label what is absent")
     return facts

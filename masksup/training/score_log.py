@@ -18,7 +18,7 @@ from masksup.metrics.summary import THRESHOLD_SCORES
 from masksup.output.pictures import contact_sheet, draw_prediction
 from masksup.training.run import Run
 
-CURVES = ("mAP", *THRESHOLD_SCORES)
+CURVES = ("mAP", "mAUROC", *THRESHOLD_SCORES)
 
 
 def record_scores(run: Run, summary: dict[str, Any], outputs: Outputs | Counted, part: Part, epoch: float) -> None:
@@ -34,7 +34,7 @@ def record_scores(run: Run, summary: dict[str, Any], outputs: Outputs | Counted,
         else:
             curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
         for number, name in enumerate(part.index.classes):
-            if summary["positives"][name]:
+            if summary["AP"][name] is not None:
                 record.pr_curve(name, step, curves, number)
 
 

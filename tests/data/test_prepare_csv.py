@@ -64,9 +64,11 @@ def test_ignored_values_default_files_and_classes_of_all_splits(photos: Path, tm
     )  # fmt: skip
     assert train.labels_NC.tolist() == [[0, 1, 1], [0, 0, 0]]
     (root / "val.csv").write_text("image,x,y\n2.jpg,-1,1\n1.jpg,-1,-1\n")
-    (content,) = prepare_csv(root, images="pictures", split=["v=val.csv"])
+    with pytest.raises(UserError, match=r"found -1 but never 0 for class 'x' \(2 of 2 .*--absent -1 .*--ignored -1"):
+        prepare_csv(root, images="pictures", split=["v=val.csv"])
+    (content,) = prepare_csv(root, images="pictures", split=["v=val.csv"], ignored=["-1"])
     assert (content.split, content.labels_NC.tolist()) == ("v", [[-1, 1], [-1, -1]])
-    assert content.warnings == ("more than half of all labels are -1, which means ignored; absent is 0",)
+    assert content.warnings == ()
     assert content.image_names == ["2.jpg", "1.jpg"]
 
 
@@ -88,7 +90,7 @@ def test_size_is_that_after_exif_rotation(tmp_path: Path) -> None:
         ("image,labels\nin/0.jpg,cat\nin/1.jpg\n", "line 3: malformed CSV: found 1 column, expected 2"),
         ('image,labels\n"in/0.jpg,cat\n', "line [23]: malformed CSV"),
         ("image,cat,dog\nin/0.jpg,1,2\n", "line 2: found '2' for class 'dog'"),
-        ("image,cat,dog\nin/0.jpg,1,\n", "line 2: found '' for class 'dog'"),
+        ("image,cat,dog\nin/0.jpg,1,\nin/1.jpg,0,1\n", "line 2: found '' for class 'dog'.*--absent blank"),
         ("image,dog,\nin/0.jpg,1,1\n", "line 1: found '' as the name of class 2"),
         ("image,cat,cat\nin/0.jpg,1,1\n", "line 1: found the class 'cat' twice"),
         ("image,labels\nin/0.jpg,cat\nin/0.jpg,dog\n", r"line 3: found a second sample with the id 'in/0\.jpg'"),

@@ -25,7 +25,7 @@ def curve(scores, labels):
 
 
 def loop_ap(scores, labels, rule):
-    if not (labels == 1).any():
+    if not ((labels == 1).any() and (labels == 0).any()):
         return float("nan")
     points = curve(scores, labels)
     if rule == "voc2007":
@@ -112,8 +112,9 @@ def test_original_ranks_ties_in_sample_order():
 def test_original_is_the_area_rule_where_nothing_ties(given_pairs):
     scores, labels = given_pairs
     untied = scores + np.arange(len(scores), dtype=np.float32)[:, None] / 1024
+    opposed = (labels == 0).any(axis=0)  # a class without negatives has an AP by the original's rule alone
     np.testing.assert_allclose(
-        average_precision(untied, labels, "original"), average_precision(untied, labels), rtol=0, atol=1e-12
+        average_precision(untied, labels, "original")[opposed], average_precision(untied, labels)[opposed], atol=1e-12
     )
 
 

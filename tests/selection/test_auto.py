@@ -199,6 +199,10 @@ def test_what_cannot_be_judged_is_refused(tiny_data: Path, monkeypatch: pytest.M
             facts_of(none, 2)
     with pytest.raises(Exception, match="no class has 25 positives"):
         facts_of(part, 25)
+    count = type(part).count
+    monkeypatch.setattr(type(part), "count", lambda self, label: count(self, label) * label)
+    with pytest.raises(Exception, match="found no class that is ever absent"):
+        facts_of(part, 2)
 
 
 def resampled(mean_ap: float, noise: float, seed: int = 0) -> Resampled:

@@ -1,0 +1,107 @@
+"""Folders of images, one a class -> index. An image of several classes is linked into the folder of each.
+
+Links, hard or symbolic, to one file are one image with all their labels. `root` holds the folders of the classes, or a
+folder of these for each of the usual splits (train, val, test, ...).
+"""
+
+import os
+from pathlib import Path
+
+from masksup.base.words import counted
+from masksup.data.prepare.images import inside
+from masksup.data.prepare.options import named_splits
+from masksup.data.prepare.tables.classes import ClassRules
+from masksup.data.prepare.tables.contents import contents_of
+from masksup.data.prepare.tables.find_images import FindImages
+from masksup.data.prepare.tables.labelled import Labelled, Row
+from masksup.data.prepare.tables.words import looks_like_image
+from masksup.data.write_index import IndexContent
+from masksup.errors import UserError
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "trainval", "test", "testing"}
+
+
+def prepare_folders(
+    root: Path,
+    *,
+    split: list[str] | None = None,
+    classes: str | None = None,
+    drop_class: list[str] | None = None,
+    none: list[str] | None = None,
+    same_case: bool = False,
+    skip_broken: bool = False,
+) -> list[IndexContent]:
+    """Splits: the folders in `root` that are called so, each NAME=FOLDER of `split`, else all of it as `train`."""
+    if not root.is_dir():
+        raise UserError(f"--root {root}: no such folder, expected folders of images, one a class")
+    folders = _split_folders(root, split)
+    names = {name for folder in folders.values() for name in _folders(folder)}
+    if not names:
+        raise UserError(f"--root {root}: found no folder in {next(iter(folders.values()))}, expected one a class")
+    tables = {name: _labelled(root, folder, tuple(sorted(names))) for name, folder in folders.items()}
+    rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
+    contents = contents_of("folders", tables, FindImages(root), root, rules, skip_broken=skip_broken)
+    for content in contents:
+        content.warnings += _copies(content)
+    return contents
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _split_folders(root: Path, split: list[str] | None) -> dict[str, Path]:
+    if split:
+        folders = {name: root / inside(given or name, "--split") for name, given in named_splits(split).items()}
+        for name, folder in folders.items():
+            if not folder.is_dir():
+                raise UserError(f"--split {name}: found no folder '{folder}', expected folders of images, one a class")
+        return folders
+    found = _folders(root)
+    if found and {name.casefold() for name in found} <= _SPLITS:
+        return {name: root / name for name in found}
+    return {"train": root}
+
+
+def _labelled(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
+    files: dict[tuple[int, int] | str, Row] = {}
+    others = [path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
+    for number, name in enumerate(_folders(folder), 1):
+        for place, below, found in os.walk(folder / name):
+            below.sort()
+            for file in sorted(found):
+                path = Path(place, file)
+                if file.startswith(".") or not looks_like_image(file):
+                    others += [] if file.startswith(".") else [f"{name}/{file}"]
+                    continue
+                relative = path.relative_to(root).as_posix()
+                row = files.setdefault(_identity(path) or relative, Row(number, relative, {}))
+                row.labels[name] = 1
+                # The file itself names the image; a link does where the file lies elsewhere.
+                if (root / row.image).is_symlink() and not path.is_symlink():
+                    row.image = relative
+    said = f"left out {counted(len(others), 'file')} that lie in no class or are no images (first: {others[:1]})"
+    rows = list(files.values())
+    return Labelled(folder, classes, rows, [said] if others else [], lambda _: str(folder))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _copies(content: IndexContent) -> tuple[str, ...]:
+    """A copy in another class makes its image two samples, each of which denies the label of the other."""
+    seen: dict[bytes, int] = {}
+    pairs = [(seen.setdefault(digest.tobytes(), n), n) for n, digest in enumerate(content.file_hash_I16)]
+    twice = [pair for pair in pairs if pair[0] != pair[1]]
+    if not twice:
+        return ()
+    first, second = (content.image_names[n] for n in twice[0])
+    return (
+        f"{counted(len(twice), 'image')} are copies of others (first: {second} of {first}); link instead of copying "
+        "where one image has several classes",
+    )

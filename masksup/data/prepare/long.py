@@ -1,0 +1,148 @@
+"""Tables of one row a label (Open Images: ImageID, LabelName, Confidence) -> index.
+
+A row says that its image shows its label, from --confidence on. Where Confidence is 0, a person looked and the label is
+absent. In between nobody knows. Labels that no row of an image names are unknown where some row of the tables says 0,
+as in Open Images, and absent where none does; --unlisted says otherwise.
+"""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from masksup.base.words import counted
+from masksup.data.prepare.csv import table_files
+from masksup.data.prepare.options import existing_file
+from masksup.data.prepare.tables.cells import Table, read_table
+from masksup.data.prepare.tables.classes import ClassRules
+from masksup.data.prepare.tables.contents import contents_of, images_folder
+from masksup.data.prepare.tables.find_images import FindImages
+from masksup.data.prepare.tables.labelled import Labelled, Row, set_uncertain
+from masksup.data.prepare.tables.words import (
+    IMAGE_NAMES,
+    KNOWN_IMAGE,
+    KNOWN_LABELS,
+    LABEL_NAMES,
+    looks_like_image,
+    plain,
+)
+from masksup.data.write_index import IndexContent
+from masksup.errors import UserError, nearest
+
+_CONFIDENCE = ("confidence", "conf", "score", "probability", "value", "present", "verified")
+
+
+def prepare_long(
+    root: Path,
+    *,
+    csv: list[str] | None = None,
+    split: list[str] | None = None,
+    images: str | None = None,
+    suffix: str | None = None,
+    image_column: str | None = None,
+    labels_column: str | None = None,
+    names: str | None = None,
+    confidence: float = 0.5,
+    unlisted: Literal["ignore", "absent"] | None = None,
+    uncertain: Literal["ignore", "present", "absent"] = "ignore",
+    classes: str | None = None,
+    drop_class: list[str] | None = None,
+    none: list[str] | None = None,
+    same_case: bool = False,
+    encoding: str | None = None,
+    skip_broken: bool = False,
+) -> list[IndexContent]:
+    """Images below `root` (or its folder `images`) whose labels stand in a row each. Splits as of `csv`.
+
+    `names`: a table of label ids and their names, such as class-descriptions.csv of Open Images.
+    """
+    if not 0 < confidence <= 1:
+        raise UserError(f"--confidence: found {confidence}, expected a number above 0, at most 1")
+    find = FindImages(images_folder(root, images), suffix)
+    called = existing_file(names, root) if names else None
+    files = table_files(root, csv or [], split or [], leave_out=called)
+    named = _names(called, encoding) if called else {}
+    read = {name: read_table(file, encoding) for name, file in files.items()}
+    tables = {
+        name: _joined(table, _columns(table, image_column, labels_column), named, confidence)
+        for name, table in read.items()
+    }
+    verified = any(value == 0 for table in tables.values() for row in table.rows for value in row.labels.values())
+    for table in tables.values():
+        table.unlisted = -1 if (unlisted or ("ignore" if verified else "absent")) == "ignore" else 0
+        set_uncertain(table, uncertain)
+    rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
+    return contents_of("long", tables, find, root, rules, skip_broken=skip_broken)
+
+
+def _names(file: Path, encoding: str | None) -> dict[str, str]:
+    table = read_table(file, encoding)
+    named = {}
+    for line, row in table.rows:
+        if len(row) < 2:
+            raise UserError(f"{table.where(line)}: found one column, expected a label and its name")
+        if plain(row[0]) not in LABEL_NAMES:  # not the header
+            named[row[0]] = row[1]
+    return named
+
+
+def _columns(table: Table, image: str | None, label: str | None) -> tuple[int, int, int | None, int]:
+    """Numbers of the columns of image, label and confidence, and of the first row below the header."""
+    line, head = table.rows[0]
+    if looks_like_image(head[0]) and len(head) == 2:
+        return 0, 1, None, 0
+    found = [_column(table, image, head, IMAGE_NAMES), _column(table, label, head, LABEL_NAMES)]
+    if None in found:
+        raise UserError(
+            f"{table.where(line)}: found the header '{','.join(head)[:80]}', expected a column of images "
+            f"({KNOWN_IMAGE}) and one of labels ({KNOWN_LABELS}); --image-column and --labels-column say which they are"
+        )
+    confidence = next((c for c, name in enumerate(head) if plain(name) in _CONFIDENCE), None)
+    return found[0] or 0, found[1] or 0, confidence, 1
+
+
+def _column(table: Table, given: str | None, head: list[str], known: tuple[str, ...]) -> int | None:
+    if given is not None:
+        if given not in head:
+            raise UserError(f"{table.where(table.rows[0][0])}: found no column '{given}'; {nearest(given, head)}")
+        return head.index(given)
+    return min(
+        (c for c, name in enumerate(head) if plain(name) in known),
+        key=lambda c: known.index(plain(head[c])),
+        default=None,
+    )
+
+
+def _joined(
+    table: Table, columns: tuple[int, int, int | None, int], named: dict[str, str], least: float
+) -> Labelled:  # fmt: skip
+    """The rows of one image as one."""
+    image, label, confidence, first = columns
+    rows: dict[str, Row] = {}
+    contradicted = 0
+    for line, cells in table.rows[first:]:
+        if len(cells) <= max(image, label, confidence or 0):
+            raise UserError(f"{table.where(line)}: malformed CSV: found {counted(len(cells), 'column')}")
+        row = rows.setdefault(cells[image], Row(line, cells[image], {}))
+        if not cells[label]:
+            continue
+        name = named.get(cells[label], cells[label])
+        value = 1 if confidence is None else _value(table, line, cells[confidence], least)
+        contradicted += {row.labels.get(name, value), value} == {0, 1}
+        row.labels[name] = value if name not in row.labels else _both(row.labels[name], value)
+    said = f"{counted(contradicted, 'label')} both present and absent by different rows, taken as ignored"
+    return Labelled(table.file, None, list(rows.values()), [said] if contradicted else [], table.where)
+
+
+def _both(one: int, other: int) -> int:
+    """Of two rows on one label the surer; -1 where they contradict each other."""
+    return -1 if {one, other} == {0, 1} else max(one, other)
+
+
+def _value(table: Table, line: int, cell: str, least: float) -> int:
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise UserError(f"{table.where(line)}: found the confidence '{cell[:60]}', expected a number from 0 to 1")
+    return 1 if number >= least else 0 if number == 0 else -1

@@ -1,0 +1,69 @@
+"""What Roboflow exports as CSV: <split>/_classes.csv (labels) or <split>/_annotations.csv (boxes) beside the images."""
+
+from pathlib import Path
+
+from masksup.data.prepare.csv import labelled_of
+from masksup.data.prepare.options import named_splits
+from masksup.data.prepare.tables.cells import Table, read_table
+from masksup.data.prepare.tables.classes import ClassRules
+from masksup.data.prepare.tables.columns import ColumnRules
+from masksup.data.prepare.tables.contents import contents_of
+from masksup.data.prepare.tables.find_images import FindImages
+from masksup.data.prepare.tables.labelled import Labelled, Row
+from masksup.data.write_index import IndexContent
+from masksup.errors import UserError
+
+_FILES = ("_classes.csv", "_annotations.csv")
+_COLUMNS = ("filename", "class", "xmin", "ymin", "xmax", "ymax")
+
+
+def prepare_roboflow(
+    root: Path,
+    *,
+    split: list[str] | None = None,
+    classes: str | None = None,
+    drop_class: list[str] | None = None,
+    none: list[str] | None = None,
+    same_case: bool = False,
+    skip_broken: bool = False,
+) -> list[IndexContent]:
+    """Splits: each folder of `root` with such a file (train, valid, test), or those of `split` by name."""
+    if not root.is_dir():
+        raise UserError(f"--root {root}: no such folder, expected <split>/_classes.csv or <split>/_annotations.csv")
+    found = {path.parent.name: path for name in reversed(_FILES) for path in sorted(root.glob(f"*/{name}"))}
+    wanted = list(named_splits(split)) if split else sorted(found)
+    for name in wanted or ["train"]:
+        if name not in found:
+            raise UserError(f"--root {root}: found no {name}/_classes.csv or {name}/_annotations.csv, expected one")
+    find = FindImages(root)
+    read = {name: read_table(found[name]) for name in wanted}
+    boxed = {name: _with_boxes(table) for name, table in read.items() if table.file.name == _FILES[1]}
+    others = {name: table for name, table in read.items() if name not in boxed}
+    tables = {**boxed, **labelled_of(others, ColumnRules(), find, ([], []), None)}
+    for name, table in tables.items():
+        for row in table.rows:
+            row.image = f"{name}/{row.image}"
+    rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
+    ordered = {name: tables[name] for name in wanted}
+    return contents_of("roboflow", ordered, find, root, rules, skip_broken=skip_broken)
+
+
+def _with_boxes(table: Table) -> Labelled:
+    line, head = table.rows[0]
+    missing = [name for name in _COLUMNS if name not in head]
+    if missing:
+        raise UserError(
+            f"{table.where(line)}: found the header '{','.join(head)[:80]}', expected a column '{missing[0]}', too"
+        )
+    rows: dict[str, Row] = {}
+    for line, cells in table.rows[1:]:
+        try:
+            name, label, *edges = (cells[head.index(column)] for column in _COLUMNS)
+            left, top, right, bottom = map(float, edges)
+        except (IndexError, ValueError):
+            raise UserError(f"{table.where(line)}: found '{','.join(cells)[:80]}', expected a box of numbers") from None
+        row = rows.setdefault(name, Row(line, name, {}, []))
+        row.labels[label] = 1
+        assert row.boxes is not None
+        row.boxes.append((label, left, top, right, bottom))
+    return Labelled(table.file, None, list(rows.values()), [], table.where)

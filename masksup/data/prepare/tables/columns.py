@@ -1,0 +1,202 @@
+"""What the columns of a table are: the image, a list of labels, a class each, or none of these."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from masksup.base.words import counted
+from masksup.data.prepare.options import require_classes
+from masksup.data.prepare.tables.cells import Table
+from masksup.data.prepare.tables.classes import several
+from masksup.data.prepare.tables.words import (
+    IMAGE_NAMES,
+    KNOWN_IMAGE,
+    KNOWN_LABELS,
+    LABEL_NAMES,
+    VALUES,
+    looks_like_image,
+    plain,
+    value_word,
+)
+from masksup.errors import UserError, nearest
+
+_MARKS = {*VALUES, "-1", ""}
+_NUMBERS = {"1", "0", "-1", "true", "false"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Numbers of the columns. Either `labels` or `classes`; the rows are those below the header."""
+
+    image: int
+    labels: int | None
+    classes: dict[str, int]
+    rows: list[tuple[int, list[str]]]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ColumnRules:
+    """What the user says of the columns."""
+
+    image: str | None = None
+    labels: str | None = None
+    ignore: tuple[str, ...] = ()
+    separator: str | None = None
+
+
+def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]) -> Columns:
+    """The columns of `table`; `is_image` tells whether there is an image of a name. UserError for an unknown header."""
+    head = table.rows[0][1]
+    if looks_like_image(head[0]) or (rules.image is None and not _titled(head) and is_image(head[0])):
+        return _without_header(table, rules)
+    rows = _even(table, len(head), rules)
+    head, kept = _named(table, head, rows, rules)
+    image = _image_column(table, head, kept, rows, rules)
+    labels = _labels_column(table, head, kept, image, rows, rules)
+    rest = [c for c in kept if c not in (image, labels)]
+    if labels is not None:
+        return Columns(image, labels, {}, rows, _beside_labels(table, head, labels, rest, rows))
+    others = [c for c in rest if plain(head[c]) in IMAGE_NAMES and not _all_marks(c, rows)]
+    classes = [c for c in rest if c not in others]
+    if not classes:
+        raise UserError(f"{table.where(table.rows[0][0])}: malformed CSV: {_unknown(head)}")
+    if len(classes) == 1 and not _mostly_marks(classes[0], rows):
+        raise UserError(
+            f"{table.where(table.rows[0][0])}: {_unknown(head)}; --labels-column '{head[classes[0]]}' says that it "
+            "holds them"
+        )
+    warnings = [f"column '{head[c]}' is not used: the images are those of '{head[image]}'" for c in others]
+    return Columns(image, None, _unique(table, head, classes), rows, warnings)
+
+
+def _titled(head: Sequence[str]) -> bool:
+    return any(plain(name) in IMAGE_NAMES for name in head)
+
+
+def _unknown(head: Sequence[str]) -> str:
+    return (
+        f"found the header '{','.join(head)[:80]}', expected 'image,labels' or 'image,<class>,<class>,...' (a column "
+        f"of images may also be called {KNOWN_IMAGE}, one of labels {KNOWN_LABELS})"
+    )
+
+
+def _without_header(table: Table, rules: ColumnRules) -> Columns:
+    line, first = table.rows[0]
+    rows = _even(table, len(first), rules, header=False)
+    while len(first) > 2 and not any(row[-1] for _, row in rows):  # a separator at the end of each line
+        first = first[:-1]
+        rows = [(number, row[:-1]) for number, row in rows]
+    if len(first) == 2 or (rules.separator is not None and rules.separator == table.delimiter):
+        return Columns(0, 1, {}, rows)
+    raise UserError(f"{table.where(line)}: malformed CSV: {_unknown(first)}")
+
+
+def _even(table: Table, width: int, rules: ColumnRules, header: bool = True) -> list[tuple[int, list[str]]]:
+    """The rows, all of `width` cells: empty ones behind it go. With --separator as the delimiter, labels run on."""
+    runs_on = rules.separator is not None and rules.separator == table.delimiter
+    even = []
+    for line, row in table.rows[1 if header else 0 :]:
+        if runs_on and len(row) > 1 and (width <= 2 or not header):
+            row = [row[0], (rules.separator or "").join(row[1:])]
+        while len(row) > width and not row[-1]:
+            row = row[:-1]
+        if len(row) != width and not (runs_on and not header):
+            hint = f"; labels that '{table.delimiter}' joins belong in quotes, or name it by --separator"
+            raise UserError(
+                f"{table.where(line)}: malformed CSV: found {counted(len(row), 'column')}, expected {width}"
+                f"{hint if width == 2 and len(row) > 2 else ''}"
+            )
+        even.append((line, row))
+    return even
+
+
+def _named(
+    table: Table, head: list[str], rows: list[tuple[int, list[str]]], rules: ColumnRules
+) -> tuple[list[str], list[int]]:
+    """The header, and which of its columns count: not those the user ignores, empty ones, or pandas' row numbers."""
+    wanted = set(several(rules.ignore, head))
+    for name in wanted:
+        if name not in head:
+            raise UserError(
+                f"{table.where(table.rows[0][0])}: --ignore-column: found no '{name}'; {nearest(name, head)}"
+            )
+    kept = []
+    for c, name in enumerate(head):
+        bare = name == "" or name.casefold().startswith("unnamed:")
+        numbered = bare and c == 0 and all(row[c].isdigit() for _, row in rows) and any(map(_is_name, head[1:]))
+        empty = name == "" and not any(row[c] for _, row in rows)
+        if name not in wanted and not numbered and not empty:
+            kept.append(c)
+    return head, kept
+
+
+def _is_name(name: str) -> bool:
+    return plain(name) in IMAGE_NAMES
+
+
+def _all_marks(c: int, rows: list[tuple[int, list[str]]]) -> bool:
+    return all(value_word(row[c]) in _MARKS for _, row in rows)
+
+
+def _mostly_marks(c: int, rows: list[tuple[int, list[str]]]) -> bool:
+    return 2 * sum(value_word(row[c]) in _MARKS for _, row in rows) >= len(rows)
+
+
+def _by_name(table: Table, head: list[str], name: str, option: str) -> int:
+    if name not in head:
+        raise UserError(f"{table.where(table.rows[0][0])}: {option}: found no '{name}'; {nearest(name, head)}")
+    return head.index(name)
+
+
+def _image_column(
+    table: Table, head: list[str], kept: list[int], rows: list[tuple[int, list[str]]], rules: ColumnRules
+) -> int:
+    if rules.image is not None:
+        return _by_name(table, head, rules.image, "--image-column")
+    known = [c for c in kept if plain(head[c]) in IMAGE_NAMES]
+    if not known:
+        raise UserError(
+            f"{table.where(table.rows[0][0])}: malformed CSV: {_unknown(head)}; --image-column NAME says which it is"
+        )
+    known.sort(key=lambda c: IMAGE_NAMES.index(plain(head[c])))
+    return next((c for c in known if not _all_marks(c, rows)), known[0])
+
+
+def _labels_column(
+    table: Table, head: list[str], kept: list[int], image: int, rows: list[tuple[int, list[str]]], rules: ColumnRules
+) -> int | None:
+    if rules.labels is not None:
+        return _by_name(table, head, rules.labels, "--labels-column")
+    named = [c for c in kept if c != image and plain(head[c]) in LABEL_NAMES]
+    if len(kept) == 2 and named:
+        _refuse_numbers(table, head[named[0]], {value_word(row[named[0]]) for _, row in rows})
+        return named[0]
+    return next((c for c in named if not _all_marks(c, rows)), None)
+
+
+def _refuse_numbers(table: Table, name: str, words: set[str]) -> None:
+    """UserError where all that a column of labels holds is 1 and 0: names of classes, or one class without its name."""
+    if words & _NUMBERS and words <= {*_NUMBERS, ""}:
+        raise UserError(
+            f"{table.where(table.rows[0][0])}: found nothing but {', '.join(sorted(words - {''}))} in column '{name}'; "
+            f"--labels-column '{name}' if these are names of classes, else call the column as its class"
+        )
+
+
+def _beside_labels(
+    table: Table, head: list[str], labels: int, rest: list[int], rows: list[tuple[int, list[str]]]
+) -> list[str]:
+    """What is said of the other columns. UserError where one could be a class, too."""
+    for c in rest:
+        if plain(head[c]) not in IMAGE_NAMES and _all_marks(c, rows) and any(row[c] for _, row in rows):
+            raise UserError(
+                f"{table.where(table.rows[0][0])}: found '{head[c]}', which could be a class, beside the labels of "
+                f"'{head[labels]}', expected one form; --ignore-column '{head[c]}' or '{head[labels]}' leaves one out"
+            )
+    unused = [f"'{head[c]}'" for c in rest]
+    return [f"not used beside '{head[labels]}': {counted(len(unused), 'column')} {', '.join(unused)}"] if unused else []
+
+
+def _unique(table: Table, head: list[str], classes: list[int]) -> dict[str, int]:
+    require_classes(tuple(head[c] for c in classes), table.where(table.rows[0][0]))
+    return {head[c]: c for c in classes}

@@ -1,0 +1,136 @@
+"""The name that a table has for an image -> its file below the root.
+
+As named, with --suffix. An absolute path below the root, or one that begins with the root's own name, counts without
+this beginning. Else it is the only file of that name in another case; else, of a name without a folder, the only file
+so called in any folder below the root. What was not found as named is counted and said.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from masksup.base.words import counted
+from masksup.data.prepare.images import inside
+from masksup.data.prepare.tables.words import looks_like_image
+from masksup.errors import UserError
+
+
+class FindImages:
+    """Images below `folder`. `suffix`: of names that have none of an image."""
+
+    def __init__(self, folder: Path, suffix: str | None = None) -> None:
+        self.folder = folder
+        self._suffix = f".{suffix.lstrip('.')}" if suffix else ""
+        self._tops = sorted({f"{path.as_posix().rstrip('/')}/" for path in (folder.absolute(), folder.resolve())})
+        self._other_case: list[tuple[str, str]] = []
+        self._elsewhere: list[tuple[str, str]] = []
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an image of this name, as it stands or under the suffix."""
+        try:
+            return bool(name) and any(
+                (self.folder / self._relative(text)).is_file() for text in {name, self._full(name)}
+            )
+        except (OSError, ValueError):
+            return False
+
+    def find(self, name: str, where: str) -> str:
+        """The path relative to the folder; as named where there is no such file, which `check_images` tells."""
+        path = inside(self._relative(self._full(name)), where)
+        if self._is_file(path):
+            return path
+        if self.folder.name and path.startswith(f"{self.folder.name}/"):
+            trimmed = path.removeprefix(f"{self.folder.name}/")
+            if self._is_file(trimmed):
+                self._elsewhere.append((path, trimmed))
+                return trimmed
+        return self._in_other_case(path) or self._in_any_folder(path) or path
+
+    def require_suffix(self, name: str, where: str) -> None:
+        """UserError where a name has no ending and a file of this name has one: with it all rows would be missing."""
+        if self._suffix or looks_like_image(name) or self.exists(name):
+            return
+        path = self._relative(name).replace("\\", "/")
+        found = sorted({ending for ending in self._endings[path] | self._endings[Path(path).name] if ending})
+        if found:
+            raise UserError(
+                f"{where}: found the image '{name}' without an ending, expected the name of a file such as "
+                f"{name}{found[0]}; --suffix {found[0]} adds it"
+            )
+
+    def warnings(self) -> list[str]:
+        """What was not found as named, since the last call."""
+        said = []
+        for found, how in ((self._other_case, "in another case"), (self._elsewhere, "in another folder")):
+            if found:
+                old, new = found[0]
+                said.append(f"{counted(len(found), 'image')} found {how} than named (first: {old} is {new})")
+                found.clear()
+        return said
+
+    def _full(self, name: str) -> str:
+        return f"{name}{self._suffix}" if name and self._suffix and not looks_like_image(name) else name
+
+    def _relative(self, name: str) -> str:
+        path = name.replace("\\", "/")
+        for top in self._tops:
+            if path.startswith(top):
+                return path[len(top) :]
+        return name
+
+    def _is_file(self, path: str) -> bool:
+        try:
+            return os.path.lexists(self.folder / path)  # what it is, and whether it can be read, is said elsewhere
+        except (OSError, ValueError):
+            return False
+
+    def _in_other_case(self, path: str) -> str | None:
+        found = self._by_case.get(path.casefold(), [])
+        if len(found) == 1:
+            self._other_case.append((path, found[0]))
+            return found[0]
+        return None
+
+    def _in_any_folder(self, path: str) -> str | None:
+        found = self._by_name.get(path.casefold(), []) if "/" not in path else []
+        if len(found) == 1:
+            self._elsewhere.append((path, found[0]))
+            return found[0]
+        return None
+
+    @cached_property
+    def _files(self) -> list[str]:
+        """All images below the folder; read when the first name is not found."""
+        found = []
+        for place, folders, names in os.walk(self.folder):
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+            below = Path(place).relative_to(self.folder).as_posix()
+            here = "" if below == "." else f"{below}/"
+            found += [f"{here}{name}" for name in sorted(names) if not name.startswith(".") and looks_like_image(name)]
+        return found
+
+    @cached_property
+    def _by_case(self) -> dict[str, list[str]]:
+        return _grouped(self._files, str.casefold)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        return _grouped(self._files, lambda path: path.rsplit("/", 1)[-1].casefold())
+
+    @cached_property
+    def _endings(self) -> defaultdict[str, set[str]]:
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for path in self._files:
+            stem, _, ending = path.rpartition(".")
+            found[stem].add(f".{ending}")
+            found[stem.rsplit("/", 1)[-1]].add(f".{ending}")
+        return found
+
+
+def _grouped(paths: list[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(key(path), []).append(path)
+    return found

@@ -1,0 +1,111 @@
+"""Labels in one cell: a list as Python and JSON write it, or names joined by '|' or by what --separator says.
+
+Another separator is never guessed, and never overlooked: where most cells hold one, or what it parts stands in other
+cells by itself, the table is refused until --separator says what is meant. With --classes there is nothing to guess.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from masksup.data.prepare.tables.cells import Table
+from masksup.data.prepare.tables.words import NOTHING, plain
+from masksup.errors import UserError
+
+USUAL = "|"
+_WORDS = {"comma": ",", "semicolon": ";", "space": " ", "blank": " ", "tab": "\t", "pipe": "|", "\\t": "\t"}
+_LIST = re.compile(r"\[.*\]|\(\s*['\"].*\)|\{\s*['\"].*\}", re.DOTALL)
+_ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,'"\s\[\](){}][^,\]]*)""", re.DOTALL)
+_OTHERS = (",", ";", " ")
+_RARE = ("/", "+", "&", ":")  # part of many a name, so that only a part that is a label tells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The labels cell of one row."""
+
+    line: int
+    text: str
+
+
+def separator_of(given: str | None) -> str | None:
+    """What --separator means, as a text or a word. UserError for nothing."""
+    if given is None:
+        return None
+    if given == "":
+        raise UserError("--separator: found nothing, expected what joins labels, such as ',' or ';' or space")
+    return _WORDS.get(given.casefold(), given)
+
+
+def split_labels(
+    table: Table, cells: list[Cell], separator: str | None, known: Collection[str] | None
+) -> list[list[str]]:
+    """The labels of each cell. `known`: the classes, where they are given. UserError where it is unclear."""
+    filled = [cell for cell in cells if cell.text]
+    lists = [cell for cell in filled if _LIST.fullmatch(cell.text) and _is_list(cell.text)]
+    # A name in brackets is a name until another cell shows quotes, commas or nothing between them.
+    lists = lists if any(cell.text == "[]" or set(cell.text) & set("'\",") for cell in lists) else []
+    if lists and separator is None:
+        other = next((cell for cell in filled if not _LIST.fullmatch(cell.text)), None)
+        if other is not None:
+            raise UserError(
+                f"{table.where(other.line)}: found the labels {other.text[:60]!r}, but a list such as "
+                f"{lists[0].text[:60]} in line {lists[0].line}; expected one way for all rows"
+            )
+        return [_items(cell.text) if cell.text else [] for cell in cells]
+    chosen = separator or _clear(filled, known) or USUAL
+    if separator is None and chosen == USUAL:
+        _refuse_unclear(table, filled, known)
+    return [_parts(cell.text, chosen) for cell in cells]
+
+
+def _parts(text: str, separator: str) -> list[str]:
+    parts = text.split() if separator == " " else text.split(separator)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _is_list(text: str) -> bool:
+    return text[0] != "[" or not _ITEM.sub("", text[1:-1]).strip(" ,\n\t")
+
+
+def _items(text: str) -> list[str]:
+    """Quoted or bare items; two quoted ones without a comma, as numpy prints them, are two."""
+    found = [next((group for group in match if group), "") for match in _ITEM.findall(text[1:-1])]
+    return [re.sub(r"\\(.)", r"\1", item).strip() for item in found if item.strip()]
+
+
+def _clear(cells: list[Cell], known: Collection[str] | None) -> str | None:
+    """The only separator under which every cell holds known classes alone, if '|' does not do that."""
+    if not known or not cells:
+        return None
+    fits = [
+        separator
+        for separator in (USUAL, *_OTHERS)
+        if all(part in known for cell in cells for part in _parts(cell.text, separator))
+    ]
+    return fits[0] if fits else None
+
+
+def _refuse_unclear(table: Table, cells: list[Cell], known: Collection[str] | None) -> None:
+    """UserError where '|' does not seem to be what joins labels."""
+    sure = set(known or ())
+    names = [
+        (cell, name)
+        for cell in cells
+        for name in _parts(cell.text, USUAL)
+        if name not in sure and plain(name) not in NOTHING
+    ]
+    alone = {name for _, name in names} | sure
+    others = [s for s in (*_OTHERS, *_RARE) if s != " " or not any(USUAL in cell.text for cell in cells)]
+    for separator in others:
+        holding = [(cell, name) for cell, name in names if len(_parts(name, separator)) > 1]
+        # Where a part is a label by itself, a cell is likely a list, however few such cells there are.
+        proven = [cell for cell, name in holding if any(part in alone for part in _parts(name, separator))]
+        if proven or (separator not in _RARE and 2 * len(holding) > len(names)):
+            cell = (proven or [holding[0][0]])[0]
+            shown = "space" if separator == " " else f"'{separator}'"
+            raise UserError(
+                f"{table.where(cell.line)}: found the labels {cell.text[:60]!r}, which {shown} seems to join (it is in "
+                f"{len(holding)} of {len(names)} names); --separator {shown} parts them there, --separator '|' keeps "
+                "them whole"
+            )

@@ -1,0 +1,56 @@
+"""What columns, values and "nothing" are called in the tables that people have."""
+
+import re
+
+_BETWEEN = re.compile(r"[\s_.\-]+")
+
+# The first that a table has is its column of images; an id comes after a name of a file.
+IMAGE_NAMES = (
+    "image", "filename", "file", "path", "filepath", "imagepath", "imagename", "imagefile", "imagefilename",
+    "imagefilepath", "imgpath", "imgname", "imgfile", "img", "fname", "imageindex", "images", "filenames", "photo",
+    "picture", "imageid", "imgid", "id", "name",
+)  # fmt: skip
+LABEL_NAMES = (
+    "label", "labels", "tag", "tags", "class", "classes", "classname", "classnames", "labelname", "labelnames",
+    "category", "categories", "findinglabels", "finding", "findings", "keywords", "target", "targets", "attributes",
+)  # fmt: skip
+KNOWN_IMAGE = "image, filename, file, path, image_path, image_name, image_id, 'Image Index', id, name"
+KNOWN_LABELS = "label, labels, tags, classes, categories, 'Finding Labels'"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".jfif")
+# Labels that often mean that there is none.
+NOTHING = {
+    "na", "n/a", "nan", "null", "none", "nofinding", "nofindings", "nolabel", "nolabels", "background", "nothing",
+    "unlabeled", "unlabelled", "empty", "-", "?", "unknown", "<na>",
+}  # fmt: skip
+VALUES = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "x", "present", "positive", "+", "\u2713", "\u2714"), 1),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "absent", "negative"), 0),
+    **dict.fromkeys(("?", "u", "uncertain", "unknown"), -1),
+}
+
+
+def plain(name: str) -> str:
+    """A name without case, blanks and what stands for them: "Image Index" and image_index are one."""
+    return _BETWEEN.sub("", name.casefold())
+
+
+def same_but_case(name: str) -> str:
+    """Equal for names that differ in case or blanks only."""
+    return "".join(name.casefold().split())
+
+
+def value_word(cell: str) -> str:
+    """A cell as it is compared: without case, and 1.0 as 1."""
+    word = cell.strip().casefold()
+    if word and word[-1] in "0123456789." and word not in ("0", "1", "-1"):
+        try:
+            number = float(word)
+        except ValueError:
+            return word
+        return str(int(number)) if number in (0, 1, -1) else word
+    return word
+
+
+def looks_like_image(name: str) -> bool:
+    """Whether `name` ends as files of images do, in any case."""
+    return name.casefold().endswith(IMAGE_SUFFIXES)
