@@ -11,6 +11,7 @@ from masksup.config.schema import Config, Data
 from masksup.data.dataset import TrainDataset
 from masksup.data.folds import folds_of
 from masksup.data.index import Index, open_index
+from masksup.data.reading import range_text
 from masksup.data.sampler import Plan, class_balance
 from masksup.data.transforms import train_transform
 from masksup.errors import UserError
@@ -97,6 +98,7 @@ def open_source(data: Data, seed: int) -> Source:
     for key, part in (("data.eval", scored), ("data.test", test)):
         if part is not None:
             refuse_other_classes(key, part.index, train.index.classes, f"in {train.index.folder}")
+            _refuse_other_range(key, part.index, train.index)
             if not data.allow_leak:
                 _refuse_leak(key, part, train)
     return Source(train, scored, test)
@@ -133,6 +135,17 @@ def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose
     differ += [name for name in classes if name not in found.classes]
     what = f"found other classes ({', '.join(differ[:5])})" if differ else "found the classes in another order"
     raise UserError(f"{key}: {found.folder}: {what} than {whose}")
+
+
+def _refuse_other_range(key: str, found: Index, train: Index) -> None:
+    """Pictures that are brighter or darker than those of the training would be scored in silence."""
+    ranges = [index.pixel_range for index in (found, train)]
+    if None not in ranges and ranges[0] != ranges[1]:
+        texts = [range_text(pixel_range) for pixel_range in ranges]
+        raise UserError(
+            f"{key}: {found.folder}: found the pixel range {texts[0]}, expected {texts[1]} as in {train.folder} "
+            f"(masksup prepare --pixel-range {texts[1]})"
+        )
 
 
 def samples_in_both(part: Part, other: Part) -> NDArray[np.int64]:

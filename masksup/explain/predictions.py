@@ -11,7 +11,6 @@ from PIL import Image
 
 from masksup.base.files import written_whole
 from masksup.base.random import draws
-from masksup.data.decode import decode
 from masksup.data.masks import FixedMasks
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
@@ -55,7 +54,7 @@ def draw_file(
     """Draw what was found in an image file, and with `wanted` where, as a PNG at `target`."""
     config = trained.config
     # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
-    picture_3HW = decode(file, exif=True, max_pixels=config.data.max_pixels)
+    picture_3HW = trained.reads(file)
     input_3SS, _ = eval_transform(config.augment, config.model.size)(picture_3HW, draws(0, 0, "transform"))
     places = regions or wanted is not None
     # Where it is not squeezed, what the network saw is a part of the photograph.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.data.decode_pil import decode_pixels, read_header
+from masksup.data.reading import range_from_text
 from masksup.data.shards import read_file
 from masksup.inference.card import Preprocessing
 from masksup.inference.resize import resize
@@ -16,7 +17,8 @@ def load_image(path: Path, rules: Preprocessing) -> NDArray[np.uint8]:
     """uint8 RGB 3SS. BrokenImage, naming the file, if it is damaged, no image or too large; UserError if missing."""
     data = read_file(path)
     read_header(data, str(path), rules.max_pixels)
-    return preprocess(decode_pixels(data, str(path), exif=rules.exif), rules)
+    pixel_range = range_from_text(rules.pixel_range, "pixel_range")
+    return preprocess(decode_pixels(data, str(path), exif=rules.exif, pixel_range=pixel_range), rules)
 
 
 def preprocess(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from masksup.base.random import draws
 from masksup.base.words import counted
-from masksup.data.decode import decode
 from masksup.data.decode_pil import rgb_pixels
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
@@ -86,10 +85,11 @@ class Model:
     def _pixels(self, image: Any, number: int) -> Tensor:
         """uint8 RGB 3HW of whatever was given."""
         if isinstance(image, str | Path):
-            return decode(Path(image), exif=True, max_pixels=self.trained.config.data.max_pixels)
+            return self.trained.reads(Path(image))
         if isinstance(image, Image.Image):
+            reading = self.trained.reading
             try:
-                image = rgb_pixels(image, exif=True)
+                image = rgb_pixels(image, exif=reading.exif, pixel_range=reading.pixel_range)
             except (OSError, ValueError, SyntaxError) as error:
                 raise UserError(f"image {number}: a PIL image that cannot be read: {error}") from None
         found = tuple(image.shape) if isinstance(image, Tensor | np.ndarray) else type(image).__name__

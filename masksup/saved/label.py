@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.base.random import draws
-from masksup.data.decode import decode
 from masksup.data.decode_pil import BrokenImage
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
@@ -41,7 +40,7 @@ def load_blocks(files: list[Path], trained: Trained, broken: list[str]) -> Itera
     block: Loaded = []
     for file in files:
         try:
-            image = decode(file, exif=True, max_pixels=config.data.max_pixels)
+            image = trained.reads(file)
         except BrokenImage as error:
             broken.append(str(error))
             continue

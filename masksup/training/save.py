@@ -34,6 +34,7 @@ def save(run: Run, patience: float | None = PATIENCE) -> None:
     state = snapshot(tensors, {
         "name": name, "step": progress.step, "epoch": run.plan.epoch_of(progress.step), "at": vars(progress),
         "hashes": run.source.hashes, "classes": run.source.classes, "note": run.source.train.index.note,
+        "reading": run.source.train.index.reading.to_json(),
         "config": dump(run.config), "threads": run.threads, **meta,
     })  # fmt: skip
     run.saver.save(state, name, progress.best)

@@ -1,14 +1,17 @@
 """Joins what the annotations say with what the image files are: raw samples in, index content out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.words import counted
-from masksup.data.prepare.images import ImageFacts, check_images
+from masksup.data.prepare.depths import Facts, range_of, refuse_misfits, said
+from masksup.data.prepare.frames import frames_of, turn_boxes
+from masksup.data.prepare.images import SIDEWAYS, ImageFacts, check_images
 from masksup.data.prepare.options import storable
+from masksup.data.reading import PixelRange
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
@@ -40,12 +43,25 @@ class RawSplit:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class FileRules:
+    """How the files are to be read, as options say. `exif`, `pixel_range` None: as the data say.
+
+    verify: every image is decoded beforehand.
+    """
+
+    exif: bool | None = None
+    pixel_range: PixelRange = None
+    verify: bool = False
+
+
 def assemble(
     root: Path, name: str, splits: list[RawSplit], classes: tuple[str, ...], *, skip_broken: bool,
-    exif: bool = False, note: str = "",
+    exif: bool | None = None, note: str = "", files: FileRules | None = None,
 ) -> list[IndexContent]:  # fmt: skip
     """Check all images below `root` (each once, however many splits name it) and build the columns.
 
+    exif: whether EXIF orientations are followed; None: where the stated sizes say that the annotator saw them so.
     UserError for an empty split, two samples with one id and, unless `skip_broken`, a broken image.
     """
     if not storable(str(root.absolute())):
@@ -54,10 +70,17 @@ def assemble(
         if not split.samples:
             raise UserError(f"{split.source}: found no samples for split '{split.name}', expected at least one")
         _require_unique_ids(split)
-    facts = check_images(root, (s.image for split in splits for s in split.samples), exif=exif)
+    files = files or FileRules()
+    facts = check_images(root, (s.image for split in splits for s in split.samples), exif=False, verify=files.verify)
+    pixel_range = range_of(facts, files.pixel_range)
+    refuse_misfits(facts, pixel_range)
+    exif, told = _upright(splits, facts, exif if files.exif is None else files.exif)
+    told += said(facts, pixel_range, files.pixel_range)
     contents = []
     for split in splits:
         samples = _usable(root, split, facts, skip_broken)
+        split.warnings.extend(told)
+        told = []
         content = _content(samples, facts, len(classes))
         content.root, content.name, content.split, content.classes = (
             root.absolute(),
@@ -66,8 +89,29 @@ def assemble(
             classes,
         )
         content.exif, content.note, content.warnings = exif, note, (*split.warnings, *content.warnings)
+        content.pixel_range = pixel_range
         contents.append(content)
     return contents
+
+
+def _upright(splits: list[RawSplit], facts: Facts, exif: bool | None) -> tuple[bool, list[str]]:
+    """Whether EXIF orientations are followed, and what to say of it; sizes and boxes are then those of upright images."""
+    samples = [sample for split in splits for sample in split.samples]
+    frames = frames_of(((sample.image, sample.claimed_size) for sample in samples), facts)
+    follows = frames.follow(exif)
+    if follows:
+        stored = set(frames.stored)
+        for sample in samples:
+            fact = facts[sample.image]
+            if sample.image in stored and isinstance(fact, ImageFacts):
+                sample.boxes_K4 = turn_boxes(sample.boxes_K4, fact.turn, fact.width, fact.height)
+                sample.claimed_size = (fact.height, fact.width)
+        for image, fact in facts.items():
+            if isinstance(fact, ImageFacts) and fact.turn >= SIDEWAYS:
+                facts[image] = replace(fact, width=fact.height, height=fact.width)
+    # Without annotations of places, upright is what everybody sees, and nothing can be wrong.
+    places = any(sample.claimed_size or len(sample.boxes_K4) or sample.crop for sample in samples)
+    return follows, frames.said(exif) if places else []
 
 
 def _require_unique_ids(split: RawSplit) -> None:
@@ -123,7 +167,7 @@ def _content(samples: list[Sample], facts: dict[str, ImageFacts | str], classes:
         image_names=list(image_number), ids=[sample.id for sample in samples],
         sizes_I2=sizes_I2, sample_image_N=sample_image_N, labels_NC=labels_NC,
         file_hash_I16=np.frombuffer(b"".join(fact.digest for fact in good), np.uint8).reshape(-1, 16),
-        crop_N4=np.array(crops, np.float32).reshape(-1, 4),
+        turned=sum(fact.turn > 1 for fact in good), crop_N4=np.array(crops, np.float32).reshape(-1, 4),
         box_start_N1=boxes.start_N1, boxes_M4=boxes.xyxy_M4, box_class_M=boxes.class_M,
         box_share_M=boxes.share_M, box_flags_M=boxes.flags_M,
         warnings=(*_size_warning(samples, sizes_I2[sample_image_N]), *boxes.warnings),
