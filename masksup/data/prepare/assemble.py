@@ -1,5 +1,8 @@
 """Joins what the annotations say with what the image files are: raw samples in, index content out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,9 +58,23 @@ class FileRules:
     verify: bool = False
 
 
+# Every kind of data set is read under these, and none needs to know of them.
+_RULES = ContextVar("file rules", default=FileRules())
+
+
+@contextmanager
+def reading_files(rules: FileRules) -> Iterator[None]:
+    """What is assembled inside is read under `rules`."""
+    token = _RULES.set(rules)
+    try:
+        yield
+    finally:
+        _RULES.reset(token)
+
+
 def assemble(
     root: Path, name: str, splits: list[RawSplit], classes: tuple[str, ...], *, skip_broken: bool,
-    exif: bool | None = None, note: str = "", files: FileRules | None = None,
+    exif: bool | None = None, note: str = "",
 ) -> list[IndexContent]:  # fmt: skip
     """Check all images below `root` (each once, however many splits name it) and build the columns.
 
@@ -70,7 +87,7 @@ def assemble(
         if not split.samples:
             raise UserError(f"{split.source}: found no samples for split '{split.name}', expected at least one")
         _require_unique_ids(split)
-    files = files or FileRules()
+    files = _RULES.get()
     facts = check_images(root, (s.image for split in splits for s in split.samples), exif=False, verify=files.verify)
     pixel_range = range_of(facts, files.pixel_range)
     refuse_misfits(facts, pixel_range)
