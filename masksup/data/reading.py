@@ -98,7 +98,7 @@ def misfit(low: float, high: float, whole: bool, pixel_range: PixelRange) -> str
     if not (np.isfinite(low) and np.isfinite(high)):
         return f"{found}, which are not all numbers"
     if pixel_range is None:
-        return f"{found} and no rule for them; --pixel-range LOW:HIGH of masksup prepare says what is black and white"
+        return f"{found} and no rule for them; masksup prepare --pixel-range=LOW:HIGH says what is black and white"
     if low < pixel_range[0] or high > pixel_range[1]:
         return f"{found}, outside the pixel range {range_text(pixel_range)}"
     if high > low and level_of(high, pixel_range, whole) == 0:

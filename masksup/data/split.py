@@ -11,7 +11,7 @@ from masksup.config.schema import Config, Data
 from masksup.data.dataset import TrainDataset
 from masksup.data.folds import folds_of
 from masksup.data.index import Index, open_index
-from masksup.data.reading import range_text
+from masksup.data.reading import PixelRange, range_text
 from masksup.data.sampler import Plan, class_balance
 from masksup.data.transforms import train_transform
 from masksup.errors import UserError
@@ -98,7 +98,7 @@ def open_source(data: Data, seed: int) -> Source:
     for key, part in (("data.eval", scored), ("data.test", test)):
         if part is not None:
             refuse_other_classes(key, part.index, train.index.classes, f"in {train.index.folder}")
-            _refuse_other_range(key, part.index, train.index)
+            refuse_other_range(key, part.index, train.index.pixel_range, f"in {train.index.folder}")
             if not data.allow_leak:
                 _refuse_leak(key, part, train)
     return Source(train, scored, test)
@@ -137,14 +137,14 @@ def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose
     raise UserError(f"{key}: {found.folder}: {what} than {whose}")
 
 
-def _refuse_other_range(key: str, found: Index, train: Index) -> None:
-    """Pictures that are brighter or darker than those of the training would be scored in silence."""
-    ranges = [index.pixel_range for index in (found, train)]
-    if None not in ranges and ranges[0] != ranges[1]:
-        texts = [range_text(pixel_range) for pixel_range in ranges]
+def refuse_other_range(key: str, found: Index, pixel_range: PixelRange, whose: str) -> None:
+    """UserError where the pictures of an index are read as brighter or darker ones than `whose`, which have
+    `pixel_range`; no score would tell."""
+    if None not in (found.pixel_range, pixel_range) and found.pixel_range != pixel_range:
+        wanted = range_text(pixel_range)
         raise UserError(
-            f"{key}: {found.folder}: found the pixel range {texts[0]}, expected {texts[1]} as in {train.folder} "
-            f"(masksup prepare --pixel-range {texts[1]})"
+            f"{key}: {found.folder}: found the pixel range {range_text(found.pixel_range)}, expected {wanted} as "
+            f"{whose} (masksup prepare --pixel-range={wanted})"
         )
 
 

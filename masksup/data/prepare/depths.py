@@ -29,7 +29,7 @@ def range_of(facts: Facts, given: PixelRange) -> PixelRange:
                 example = min(some, key=lambda name: some[name][0])
             raise UserError(
                 f"{example}: found pixels of {low:.6g} to {high:.6g} in {counted(len(some), 'image')} like it, and no "
-                f"rule for them; say which value is black and which is white: --pixel-range {low:.6g}:{high:.6g}"
+                f"rule for them; say which value is black and which is white: --pixel-range={low:.6g}:{high:.6g}"
             )
         ranges[chosen] = example
     if len(ranges) > 1:

@@ -128,8 +128,7 @@ def _facts_of(data: bytes, exif: bool) -> ImageFacts:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise BrokenFile(f"image of {width} x {height} pixels, above {MOST_PIXELS:,}")
-            turn = image.getexif().get(ORIENTATION, 1)
-            turn = turn if turn in range(2, 9) else 1
+            turn = _turn(data, image)
             found = _span(data, image) if is_deep(image) else None
             _require_complete(data, image)
     except UnidentifiedImageError as error:
@@ -139,6 +138,13 @@ def _facts_of(data: bytes, exif: bool) -> ImageFacts:
         raise BrokenFile(f"damaged image ({' '.join(str(error).split())})") from error
     width, height = (height, width) if exif and turn >= SIDEWAYS else (width, height)
     return ImageFacts(width, height, hashlib.blake2b(data, digest_size=16).digest(), turn, found)
+
+
+def _turn(data: bytes, image: Image.Image) -> int:
+    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data:
+        return 1  # PIL would decode the whole file to look behind its pixels
+    turn = image.getexif().get(ORIENTATION, 1)
+    return turn if turn in range(2, 9) else 1
 
 
 def _span(data: bytes, image: Image.Image) -> tuple[float, float, bool]:
