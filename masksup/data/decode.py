@@ -31,7 +31,9 @@ def decode(
     Raises BrokenImage for a file that is damaged, no image, too large, or outside `pixel_range`; UserError for one that
     is missing.
     """
-    return decode_bytes(read_file(path), str(path), exif=exif, max_pixels=max_pixels, pixel_range=pixel_range, crop=crop)
+    return decode_bytes(
+        read_file(path), str(path), exif=exif, max_pixels=max_pixels, pixel_range=pixel_range, crop=crop
+    )
 
 
 def decode_bytes(

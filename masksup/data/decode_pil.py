@@ -160,11 +160,12 @@ def _wide_colours(image: Image.Image, again: Callable[[], Image.Image]) -> NDArr
     if raw.startswith("LA"):  # two numbers of two bytes, which are four channels of one
         bytes_HW4 = np.asarray(_unpacked(again(), "RGBA")).astype(np.uint16)
         values_HW2 = bytes_HW4[..., 0::2] * 256 + bytes_HW4[..., 1::2]
-        return values_HW2[..., [0, 0, 0, 1]]
+        return np.take(values_HW2, [0, 0, 0, 1], axis=2)
     order = raw[-1] if raw[-1] in "BL" else ("L" if sys.byteorder == "little" else "B")
     low = np.asarray(_unpacked(again(), raw[:-1] + ("L" if order == "B" else "B")))
     image.load()
-    return np.asarray(image).astype(np.uint16) * 256 + low
+    values: NDArray[np.uint16] = np.asarray(image).astype(np.uint16) * 256 + low
+    return values
 
 
 def _unpacked(image: Image.Image, rawmode: str) -> Image.Image:

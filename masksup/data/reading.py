@@ -38,6 +38,9 @@ class Reading:
         return {"exif": self.exif, "pixel_range": range_text(self.pixel_range)}
 
 
+AS_EVER = Reading()
+
+
 def reading_from_json(tree: Any, where: str) -> Reading:
     """From what `to_json` gave; None, of an older file, is the default. UserError names `where`."""
     if tree is None:

@@ -54,7 +54,8 @@ def write_index(folder: Path, content: IndexContent) -> Index:
         "format": FORMAT, "version": VERSION, "name": content.name, "split": content.split,
         "root": str(content.root), "exif": content.exif, "turned": content.turned,
         "pixel_range": range_text(content.pixel_range), "note": content.note,
-        "hash": columns_hash(columns, content.classes, content.exif, content.pixel_range), "images": len(content.image_names),
+        "hash": columns_hash(columns, content.classes, content.exif, content.pixel_range),
+        "images": len(content.image_names),
         "samples": len(content.ids), "columns": {key: list(value.shape) for key, value in columns.items()},
         "classes": list(content.classes),
     }  # fmt: skip

@@ -16,6 +16,7 @@ from masksup.data.dataset import EvalDataset
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source
 from masksup.data.transforms import eval_transform
+from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 from masksup.export.trace import Deployed
@@ -113,7 +114,7 @@ def part_of(trained: Trained) -> Part:
     return held_out
 
 
-def _load(file: Path, trained: Trained) -> Tensor:
+def _load(file: Source, trained: Trained) -> Tensor:
     config = trained.config
     image = trained.reads(file)
     return eval_transform(config.augment, config.model.size)(image, draws(0, 0, "transform"))[0]

@@ -10,8 +10,8 @@ from masksup.base.log import log
 from masksup.config.load import validate
 from masksup.config.schema import Config
 from masksup.data.decode import decode_bytes
-from masksup.data.reading import Reading, reading_from_json
-from masksup.data.shards import read_file
+from masksup.data.reading import AS_EVER, Reading, reading_from_json
+from masksup.data.url import Source, read_source
 from masksup.decisions.decisions import Decisions
 from masksup.engine.build import new_method, new_network
 from masksup.engine.state import load_network
@@ -48,12 +48,12 @@ class Trained:
     """What to say wherever a score is shown, e.g. that the training data is synthetic."""
     packed: Decisions | None = None
     """What was packed with it; a run keeps its decisions in its folder."""
-    reading: Reading = Reading()
+    reading: Reading = AS_EVER
     """How the images that it was trained on were read."""
 
-    def reads(self, file: Path) -> Tensor:
-        """An image file as the training read its own: uint8 RGB 3HW. Raises as `masksup.data.decode.decode`."""
-        return self.reads_bytes(read_file(file), str(file))
+    def reads(self, file: Source) -> Tensor:
+        """An image as the training read its own: uint8 RGB 3HW. Raises as `masksup.data.decode.decode`."""
+        return self.reads_bytes(read_source(file), str(file))
 
     def reads_bytes(self, data: bytes, name: str) -> Tensor:
         """The same for the bytes of a file; `name` stands for it in errors."""

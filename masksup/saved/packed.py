@@ -16,7 +16,7 @@ from masksup.base.words import kind_of
 from masksup.config.load import to_yaml, validate
 from masksup.config.schema import Config
 from masksup.config.yaml_text import parse_yaml
-from masksup.data.reading import Reading, reading_from_json
+from masksup.data.reading import AS_EVER, Reading, reading_from_json
 from masksup.decisions.calibration import fields, number
 from masksup.decisions.decisions import Decisions, decisions_from_text
 from masksup.errors import UserError
@@ -37,7 +37,7 @@ class Packed:
     epoch: float
     weights: Literal["live", "ema"]
     note: str
-    reading: Reading = Reading()
+    reading: Reading = AS_EVER
 
 
 _FACTS: dict[str, type | tuple[type, ...]] = {
@@ -72,7 +72,7 @@ def read_packed(file: Path) -> Packed:
     where = f"{file}: {MODEL}"
     tree = _parsed(parse_json, members[MODEL], where)
     if isinstance(tree, dict):  # older archives do not say
-        tree.setdefault("reading", Reading().to_json())
+        tree.setdefault("reading", AS_EVER.to_json())
     facts = fields(tree, where, tuple(_FACTS))
     for key, kind in _FACTS.items():
         if not isinstance(facts[key], kind) or isinstance(facts[key], bool):

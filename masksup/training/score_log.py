@@ -49,7 +49,10 @@ def contact_sheet_of(run: Run, outputs: Outputs, part: Part, threshold: float) -
             continue
         sample = int(part.numbers(np.array([row]))[0])
         pixels: Tensor = decode_bytes(
-            index.read(sample), index.where(sample), exif=index.exif, max_pixels=run.config.data.max_pixels,
+            index.read(sample),
+            index.where(sample),
+            exif=index.exif,
+            max_pixels=run.config.data.max_pixels,
             pixel_range=index.pixel_range,
         )
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -85,7 +85,7 @@ def test_an_annotation_without_a_box_gives_its_label(tmp_path: Path, fields: dic
     "shape", [{"size": [20, 40], "counts": [1, 2]}, {"size": [20, 40]}, {"counts": "x"}, ["x"], [[1, 2, "a"]], "x"]
 )
 def test_a_damaged_shape_is_named(tmp_path: Path, shape: Any) -> None:
-    with pytest.raises(UserError, match="image 1: segmentation: found .*expected polygons or an RLE") as caught:
+    with pytest.raises(UserError, match=r"image 1: segmentation: found .*expected polygons or an RLE") as caught:
         prepare_coco(write(tmp_path, content(annotations=marked(segmentation=shape))))
     assert "\n" not in str(caught.value)
 
@@ -113,7 +113,11 @@ def test_ids_are_numbers_or_texts(tmp_path: Path, image_ids: Any, used: Any, fie
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [((7, "7"), "and 7, which mean the same"), (("007", 7), "'007', which mean the same"), ((1.5, 2), "found 'id' = 1.5")],
+    [
+        ((7, "7"), "and 7, which mean the same"),
+        (("007", 7), "'007', which mean the same"),
+        ((1.5, 2), "found 'id' = 1.5"),
+    ],
 )
 def test_ids_that_may_mean_the_same_are_refused(tmp_path: Path, ids: Any, message: str) -> None:
     tree = content()
@@ -133,9 +137,7 @@ def test_classes_select_and_order(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "has no class 'dgo'; did you mean 'dog'?" in capsys.readouterr().err
 
 
-def test_two_categories_of_one_name_are_merged_on_request(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_categories_of_one_name_are_merged_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = content(categories=[{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "dog"}])
     tree["annotations"].append({"image_id": 2, "category_id": 3, "bbox": [0, 0, 1, 1]})
     root = write(tmp_path, tree)

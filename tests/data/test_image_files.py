@@ -161,7 +161,12 @@ WIDE, TALL = (40, 30), (30, 40)
 @pytest.mark.parametrize(
     ("pictures", "options", "exif", "says"),
     [
-        ({"a.png": (WIDE, 6, TALL), "b.png": (WIDE, 1, WIDE)}, (), True, "EXIF orientation is used: .* 1 image .*a.png"),
+        (
+            {"a.png": (WIDE, 6, TALL), "b.png": (WIDE, 1, WIDE)},
+            (),
+            True,
+            "EXIF orientation is used: .* 1 image .*a.png",
+        ),
         ({"a.png": (WIDE, 6, WIDE), "b.png": (WIDE, 1, WIDE)}, (), False, "1 image .*a.png.* read as stored"),
         ({"a.png": (WIDE, 8, TALL), "b.png": (WIDE, 5, WIDE)}, (), True, "b.png.* their boxes are turned with them"),
         ({"a.png": ((30, 30), 6, (30, 30)), "b.png": (WIDE, 1, WIDE)}, (), False, "1 image .*square.*--exif use"),
@@ -260,12 +265,19 @@ def run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFac
             Image.fromarray((rng.integers(0, 4096, (20, 28))).astype(np.uint16)).save(root / "images" / name, exif=exif)
         images = [{"id": k, "file_name": name, "width": 28, "height": 20} for k, name in enumerate(names)]
         labels = [{"image_id": k, "category_id": k % 3} for k in range(count)]
-        content = {"images": images, "annotations": labels, "categories": [{"id": k, "name": "abc"[k]} for k in range(3)]}
+        content = {
+            "images": images,
+            "annotations": labels,
+            "categories": [{"id": k, "name": "abc"[k]} for k in range(3)],
+        }
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
         words = ["prepare", "coco", "--root", str(root), "--out", str(folder / f"data_{part}")]
         assert main(words) == 0
     config = tiny_config(
-        data__train=str(folder / "data_train/train"), data__eval=str(folder / "data_val/val"), epochs=1, eval__bootstrap=0
+        data__train=str(folder / "data_train/train"),
+        data__eval=str(folder / "data_val/val"),
+        epochs=1,
+        eval__bootstrap=0,
     )
     assert train(config, folder / "run") == 0
     return folder / "run"
@@ -298,7 +310,9 @@ def test_predict_refuses_a_file_outside_the_range(
     assert "deep.tif: found pixels from 0 to 65535, outside the pixel range 0:4095" in capsys.readouterr().err
 
 
-def test_scoring_data_of_another_range_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scoring_data_of_another_range_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = {f"{n}.tif": tiff((RAMP * 65535).astype("u2")) for n in range(2)}
     root = table(tmp_path / "root", files)
     (root / "train.csv").write_text("image,a,b,c\n0.tif,1,0,1\n1.tif,0,1,0\n")

@@ -90,7 +90,8 @@ def test_entities_are_refused_in_any_encoding(tmp_path: Path, encoding: str) -> 
 
 @pytest.mark.parametrize(
     ("flag", "bits"),
-    [("<truncated>0.0</truncated>", 0), ("<truncated>1.0</truncated>", TRUNCATED), ("<truncated>0.35</truncated>", TRUNCATED),
+    [("<truncated>0.0</truncated>", 0), ("<truncated>1.0</truncated>", TRUNCATED),
+     ("<truncated>0.35</truncated>", TRUNCATED),
      ("<truncated>Unspecified</truncated>", 0), ("<occluded>2</occluded>", OCCLUDED),
      ("<difficult>1.0</difficult>", DIFFICULT), ("<difficult>0.0</difficult>", 0), ("<difficult/>", 0)],
 )  # fmt: skip
@@ -99,7 +100,9 @@ def test_flags_may_be_fractions(tmp_path: Path, flag: str, bits: int) -> None:
     assert index.box_flags_M.tolist() == [bits]
 
 
-@pytest.mark.parametrize("flag", ["<difficult>0.5</difficult>", "<truncated>-1</truncated>", "<occluded>nan</occluded>"])
+@pytest.mark.parametrize(
+    "flag", ["<difficult>0.5</difficult>", "<truncated>-1</truncated>", "<occluded>nan</occluded>"]
+)
 def test_flags_that_mean_nothing_are_named(tmp_path: Path, flag: str) -> None:
     file = tmp_path / "a.xml"
     file.write_text(f"<annotation>{thing(BOX + flag)}</annotation>")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from masksup.base.words import counted
-from masksup.data.prepare.json_file import number_list, read_json, records
+from masksup.data.prepare.json_file import Kind, number_list, read_json, records
 from masksup.errors import UserError
 
 Id = int | str
@@ -38,7 +38,7 @@ def read_coco(file: Path, *, skip_broken: bool) -> Coco:
     content = read_json(file)
     images = _by_id(file, "images", records(file, content, "images", {"id": _ID, "file_name": str}))
     categories = _by_id(file, "categories", records(file, content, "categories", {"id": _ID, "name": str}))
-    kinds = {"image_id": _ID, "category_id": _ID}
+    kinds: dict[str, Kind] = {"image_id": _ID, "category_id": _ID}
     annotations = records(file, content, "annotations", kinds)
     coco = Coco(file, images, {key: item["name"] for key, item in categories.items()}, {})
     place = f"{file}: annotations"
@@ -122,7 +122,9 @@ def box_of(where: str, annotation: dict[str, Any]) -> list[float] | None:
     except (TypeError, ValueError, KeyError, IndexError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{where}: segmentation: found {json.dumps(shape)[:60]}, expected polygons or an RLE") from error
+        raise UserError(
+            f"{where}: segmentation: found {json.dumps(shape)[:60]}, expected polygons or an RLE"
+        ) from error
 
 
 def _around_mask(shape: dict[str, Any]) -> list[float] | None:

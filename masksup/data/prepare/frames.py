@@ -39,7 +39,9 @@ class Frames:
             )
         if self.stored:
             how = "their boxes are turned with them" if uses else "they are read as stored, by predict and exports too"
-            lines.append(f"the annotations of {_some(self.stored)} state the width and height before the EXIF turn; {how}")
+            lines.append(
+                f"the annotations of {_some(self.stored)} state the width and height before the EXIF turn; {how}"
+            )
         if self.unknown and exif is None:
             used = "is used for them" if uses else "is not used, by predict and exports neither"
             lines.append(

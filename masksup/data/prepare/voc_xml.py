@@ -138,7 +138,9 @@ def _value(where: str, element: ElementTree.Element) -> float:
     except ValueError:
         value = float("nan")
     if not abs(value) <= MAX_NUMBER:  # refuses nan as well
-        raise UserError(f"{where}: found <{element.tag}> '{text[:60]}', expected a number of px (none beyond {MAX_NUMBER:.0e})")
+        raise UserError(
+            f"{where}: found <{element.tag}> '{text[:60]}', expected a number of px (none beyond {MAX_NUMBER:.0e})"
+        )
     return value
 
 
