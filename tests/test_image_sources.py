@@ -1,4 +1,4 @@
-"""What `predict` and `masksup-run` take for an image: files, folders, globs, addresses, lists; and what they leave out."""
+"""What `predict` takes for an image: files, folders, globs, addresses, lists; and what it leaves out."""
 
 import csv
 import io

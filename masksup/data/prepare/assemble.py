@@ -59,7 +59,8 @@ class FileRules:
 
 
 # Every kind of data set is read under these, and none needs to know of them.
-_RULES = ContextVar("file rules", default=FileRules())
+_AS_THE_DATA_SAY = FileRules()
+_RULES = ContextVar("file rules", default=_AS_THE_DATA_SAY)
 
 
 @contextmanager
@@ -112,7 +113,7 @@ def assemble(
 
 
 def _upright(splits: list[RawSplit], facts: Facts, exif: bool | None) -> tuple[bool, list[str]]:
-    """Whether EXIF orientations are followed, and what to say of it; sizes and boxes are then those of upright images."""
+    """Whether EXIF orientations are followed, and what to say of it; sizes and boxes then are those of upright images."""
     samples = [sample for split in splits for sample in split.samples]
     frames = frames_of(((sample.image, sample.claimed_size) for sample in samples), facts)
     follows = frames.follow(exif)

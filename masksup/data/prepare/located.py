@@ -1,4 +1,4 @@
-"""Where the images are that an annotation file names: below which folder, and which beginning of each name is not theirs."""
+"""Where the images are that an annotation file names: below which folder, without which beginning of their names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
