@@ -158,7 +158,17 @@ def class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
 
     Only labels of 1 count. Samples without any positive form one further class of their own.
     """
-    positive = labels_NC == 1
-    positive = np.column_stack([positive, ~positive.any(axis=1)])
-    counts = positive.sum(axis=0)
-    return np.cumsum(positive @ (1.0 / np.maximum(counts, 1)))
+    # In pieces of at most so many labels; what fits in one has the bits that it always had.
+    rows = max(1, _AT_ONCE // labels_NC.shape[1])
+    pieces = [slice(start, start + rows) for start in range(0, len(labels_NC), rows)]
+    counts = sum((_positive(labels_NC[piece]).sum(axis=0) for piece in pieces), np.zeros(labels_NC.shape[1] + 1, int))
+    weight_C1 = 1.0 / np.maximum(counts, 1)
+    return np.cumsum(np.concatenate([_positive(labels_NC[piece]) @ weight_C1 for piece in pieces]))
+
+
+_AT_ONCE = 1 << 26
+
+
+def _positive(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    positive_NC = labels_NC == 1
+    return np.column_stack([positive_NC, ~positive_NC.any(axis=1)])

@@ -16,7 +16,7 @@ from masksup.data.sampler import Plan, class_balance
 from masksup.data.transforms import train_transform
 from masksup.errors import UserError
 
-_PIECE = 1 << 16
+_PIECE = 1 << 24  # labels
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Part:
     def count(self, label: int) -> NDArray[np.int64]:
         """How many samples of each class carry `label`: int64 C. A piece at a time, so that memory does not matter."""
         counts_C = np.zeros(len(self.index.classes), np.int64)
-        for start in range(0, len(self), _PIECE):
-            rows = np.arange(start, min(start + _PIECE, len(self)))
+        piece = max(1, _PIECE // max(len(counts_C), 1))
+        for start in range(0, len(self), piece):
+            rows = np.arange(start, min(start + piece, len(self)))
             counts_C += (self.index.labels_NC[self.numbers(rows)] == label).sum(0)
         return counts_C
 

@@ -15,9 +15,11 @@ from masksup.metrics.histogram import pr_curve_of_counts
 from masksup.metrics.precision_recall import pr_curve
 from masksup.metrics.stratified import STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
+from masksup.metrics.tables import MANY
 from masksup.output.pictures import contact_sheet, draw_prediction
 from masksup.training.run import Run
 
+CURVES_OF = 100  # classes, of those beyond MANY
 CURVES = ("mAP", *THRESHOLD_SCORES)
 
 
@@ -27,15 +29,25 @@ def record_scores(run: Run, summary: dict[str, Any], outputs: Outputs | Counted,
     for division in ("size", "occlusion") if summary["stratified"] else ():
         for name, row in (summary["stratified"][division]["strata"] or {}).items():
             record.scalars(f"only_{name.replace(' ', '_')}", step, epoch, known(row, STRATUM_SCORES))
-    record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
+    drawn = _drawn(summary)
+    shown = {name: ap for name, ap in summary["AP"].items() if ap is not None and name in drawn}
+    record.scalars("AP", step, epoch, shown)
     if run.config.log.pr_curves:
         if isinstance(outputs, Counted):
             curves = pr_curve_of_counts(outputs.counts)
         else:
             curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
         for number, name in enumerate(part.index.classes):
-            if summary["positives"][name]:
+            if name in drawn and summary["positives"][name]:
                 record.pr_curve(name, step, curves, number)
+
+
+def _drawn(summary: dict[str, Any]) -> set[str]:
+    """The classes with curves of their own: all, or of very many those with most positives, at any time the same."""
+    names = list(summary["AP"])
+    if len(names) <= MANY:
+        return set(names)
+    return set(sorted(names, key=lambda name: -summary["positives"][name])[:CURVES_OF])
 
 
 def known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:

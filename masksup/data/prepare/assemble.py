@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +19,31 @@ from masksup.data.reading import PixelRange
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
+_IN_MEMORY = 1 << 30  # labels
 _NAMED = 10  # broken images named one by one before they are only counted
 
 
 @dataclass(slots=True)
 class Sample:
-    """One sample as annotated, K boxes. `where` names its annotation in errors."""
+    """One sample as annotated, K boxes. `where` names its annotation in errors.
+
+    labels_C: 1 present, 0 absent, -1 ignored. Kept are those that are not 0: of ten thousand classes few are.
+    """
 
     id: str
     image: str  # relative to the root, already checked by `images.inside`
-    labels_C: NDArray[np.int8]  # 1 present, 0 absent, -1 ignored
+    labels_C: InitVar[NDArray[np.int8]]
     where: str
+    marked_L: NDArray[np.int32] = field(init=False)  # 2 * class, and 1 more where it is ignored
     boxes_K4: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     box_class_K: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     box_flags_K: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     crop: tuple[float, float, float, float] | None = None  # xyxy px
     claimed_size: tuple[int, int] | None = None  # width, height the annotation states
+
+    def __post_init__(self, labels_C: NDArray[np.int8]) -> None:
+        class_L = np.flatnonzero(labels_C)
+        self.marked_L = (2 * class_L + (labels_C[class_L] < 0)).astype(np.int32)
 
 
 @dataclass
@@ -113,7 +123,7 @@ def assemble(
 
 
 def _upright(splits: list[RawSplit], facts: Facts, exif: bool | None) -> tuple[bool, list[str]]:
-    """Whether EXIF orientations are followed, and what to say of it; sizes and boxes then are those of upright images."""
+    """Whether EXIF orientations are followed, and what to say; sizes and boxes then are those of upright images."""
     samples = [sample for split in splits for sample in split.samples]
     frames = frames_of(((sample.image, sample.claimed_size) for sample in samples), facts)
     follows = frames.follow(exif)
@@ -177,8 +187,9 @@ def _content(samples: list[Sample], facts: dict[str, ImageFacts | str], classes:
     sample_image_N = np.array([image_number[sample.image] for sample in samples], np.int32)
     crops = [sample.crop for sample in samples if sample.crop is not None]
     assert len(crops) in (0, len(samples)), "either every sample is a crop or none"
-    labels_NC = np.stack([sample.labels_C for sample in samples])
-    assert labels_NC.shape == (len(samples), classes), labels_NC.shape
+    labels_NC = _zeros(len(samples), classes)
+    for row_C, sample in zip(labels_NC, samples):
+        row_C[sample.marked_L >> 1] = 1 - 2 * (sample.marked_L & 1)
     boxes = _Boxes.of(samples, sizes_I2[sample_image_N])
     return IndexContent(
         root=Path(), name="", split="", classes=(), exif=False, note="",
@@ -190,6 +201,14 @@ def _content(samples: list[Sample], facts: dict[str, ImageFacts | str], classes:
         box_share_M=boxes.share_M, box_flags_M=boxes.flags_M,
         warnings=(*_size_warning(samples, sizes_I2[sample_image_N]), *boxes.warnings),
     )  # fmt: skip
+
+
+def _zeros(samples: int, classes: int) -> NDArray[np.int8]:
+    """In memory, or beyond a gigabyte in a file without a name, whose pages the system may put back on the disk."""
+    if samples * classes <= _IN_MEMORY:
+        return np.zeros((samples, classes), np.int8)
+    with TemporaryFile() as file:
+        return np.memmap(file, np.int8, "w+", shape=(samples, classes))
 
 
 def _size_warning(samples: list[Sample], sizes_N2: NDArray[np.int32]) -> list[str]:
