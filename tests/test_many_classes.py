@@ -1,6 +1,5 @@
 """Ten thousand classes in short: thousands of classes, every part of `tools/benchmark_size.py` and what people see."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +12,7 @@ from rich.console import Console
 from masksup.data.sampler import class_balance
 from masksup.metrics.tables import MANY, SHOWN, tables
 from masksup.training import score_log
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-from benchmark_size import PARTS
+from tools.benchmark_size import PARTS
 
 CLASSES, IMAGES = 2_000, 5_000
 
@@ -30,7 +27,7 @@ def test_each_part_works(folder: Path, part: Callable[[Path, int, int], None], m
     """In the order of the tool: what is prepared is opened. Labels beyond memory and in pieces, as for millions."""
     monkeypatch.setattr("masksup.data.prepare.assemble._IN_MEMORY", 1 << 20)
     monkeypatch.setattr("masksup.data.sampler._AT_ONCE", 1 << 20)
-    monkeypatch.setattr("benchmark_size.SCORED", 300)
+    monkeypatch.setattr("tools.benchmark_size.SCORED", 300)
     part(folder, IMAGES, CLASSES)
 
 
