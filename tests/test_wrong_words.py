@@ -25,7 +25,7 @@ from masksup.config.schema import Config
 from masksup.data.decode import decode
 from masksup.data.decode_pil import BrokenImage
 from masksup.data.index import open_index
-from masksup.data.prepare.images import check_images
+from masksup.data.prepare.images import ImageFacts, check_images
 from masksup.decisions.decisions import default_decisions
 from masksup.errors import UserError
 from masksup.explain.predictions import class_numbers
@@ -138,20 +138,16 @@ def test_coco_images_may_lie_in_the_root(tmp_path: Path) -> None:
 
 
 def test_an_image_is_refused_for_what_it_is(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
-    with pytest.raises(
-        BrokenImage, match=r"f\.tif: found pixels in floating point, whose range is unknown, expected 8"
-    ):
+    Image.fromarray(np.full((4, 4), -2.5, np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(BrokenImage, match=r"f\.tif: found pixels from -2\.5 to -2\.5 and no rule for them"):
         decode(tmp_path / "f.tif", exif=True, max_pixels=100)
     Image.new("1", (16384, 16384)).save(tmp_path / "large.png")
     expected = r"found 16384 x 16384 pixels, expected at most 100000000 in all \(data\.max_pixels of the run\)"
     with pytest.raises(BrokenImage, match=expected):
         decode(tmp_path / "large.png", exif=True, max_pixels=100_000_000)
     found = check_images(tmp_path, ["f.tif", "large.png"], exif=True)
-    assert found == {
-        "f.tif": "pixels in floating point, whose range is unknown",
-        "large.png": "image of 16384 x 16384 pixels, above 178,956,970",
-    }
+    assert found["large.png"] == "image of 16384 x 16384 pixels, above 178,956,970"
+    assert isinstance(found["f.tif"], ImageFacts)  # a range for all files is found, or asked for, later
 
 
 def test_a_folder_is_searched_for_images_alone_and_the_rest_is_said(
@@ -162,7 +158,9 @@ def test_a_folder_is_searched_for_images_alone_and_the_rest_is_said(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     assert [path.relative_to(tmp_path).as_posix() for path in find_images([str(tmp_path)])] == ["B.JPEG", "b/a.png"]
-    assert not caplog.records
+    assert {record.message.partition(": ")[2] for record in caplog.records} == {
+        "left out 3 hidden files, such as ._x.png"
+    }
     (tmp_path / "b" / "scan").write_bytes(b"")
     find_images([str(tmp_path)])
     assert "left out 1 file without the ending of an image, such as scan;" in caplog.text

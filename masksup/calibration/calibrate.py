@@ -15,7 +15,7 @@ from masksup.calibration.cross_validation import RULES, FitPlan, FoldScores, cro
 from masksup.calibration.show import show
 from masksup.calibration.thresholds import LEVEL, Bounds, bootstrap_bounds
 from masksup.data.index import open_index
-from masksup.data.split import Part, open_source, refuse_other_classes, samples_in_both, whole
+from masksup.data.split import Part, open_source, refuse_other_classes, refuse_other_range, samples_in_both, whole
 from masksup.decisions.decisions import CALIBRATION, Decisions, Fitted, Origin, write_decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError, nearest
@@ -152,6 +152,7 @@ def part_to_fit(trained: Trained, data: Path | None) -> Part:
         return scored
     part = whole(open_index(data))
     refuse_other_classes("--data", part.index, trained.classes, f"in {trained.checkpoint}")
+    refuse_other_range("--data", part.index, trained.reading.pixel_range, f"in {trained.checkpoint}")
     for key, name in (("data.train", named.train), ("data.test", named.test)):
         if name is None:
             continue

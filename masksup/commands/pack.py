@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     decisions = decisions_for(trained)
     packed = Packed(
         trained.config, trained.classes, decisions, dict(trained.network.state_dict()), trained.checkpoint,
-        trained.sha256, trained.step, trained.epoch, trained.weights, trained.note,
+        trained.sha256, trained.step, trained.epoch, trained.weights, trained.note, trained.reading,
     )  # fmt: skip
     write_packed(out, packed, model_card(trained, decisions))
     fitted = f"thresholds for {decisions.aim}" if decisions.fitted else "no thresholds were fitted (masksup calibrate)"

@@ -2,17 +2,27 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from masksup.base.csv_text import RAW_HELP
 from masksup.commands.options import add_model, model_of, refuse_threshold
 from masksup.errors import UserError
 from masksup.saved.running import add_running, running_of
 
+if TYPE_CHECKING:
+    from masksup.data.url import Source
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders, quoted globs, addresses; - lists them on standard input",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.csv|.json", help="write all scores there")
     parser.add_argument("--raw-csv", action="store_true", help=RAW_HELP)
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write the images with their labels drawn there")
@@ -66,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("; ".join(broken))
 
 
-def _files(args: argparse.Namespace) -> list[Path]:
+def _files(args: argparse.Namespace) -> "list[Source]":
     """The images, once it is sure that all that is wanted of them can be written."""
     from masksup.base.files import refuse_unwritable
     from masksup.output.image_files import find_images
@@ -83,7 +93,7 @@ def _files(args: argparse.Namespace) -> list[Path]:
     return files
 
 
-def picture_names(files: list[Path]) -> dict[Path, str]:
+def picture_names(files: "Sequence[Source]") -> "dict[Source, str]":
     """A file name for the picture of each image: its stem, or its whole path where stems are shared. All differ."""
     stems = Counter(file.stem for file in files)
     names = {file: file.stem if stems[file.stem] == 1 else "_".join(file.parts).replace("/", "") for file in files}

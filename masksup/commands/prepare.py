@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from masksup.data.prepare.assemble import FileRules
     from masksup.data.write_index import IndexContent
 
 # Options of single data sets. Their defaults and allowed values are those of the preparers.
@@ -16,7 +17,7 @@ _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("--skip-broken", {"action": "store_true", "default": None,
                            "help": "leave broken or missing images out, with a warning, instead of stopping"}),
         ("--classes", {"metavar": "FILE|A,B,C",
-                       "help": "the classes in their order; of tables, others are left out (default: found)"}),
+                       "help": "the classes in their order; of tables and COCO, others are left out (default: found)"}),
         ("--images", {"metavar": "DIR", "help": "folder of the images below --root (default: --root itself)"}),
     ),
     "VOC layout": (
@@ -27,6 +28,7 @@ _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("--crowd", {"metavar": "present|ignore",
                      "help": "label of a class with crowd regions alone (default: present)"}),
         ("--empty", {"metavar": "keep|drop", "help": "images without objects (default: keep; the originals drop)"}),
+        ("--same-name", {"metavar": "refuse|merge", "help": "two categories of one name (default: refuse)"}),
         ("--class-order", {"metavar": "id|alphabetical", "help": "order of the classes (default: id)"}),
     ),
     "tables: csv, long, roboflow, celeba, chestxray14, chexpert": (
@@ -78,6 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write-originals", type=Path, metavar="DIR", help="also write the JSON lists of the released CSRA code"
     )
+    files = parser.add_argument_group("image files")
+    files.add_argument("--verify", action="store_true", help="decode every image, which finds damage in its middle")
+    files.add_argument(
+        "--pixel-range", default="auto", metavar="auto|LOW:HIGH",
+        help="which values of pictures of more than 8 bits are black and white, such as 0:4095 (default: the fewest "
+             "bits that hold them all)",
+    )  # fmt: skip
+    files.add_argument(
+        "--exif", choices=("auto", "use", "ignore"), default="auto",
+        help="whether to turn images as their EXIF says (default: where the annotations state the turned size; of "
+             "tables, always)",
+    )  # fmt: skip
     for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
         for flag, settings in options:
@@ -87,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare one data set. Raises UserError for wrong input; nothing is written then."""
     from masksup.config.components import DATASETS
+    from masksup.data.prepare.assemble import reading_files
     from masksup.data.prepare.originals import refuse_other_rules, write_originals
     from masksup.data.prepare.table import print_table
     from masksup.data.write_index import write_index
@@ -97,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
         refuse_other_rules(args.dataset, options)
     try:
         _refuse_foreign_out(args.out)
-        contents: list[IndexContent] = prepare(args.root, **options)
+        with reading_files(_file_rules(args)):
+            contents: list[IndexContent] = prepare(args.root, **options)
         if args.write_originals:
             write_originals(contents, args.root, options.get("split"), args.write_originals)
         indexes = [write_index(args.out / content.split, content) for content in contents]
@@ -112,6 +128,14 @@ def run(args: argparse.Namespace) -> int:
             f"{index.split}: {_KEYS.get(index.split, 'data.train')}={args.out / index.split} (index {index.hash[:12]})"
         )
     return 0
+
+
+def _file_rules(args: argparse.Namespace) -> "FileRules":
+    from masksup.data.prepare.assemble import FileRules
+    from masksup.data.reading import range_from_text
+
+    exif = {"auto": None, "use": True, "ignore": False}[args.exif]
+    return FileRules(exif, range_from_text(args.pixel_range, "--pixel-range"), args.verify)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

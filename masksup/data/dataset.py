@@ -104,7 +104,10 @@ def _image(
 ) -> tuple[Tensor, bool]:
     crop = index.crop_N4[sample].tolist() if len(index.crop_N4) else None
     try:
-        image = decode_bytes(index.read(sample), index.where(sample), exif=index.exif, max_pixels=max_pixels, crop=crop)
+        image = decode_bytes(
+            index.read(sample), index.where(sample), exif=index.exif, max_pixels=max_pixels,
+            pixel_range=index.pixel_range, crop=crop,
+        )  # fmt: skip
     except BrokenImage:
         if not tolerate:
             raise

@@ -11,28 +11,38 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from masksup.data.decode_pil import ORIENTATION, broken, decode_pixels, open_image, read_header
+from masksup.data.reading import PixelRange
 from masksup.data.shards import read_file
 from masksup.errors import UserError
 
 
-def decode(path: Path, *, exif: bool, max_pixels: int, crop: Sequence[float] | None = None) -> Tensor:
+def decode(
+    path: Path, *, exif: bool, max_pixels: int, pixel_range: PixelRange = None, crop: Sequence[float] | None = None
+) -> Tensor:
     """Read an image as uint8 RGB.
 
     Args:
         exif: turn the image as its EXIF orientation says.
         max_pixels: larger images are refused before decoding.
+        pixel_range: of pictures of more than 8 bits, as in `masksup.data.reading`.
         crop: xyxy in px of the (turned) image, cut out by `crop_box`.
 
     Returns: uint8 3HW, stored as HWC (strides of channels-last), which the resize is fastest on.
-    Raises BrokenImage for a file that is damaged, no image, or too large; UserError for one that is missing.
+    Raises BrokenImage for a file that is damaged, no image, too large, or outside `pixel_range`; UserError for one that
+    is missing.
     """
-    return decode_bytes(read_file(path), str(path), exif=exif, max_pixels=max_pixels, crop=crop)
+    return decode_bytes(
+        read_file(path), str(path), exif=exif, max_pixels=max_pixels, pixel_range=pixel_range, crop=crop
+    )
 
 
-def decode_bytes(data: bytes, name: str, *, exif: bool, max_pixels: int, crop: Sequence[float] | None = None) -> Tensor:
+def decode_bytes(
+    data: bytes, name: str, *, exif: bool, max_pixels: int, pixel_range: PixelRange = None,
+    crop: Sequence[float] | None = None,
+) -> Tensor:  # fmt: skip
     """As `decode`, for the bytes of a file; `name` stands for it in errors."""
     header = read_header(data, name, max_pixels)
-    image = _decode_jpeg(data, name, exif) if header.kind == "jpeg" else _decode_pil(data, name, exif)
+    image = _decode_jpeg(data, name, exif) if header.kind == "jpeg" else _decode_pil(data, name, exif, pixel_range)
     return image if crop is None else crop_box(image, crop)
 
 
@@ -68,5 +78,5 @@ def _decode_jpeg(data: bytes, name: str, exif: bool) -> Tensor:
     return image
 
 
-def _decode_pil(data: bytes, name: str, exif: bool) -> Tensor:
-    return torch.from_numpy(decode_pixels(data, name, exif=exif)).permute(2, 0, 1)
+def _decode_pil(data: bytes, name: str, exif: bool, pixel_range: PixelRange) -> Tensor:
+    return torch.from_numpy(decode_pixels(data, name, exif=exif, pixel_range=pixel_range)).permute(2, 0, 1)

@@ -1,19 +1,23 @@
 """Image files by PIL alone, which a machine without torch has too: headers, and pixels of all formats.
 
 Formats: JPEG, PNG, GIF, WebP, BMP, TIFF and PPM, by content and not by name. Gray is repeated; alpha and
-transparent colours are composited on white; CMYK is converted as PIL does (Adobe's inversion included); of 16 bits
-the upper 8 are kept; of animations the first frame. A file that ends early or cannot be read raises `BrokenImage`.
+transparent colours are composited on white; CMYK is converted as PIL does (Adobe's inversion included); more than 8
+bits, signed numbers and fractions become 8 bits as `masksup.data.reading` says; of animations the first frame. A file
+that ends early or cannot be read raises `BrokenImage`.
 """
 
 import io
 import re
-from typing import Literal, NamedTuple
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from masksup.base.words import first_line
+from masksup.data.reading import DoesNotFit, PixelRange, to_bytes
 from masksup.errors import UserError
 
 _SOURCE_LINE = re.compile(r"^\w+, \S+:\d+, ")  # with which the errors of torchvision begin
@@ -21,7 +25,6 @@ FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")
 ORIENTATION = 0x0112  # of EXIF
 # JPEG frames whose every block of 8 x 8 pixels takes a bit at least; decoders fill what is missing with grey.
 _HUFFMAN = (0xC0, 0xC1, 0xC2, 0xC3)
-FLOATING = "pixels in floating point, whose range is unknown"
 # Pillow's own limit warns from 89 million pixels on and refuses 179 million, whatever `data.max_pixels` says; that one
 # is checked of every header before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -88,31 +91,94 @@ def open_image(data: bytes, name: str) -> Image.Image:
         raise broken(name, error) from None
 
 
-def decode_pixels(data: bytes, name: str, *, exif: bool) -> NDArray[np.uint8]:
-    """uint8 RGB HW3, turned as the EXIF orientation says if `exif`. BrokenImage, naming `name`, if it is damaged."""
+def decode_pixels(data: bytes, name: str, *, exif: bool, pixel_range: PixelRange = None) -> NDArray[np.uint8]:
+    """uint8 RGB HW3, turned as the EXIF orientation says if `exif`. BrokenImage, naming `name`, if it is damaged or
+    its pixels do not fit `pixel_range`."""
     image = open_image(data, name)
-    if image.mode == "F":
-        raise BrokenImage(f"{name}: found {FLOATING}, expected 8 or 16 bits a channel")
     try:
-        image.load()
-        return rgb_pixels(image, exif=exif)
+        return rgb_pixels(image, exif=exif, pixel_range=pixel_range, again=lambda: open_image(data, name))
     except MemoryError:
         raise
+    except DoesNotFit as error:
+        raise BrokenImage(f"{name}: found {error}") from None
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise broken(name, error) from None
 
 
-def rgb_pixels(image: Image.Image, *, exif: bool) -> NDArray[np.uint8]:
-    """uint8 RGB HW3 of an opened image. ValueError where its pixels are floating point."""
+def rgb_pixels(
+    image: Image.Image, *, exif: bool, pixel_range: PixelRange = None, again: Callable[[], Image.Image] | None = None
+) -> NDArray[np.uint8]:
+    """uint8 RGB HW3 of an opened image. DoesNotFit where its pixels do not fit `pixel_range`.
+
+    again: opens the same image anew; without it, colours of 16 bits keep their upper 8.
+    """
+    values = deep_values(image, again)
+    if values is not None:
+        orientation = image.getexif().get(ORIENTATION, 1)
+        image = Image.fromarray(to_bytes(values, pixel_range))
+        if exif and orientation != 1:
+            image.getexif()[ORIENTATION] = orientation
     return np.array(_rgb(ImageOps.exif_transpose(image) if exif else image))
 
 
+def deep_values(image: Image.Image, again: Callable[[], Image.Image] | None = None) -> NDArray[Any] | None:
+    """The pixels as they are stored, HW or HWC, where they are not 8 bits without a sign; else None."""
+    if image.mode in ("RGB", "RGBA") and again is not None and _WIDE.search(_rawmode(image)):
+        return _wide_colours(image, again)
+    image.load()
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        unsigned = image.mode == "I" and _sample_format(image) == _UNSIGNED
+        return values.view(np.uint32) if unsigned else values  # PIL has no mode for these
+    return np.asarray(image).view(np.int8) if image.mode == "L" and _sample_format(image) == _SIGNED else None
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether `deep_values` has anything to give, from the head of the file alone."""
+    signed = image.mode == "L" and _sample_format(image) == _SIGNED
+    return image.mode[0] in "FI" or signed or bool(_WIDE.search(_rawmode(image)))
+
+
+_WIDE = re.compile(r"^(RGB|RGBA|RGBX|LA);16[BLN]$")
+_SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, 1, 2  # of TIFF
+
+
+def _rawmode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _sample_format(image: Image.Image) -> int:
+    tags = getattr(image, "tag_v2", None)
+    return int(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]) if tags is not None else 0
+
+
+def _wide_colours(image: Image.Image, again: Callable[[], Image.Image]) -> NDArray[np.uint16]:
+    """Colours of 16 bits. PIL gives a byte of each: the upper one, or the lower one where it is told another order."""
+    raw = _rawmode(image)
+    if raw.startswith("LA"):  # two numbers of two bytes, which are four channels of one
+        bytes_HW4 = np.asarray(_unpacked(again(), "RGBA")).astype(np.uint16)
+        values_HW2 = bytes_HW4[..., 0::2] * 256 + bytes_HW4[..., 1::2]
+        return np.take(values_HW2, [0, 0, 0, 1], axis=2)
+    order = raw[-1] if raw[-1] in "BL" else ("L" if sys.byteorder == "little" else "B")
+    low = np.asarray(_unpacked(again(), raw[:-1] + ("L" if order == "B" else "B")))
+    image.load()
+    values: NDArray[np.uint16] = np.asarray(image).astype(np.uint16) * 256 + low
+    return values
+
+
+def _unpacked(image: Image.Image, rawmode: str) -> Image.Image:
+    tile = image.tile[0]  # type: ignore[attr-defined]
+    image.tile = [  # type: ignore[attr-defined]
+        one._replace(args=(rawmode, *one.args[1:]) if isinstance(tile.args, tuple) else rawmode)
+        for one in image.tile  # type: ignore[attr-defined]
+    ]
+    image.load()
+    return image
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError(FLOATING)
-    if image.mode.startswith("I"):  # 16-bit gray; convert("RGB") would clip it at 255
-        gray = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
-        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from masksup.base.files import json_sha256, read_json, refuse_special
 from masksup.data.decode_pil import BrokenImage
+from masksup.data.reading import SIXTEEN_BITS, PixelRange, Reading, range_from_text, range_text
 from masksup.data.shards import FOLDER, LOCATIONS, Shards, digest_of, read_file
 from masksup.errors import UserError
 
@@ -45,7 +46,9 @@ class Index:
     split: str
     classes: tuple[str, ...]
     exif: bool  # whether decoding applies the EXIF orientation
-    hash: str  # sha256 of all columns, the classes and `exif`: identifies what is scored
+    turned: int  # images whose EXIF orientation says that they are turned; older indexes did not count them
+    pixel_range: PixelRange  # the values of deeper pictures that become 0 and 255; None: there were none
+    hash: str  # sha256 of all columns, the classes, `exif` and `pixel_range`: identifies what is scored
     note: str  # said wherever a score is shown, e.g. "synthetic"
     sizes_I2: NDArray[np.int32]  # width, height in px, after the EXIF rotation if `exif`
     file_hash_I16: NDArray[np.uint8]  # blake2b-128 of the file's bytes
@@ -72,6 +75,11 @@ class Index:
     def id(self, sample: int) -> str:
         """The unique id of a sample, as in the annotations."""
         return _text(self.id_bytes, self.id_start_N1, sample)
+
+    @property
+    def reading(self) -> Reading:
+        """How other files are to be read so that they look as these do."""
+        return Reading(self.exif or not self.turned, self.pixel_range)
 
     @property
     def images(self) -> int:
@@ -141,7 +149,7 @@ def open_index(folder: Path) -> Index:
     """
     index = mapped(Path(folder))
     columns = {key: getattr(index, key) for key in COLUMNS}
-    if columns_hash(columns, index.classes, index.exif) != index.hash:
+    if columns_hash(columns, index.classes, index.exif, index.pixel_range) != index.hash:
         raise UserError(
             f"{index.folder}: damaged: its columns (*.npy) are not those that the hash in index.json is of; prepare "
             "the data again"
@@ -161,6 +169,9 @@ def mapped(folder: Path) -> Index:
     header = read_header(folder)
     try:
         fields = {key: header[key] for key in ("name", "split", "exif", "hash", "note")}
+        fields["turned"] = int(header.get("turned", 0))
+        pixels = str(header.get("pixel_range", range_text(SIXTEEN_BITS)))
+        fields["pixel_range"] = range_from_text(pixels, f"{folder / 'index.json'}: pixel_range")
         classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]
         columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in COLUMNS.items()}
         shards = _shards(folder, header)
@@ -227,8 +238,12 @@ def _text(data: NDArray[np.uint8], start: NDArray[np.int64], item: int) -> str:
     return data[int(start[item]) : int(start[item + 1])].tobytes().decode("utf-8")
 
 
-def columns_hash(columns: dict[str, NDArray[Any]], classes: tuple[str, ...], exif: bool) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, VERSION, list(classes), exif]).encode("utf-8"))
+def columns_hash(
+    columns: dict[str, NDArray[Any]], classes: tuple[str, ...], exif: bool, pixel_range: PixelRange
+) -> str:  # fmt: skip
+    # What every index had before there were ranges, and what concerns no file of this one, leaves the hash as it was.
+    ranged = [] if pixel_range in (None, SIXTEEN_BITS) else [range_text(pixel_range)]
+    digest = hashlib.sha256(json.dumps([FORMAT, VERSION, list(classes), exif, *ranged]).encode("utf-8"))
     for key, value in columns.items():
         digest.update(f"{key} {value.dtype.str} {value.shape}".encode())
         digest.update(value.data if value.size else b"")  # not copied: a column may be larger than the memory

@@ -158,7 +158,27 @@ def class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
 
     Only labels of 1 count. Samples without any positive form one further class of their own.
     """
+    if labels_NC.size > _AT_ONCE:
+        return _sparse_class_balance(labels_NC)
     positive = labels_NC == 1
     positive = np.column_stack([positive, ~positive.any(axis=1)])
     counts = positive.sum(axis=0)
     return np.cumsum(positive @ (1.0 / np.maximum(counts, 1)))
+
+
+_AT_ONCE = 1 << 26  # labels: what fits has the bits that it always had
+
+
+def _sparse_class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """The same but for rounding, in memory and time that go with the positives, of which few classes have many."""
+    samples, classes = labels_NC.shape
+    rows = max(1, _AT_ONCE // classes)
+    found = [
+        np.stack(np.nonzero(labels_NC[start : start + rows] == 1)).astype(np.int32) + np.array([[start], [0]], np.int32)
+        for start in range(0, samples, rows)
+    ]
+    sample_P, class_P = np.concatenate(found, axis=1)
+    lacks_N = np.bincount(sample_P, minlength=samples) == 0
+    weight_C = 1.0 / np.maximum(np.bincount(class_P, minlength=classes), 1)
+    own_N = np.bincount(sample_P, weights=weight_C[class_P], minlength=samples)
+    return np.cumsum(np.where(lacks_N, 1.0 / max(int(lacks_N.sum()), 1), own_N))

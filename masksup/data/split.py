@@ -11,11 +11,12 @@ from masksup.config.schema import Config, Data
 from masksup.data.dataset import TrainDataset
 from masksup.data.folds import folds_of
 from masksup.data.index import Index, open_index
+from masksup.data.reading import PixelRange, range_text
 from masksup.data.sampler import Plan, class_balance
 from masksup.data.transforms import train_transform
 from masksup.errors import UserError
 
-_PIECE = 1 << 16
+_PIECE = 1 << 24  # labels
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Part:
     def count(self, label: int) -> NDArray[np.int64]:
         """How many samples of each class carry `label`: int64 C. A piece at a time, so that memory does not matter."""
         counts_C = np.zeros(len(self.index.classes), np.int64)
-        for start in range(0, len(self), _PIECE):
-            rows = np.arange(start, min(start + _PIECE, len(self)))
+        piece = max(1, _PIECE // max(len(counts_C), 1))
+        for start in range(0, len(self), piece):
+            rows = np.arange(start, min(start + piece, len(self)))
             counts_C += (self.index.labels_NC[self.numbers(rows)] == label).sum(0)
         return counts_C
 
@@ -97,6 +99,7 @@ def open_source(data: Data, seed: int) -> Source:
     for key, part in (("data.eval", scored), ("data.test", test)):
         if part is not None:
             refuse_other_classes(key, part.index, train.index.classes, f"in {train.index.folder}")
+            refuse_other_range(key, part.index, train.index.pixel_range, f"in {train.index.folder}")
             if not data.allow_leak:
                 _refuse_leak(key, part, train)
     return Source(train, scored, test)
@@ -133,6 +136,17 @@ def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose
     differ += [name for name in classes if name not in found.classes]
     what = f"found other classes ({', '.join(differ[:5])})" if differ else "found the classes in another order"
     raise UserError(f"{key}: {found.folder}: {what} than {whose}")
+
+
+def refuse_other_range(key: str, found: Index, pixel_range: PixelRange, whose: str) -> None:
+    """UserError where the pictures of an index are read as brighter or darker ones than `whose`, which have
+    `pixel_range`; no score would tell."""
+    if None not in (found.pixel_range, pixel_range) and found.pixel_range != pixel_range:
+        wanted = range_text(pixel_range)
+        raise UserError(
+            f"{key}: {found.folder}: found the pixel range {range_text(found.pixel_range)}, expected {wanted} as "
+            f"{whose} (masksup prepare --pixel-range={wanted})"
+        )
 
 
 def samples_in_both(part: Part, other: Part) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from masksup.base.files import as_json, naming, partial_name, read_json, sync, to_disk
 from masksup.data.index import COLUMNS, FORMAT, SEAL, VERSION, Index, columns_hash, header_hash, mapped
+from masksup.data.reading import PixelRange, range_text
 from masksup.data.shards import FOLDER
 from masksup.errors import UserError
 
@@ -36,6 +37,8 @@ class IndexContent:
     box_class_M: NDArray[np.int16]
     box_share_M: NDArray[np.float32]
     box_flags_M: NDArray[np.uint8]
+    turned: int = 0
+    pixel_range: PixelRange = None
     warnings: tuple[str, ...] = ()  # for the table of `masksup prepare`; not written
 
 
@@ -49,8 +52,10 @@ def write_index(folder: Path, content: IndexContent) -> Index:
     columns = _columns_of(content)
     header = {
         "format": FORMAT, "version": VERSION, "name": content.name, "split": content.split,
-        "root": str(content.root), "exif": content.exif, "note": content.note,
-        "hash": columns_hash(columns, content.classes, content.exif), "images": len(content.image_names),
+        "root": str(content.root), "exif": content.exif, "turned": content.turned,
+        "pixel_range": range_text(content.pixel_range), "note": content.note,
+        "hash": columns_hash(columns, content.classes, content.exif, content.pixel_range),
+        "images": len(content.image_names),
         "samples": len(content.ids), "columns": {key: list(value.shape) for key, value in columns.items()},
         "classes": list(content.classes),
     }  # fmt: skip

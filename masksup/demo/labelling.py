@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from masksup.base.random import draws
-from masksup.data.decode import decode_bytes
 from masksup.data.transforms import eval_transform
 from masksup.decisions.decisions import Decisions
 from masksup.explain.heat import overlay
@@ -55,7 +54,7 @@ class Labeller:
     def label(self, name: str, data: bytes) -> Labelled:
         """Label an image file, turned as its EXIF says. Raises BrokenImage where it is none."""
         config = self.trained.config
-        picture_3HW = decode_bytes(data, name, exif=True, max_pixels=config.data.max_pixels)
+        picture_3HW = self.trained.reads_bytes(data, name)
         transform = eval_transform(config.augment, config.model.size)
         input_3SS, _ = transform(picture_3HW, draws(0, 0, "transform"))
         with self._lock:

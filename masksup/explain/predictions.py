@@ -11,9 +11,9 @@ from PIL import Image
 
 from masksup.base.files import written_whole
 from masksup.base.random import draws
-from masksup.data.decode import decode
 from masksup.data.masks import FixedMasks
 from masksup.data.transforms import eval_transform
+from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError, nearest
 from masksup.explain.looks import look, of_image, view_masks
@@ -28,12 +28,12 @@ from masksup.saved.open import Trained
 class Explaining:
     """What `--explain` needs of all images together. `classes`: their numbers, None for the likeliest."""
 
-    files: tuple[Path, ...]
+    files: tuple[Source, ...]
     classes: tuple[int, ...] | None
     masks: tuple[FixedMasks, ...]
 
 
-def explaining(trained: Trained, files: Sequence[Path], classes: str | None) -> Explaining:
+def explaining(trained: Trained, files: Sequence[Source], classes: str | None) -> Explaining:
     """`classes`: names joined by commas, or None. UserError for one that the model does not have."""
     masks = view_masks(trained, [file.name for file in files])
     return Explaining(tuple(files), None if classes is None else class_numbers(classes, trained.classes), tuple(masks))
@@ -49,13 +49,13 @@ def class_numbers(names: str, known: Sequence[str]) -> tuple[int, ...]:
 
 
 def draw_file(
-    file: Path, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, decisions: Decisions,
+    file: Source, scores_C: NDArray[np.float64], regions: list[Region], trained: Trained, decisions: Decisions,
     target: Path, wanted: Explaining | None,
 ) -> None:  # fmt: skip
     """Draw what was found in an image file, and with `wanted` where, as a PNG at `target`."""
     config = trained.config
     # Decoded a second time: keeping a whole batch of large photographs would take gigabytes.
-    picture_3HW = decode(file, exif=True, max_pixels=config.data.max_pixels)
+    picture_3HW = trained.reads(file)
     input_3SS, _ = eval_transform(config.augment, config.model.size)(picture_3HW, draws(0, 0, "transform"))
     places = regions or wanted is not None
     # Where it is not squeezed, what the network saw is a part of the photograph.

@@ -6,6 +6,7 @@ from typing import Any
 from masksup import __version__
 from masksup.base.files import json_sha256
 from masksup.config.load import dump
+from masksup.data.reading import range_text
 from masksup.decisions.decisions import Decisions
 from masksup.export.check import Check
 from masksup.inference.card import Card, Precision, Preprocessing
@@ -18,8 +19,9 @@ def preprocessing_of(trained: Trained) -> Preprocessing:
     augment = config.augment
     return Preprocessing(
         size=config.model.size, resize=augment.eval_resize, interpolation=augment.interpolation,
-        crop_share=augment.crop_share, fill=augment.fill, exif=True, max_pixels=config.data.max_pixels,
+        crop_share=augment.crop_share, fill=augment.fill, exif=trained.reading.exif, max_pixels=config.data.max_pixels,
         mean=tuple(network.mean.flatten().tolist()), std=tuple(network.std.flatten().tolist()),
+        pixel_range=range_text(trained.reading.pixel_range),
     )  # fmt: skip
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from masksup.base.random import draws
 from masksup.base.words import counted
 from masksup.data.dataset import EvalDataset
-from masksup.data.decode import decode
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source
 from masksup.data.transforms import eval_transform
+from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 from masksup.export.trace import Deployed
@@ -114,9 +114,9 @@ def part_of(trained: Trained) -> Part:
     return held_out
 
 
-def _load(file: Path, trained: Trained) -> Tensor:
+def _load(file: Source, trained: Trained) -> Tensor:
     config = trained.config
-    image = decode(file, exif=True, max_pixels=config.data.max_pixels)
+    image = trained.reads(file)
     return eval_transform(config.augment, config.model.size)(image, draws(0, 0, "transform"))[0]
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from masksup.base.files import as_json, parse_json
 from masksup.base.words import kind_of
+from masksup.data.reading import SIXTEEN_BITS, range_from_text, range_text
 from masksup.decisions.calibration import fields, number, numbers, whole
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
@@ -40,6 +41,8 @@ class Preprocessing:
     """Larger images are refused."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_range: str = range_text(SIXTEEN_BITS)
+    """LOW:HIGH, the values of pictures of more than 8 bits that become 0 and 255; auto: of each file its own."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,10 @@ def _facts(tree: Any, where: str) -> dict[str, Any]:
 
 
 def _preprocessing(tree: Any, where: str) -> Preprocessing:
+    if isinstance(tree, dict):  # older files do not say
+        tree = {"pixel_range": range_text(SIXTEEN_BITS), **tree}
     given = fields(tree, where, tuple(Preprocessing.__dataclass_fields__))
+    range_from_text(str(given["pixel_range"]), f"{where}.pixel_range")
     known = {"resize": ("squish", "center_crop", "top_left"), "interpolation": ("bilinear", "bicubic")}
     for key, names in known.items():
         if given[key] not in names:

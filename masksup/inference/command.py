@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from masksup import __version__
 from masksup.base.csv_text import RAW_HELP
 from masksup.data.decode_pil import BrokenImage
+from masksup.data.url import Source
 from masksup.errors import UserError
 from masksup.exits import status_of
 from masksup.inference.card import PRECISIONS
@@ -21,7 +22,7 @@ from masksup.output.image_files import find_images
 from masksup.output.labels import Row, check_out, print_labels, print_line, tell_unlabelled, write_scores
 from masksup.saved.running import add_running, running_of
 
-Loaded = list[tuple[Path, NDArray[np.uint8]]]
+Loaded = list[tuple[Source, NDArray[np.uint8]]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _labelled(
-    files: list[Path], exported: Exported, batch: int, broken: list[str], clock: Clock
-) -> Iterator[tuple[Path, NDArray[np.float64], list[str]]]:
+    files: list[Source], exported: Exported, batch: int, broken: list[str], clock: Clock
+) -> Iterator[tuple[Source, NDArray[np.float64], list[str]]]:
     """(file, probabilities of all classes, names of those predicted); what cannot be read goes to `broken`."""
     decisions = exported.card.decisions
     for start in range(0, len(files), batch):
@@ -86,7 +87,7 @@ def _labelled(
         yield from ((file, scores_C, found) for (file, _), scores_C, found in zip(block, scores_BC, names))
 
 
-def _load(files: list[Path], exported: Exported, broken: list[str]) -> Loaded:
+def _load(files: list[Source], exported: Exported, broken: list[str]) -> Loaded:
     block: Loaded = []
     for file in files:
         try:
@@ -102,7 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"masksup-run {__version__}")
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="file of masksup export")
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image files, folders or quoted globs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders, quoted globs, addresses; - lists them on standard input",
+    )
     device = "cpu; cuda needs onnxruntime-gpu"
     add_running(parser, devices=("cpu", "cuda"), device=device, batch="1", threads="one a core")
     parser.add_argument("--precision", choices=PRECISIONS, help="refuse a file of another one")

@@ -1,22 +1,23 @@
 """An image file to the input of an exported model, by Pillow and numpy: the same pixels as evaluation has."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masksup.data.decode_pil import decode_pixels, read_header
-from masksup.data.shards import read_file
+from masksup.data.reading import range_from_text
+from masksup.data.url import Source, read_source
 from masksup.inference.card import Preprocessing
 from masksup.inference.resize import resize
 
 
-def load_image(path: Path, rules: Preprocessing) -> NDArray[np.uint8]:
+def load_image(path: Source, rules: Preprocessing) -> NDArray[np.uint8]:
     """uint8 RGB 3SS. BrokenImage, naming the file, if it is damaged, no image or too large; UserError if missing."""
-    data = read_file(path)
+    data = read_source(path)
     read_header(data, str(path), rules.max_pixels)
-    return preprocess(decode_pixels(data, str(path), exif=rules.exif), rules)
+    pixel_range = range_from_text(rules.pixel_range, "pixel_range")
+    return preprocess(decode_pixels(data, str(path), exif=rules.exif, pixel_range=pixel_range), rules)
 
 
 def preprocess(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8]:

@@ -9,6 +9,9 @@ from masksup.base.words import counted
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import COUNTED, THRESHOLD_SCORES, TOP
 
+MANY = 300  # classes beyond which a table shows the first and the worst alone
+SHOWN = 40
+
 
 def headline(summary: dict[str, Any]) -> str:
     """One line: the mAP and what it means, of which protocol."""
@@ -116,13 +119,21 @@ def _range(ends: list[float]) -> str:
 
 
 def _per_class(summary: dict[str, Any], width: int) -> Table:
-    names = list(summary["AP"])
+    names, title = list(summary["AP"]), "AP of each class in percent, and its positives"
+    if len(names) > MANY:
+        names, title = (
+            _first_and_worst(summary["AP"]),
+            (
+                f"AP in percent, and positives, of the first {SHOWN} and the worst {SHOWN} of "
+                f"{counted(len(names), 'class')} (all: under AP in the JSON of masksup eval --json)"
+            ),
+        )
     name_width = min(max(map(len, [*names, "class"])), 20)
     count_width = max(len(str(count)) for count in [*summary["positives"].values(), "pos."])
     # Three cells of a class and the frame and padding rich puts around them.
     columns = max(1, (width - 1) // (name_width + len("100.00") + count_width + 9))
     rows = -(-len(names) // columns)
-    table = Table(title="AP of each class in percent, and its positives", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for _ in range(-(-len(names) // rows)):
         table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=name_width)
         table.add_column("AP", justify="right", no_wrap=True)
@@ -133,6 +144,13 @@ def _per_class(summary: dict[str, Any], width: int) -> Table:
             cells += [escape(name), _shown(summary["AP"][name]), str(summary["positives"][name])]
         table.add_row(*cells)
     return table
+
+
+def _first_and_worst(ap_of: dict[str, float | None]) -> list[str]:
+    """The first classes in their order, then the lowest AP, lowest first."""
+    first = list(ap_of)[:SHOWN]
+    known = {name: ap for name, ap in ap_of.items() if ap is not None and name not in set(first)}
+    return first + sorted(known, key=lambda name: known[name])[:SHOWN]
 
 
 def _shown(percent: float | None) -> str:

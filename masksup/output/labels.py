@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from masksup.base.csv_text import as_csv
 from masksup.base.files import as_json, refuse_unwritable_file, write_atomically
 from masksup.base.words import counted, one_line
+from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 
-Row = tuple[Path, NDArray[np.float64]]
+Row = tuple[Source, NDArray[np.float64]]
 
 
 def check_out(out: Path | None) -> None:
@@ -24,7 +25,7 @@ def check_out(out: Path | None) -> None:
         refuse_unwritable_file("--out", out)
 
 
-def print_labels(file: Path, names: list[str]) -> bool:
+def print_labels(file: Source, names: list[str]) -> bool:
     """Print an image's line. False as of `print_line`. A name that holds a comma stands in quotation marks."""
     return print_line(f"{one_line(str(file))} prediction: {','.join(quoted(one_line(name)) for name in names)}")
 

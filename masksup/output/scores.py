@@ -15,7 +15,7 @@ from masksup.base.signals import stop_requested
 from masksup.base.words import counted
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
-from masksup.data.split import Part, open_source, refuse_other_classes, whole
+from masksup.data.split import Part, open_source, refuse_other_classes, refuse_other_range, whole
 from masksup.decisions.decisions import Decisions
 from masksup.engine.precision import set_numerics
 from masksup.errors import UserError
@@ -207,6 +207,7 @@ def _part_to_score(trained: Trained, data: Path | None) -> Part:
     if data is not None:
         part = whole(open_index(data))
         refuse_other_classes("--data", part.index, trained.classes, f"in {trained.checkpoint}")
+        refuse_other_range("--data", part.index, trained.reading.pixel_range, f"in {trained.checkpoint}")
         return part
     named = trained.config.data
     if named.test is None and named.eval is None and not named.folds:

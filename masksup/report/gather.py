@@ -13,7 +13,7 @@ from masksup.base.log import log
 from masksup.base.words import counted
 from masksup.config.schema import Evaluation
 from masksup.data.index import open_index
-from masksup.data.split import Part, open_source, refuse_other_classes, whole
+from masksup.data.split import Part, open_source, refuse_other_classes, refuse_other_range, whole
 from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
 from masksup.evaluation.collect import Outputs
@@ -133,6 +133,7 @@ def _part(trained: Trained, result: dict[str, Any] | None, data: Path | None, pa
     if data is not None:
         given = whole(open_index(data))
         refuse_other_classes("--data", given.index, trained.classes, f"in {trained.checkpoint}")
+        refuse_other_range("--data", given.index, trained.reading.pixel_range, f"in {trained.checkpoint}")
         return given, None
     if result is None and path.is_file():
         raise UserError(f"{path}: a packed model holds no scores; name an index to score it on with --data")

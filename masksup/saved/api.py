@@ -14,9 +14,9 @@ from torch import Tensor
 
 from masksup.base.random import draws
 from masksup.base.words import counted
-from masksup.data.decode import decode
 from masksup.data.decode_pil import rgb_pixels
 from masksup.data.transforms import eval_transform
+from masksup.data.url import as_url
 from masksup.decisions.decisions import Decisions
 from masksup.errors import UserError
 from masksup.saved.decisions_of import decisions_for
@@ -57,7 +57,8 @@ class Model:
         """Labels and probabilities of each image, those of `masksup predict`.
 
         Args:
-            images: one or several of: path of an image file, PIL image, uint8 tensor RGB 3HW, uint8 array RGB HW3.
+            images: one or several of: path or address of an image file, PIL image, uint8 tensor RGB 3HW, uint8 array
+                RGB HW3.
             threshold: one probability for all classes, in place of the thresholds of the model.
             exact: the scores of `masksup eval` to the last bit. One image then takes as long as a whole batch.
 
@@ -86,10 +87,11 @@ class Model:
     def _pixels(self, image: Any, number: int) -> Tensor:
         """uint8 RGB 3HW of whatever was given."""
         if isinstance(image, str | Path):
-            return decode(Path(image), exif=True, max_pixels=self.trained.config.data.max_pixels)
+            return self.trained.reads(as_url(str(image)) or Path(image))
         if isinstance(image, Image.Image):
+            reading = self.trained.reading
             try:
-                image = rgb_pixels(image, exif=True)
+                image = rgb_pixels(image, exif=reading.exif, pixel_range=reading.pixel_range)
             except (OSError, ValueError, SyntaxError) as error:
                 raise UserError(f"image {number}: a PIL image that cannot be read: {error}") from None
         found = tuple(image.shape) if isinstance(image, Tensor | np.ndarray) else type(image).__name__

@@ -1,8 +1,7 @@
 """Images labelled by a model: what `masksup predict`, the demo and the Python API share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,16 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.base.random import draws
-from masksup.data.decode import decode
 from masksup.data.decode_pil import BrokenImage
 from masksup.data.transforms import eval_transform
+from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
 from masksup.evaluation.forward import Predictor, run_model
 from masksup.methods.mcar import Regions, find_mcar
 from masksup.saved.open import Trained
 from masksup.saved.outputs import ready
 
-Loaded = list[tuple[Path, Tensor]]
+Loaded = list[tuple[Source, Tensor]]
 """Files and their model inputs, uint8 3SS."""
 
 
@@ -33,7 +32,7 @@ class Region:
     fused_score: float
 
 
-def load_blocks(files: list[Path], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
+def load_blocks(files: Sequence[Source], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
     """Model inputs (turned as their EXIF says) in groups of the run's evaluation batch; `broken` gets a line for each
     file that cannot be read."""
     config = trained.config
@@ -41,7 +40,7 @@ def load_blocks(files: list[Path], trained: Trained, broken: list[str]) -> Itera
     block: Loaded = []
     for file in files:
         try:
-            image = decode(file, exif=True, max_pixels=config.data.max_pixels)
+            image = trained.reads(file)
         except BrokenImage as error:
             broken.append(str(error))
             continue
@@ -54,8 +53,8 @@ def load_blocks(files: list[Path], trained: Trained, broken: list[str]) -> Itera
 
 
 def label(
-    block: Loaded, trained: Trained, decisions: Decisions, *, exact: bool = False
-) -> Iterator[tuple[Path, NDArray[np.float64], list[Region]]]:
+    block: Sequence[tuple[Source, Tensor]], trained: Trained, decisions: Decisions, *, exact: bool = False
+) -> Iterator[tuple[Source, NDArray[np.float64], list[Region]]]:
     """(file, calibrated probabilities of all classes, the regions that MCAR looked at) for a group of model inputs.
 
     exact: the forward pass has the `eval.batch` images of an evaluation, whose scores are then the same to the last

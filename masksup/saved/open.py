@@ -9,6 +9,9 @@ from torch import Tensor
 from masksup.base.log import log
 from masksup.config.load import validate
 from masksup.config.schema import Config
+from masksup.data.decode import decode_bytes
+from masksup.data.reading import AS_EVER, Reading, reading_from_json
+from masksup.data.url import Source, read_source
 from masksup.decisions.decisions import Decisions
 from masksup.engine.build import new_method, new_network
 from masksup.engine.state import load_network
@@ -45,6 +48,17 @@ class Trained:
     """What to say wherever a score is shown, e.g. that the training data is synthetic."""
     packed: Decisions | None = None
     """What was packed with it; a run keeps its decisions in its folder."""
+    reading: Reading = AS_EVER
+    """How the images that it was trained on were read."""
+
+    def reads(self, file: Source) -> Tensor:
+        """An image as the training read its own: uint8 RGB 3HW. Raises as `masksup.data.decode.decode`."""
+        return self.reads_bytes(read_source(file), str(file))
+
+    def reads_bytes(self, data: bytes, name: str) -> Tensor:
+        """The same for the bytes of a file; `name` stands for it in errors."""
+        reading, most = self.reading, self.config.data.max_pixels
+        return decode_bytes(data, name, exif=reading.exif, max_pixels=most, pixel_range=reading.pixel_range)
 
     def run_as(self, running: Running) -> "Trained":
         """The same, with the device, batch and threads that are to be used here in its configuration."""
@@ -72,6 +86,7 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
         meta, classes = state.meta, tuple(str(name) for name in state.meta["classes"])
         step, epoch, note = int(meta["step"]), float(meta["epoch"]), str(meta["note"])
         tree = meta["config"]
+        reading = reading_from_json(meta.get("reading"), str(folder / META))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / META}: not written by this program: {error!r}") from None
     if "imported" in meta:  # it may rest on assumptions, which belong to every score
@@ -91,7 +106,7 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
     run = run if run is not None and (run / "config.yaml").is_file() else None
     name = f"{run.name}/{resolved.name}" if run is not None else resolved.name
     sha256 = (folder / SUMS).read_text(encoding="ascii")[:64]
-    return Trained(config, classes, network, method, name, sha256, step, epoch, kind, run, note)
+    return Trained(config, classes, network, method, name, sha256, step, epoch, kind, run, note, reading=reading)
 
 
 def _whole(checkpoint: Path, state: State, kept: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
@@ -117,7 +132,7 @@ def _unpacked(file: Path, weights: WhichWeights) -> Trained:
     method = new_method(packed.config, network, len(packed.classes), None).eval()
     return Trained(
         packed.config, packed.classes, network, method, packed.checkpoint, packed.sha256, packed.step, packed.epoch,
-        packed.weights, None, packed.note, packed.decisions,
+        packed.weights, None, packed.note, packed.decisions, packed.reading,
     )  # fmt: skip
 
 

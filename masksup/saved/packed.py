@@ -16,6 +16,7 @@ from masksup.base.words import kind_of
 from masksup.config.load import to_yaml, validate
 from masksup.config.schema import Config
 from masksup.config.yaml_text import parse_yaml
+from masksup.data.reading import AS_EVER, Reading, reading_from_json
 from masksup.decisions.calibration import fields, number
 from masksup.decisions.decisions import Decisions, decisions_from_text
 from masksup.errors import UserError
@@ -36,11 +37,12 @@ class Packed:
     epoch: float
     weights: Literal["live", "ema"]
     note: str
+    reading: Reading = AS_EVER
 
 
 _FACTS: dict[str, type | tuple[type, ...]] = {
     "checkpoint": str, "checkpoint_sha256": str, "step": int, "epoch": (int, float), "weights": str, "note": str,
-    "classes": list, "versions": dict,
+    "classes": list, "versions": dict, "reading": dict,
 }  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def write_packed(file: Path, packed: Packed, card: str) -> None:
     facts = {
         "checkpoint": packed.checkpoint, "checkpoint_sha256": packed.sha256, "step": packed.step,
         "epoch": packed.epoch, "weights": packed.weights, "note": packed.note, "classes": list(packed.classes),
-        "versions": versions(),
+        "versions": versions(), "reading": packed.reading.to_json(),
     }  # fmt: skip
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in packed.tensors.items()}
     members = {
@@ -68,7 +70,10 @@ def read_packed(file: Path) -> Packed:
     """Everything in an archive, checked. UserError names the file, and the member that is wrong. Executes nothing."""
     members = read_archive(file)
     where = f"{file}: {MODEL}"
-    facts = fields(_parsed(parse_json, members[MODEL], where), where, tuple(_FACTS))
+    tree = _parsed(parse_json, members[MODEL], where)
+    if isinstance(tree, dict):  # older archives do not say
+        tree.setdefault("reading", AS_EVER.to_json())
+    facts = fields(tree, where, tuple(_FACTS))
     for key, kind in _FACTS.items():
         if not isinstance(facts[key], kind) or isinstance(facts[key], bool):
             raise UserError(f"{where}: {key}: found {facts[key]!r}")
@@ -91,6 +96,7 @@ def read_packed(file: Path) -> Packed:
     return Packed(
         config, classes, decisions, tensors, facts["checkpoint"], facts["checkpoint_sha256"], facts["step"],
         float(facts["epoch"]), cast(Literal["live", "ema"], facts["weights"]), facts["note"],
+        reading_from_json(facts["reading"], f"{where}: reading"),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from masksup.base.words import counted
 from masksup.data.index import Index, open_index
 from masksup.data.prepare.csv import prepare_csv, prepare_train_and_test
 from masksup.data.prepare.table import print_table
-from masksup.data.split import refuse_other_classes, samples_in_both, whole
+from masksup.data.split import refuse_other_classes, refuse_other_range, samples_in_both, whole
 from masksup.data.write_index import write_index
 from masksup.errors import UserError
 
@@ -28,6 +28,7 @@ def indexes(
         train, tested = _from_tables(csv, root, test, out / "data")
     if tested is not None:
         refuse_other_classes("--test", tested, train.classes, f"in {train.folder}")
+        refuse_other_range("--test", tested, train.pixel_range, f"in {train.folder}")
         shared = samples_in_both(whole(tested), whole(train))
         if len(shared):
             raise UserError(

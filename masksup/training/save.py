@@ -41,7 +41,7 @@ def facts(run: Run, engine: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": run.saver.name(progress.step), "step": progress.step, "epoch": run.plan.epoch_of(progress.step),
         "at": vars(progress), "hashes": run.source.hashes, "classes": run.source.classes,
-        "note": run.source.train.index.note, "config": dump(run.config), "threads": run.threads, **engine,
+        "note": run.source.train.index.note, "reading": run.source.train.index.reading.to_json(), "config": dump(run.config), "threads": run.threads, **engine,
     }  # fmt: skip
 
 

@@ -15,9 +15,11 @@ from masksup.metrics.histogram import pr_curve_of_counts
 from masksup.metrics.precision_recall import pr_curve
 from masksup.metrics.stratified import STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
+from masksup.metrics.tables import MANY
 from masksup.output.pictures import contact_sheet, draw_prediction
 from masksup.training.run import Run
 
+CURVES_OF = 100  # classes, of those beyond MANY
 CURVES = ("mAP", "mAUROC", *THRESHOLD_SCORES)
 
 
@@ -27,15 +29,25 @@ def record_scores(run: Run, summary: dict[str, Any], outputs: Outputs | Counted,
     for division in ("size", "occlusion") if summary["stratified"] else ():
         for name, row in (summary["stratified"][division]["strata"] or {}).items():
             record.scalars(f"only_{name.replace(' ', '_')}", step, epoch, known(row, STRATUM_SCORES))
-    record.scalars("AP", step, epoch, {name: ap for name, ap in summary["AP"].items() if ap is not None})
+    drawn = _drawn(summary)
+    shown = {name: ap for name, ap in summary["AP"].items() if ap is not None and name in drawn}
+    record.scalars("AP", step, epoch, shown)
     if run.config.log.pr_curves:
         if isinstance(outputs, Counted):
             curves = pr_curve_of_counts(outputs.counts)
         else:
             curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
         for number, name in enumerate(part.index.classes):
-            if summary["AP"][name] is not None:
+            if name in drawn and summary["AP"][name] is not None:
                 record.pr_curve(name, step, curves, number)
+
+
+def _drawn(summary: dict[str, Any]) -> set[str]:
+    """The classes with curves of their own: all, or of very many those with most positives, at any time the same."""
+    names = list(summary["AP"])
+    if len(names) <= MANY:
+        return set(names)
+    return set(sorted(names, key=lambda name: -summary["positives"][name])[:CURVES_OF])
 
 
 def known(scores: dict[str, Any], keys: Sequence[str]) -> dict[str, float]:
@@ -49,7 +61,11 @@ def contact_sheet_of(run: Run, outputs: Outputs, part: Part, threshold: float) -
             continue
         sample = int(part.numbers(np.array([row]))[0])
         pixels: Tensor = decode_bytes(
-            index.read(sample), index.where(sample), exif=index.exif, max_pixels=run.config.data.max_pixels
+            index.read(sample),
+            index.where(sample),
+            exif=index.exif,
+            max_pixels=run.config.data.max_pixels,
+            pixel_range=index.pixel_range,
         )
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         scores, truth = outputs.probabilities_NC[row].tolist(), index.labels_NC[sample].tolist()

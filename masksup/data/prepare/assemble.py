@@ -1,33 +1,49 @@
 """Joins what the annotations say with what the image files are: raw samples in, index content out."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.words import counted
-from masksup.data.prepare.images import ImageFacts, check_images
+from masksup.data.prepare.depths import Facts, range_of, refuse_misfits, said
+from masksup.data.prepare.frames import frames_of, turn_boxes
+from masksup.data.prepare.images import SIDEWAYS, ImageFacts, check_images
 from masksup.data.prepare.options import storable
+from masksup.data.reading import PixelRange
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
+_IN_MEMORY = 1 << 30  # labels
 _NAMED = 10  # broken images named one by one before they are only counted
 
 
 @dataclass(slots=True)
 class Sample:
-    """One sample as annotated, K boxes. `where` names its annotation in errors."""
+    """One sample as annotated, K boxes. `where` names its annotation in errors.
+
+    labels_C: 1 present, 0 absent, -1 ignored. Kept are those that are not 0: of ten thousand classes few are.
+    """
 
     id: str
     image: str  # relative to the root, already checked by `images.inside`
-    labels_C: NDArray[np.int8]  # 1 present, 0 absent, -1 ignored
+    labels_C: InitVar[NDArray[np.int8]]
     where: str
+    marked_L: NDArray[np.int32] = field(init=False)  # 2 * class, and 1 more where it is ignored
     boxes_K4: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     box_class_K: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     box_flags_K: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     crop: tuple[float, float, float, float] | None = None  # xyxy px
     claimed_size: tuple[int, int] | None = None  # width, height the annotation states
+
+    def __post_init__(self, labels_C: NDArray[np.int8]) -> None:
+        class_L = np.flatnonzero(labels_C)
+        self.marked_L = (2 * class_L + (labels_C[class_L] < 0)).astype(np.int32)
 
 
 @dataclass
@@ -40,12 +56,40 @@ class RawSplit:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class FileRules:
+    """How the files are to be read, as options say. `exif`, `pixel_range` None: as the data say.
+
+    verify: every image is decoded beforehand.
+    """
+
+    exif: bool | None = None
+    pixel_range: PixelRange = None
+    verify: bool = False
+
+
+# Every kind of data set is read under these, and none needs to know of them.
+_AS_THE_DATA_SAY = FileRules()
+_RULES = ContextVar("file rules", default=_AS_THE_DATA_SAY)
+
+
+@contextmanager
+def reading_files(rules: FileRules) -> Iterator[None]:
+    """What is assembled inside is read under `rules`."""
+    token = _RULES.set(rules)
+    try:
+        yield
+    finally:
+        _RULES.reset(token)
+
+
 def assemble(
     root: Path, name: str, splits: list[RawSplit], classes: tuple[str, ...], *, skip_broken: bool,
-    exif: bool = False, note: str = "",
+    exif: bool | None = None, note: str = "",
 ) -> list[IndexContent]:  # fmt: skip
     """Check all images below `root` (each once, however many splits name it) and build the columns.
 
+    exif: whether EXIF orientations are followed; None: where the stated sizes say that the annotator saw them so.
     UserError for an empty split, two samples with one id and, unless `skip_broken`, a broken image.
     """
     if not storable(str(root.absolute())):
@@ -54,10 +98,17 @@ def assemble(
         if not split.samples:
             raise UserError(f"{split.source}: found no samples for split '{split.name}', expected at least one")
         _require_unique_ids(split)
-    facts = check_images(root, (s.image for split in splits for s in split.samples), exif=exif)
+    files = _RULES.get()
+    facts = check_images(root, (s.image for split in splits for s in split.samples), exif=False, verify=files.verify)
+    pixel_range = range_of(facts, files.pixel_range)
+    refuse_misfits(facts, pixel_range)
+    exif, told = _upright(splits, facts, exif if files.exif is None else files.exif)
+    told += said(facts, pixel_range, files.pixel_range)
     contents = []
     for split in splits:
         samples = _usable(root, split, facts, skip_broken)
+        split.warnings.extend(told)
+        told = []
         content = _content(samples, facts, len(classes))
         content.root, content.name, content.split, content.classes = (
             root.absolute(),
@@ -66,8 +117,29 @@ def assemble(
             classes,
         )
         content.exif, content.note, content.warnings = exif, note, (*split.warnings, *content.warnings)
+        content.pixel_range = pixel_range
         contents.append(content)
     return contents
+
+
+def _upright(splits: list[RawSplit], facts: Facts, exif: bool | None) -> tuple[bool, list[str]]:
+    """Whether EXIF orientations are followed, and what to say; sizes and boxes then are those of upright images."""
+    samples = [sample for split in splits for sample in split.samples]
+    frames = frames_of(((sample.image, sample.claimed_size) for sample in samples), facts)
+    follows = frames.follow(exif)
+    if follows:
+        stored = set(frames.stored)
+        for sample in samples:
+            fact = facts[sample.image]
+            if sample.image in stored and isinstance(fact, ImageFacts):
+                sample.boxes_K4 = turn_boxes(sample.boxes_K4, fact.turn, fact.width, fact.height)
+                sample.claimed_size = (fact.height, fact.width)
+        for image, fact in facts.items():
+            if isinstance(fact, ImageFacts) and fact.turn >= SIDEWAYS:
+                facts[image] = replace(fact, width=fact.height, height=fact.width)
+    # Without annotations of places, upright is what everybody sees, and nothing can be wrong.
+    places = any(sample.claimed_size or len(sample.boxes_K4) or sample.crop for sample in samples)
+    return follows, frames.said(exif) if places else []
 
 
 def _require_unique_ids(split: RawSplit) -> None:
@@ -115,19 +187,28 @@ def _content(samples: list[Sample], facts: dict[str, ImageFacts | str], classes:
     sample_image_N = np.array([image_number[sample.image] for sample in samples], np.int32)
     crops = [sample.crop for sample in samples if sample.crop is not None]
     assert len(crops) in (0, len(samples)), "either every sample is a crop or none"
-    labels_NC = np.stack([sample.labels_C for sample in samples])
-    assert labels_NC.shape == (len(samples), classes), labels_NC.shape
+    labels_NC = _zeros(len(samples), classes)
+    for row_C, sample in zip(labels_NC, samples):
+        row_C[sample.marked_L >> 1] = 1 - 2 * (sample.marked_L & 1)
     boxes = _Boxes.of(samples, sizes_I2[sample_image_N])
     return IndexContent(
         root=Path(), name="", split="", classes=(), exif=False, note="",
         image_names=list(image_number), ids=[sample.id for sample in samples],
         sizes_I2=sizes_I2, sample_image_N=sample_image_N, labels_NC=labels_NC,
         file_hash_I16=np.frombuffer(b"".join(fact.digest for fact in good), np.uint8).reshape(-1, 16),
-        crop_N4=np.array(crops, np.float32).reshape(-1, 4),
+        turned=sum(fact.turn > 1 for fact in good), crop_N4=np.array(crops, np.float32).reshape(-1, 4),
         box_start_N1=boxes.start_N1, boxes_M4=boxes.xyxy_M4, box_class_M=boxes.class_M,
         box_share_M=boxes.share_M, box_flags_M=boxes.flags_M,
         warnings=(*_size_warning(samples, sizes_I2[sample_image_N]), *boxes.warnings),
     )  # fmt: skip
+
+
+def _zeros(samples: int, classes: int) -> NDArray[np.int8]:
+    """In memory, or beyond a gigabyte in a file without a name, whose pages the system may put back on the disk."""
+    if samples * classes <= _IN_MEMORY:
+        return np.zeros((samples, classes), np.int8)
+    with TemporaryFile() as file:
+        return np.memmap(file, np.int8, "w+", shape=(samples, classes))
 
 
 def _size_warning(samples: list[Sample], sizes_N2: NDArray[np.int32]) -> list[str]:

@@ -1,12 +1,11 @@
-"""COCO layout: annotations/instances_<split>.json and image folders -> index, read with pycocotools.
+"""COCO layout: annotations/instances_<split>.json and image folders -> index.
 
 A class is present with at least one annotation, crowds included and whatever its area, which is what
-pycocotools' getImgIds(catIds=...) says. Samples are in the order of image ids.
+pycocotools' getImgIds(catIds=...) says. Samples are in the order of image ids. An annotation without a box gives its
+label all the same.
 """
 
-import contextlib
-import io
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from masksup.base.words import counted
 from masksup.data.index import CROWD
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
+from masksup.data.prepare.coco_json import Coco, Id, box_of, read_coco
 from masksup.data.prepare.images import inside
-from masksup.data.prepare.json_file import number_list, read_json, records
-from masksup.data.prepare.options import existing_file, labels_of, named_splits, require_classes
+from masksup.data.prepare.located import Located, locate
+from masksup.data.prepare.options import class_list, existing_file, labels_of, named_splits, require_classes
 from masksup.data.write_index import IndexContent
-from masksup.errors import UserError
+from masksup.errors import UserError, nearest
 
 
 def prepare_coco2014(
@@ -39,7 +39,7 @@ def prepare_coco2014(
     """
     wanted = split or [name for name in ("train", "val") if _instances(root, f"{name}2014").is_file()]
     files = _files(root, wanted or ["train", "val"], suffix="2014")
-    return _read(root, "coco2014", files, crowd=crowd, empty=empty, class_order=class_order, skip_broken=skip_broken)
+    return _read(root, "coco2014", files, _Rules(crowd, empty, class_order), skip_broken=skip_broken)
 
 
 def prepare_coco(
@@ -48,12 +48,15 @@ def prepare_coco(
     crowd: Literal["present", "ignore"] = "present",
     empty: Literal["keep", "drop"] = "keep",
     class_order: Literal["id", "alphabetical"] = "id",
+    classes: str | None = None,
+    same_name: Literal["refuse", "merge"] = "refuse",
     split: list[str] | None = None,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
     """Any instances JSON: each annotations/instances_<split>.json, or `split` as NAME=JSON[:IMAGEFOLDER].
 
-    Images are in IMAGEFOLDER, images/<split>, <split> or images below `root`, the first that exists.
+    Images are in IMAGEFOLDER, or in images/<split>, <split>, images, `root` itself or the folder of the JSON, the first
+    that holds them. `classes` (comma list or file) selects and orders; annotations of others are left out.
     """
     prefix = "instances_"
     found = [path.stem.removeprefix(prefix) for path in sorted((root / "annotations").glob(f"{prefix}*.json"))]
@@ -63,15 +66,42 @@ def prepare_coco(
             "--split NAME=JSON[:IMAGEFOLDER]"
         )
     files = _files(root, split or found, suffix="")
-    return _read(root, "coco", files, crowd=crowd, empty=empty, class_order=class_order, skip_broken=skip_broken)
+    rules = _Rules(crowd, empty, class_order, None if classes is None else class_list(classes, root), same_name)
+    return _read(root, "coco", files, rules, skip_broken=skip_broken)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A JSON file and the folders, relative to the root, in which its images may lie: the usual ones, and others."""
+
+    json: Path
+    folders: list[str]
+    others: tuple[str, ...]
+
+    def located(self, root: Path, names: list[str]) -> Located:
+        """Where they are. UserError where there is no usual folder and no other one holds them."""
+        existing = [name for name in self.folders if (root / name).is_dir()]
+        found = locate(root, [*existing, *self.others], names)
+        if found is None and not existing:
+            raise UserError(f"{root}: found no folder {' or '.join(self.folders)}, expected the images of {self.json}")
+        return found or Located(existing[0])
+
+
+@dataclass(frozen=True)
+class _Rules:
+    crowd: str
+    empty: str
+    class_order: str
+    classes: tuple[str, ...] | None = None
+    same_name: str = "refuse"
 
 
 def _instances(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}.json"
 
 
-def _files(root: Path, wanted: list[str], suffix: str) -> dict[str, tuple[Path, str]]:
-    """{split: (JSON file, image folder relative to root)}."""
+def _files(root: Path, wanted: list[str], suffix: str) -> dict[str, _Files]:
+    """{split: its JSON file and the folders that may hold its images}."""
     if not root.is_dir():
         raise UserError(f"--root {root}: no such folder, expected a data set in COCO layout")
     files = {}
@@ -83,123 +113,103 @@ def _files(root: Path, wanted: list[str], suffix: str) -> dict[str, tuple[Path, 
         usual = [f"images/{split}{suffix}", f"{split}{suffix}", "images"]
         root_itself = folder and Path(folder) == Path()
         folders = ["."] if root_itself else [inside(folder, "--split")] if folder else usual
-        existing = [name for name in folders if (root / name).is_dir()]
-        if not existing:
-            raise UserError(f"{root}: found no folder {' or '.join(folders)}, expected the images of '{split}'")
-        files[split] = file, existing[0]
+        beside = file.absolute().parent
+        others = [beside.relative_to(root.absolute()).as_posix()] if beside.is_relative_to(root.absolute()) else []
+        files[split] = _Files(file, folders, () if folder else (".", *others))
     return files
 
 
 def _read(
-    root: Path,
-    name: str,
-    files: dict[str, tuple[Path, str]],
-    *,
-    crowd: str,
-    empty: str,
-    class_order: str,
-    skip_broken: bool,
-) -> list[IndexContent]:
-    loaded = {split: _load(file) for split, (file, _) in files.items()}
-    categories: dict[int, str] = {}
-    for split, coco in loaded.items():
-        for category_id, category in coco.cats.items():
-            if categories.setdefault(category_id, category["name"]) != category["name"]:
+    root: Path, name: str, files: dict[str, _Files], rules: _Rules, *, skip_broken: bool
+) -> list[IndexContent]:  # fmt: skip
+    loaded = {split: read_coco(of.json, skip_broken=skip_broken) for split, of in files.items()}
+    categories: dict[Id, str] = {}
+    for coco in loaded.values():
+        for category_id, category in coco.categories.items():
+            if categories.setdefault(category_id, category) != category:
                 raise UserError(
-                    f"{files[split][0]}: found '{category['name']}' as category {category_id}, "
+                    f"{coco.file}: found '{category}' as category {category_id}, "
                     f"expected '{categories[category_id]}' as in the other splits"
                 )
-    ids = sorted(categories, key=lambda key: key if class_order == "id" else categories[key])
-    classes = require_classes(tuple(categories[key] for key in ids), str(next(iter(files.values()))[0]))
-    known = {category_id: number for number, category_id in enumerate(ids)}
-    splits = [_split(split, *files[split], coco, known, crowd, empty) for split, coco in loaded.items()]
+    first = next(iter(files.values())).json
+    classes = _classes(categories, rules, first)
+    known = {category_id: classes.index(name) for category_id, name in categories.items() if name in classes}
+    splits = []
+    for split, coco in loaded.items():
+        names = [str(image["file_name"]) for image in coco.images.values()]
+        located = files[split].located(root, names)
+        splits.append(_split(split, located, coco, known, len(classes), rules))
+        if located.dropped:
+            given = next(name for name in names if located.name(name) != name)
+            splits[-1].warnings.append(f"the images are named by absolute paths: {given} is {located.name(given)} here")
+        coco.images, coco.annotations = {}, {}  # the largest part of memory
     return assemble(root, name, splits, classes, skip_broken=skip_broken)
 
 
-def _load(file: Path) -> Any:
-    from pycocotools.coco import COCO
-
-    content = read_json(file)
-    _check(file, content)
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _check(file: Path, content: Any) -> None:
-    """pycocotools takes records on trust: a repeated image id, say, silently hides the first image."""
-    images = records(file, content, "images", {"id": int, "file_name": str})
-    categories = records(file, content, "categories", {"id": int, "name": str})
-    annotations = records(file, content, "annotations", {"image_id": int, "category_id": int})
-    for key, items in (("images", images), ("categories", categories)):
-        seen: dict[int, int] = {}
-        for number, item in enumerate(items):
-            if item["id"] in seen:
-                raise UserError(
-                    f"{file}: {key}[{number}]: found id {item['id']} again (first in {key}[{seen[item['id']]}]), "
-                    "expected each once"
-                )
-            seen[item["id"]] = number
-    image_ids = {image["id"] for image in images}
-    category_ids = {category["id"] for category in categories}
-    for number, annotation in enumerate(annotations):
-        where = f"{file}: annotations[{number}]"
-        if annotation["image_id"] not in image_ids:
-            raise UserError(f"{where}: found image_id {annotation['image_id']}, expected an id of 'images'")
-        if annotation["category_id"] not in category_ids:
-            raise UserError(
-                f"{where}: found the unknown class {annotation['category_id']} (category_id), expected one of the "
-                f"{len(category_ids)} ids of 'categories'"
-            )
-        number_list(f"{where}: bbox", annotation.get("bbox"), 4)
-        if type(annotation.setdefault("id", -1 - number)) is not int:  # pycocotools wants one; nothing here uses it
-            raise UserError(f"{where}: found 'id' = {json.dumps(annotation['id'])[:60]}, expected int")
-        crowd = annotation.get("iscrowd", 0)
-        if not isinstance(crowd, int) or crowd not in (0, 1):
-            raise UserError(f"{where}: found 'iscrowd' = {json.dumps(crowd)[:60]}, expected 0, 1, false or true")
+def _classes(categories: dict[Id, str], rules: _Rules, file: Path) -> tuple[str, ...]:
+    ids = sorted(categories, key=lambda key: (isinstance(key, str), key))
+    names = [categories[key] for key in ids]
+    shared = sorted({name for name in names if names.count(name) > 1})
+    if shared and rules.same_name != "merge":
+        of = " and ".join(str(key) for key in ids if categories[key] == shared[0])
+        raise UserError(
+            f"{file}: found the class '{shared[0]}' twice (categories {of}), expected each once; "
+            "--same-name merge makes them one"
+        )
+    for wanted in rules.classes or ():
+        if wanted not in names:
+            raise UserError(f"--classes: {file} has no class '{wanted}'; {nearest(wanted, names)}")
+    names = list(dict.fromkeys(names))
+    ordered = names if rules.class_order == "id" else sorted(names)
+    return rules.classes or require_classes(tuple(ordered), str(file))
 
 
-def _split(split: str, file: Path, folder: str, coco: Any, known: dict[int, int], crowd: str, empty: str) -> RawSplit:
-    raw = RawSplit(split, [], str(file))
-    dropped = 0
-    for image_id in sorted(coco.imgs):
-        image, annotations = coco.imgs[image_id], coco.imgToAnns.get(image_id, [])
-        if not annotations and empty == "drop":
+def _split(split: str, located: Located, coco: Coco, known: dict[Id, int], classes: int, rules: _Rules) -> RawSplit:
+    raw = RawSplit(split, [], str(coco.file), coco.warnings())
+    dropped, others, boxless = 0, 0, 0
+    for image_id in sorted(coco.images, key=lambda key: (isinstance(key, str), key)):
+        every = coco.annotations.get(image_id, [])
+        annotations = [one for one in every if one["category_id"] in known]
+        others += len(every) - len(annotations)
+        if not annotations and rules.empty == "drop":
             dropped += 1
             continue
-        raw.samples.append(_sample(image, annotations, f"{file}: image {image_id}", folder, known, crowd))
+        where = f"{coco.file}: image {image_id}"
+        sample = _sample(coco.images[image_id], annotations, where, located, known, classes, rules.crowd)
+        boxless += len(annotations) - len(sample.box_class_K)
+        raw.samples.append(sample)
+    if others:
+        raw.warnings.append(f"left out {counted(others, 'annotation')} of other classes (--classes)")
+    if boxless:
+        raw.warnings.append(f"{counted(boxless, 'annotation')} without a box or a shape: labels of the whole image")
     if dropped:
         raw.warnings.append(f"left out {counted(dropped, 'image')} without objects (--empty drop)")
     return raw
 
 
 def _sample(
-    image: dict[str, Any],
-    annotations: list[dict[str, Any]],
-    where: str,
-    folder: str,
-    known: dict[int, int],
-    crowd: str,
-) -> Sample:
-    name = inside(image["file_name"], where)
-    box_class_K = np.array([known[one["category_id"]] for one in annotations], np.int16)
+    image: dict[str, Any], annotations: list[dict[str, Any]], where: str, located: Located, known: dict[Id, int],
+    classes: int, crowd: str,
+) -> Sample:  # fmt: skip
+    name = inside(located.name(image["file_name"]), where)
+    class_K = np.array([known[one["category_id"]] for one in annotations], np.int16)
     crowd_K = np.array([bool(one.get("iscrowd", 0)) for one in annotations], bool)
+    boxes = [box_of(where, one) for one in annotations]
+    boxed_K = np.array([box is not None for box in boxes], bool)
     size = (image.get("width"), image.get("height"))
     return Sample(
         id=name.rsplit(".", 1)[0],
-        image=inside(f"{folder}/{name}", where),
-        labels_C=labels_of(len(known), box_class_K, crowd_K, crowd),
+        image=inside(f"{located.folder}/{name}", where),
+        labels_C=labels_of(classes, class_K, crowd_K, crowd),
         where=where,
-        boxes_K4=_xyxy(annotations),
-        box_class_K=box_class_K,
-        box_flags_K=np.where(crowd_K, CROWD, 0).astype(np.uint8),
+        boxes_K4=_xyxy([box for box in boxes if box is not None]),
+        box_class_K=class_K[boxed_K],
+        box_flags_K=np.where(crowd_K[boxed_K], CROWD, 0).astype(np.uint8),
         claimed_size=(size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None,
     )
 
 
-def _xyxy(annotations: list[dict[str, Any]]) -> NDArray[np.float32]:
-    xywh_K4 = np.array([one["bbox"] for one in annotations], np.float64).reshape(-1, 4)
+def _xyxy(boxes: list[list[float]]) -> NDArray[np.float32]:
+    xywh_K4 = np.array(boxes, np.float64).reshape(-1, 4)
     xywh_K4[:, 2:] += xywh_K4[:, :2]
     return xywh_K4.astype(np.float32)

@@ -12,24 +12,29 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from masksup.base.files import read_regular
-from masksup.data.decode_pil import FLOATING, FORMATS, BrokenImage, read_header
+from masksup.data.decode_pil import FORMATS, ORIENTATION, BrokenImage, deep_values, is_deep, read_header
 from masksup.data.prepare.options import storable
+from masksup.data.reading import span
 from masksup.errors import UserError
 
 MOST_PIXELS = 178_956_970  # above it a file is damaged or hostile
-_EXIF_ORIENTATION = 0x0112
+SIDEWAYS = 5  # from this orientation on, width and height change places
 _MAX_NAME = 255  # bytes of one file name, on every usual file system
 _THREADS = 8
 _BATCH = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """A good image file: width and height in px (after EXIF if asked), blake2b-128 of its bytes."""
+    """A good image file: width and height in px (after EXIF if asked), blake2b-128 of its bytes, the orientation in
+    its EXIF (1: as it is), and of pixels that are not plain 8 bits the least, the largest, and whether all are whole.
+    """
 
     width: int
     height: int
     digest: bytes
+    turn: int = 1
+    span: tuple[float, float, bool] | None = None
 
 
 class BrokenFile(Exception):
@@ -58,39 +63,43 @@ def require_possible(path: str, where: str) -> None:
         )
 
 
-def check_images(root: Path, names: Iterable[str], *, exif: bool) -> dict[str, ImageFacts | str]:
+def check_images(root: Path, names: Iterable[str], *, exif: bool, verify: bool = False) -> dict[str, ImageFacts | str]:
     """Facts of each image below `root`, or the reason why it cannot be used.
 
-    Reads every byte once; hashing and reading release the interpreter lock, so threads help.
+    Reads every byte once; hashing, reading and decoding release the interpreter lock, so threads help.
+    verify: decodes every image, as training will.
     """
     wanted = list(dict.fromkeys(names))
     batches = [wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH)]
 
     def check(batch: list[str]) -> list[tuple[str, ImageFacts | str]]:
-        return [(name, _facts_or_problem(root / name, exif)) for name in batch]
+        return [(name, _facts_or_problem(root / name, exif, verify)) for name in batch]
 
     found: dict[str, ImageFacts | str] = {}
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's remarks on EXIF and size; the decoder has its own pixel cap
-        for part in _progress(pool.map(check, batches), len(batches)):
+        title = "Decoding images" if verify else "Checking images"
+        for part in _progress(title, pool.map(check, batches), len(batches)):
             found.update(part)
     return found
 
 
 def _progress(
-    parts: Iterable[list[tuple[str, ImageFacts | str]]], total: int
+    title: str, parts: Iterable[list[tuple[str, ImageFacts | str]]], total: int
 ) -> Iterable[list[tuple[str, ImageFacts | str]]]:
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(parts, "Checking images", total, console=console, transient=True, disable=not console.is_terminal)
+    return track(parts, title, total, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _facts_or_problem(path: Path, exif: bool) -> ImageFacts | str:
+def _facts_or_problem(path: Path, exif: bool, verify: bool) -> ImageFacts | str:
     try:
         data = read_regular(path)
-        width, height = _size_of(data, exif)
+        facts = _facts_of(data, exif)
+        if verify and facts.span is None:  # pixels that are no plain 8 bits were decoded for their range
+            _decode(data)
     except BrokenFile as problem:
         return str(problem)
     except UserError as error:
@@ -99,10 +108,19 @@ def _facts_or_problem(path: Path, exif: bool) -> ImageFacts | str:
         return "no such image"
     except OSError as error:
         return f"unreadable image ({error.strerror or error})"
-    return ImageFacts(width, height, hashlib.blake2b(data, digest_size=16).digest())
+    return facts
 
 
-def _size_of(data: bytes, exif: bool) -> tuple[int, int]:
+def _decode(data: bytes) -> None:
+    from masksup.data.decode import decode_bytes  # loads torch
+
+    try:
+        decode_bytes(data, "image", exif=False, max_pixels=MOST_PIXELS)
+    except BrokenImage as error:
+        raise BrokenFile(str(error).removeprefix("image: found ")) from None
+
+
+def _facts_of(data: bytes, exif: bool) -> ImageFacts:
     if not data:
         raise BrokenFile("empty image file (0 bytes)")
     try:
@@ -110,16 +128,29 @@ def _size_of(data: bytes, exif: bool) -> tuple[int, int]:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise BrokenFile(f"image of {width} x {height} pixels, above {MOST_PIXELS:,}")
-            if image.mode == "F":
-                raise BrokenFile(FLOATING)
-            turned = exif and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            turn = _turn(data, image)
+            found = _span(data, image) if is_deep(image) else None
             _require_complete(data, image)
     except UnidentifiedImageError as error:
         raise BrokenFile(f"not an image ({', '.join(FORMATS)} are read)") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError) as error:
         # PIL's parsers raise all of these for damaged files.
         raise BrokenFile(f"damaged image ({' '.join(str(error).split())})") from error
-    return (height, width) if turned else (width, height)
+    width, height = (height, width) if exif and turn >= SIDEWAYS else (width, height)
+    return ImageFacts(width, height, hashlib.blake2b(data, digest_size=16).digest(), turn, found)
+
+
+def _turn(data: bytes, image: Image.Image) -> int:
+    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data:
+        return 1  # PIL would decode the whole file to look behind its pixels
+    turn = image.getexif().get(ORIENTATION, 1)
+    return turn if turn in range(2, 9) else 1
+
+
+def _span(data: bytes, image: Image.Image) -> tuple[float, float, bool]:
+    values = deep_values(image, lambda: Image.open(io.BytesIO(data), formats=FORMATS))
+    assert values is not None
+    return span(values)
 
 
 def _require_complete(data: bytes, image: Image.Image) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from masksup.data.prepare.options import MAX_NUMBER, read_text
 from masksup.errors import UserError
 
+Kind = type | tuple[type, ...]
+
 
 def read_json(file: Path) -> Any:
     """The content of a JSON file. UserError naming file and line if it is missing or malformed."""
@@ -21,7 +23,7 @@ def read_json(file: Path) -> Any:
         raise UserError(f"{file}: found JSON nested too deeply, expected annotations") from error
 
 
-def records(file: Path, content: Any, key: str, fields: dict[str, type]) -> list[dict[str, Any]]:
+def records(file: Path, content: Any, key: str, fields: dict[str, Kind]) -> list[dict[str, Any]]:
     """The list `content[key]`, each item an object with `fields` of these types. Else UserError."""
     items = content.get(key) if isinstance(content, dict) else None
     if not isinstance(items, list):
@@ -30,8 +32,9 @@ def records(file: Path, content: Any, key: str, fields: dict[str, type]) -> list
         for field, kind in fields.items():
             value = item.get(field) if isinstance(item, dict) else None
             if not isinstance(value, kind) or isinstance(value, bool):
+                expected = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
                 raise UserError(
-                    f"{file}: {key}[{number}]: found '{field}' = {json.dumps(value)[:60]}, expected {kind.__name__}"
+                    f"{file}: {key}[{number}]: found '{field}' = {json.dumps(value)[:60]}, expected {expected}"
                 )
     return items
 

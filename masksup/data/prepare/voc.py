@@ -89,8 +89,8 @@ def read_voc(
     The split named `unlabelled` may lack XML files, and then has no labels; anywhere else that is a UserError.
     """
     lists = _id_lists(folder, named_splits(split or []))
-    ids = {split_name: _read_ids(file) for split_name, file in lists.items()}
     images = _Images(folder)
+    ids = {split_name: _read_ids(file, images) for split_name, file in lists.items()}
     annotations = _annotations(folder, ids, unlabelled)
     if classes is None:
         found = {thing for notes in annotations.values() if notes for thing in notes.names}
@@ -129,16 +129,14 @@ def _id_lists(folder: Path, wanted: dict[str, str | None]) -> dict[str, Path]:
     return lists
 
 
-def _read_ids(file: Path) -> dict[str, int]:
-    """{id: line}. A line is an id, alone or before other columns, or `/JPEGImages/ID.jpg ...`."""
+def _read_ids(file: Path, images: "_Images") -> dict[str, int]:
+    """{id: line}. A line is an id, alone or before other columns, with the ending of its image or without, or a path
+    `/JPEGImages/ID.jpg ...`."""
     ids: dict[str, int] = {}
     for line, text in enumerate(read_text(file).splitlines(), 1):
         if not text.strip():
             continue
-        image_id = text.split()[0]
-        head, slash, tail = image_id.partition("JPEGImages/")
-        if slash and head in ("", "/"):
-            image_id = tail.rsplit(".", 1)[0]
+        image_id = images.id_of(text.split()[0].replace("\\", "/"))
         inside(image_id, f"{file}, line {line}")
         inside(f"{image_id}.xml", f"{file}, line {line}")  # with its suffix it must still be a possible name
         if image_id in ids:
@@ -160,6 +158,14 @@ class _Images:
         self.by_stem: dict[str, list[str]] = {}
         for path in sorted((folder / "JPEGImages").iterdir()):
             self.by_stem.setdefault(path.stem, []).append(path.name)
+
+    def id_of(self, text: str) -> str:
+        """The id that a list means by an id, by the name of an image, or by a path to it."""
+        head, slash, tail = text.rpartition("JPEGImages/")
+        if slash and (not head or head.endswith("/")):
+            return tail.rsplit(".", 1)[0]
+        stem = text.rpartition(".")[0]
+        return stem if text not in self.by_stem and text in self.by_stem.get(stem, ()) else text
 
     def find(self, image_id: str) -> str:
         names = self.by_stem.get(image_id, [f"{image_id}.jpg"])
