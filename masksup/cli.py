@@ -23,6 +23,7 @@ COMMANDS = {
     "smoke": ("smoke", "train, score, export and run a configuration in miniature"),
     "report": ("report", "one HTML file about a run, or several side by side"),
     "replay": ("replay", "one step of a run again: the loss of each image, gradients, what the network saw"),
+    "schema": ("schema", "what files of runs, sweeps and sites may hold, for editors that check and complete"),
     "demo": ("demo", "a local page: drop pictures, see labels, thresholds and maps"),
 }
 
