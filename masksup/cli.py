@@ -23,9 +23,16 @@ COMMANDS = {
     "smoke": ("smoke", "train, score, export and run a configuration in miniature"),
     "report": ("report", "one HTML file about a run, or several side by side"),
     "replay": ("replay", "one step of a run again: the loss of each image, gradients, what the network saw"),
+    "recipes": ("recipes", "the configurations that come along, with what was published and measured"),
+    "models": ("models", "the backbones that there are, with their weights"),
+    "settings": ("settings", "what a configuration may set: defaults, meanings, examples"),
     "schema": ("schema", "what files of runs, sweeps and sites may hold, for editors that check and complete"),
+    "completion": ("completion", "a script that completes these commands in bash, zsh or tcsh"),
     "demo": ("demo", "a local page: drop pictures, see labels, thresholds and maps"),
 }
+
+
+_EVERY = "*"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,14 +75,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:
-    """All commands by name, of which the one that is wanted knows its arguments."""
+    """All commands by name, of which the one that is wanted (or `_EVERY`) knows its arguments."""
     parser = _Parser(prog="masksup", description="Multi-label image recognition: prepare, train, score, predict.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    parser.set_defaults(run=lambda _: parser.print_help())
+    parser.set_defaults(run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (module, meaning) in COMMANDS.items():
         command = commands.add_parser(name, help=meaning)
-        if name == wanted:
+        if wanted in (name, _EVERY):
             part = import_module(f"masksup.commands.{module}")
             part.add_arguments(command)
             command.set_defaults(run=part.run)

@@ -56,6 +56,8 @@ def _part(part: type[Component]) -> Schema:
         options = tidy(registry.options(name).model_json_schema())["properties"]
         if "base" in options:  # a method that looks at an image through another
             options["base"] = {"anyOf": [{"$ref": f"#/$defs/{part.__name__}"}, {"type": "null"}]}
+        for option, kind in options.items():
+            kind["description"] = registry.meaning(name, option)
         known |= options.keys()
         rules.append({
             "if": {"required": ["name"], "properties": {"name": {"const": name}}},
