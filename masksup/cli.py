@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from masksup import __version__
+from masksup.errors import nearest
 from masksup.exits import status_of
 
 # Name -> module below masksup.commands, with `add_arguments(parser)` and `run(args)`, and its line in the help.
@@ -46,7 +47,10 @@ def parse(words: list[str]) -> argparse.Namespace:
 
     A command says with the default `more` which of its arguments takes those.
     """
-    parser = _parser(next((word for word in words if not word.startswith("-")), ""))
+    command = next((word for word in words if not word.startswith("-")), "")
+    parser = _parser(command)
+    if command and command not in COMMANDS:
+        parser.error(f"unknown command '{command}'; {nearest(command, COMMANDS)}")
     args, rest = parser.parse_known_args(words)
     more = getattr(args, "more", None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
@@ -63,7 +67,7 @@ def _hint(more: str | None, rest: list[str]) -> str:
     from masksup.config.messages import keys_named
 
     name, _, value = next(word for word in rest if word.startswith("-")).lstrip("-").partition("=")
-    keys = keys_named(name.replace("-", "_")) or ["section.key"]
+    keys = keys_named(name) or ["section.key"]
     after = rest[rest.index(f"--{name}") + 1 :] if f"--{name}" in rest else []
     return f"; settings are given as {keys[0]}={value or (after[0] if after else 'VALUE')}"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from masksup.base.files import write_json
 from masksup.base.log import console, log
+from masksup.base.next_steps import tell_next
 from masksup.base.words import counted, figure
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part
@@ -109,6 +110,12 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
         f"finished {counted(progress.step, 'step')} in {duration(progress.seconds)} "
         f"({figure(result['images_per_second'])} images/s with scoring); result: {run.folder.result}"
     )
+    folder = run.folder.path
+    calibrated = [(("masksup", "calibrate", folder), "a threshold for each class")] if run.source.eval else []
+    tell_next(
+        (("masksup", "predict", folder, "PHOTOS", "--pictures", "labelled"), "labels for your images"), *calibrated,
+        (("masksup", "report", folder), "a page with scores, curves and mistakes"),
+    )  # fmt: skip
 
 
 def _print_scores(result: dict[str, Any]) -> None:
