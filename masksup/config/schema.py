@@ -427,8 +427,15 @@ class Log(Section):
 
     on_resume: ClassVar = OnResume.FREE
 
-    every_steps: Count = 20
-    """Steps between lines, and between points of the training curves."""
+    every_steps: Count | Literal["auto"] = "auto"
+    """Steps between lines, and between points of the training curves. auto: 20, or fewer in a short run, so that it has
+    at least 50 of them, or one a step. The end of an epoch that is scored has one, too."""
+
+    def due(self, step: int, total: int) -> bool:
+        """Whether `step` of `total` has a line and a point: the same on every rank and in every start."""
+        every = max(1, min(20, total // 50)) if self.every_steps == "auto" else self.every_steps
+        return step % every == 0 or step == total
+
     images: Annotated[int, Field(ge=0)] = 8
     """Evaluation images shown in TensorBoard with their predictions, when the best score improves and at the end."""
     picture_minutes: NotNegative = 5.0

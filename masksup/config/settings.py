@@ -28,7 +28,7 @@ EXAMPLES = {
     "schedule.milestones": "[6,8]", "schedule.final": "0.01", "stop.patience_epochs": "5", "batch.micro": "auto",
     "precision.threads": "8", "parallel.zero_options": "{overlap_comm: false}", "ema.decay": "0.9997",
     "eval.threshold": "0.6", "eval.masked": "[low,high]", "eval.size_shares": "[0.01,0.1]", "eval.bootstrap": "0",
-    "checkpoint.every_steps": "500", "checkpoint.keep": "3", "log.images": "0",
+    "checkpoint.every_steps": "500", "checkpoint.keep": "3", "log.images": "0", "log.every_steps": "100",
 }  # fmt: skip
 _PARTS: dict[str, type[Component]] = {"model.head": HeadSpec, "loss": LossSpec, "method": MethodSpec}
 _MINIMAL = {"data": {"train": ""}, "model": {"backbone": ""}}

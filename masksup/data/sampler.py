@@ -72,8 +72,8 @@ class Plan:
         return Fraction(rounding[self.last_batch](exact))
 
     def epoch_of(self, step: int) -> float:
-        """Epochs completed before `step`, as a fraction."""
-        return float(step / self._steps_per_epoch)
+        """Epochs completed before `step`, as a fraction; the last step, which may reach beyond, ends the run."""
+        return min(float(step / self._steps_per_epoch), self.epochs)
 
     def ends_epoch(self, step: int) -> int | None:
         """The epochs completed after `step` steps, if the last of these steps completed one; else None.

@@ -49,7 +49,7 @@ def _names(pattern: str) -> list[str]:
 
 def _row(name: str, count: bool) -> dict[str, Any]:
     card = timm.models.get_pretrained_cfg(name)
-    facts = card.to_dict() if card is not None and card.has_weights else {}
+    facts: dict[str, Any] = vars(card) if card is not None and card.has_weights else {}
     size = facts.get("input_size")
     return {
         "backbone": name, "parameters": _millions(name.partition(".")[0]) if count else None,

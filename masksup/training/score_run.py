@@ -57,7 +57,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
         progress.best = {"step": progress.step, "epoch": epoch, "mAP": mean_ap, "checkpoint": name}
     every = run.config.eval.every_epochs
     ended = run.plan.epochs if progress.step == run.plan.total_steps else (epoch + 1e-9) // every * every
-    log.info(f"epoch {ended:g}: {headline(summary)}{'  best so far' if improved else ''}")
+    log.info(f"epoch {ended:g}: {_short(progress.loss, summary)}{'  best so far' if improved else ''}")
     record_scores(run, summary, outputs, part, epoch)
     last = progress.step == run.plan.total_steps
     if run.config.log.images and (improved or last):
@@ -68,6 +68,13 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
             0 if last else run.config.log.picture_minutes,
         )
     return improved
+
+
+def _short(loss: float | None, summary: dict[str, Any]) -> str:
+    """Loss and scores of an epoch; by which protocol the end of the run says once."""
+    scores = {name: summary[name] for name in ("mAP", "CF1", "OF1")}
+    known = [f"{name} {value:.2f}" for name, value in scores.items() if value is not None]
+    return "  ".join([*([] if loss is None else [f"loss {loss:.4f}"]), *(known or ["mAP none"])])
 
 
 def finish(run: Run) -> None:
@@ -127,6 +134,12 @@ def _print_scores(result: dict[str, Any]) -> None:
                 title = "best and last" if both else kind
                 log.info(f"{name}, {title} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
     final = _final(result)
+    if final is not None and final["OR"] == 0:
+        threshold = final["protocol"]["threshold"]
+        log.warning(
+            f"no label is found at the threshold {threshold:g}, so CP to OF1 say nothing: masksup calibrate fits "
+            "thresholds to the scores"
+        )
     if final is not None:
         for table in tables(final, console.width):
             console.print(table)
