@@ -28,8 +28,8 @@ def test_a_run_has_fifty_lines_or_one_a_step(total: int, least: int) -> None:
 @pytest.mark.parametrize("samples", [7, 50, 64])
 def test_a_run_ends_at_its_epochs(samples: int, epochs: float) -> None:
     plan = Plan(samples, 16, 16, epochs, "continue", seed=0)
-    assert plan.epoch_of(plan.total_steps) == epochs
-    assert plan.epoch_of(plan.total_steps - 1) < epochs
+    assert plan.epoch_shown(plan.total_steps) == epochs
+    assert plan.epoch_shown(plan.total_steps - 1) < epochs
 
 
 def test_twenty_nine_steps_draw_a_curve_that_a_stop_does_not_change(

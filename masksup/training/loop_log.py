@@ -14,7 +14,7 @@ from masksup.training.run import Run
 
 def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Bar) -> None:
     """Record the step's numbers and show them. Collective."""
-    step, epoch = run.progress.step, run.plan.epoch_of(run.progress.step)
+    step, epoch = run.progress.step, run.plan.epoch_shown(run.progress.step)
     values = _of_step(run, logs)
     values["learning_rate"] = lr
     for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
@@ -59,7 +59,7 @@ def _pace(run: Run, meter: Meter) -> dict[str, float]:
     own = torch.zeros(len(values), place.world, dtype=torch.float64)
     own[:, place.rank] = torch.tensor(list(values.values()))
     ranks = dict(zip(values, run.group.sum(own).tolist()))
-    run.record.of_ranks(run.progress.step, run.plan.epoch_of(run.progress.step), ranks)
+    run.record.of_ranks(run.progress.step, run.plan.epoch_shown(run.progress.step), ranks)
     # The one for whose data all others waited, at the next sum of the gradients.
     straggler = max(range(place.world), key=ranks["data_wait_seconds"].__getitem__)
     waiting = {name: ranks[name][straggler] for name in ("data_wait_seconds", "data_wait_share")}

@@ -32,7 +32,7 @@ def save(run: Run, patience: float | None = PATIENCE) -> None:
     run.record.flush()  # so that no curve has a hole before the step that a run goes on from
     name = run.saver.name(progress.step)
     state = snapshot(tensors, {
-        "name": name, "step": progress.step, "epoch": run.plan.epoch_of(progress.step), "at": vars(progress),
+        "name": name, "step": progress.step, "epoch": run.plan.epoch_shown(progress.step), "at": vars(progress),
         "hashes": run.source.hashes, "classes": run.source.classes, "note": run.source.train.index.note,
         "config": dump(run.config), "threads": run.threads, **meta,
     })  # fmt: skip

@@ -47,7 +47,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     """On rank 0: the scores of the epoch, and whether they are the best so far."""
     progress = run.progress
     summary = evaluate(outputs, part, run.config)
-    epoch = run.plan.epoch_of(progress.step)
+    epoch = run.plan.epoch_shown(progress.step)
     progress.best = run.saver.settled(progress.best)
     mean_ap = summary["mAP"]
     improved = mean_ap is not None and (progress.best is None or mean_ap > progress.best["mAP"])
@@ -83,7 +83,7 @@ def finish(run: Run) -> None:
     progress.best = run.group.broadcast(run.saver.settled(progress.best))
     _take_weights(run)
     last = _final_scores(run, run.saver.name(progress.step))
-    result["last"] = {"step": progress.step, "epoch": run.plan.epoch_of(progress.step), **last}
+    result["last"] = {"step": progress.step, "epoch": run.plan.epoch_shown(progress.step), **last}
     if progress.best is not None:
         same = progress.best["checkpoint"] == run.saver.name(progress.step)
         problem = None if same else _take_checkpoint(run, progress.best["checkpoint"])
@@ -108,7 +108,7 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
         run.record.scalars("best", progress.step, result["best"]["epoch"], scores)
     final = _final(result)
     for level, masked in (final or {}).get("masked", {}).items():
-        run.record.scalars(f"masked_{level}", progress.step, run.plan.epoch_of(progress.step), known(masked, CURVES))
+        run.record.scalars(f"masked_{level}", progress.step, run.plan.epoch_shown(progress.step), known(masked, CURVES))
     told = result["stopped_early"]
     run.record.event(progress.step, f"finished: {patience.line(told)}" if told else "finished")
     write_json(run.folder.result, result)
