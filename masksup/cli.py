@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from masksup import __version__
+from masksup.errors import nearest
 from masksup.exits import status_of
 
 # Name -> module below masksup.commands, with `add_arguments(parser)` and `run(args)`, and its line in the help.
@@ -23,8 +24,16 @@ COMMANDS = {
     "smoke": ("smoke", "train, score, export and run a configuration in miniature"),
     "report": ("report", "one HTML file about a run, or several side by side"),
     "replay": ("replay", "one step of a run again: the loss of each image, gradients, what the network saw"),
+    "recipes": ("recipes", "the configurations that come along, with what was published and measured"),
+    "models": ("models", "the backbones that there are, with their weights"),
+    "settings": ("settings", "what a configuration may set: defaults, meanings, examples"),
+    "schema": ("schema", "what files of runs, sweeps and sites may hold, for editors that check and complete"),
+    "completion": ("completion", "a script that completes these commands in bash, zsh or tcsh"),
     "demo": ("demo", "a local page: drop pictures, see labels, thresholds and maps"),
 }
+
+
+_EVERY = "*"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +47,10 @@ def parse(words: list[str]) -> argparse.Namespace:
 
     A command says with the default `more` which of its arguments takes those.
     """
-    parser = _parser(next((word for word in words if not word.startswith("-")), ""))
+    command = next((word for word in words if not word.startswith("-")), "")
+    parser = _parser(command)
+    if command and command not in COMMANDS:
+        parser.error(f"unknown command '{command}'; {nearest(command, COMMANDS)}")
     args, rest = parser.parse_known_args(words)
     more = getattr(args, "more", None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
@@ -55,7 +67,7 @@ def _hint(more: str | None, rest: list[str]) -> str:
     from masksup.config.messages import keys_named
 
     name, _, value = next(word for word in rest if word.startswith("-")).lstrip("-").partition("=")
-    keys = keys_named(name.replace("-", "_")) or ["section.key"]
+    keys = keys_named(name) or ["section.key"]
     after = rest[rest.index(f"--{name}") + 1 :] if f"--{name}" in rest else []
     return f"; settings are given as {keys[0]}={value or (after[0] if after else 'VALUE')}"
 
@@ -67,14 +79,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:
-    """All commands by name, of which the one that is wanted knows its arguments."""
+    """All commands by name, of which the one that is wanted (or `_EVERY`) knows its arguments."""
     parser = _Parser(prog="masksup", description="Multi-label image recognition: prepare, train, score, predict.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    parser.set_defaults(run=lambda _: parser.print_help())
+    parser.set_defaults(run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (module, meaning) in COMMANDS.items():
         command = commands.add_parser(name, help=meaning)
-        if name == wanted:
+        if wanted in (name, _EVERY):
             part = import_module(f"masksup.commands.{module}")
             part.add_arguments(command)
             command.set_defaults(run=part.run)

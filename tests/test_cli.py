@@ -151,6 +151,7 @@ def test_predict_prints_lines_and_writes_scores_equal_to_eval(
     assert np.abs(scores - expected).max() < 1e-5
     for line, file_name, row in zip(printed, files, expected):
         labels = ",".join(name for name, score in zip(index.classes, row) if score >= 0.4)
+        labels = labels or f"(none above 0.4; highest: {index.classes[row.argmax()]} {row.max():.2f})"
         assert line == f"{file_name} prediction: {labels}"
     images = json.loads(records.read_text())["images"]
     assert [image["scores"][index.classes[3]] for image in images] == pytest.approx(expected[:, 3].tolist(), abs=1e-9)

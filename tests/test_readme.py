@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from masksup.cli import main
+from masksup.cli import COMMANDS, main, parse
 from masksup.config.components import DATASETS, HEADS, LOSSES, METHODS
 from masksup.config.load import load_config
 from masksup.config.registry import Registry
@@ -73,11 +73,11 @@ def test_the_path_from_ones_own_images_to_a_model(
     assert len(list(Path("labelled").iterdir())) == 3
     assert capsys.readouterr().out.count(" prediction: ") == 3
 
-    Path("solved.yaml").write_text(block("README.md", "tested: solved", "yaml"))
+    Path("solved.yaml").write_text(block("docs/methods.md", "tested: solved", "yaml"))
     assert main(["train", "solved.yaml", *SMALL]) == 0
     assert "solved: l2" in capsys.readouterr().out
 
-    Path("lora.yaml").write_text(block("README.md", "tested: lora", "yaml"))
+    Path("lora.yaml").write_text(block("docs/methods.md", "tested: lora", "yaml"))
     load_config(Path("lora.yaml"))
     assert main(["train", "lora.yaml", *SMALL, "model.backbone=test_vit"]) == 0
     assert "LoRA: rank 8, alpha 16, on" in capsys.readouterr().out
@@ -95,19 +95,54 @@ def test_the_csv_shown_is_one_that_prepare_reads(tmp_path: Path) -> None:
     assert index.classes == ("apple", "pear")
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/reproducibility.md", "docs/recipes.md"])
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def anchors(text: str) -> set[str]:
+    """What a link into a document may name: its headings as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_what_a_document_points_to_is_there(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    for link in links:
-        assert (ROOT / document).parent.joinpath(link).exists(), link
+    for link in [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]:
+        name, _, anchor = link.partition("#")
+        file = (ROOT / document).parent / name if name else ROOT / document
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), link
     for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
         assert (ROOT / test).is_file(), test
 
 
-@pytest.mark.parametrize("registry", [HEADS, LOSSES, METHODS, DATASETS], ids=lambda registry: registry.kind)
-def test_the_readme_names_everything_registered(registry: Registry) -> None:
+def test_the_readme_is_short_and_shows_pictures() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) < 1500
+    assert len(re.findall(r"!\[[^]]+\]\(docs/", text)) >= 3
+    unlinked = [document for document in DOCUMENTS[2:] if f"]({document}" not in text]
+    assert not unlinked
+
+
+def test_every_command_is_in_the_list() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"| `masksup {name}" not in text] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_of_the_documents_have_their_options(document: str) -> None:
+    """Each line of a block of shell that calls `masksup` is understood; what it does is tested elsewhere."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for block_ in re.findall(r"^ *```sh\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE):
+        for line in block_.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.split(" && ")[0].split(" > ")[0], comments=True)
+            if words[:1] == ["masksup"] and "..." not in words:
+                parse(words[1:])
+
+
+@pytest.mark.parametrize("registry", [HEADS, LOSSES, METHODS, DATASETS], ids=lambda registry: registry.kind)
+def test_the_documents_name_everything_registered(registry: Registry) -> None:
+    text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("methods.md", "data_sets.md"))
     missing = [name for name in registry.entries if not re.search(rf"`(masksup prepare )?{name}`", text)]
     assert not missing
 

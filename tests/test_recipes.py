@@ -123,7 +123,8 @@ def test_the_table_lists_every_recipe_with_its_figure() -> None:
     expected = {f"configs/{label(file)}.yaml": published(file) for file in RECIPES}
     assert dict(rows) == expected
     assert len(rows) == len(expected)
-    commands = (text + (ROOT / "README.md").read_text(encoding="utf-8")).replace("\n", " ")
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    commands = " ".join(file.read_text(encoding="utf-8") for file in documents).replace("\n", " ")
     for named in re.findall(r"configs/[\w/]+\.yaml", commands):
         assert (ROOT / named).is_file(), named
 

@@ -21,6 +21,7 @@ from masksup.base.csv_text import as_csv
 from masksup.base.words import counted
 from masksup.cli import main
 from masksup.config.load import to_yaml
+from masksup.config.messages import _ELSEWHERE, schema_keys
 from masksup.config.schema import Config
 from masksup.data.decode import decode
 from masksup.data.decode_pil import BrokenImage
@@ -54,11 +55,14 @@ def config(tiny_config: MakeConfig, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["device=cuda"], "device: unknown key; did you mean precision.device?"),
-        (["lr=1"], "did you mean optim.lr?"),
+        (["device=cuda"], "device: unknown key; did you mean precision.device=cuda?"),
+        (["batch_size=64"], "did you mean batch.global=64?"),
+        (["imgsz=448"], "did you mean model.size=448?"),
+        (["optim.learning_rate=0.1"], "did you mean optim.lr=0.1?"),
+        (["lr=1"], "did you mean optim.lr=1?"),
         (["optim.rl=1"], "did you mean 'lr'?"),
-        (["model.lr=1"], "did you mean optim.lr?"),
-        (["micro=1"], "did you mean batch.micro?"),
+        (["model.lr=1"], "did you mean optim.lr=1?"),
+        (["micro=1"], "did you mean batch.micro=1?"),
     ],
 )
 def test_a_setting_by_its_last_name(
@@ -76,6 +80,7 @@ def test_a_setting_by_its_last_name(
     [
         (["--epochs", "5"], "settings are given as epochs=5"),
         (["--epochs=5"], "settings are given as epochs=5"),
+        (["--batch-size", "64"], "settings are given as batch.global=64"),
         (["--lr", "0.1"], "settings are given as optim.lr=0.1"),
         (["--wrong"], "settings are given as section.key=VALUE"),
     ],
@@ -86,6 +91,21 @@ def test_an_option_that_is_a_setting(
     with pytest.raises(SystemExit):
         main(["train", str(config), *words])
     assert said in capsys.readouterr().err
+
+
+def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["trian", "mine.yaml"])
+    told = capsys.readouterr().err
+    assert told.startswith("masksup: unknown command 'trian'; did you mean 'train'?")
+    assert told.count("\n") == 1
+
+
+def test_what_other_programs_call_a_setting_is_none_here() -> None:
+    keys = schema_keys()
+    for key, names in _ELSEWHERE.items():
+        assert key in keys
+        assert not {*names} & {other.rpartition(".")[2] for other in keys}
 
 
 def test_only_what_is_required_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from masksup.base.files import refuse_unwritable, write_sealed
 from masksup.base.log import log, start_logging
+from masksup.base.next_steps import tell_next
 from masksup.base.words import counted
 from masksup.calibration.aims import parse_aim
 from masksup.calibration.cross_validation import RULES, FitPlan, FoldScores, cross_validate, sharing_by
@@ -111,6 +112,11 @@ def fit_to(trained: Trained, samples: Readable, plan: FitPlan, resamples: int, g
     file = write_decisions(trained.run, decisions)
     write_sealed(trained.run / CALIBRATION, facts)
     log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / CALIBRATION}")
+    tell_next(
+        (("masksup", "predict", trained.run, "PHOTOS", "--out", "labels.csv"), "labels by these thresholds"),
+        (("masksup", "export", trained.run, "--out", f"{trained.run.name}.onnx"), "one file that runs without torch"),
+        (("masksup", "pack", trained.run, "--out", f"{trained.run.name}.zip"), "one archive to share"),
+    )
 
 
 def _check(wanted: CalibrationOptions) -> None:

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     UserError leaves no file: what cannot be exported, or differs by more than the limits of masksup.export.check.
     """
     from masksup.base.log import start_logging
+    from masksup.base.next_steps import tell_next
     from masksup.engine.precision import set_numerics
     from masksup.export.check import check_images
     from masksup.export.write import export, export_files
@@ -46,3 +47,6 @@ def run(args: argparse.Namespace) -> None:
         images = replace(images, batches=(running.batch,))
     for precision, file in files.items():
         export(trained, args.format, file, precision, args.opset, images)
+    if args.format == "onnx":
+        made = next(iter(files.values()))
+        tell_next((("masksup-run", made, "PHOTOS", "--out", "labels.csv"), "labels by the file, without torch"))

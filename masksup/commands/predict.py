@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     for block in load_blocks(files, trained, broken):
         for file, scores_C, regions in label(block, trained, decisions, exact=args.exact):
             rows.append((file, scores_C))
-            reader = reader and print_labels(file, decisions.names(scores_C))
+            reader = reader and print_labels(file, scores_C, decisions)
             if args.pictures is not None:
                 draw_file(file, scores_C, regions, trained, decisions, args.pictures / names_of[file], wanted)
     tell_unlabelled(rows, decisions)

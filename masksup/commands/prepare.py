@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{index.split}: {_KEYS.get(index.split, 'data.train')}={args.out / index.split} (index {index.hash[:12]})"
         )
+    _print_next(args.out, [index.split for index in indexes])
     return 0
 
 
@@ -136,6 +137,21 @@ def _file_rules(args: argparse.Namespace) -> "FileRules":
 
     exif = {"auto": None, "use": True, "ignore": False}[args.exif]
     return FileRules(exif, range_from_text(args.pixel_range, "--pixel-range"), args.verify)
+
+
+def _print_next(out: Path, splits: list[str]) -> None:
+    """What to train on them: a recipe or a file of one's own, or whatever `auto` finds best."""
+    from masksup.base.next_steps import next_lines
+
+    parts: dict[str, Path] = {}
+    for split in sorted(splits, key=lambda split: split != "train"):
+        parts.setdefault(_KEYS.get(split, "data.train"), out / split)
+    train = parts.get("data.train", out / splits[0])
+    words = [f"{key}={path}" for key, path in parts.items()]
+    choose = ("masksup", "auto", "--data", train, "--out", f"runs/{out.name}")
+    steps = ((choose, "chooses the settings"), (("masksup", "train", "CONFIG", *words), "with settings of yours"))
+    for line in next_lines(*steps):
+        print(line)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,6 +8,27 @@ from pydantic import BaseModel
 from masksup.config.schema import Config
 from masksup.errors import nearest
 
+# What settings are called in other training programs.
+_ELSEWHERE = {
+    "batch.global": ("batch_size", "bs", "train_batch_size", "per_device_train_batch_size", "batchsize"),
+    "batch.micro": ("gradient_accumulation_steps", "accum_iter", "accumulate_grad_batches"),
+    "data.workers": ("num_workers", "n_workers", "dataloader_num_workers"),
+    "epochs": ("max_epochs", "num_epochs", "num_train_epochs", "n_epochs"),
+    "eval.batch": ("eval_batch_size", "per_device_eval_batch_size", "val_batch_size"),
+    "model.backbone": ("arch", "architecture", "model_name"),
+    "model.size": ("imgsz", "img_size", "image_size", "resolution", "input_size"),
+    "model.weights": ("pretrained", "checkpoint_path", "ckpt"),
+    "optim.clip": ("max_grad_norm", "clip_grad", "gradient_clip_val"),
+    "optim.lr": ("learning_rate", "lr0", "base_lr", "max_lr"),
+    "optim.name": ("optimizer", "opt"),
+    "optim.weight_decay": ("wd",),
+    "precision.device": ("accelerator", "gpu"),
+    "precision.dtype": ("amp", "fp16", "bf16", "mixed_precision"),
+    "schedule.name": ("scheduler", "lr_scheduler", "sched"),
+    "schedule.warmup_epochs": ("num_warmup_epochs",),
+    "stop.patience_epochs": ("patience", "early_stopping"),
+}
+
 
 def items(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
@@ -28,7 +49,12 @@ def one_line(problems: Sequence[Any]) -> str:
     kind, message = problem["type"], problem["msg"].replace("a valid tuple", "a list")
     if kind == "extra_forbidden":
         others = keys_named(location[-1])
-        hint = f"did you mean {' or '.join(others)}?" if others else nearest(location[-1], _known(location[:-1]))
+        typed = "" if isinstance(problem["input"], dict) else f"={problem['input']}"
+        hint = (
+            f"did you mean {' or '.join(key + typed for key in others)}?"
+            if others
+            else nearest(location[-1], _known(location[:-1]))
+        )
         return f"{'.'.join(location)}: unknown key; {hint}"
     if kind == "missing":
         return f"{'.'.join(location)}: not set, and it has no default"
@@ -69,8 +95,10 @@ def _form(problem: Any) -> str:
 
 
 def keys_named(name: str) -> list[str]:
-    """The dotted keys that end in `name`: `precision.device` for device."""
-    return [key for key in schema_keys() if key.rpartition(".")[2] == name]
+    """The dotted keys that end in `name`, `precision.device` for device, or what another program's name means here."""
+    name = name.replace("-", "_").lower()
+    found = [key for key in schema_keys() if key.rpartition(".")[2] == name]
+    return found or [key for key, names in _ELSEWHERE.items() if name in names]
 
 
 def schema_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

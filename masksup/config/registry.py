@@ -8,6 +8,7 @@ configuration without importing torch.
 import ast
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -51,6 +52,21 @@ class Registry:
         """A strict model of the options of `name`: its keyword-only parameters, with their defaults."""
         return _options_of(self.target(name))
 
+    def meaning(self, name: str, option: str) -> str:
+        """What the docstring of the part says of an option: the sentence that names it; "" where none does."""
+        module, attribute = self.target(name).split(":")
+        nodes = (node for node in _source_of(module).body if getattr(node, "name", None) == attribute)
+        text = " ".join((ast.get_docstring(next(nodes)) or "").split())  # type: ignore[arg-type]
+        said = r"(?P<said>(?:[^.]|\.\S)*\.)"
+        names = rf"(?:^|[.;] |, and )(?:\w+, )*`?{option}`?(?:, \w+)*"
+        ways = (
+            rf"{names}: {said}",
+            rf"{names} {said}",
+            rf"(?:^|\. )(?P<said>(?:[^.]|\.\S)*`{option}`(?:[^.]|\.\S)*\.)",
+        )
+        found = next((match for way in ways if (match := re.search(way, text))), None)
+        return found["said"].strip() if found else ""
+
 
 @cache
 def _options_of(target: str) -> "type[BaseModel]":
@@ -67,6 +83,7 @@ def _options_of(target: str) -> "type[BaseModel]":
     return create_model(attribute, __config__=ConfigDict(extra="forbid", frozen=True, strict=False), **fields)
 
 
+@cache
 def _source_of(module: str) -> ast.Module:
     # find_spec("a.b.c") imports a and a.b, which are light packages, but not c.
     spec = importlib.util.find_spec(module)

@@ -222,9 +222,11 @@ class Optim(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD momentum."""
     nesterov: bool = False
+    """SGD looks ahead along its momentum (Nesterov)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Adam and AdamW: decay of the first and second moment."""
     weight_decay: NotNegative = 1e-4
+    """Pull of the weights towards 0, at each step; AdamW has it apart from the gradient, the others add it there."""
     head_factor: Positive = 1.0
     """Learning rate of the head over `lr`. CSRA: 10."""
     backbone_factor: Positive = 1.0
@@ -249,6 +251,7 @@ class Schedule(Section):
     on_resume: ClassVar = OnResume.REFUSED
 
     name: Literal["constant", "step", "multistep", "cosine", "poly", "onecycle"] = "constant"
+    """How the rate goes down; onecycle also rises first."""
     warmup_epochs: NotNegative = 0.0
     """Linear rise, an iteration at a time."""
     warmup_from_zero: bool = False
@@ -325,6 +328,7 @@ class Precision(Section):
     """CPU threads a rank; 0: OMP_NUM_THREADS, or the rank's share of the cores, decided at the first start and kept by
     the run. Two runs are bit-equal for the same number only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: on a GPU where there is one."""
 
 
 class Parallel(Section):
@@ -384,6 +388,7 @@ class Evaluation(Section):
     on_resume: ClassVar = OnResume.REFUSED
 
     every_epochs: Positive = 1.0
+    """Epochs between evaluations; may be a fraction. The end of the run is always scored."""
     batch: Annotated[Count, OnResume.TOLD] = 32
     """Samples a forward pass."""
     weights: Literal["auto", "live", "ema"] = "auto"
@@ -410,6 +415,7 @@ class Checkpoints(Section):
     on_resume: ClassVar = OnResume.FREE
 
     every_minutes: Positive = 10.0
+    """Minutes between checkpoints, by the clock of rank 0."""
     every_steps: Annotated[int, Field(ge=0)] = 0
     """Also save every so many steps; 0 is off."""
     keep: Annotated[int, Field(ge=2)] = 2
@@ -424,8 +430,15 @@ class Log(Section):
 
     on_resume: ClassVar = OnResume.FREE
 
-    every_steps: Count = 20
-    """Steps between lines, and between points of the training curves."""
+    every_steps: Count | Literal["auto"] = "auto"
+    """Steps between lines, and between points of the training curves. auto: 20, or fewer in a short run, so that it has
+    at least 50 of them, or one a step. The end of an epoch that is scored has one, too."""
+
+    def due(self, step: int, total: int) -> bool:
+        """Whether `step` of `total` has a line and a point: the same on every rank and in every start."""
+        every = max(1, min(20, total // 50)) if self.every_steps == "auto" else self.every_steps
+        return step % every == 0 or step == total
+
     images: Annotated[int, Field(ge=0)] = 8
     """Evaluation images shown in TensorBoard with their predictions, when the best score improves and at the end."""
     picture_minutes: NotNegative = 5.0

@@ -75,6 +75,10 @@ class Plan:
         """Epochs completed before `step`, as a fraction."""
         return float(step / self._steps_per_epoch)
 
+    def epoch_shown(self, step: int) -> float:
+        """The same for records and people: a run ends at its `epochs`, though its last step may reach beyond them."""
+        return min(self.epoch_of(step), self.epochs)
+
     def ends_epoch(self, step: int) -> int | None:
         """The epochs completed after `step` steps, if the last of these steps completed one; else None.
 

@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     broken: list[str] = []
     line = card.decisions.line()
     clock, reader = Clock(), line is None or print_line(line)
-    for file, scores_C, names in _labelled(files, exported, batch, broken, clock):
+    for file, scores_C in _labelled(files, exported, batch, broken, clock):
         rows.append((file, scores_C))
-        reader = reader and print_labels(file, names)
+        reader = reader and print_labels(file, scores_C, card.decisions)
     tell_unlabelled(rows, card.decisions)
     if args.out is not None:
         made_by = {"model": str(args.model), "precision": card.precision}
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _labelled(
     files: list[Source], exported: Exported, batch: int, broken: list[str], clock: Clock
-) -> Iterator[tuple[Source, NDArray[np.float64], list[str]]]:
-    """(file, probabilities of all classes, names of those predicted); what cannot be read goes to `broken`."""
+) -> Iterator[tuple[Source, NDArray[np.float64]]]:
+    """(file, probabilities of all classes); what cannot be read goes to `broken`."""
     decisions = exported.card.decisions
     for start in range(0, len(files), batch):
         with clock.part("preparation"):
@@ -82,9 +82,8 @@ def _labelled(
             logits_BC = exported.logits(np.stack([image for _, image in block]))
         with clock.part("post-processing"):
             scores_BC = decisions.probabilities(logits_BC)
-            names = [decisions.names(scores_C) for scores_C in scores_BC]
         clock.batch_done(len(block))
-        yield from ((file, scores_C, found) for (file, _), scores_C, found in zip(block, scores_BC, names))
+        yield from ((file, scores_C) for (file, _), scores_C in zip(block, scores_BC))
 
 
 def _load(files: list[Source], exported: Exported, broken: list[str]) -> Loaded:

@@ -25,9 +25,18 @@ def check_out(out: Path | None) -> None:
         refuse_unwritable_file("--out", out)
 
 
-def print_labels(file: Source, names: list[str]) -> bool:
+def print_labels(file: Source, scores_C: NDArray[np.float64], decisions: Decisions) -> bool:
     """Print an image's line. False as of `print_line`. A name that holds a comma stands in quotation marks."""
-    return print_line(f"{one_line(str(file))} prediction: {','.join(quoted(one_line(name)) for name in names)}")
+    names = [quoted(one_line(name)) for name in decisions.names(scores_C)]
+    return print_line(f"{one_line(str(file))} prediction: {','.join(names) or _nothing(scores_C, decisions)}")
+
+
+def _nothing(scores_C: NDArray[np.float64], decisions: Decisions) -> str:
+    """What stands in the place of labels where no class reaches its threshold."""
+    highest = int(np.argmax(scores_C))
+    shared = len(set(decisions.thresholds)) == 1
+    bound = f"above {decisions.thresholds[0]:g}" if shared else "above its threshold"
+    return f"(none {bound}; highest: {quoted(one_line(decisions.classes[highest]))} {scores_C[highest]:.2f})"
 
 
 def quoted(name: str) -> str:

@@ -2,24 +2,38 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from masksup.base.log import console
 
 
+class Bar(Progress):
+    """A bar with a line above it."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield Text(self.note, overflow="ellipsis", no_wrap=True)
+        yield self.make_tasks_table(self.tasks)
+
+
 @contextmanager
-def training_bar(total: int, done: int, shown: bool = True) -> Iterator[Progress]:
+def training_bar(total: int, done: int, shown: bool = True) -> Iterator[Bar]:
     """A bar over the steps of the run; prints nothing where the output is not a terminal."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn(),
-        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True) as bar:
-        bar.add_task("training", total=total, completed=done, note="")
+    with Bar(
+        *columns, console=console, disable=not (shown and console.is_terminal), transient=True, expand=True
+    ) as bar:
+        bar.add_task("training", total=total, completed=done)
         yield bar
 
 

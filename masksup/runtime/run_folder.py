@@ -5,6 +5,7 @@ import fcntl
 import os
 import platform
 import secrets
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,14 +158,16 @@ def refuse_other_config(path: Path, config: Config) -> None:
         shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
         raise UserError(
             f"{path}: this run folder has another configuration ({shown}); use another --run-dir"
-            + (f", which {_longer(path, config)}" if "epochs" in refused else "")
+            + (f"; {_longer(path, recorded, config)}" if config.epochs > recorded.epochs else "")
         )
 
 
-def _longer(path: Path, config: Config) -> str:
-    """How to go on with the weights of a run whose epochs are over."""
+def _longer(path: Path, recorded: Config, config: Config) -> str:
+    """How to go on with the weights of a run whose epochs are over, to be copied."""
+    more = f"{config.epochs - recorded.epochs:g}"
     rate = "keeps its rate" if config.schedule.name == "constant" else "starts its schedule anew"
-    return f"with model.weights={path} begins with this run's weights and {rate}, to train them for further epochs"
+    words = shlex.join([f"epochs={more}", f"model.weights={path}", "--run-dir", f"{path}-longer"])
+    return f"{more} epoch{'' if more == '1' else 's'} more of its weights make another run, which {rate}: {words}"
 
 
 def refuse_other_data(path: Path, config: Config, indexes: Mapping[str, str] | None = None) -> None:

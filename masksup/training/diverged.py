@@ -14,7 +14,7 @@ def check_gradients(run: Run, micro_batches: list[dict[str, Tensor]]) -> None:
     """UserError, or ToldElsewhere, where too many steps in a row were skipped; as `raise_bad_gradient`."""
     # On a GPU reading the counter would make it wait, so there it is read with the log lines only.
     step, limit = run.progress.step, run.config.optim.max_skipped
-    if run.device.type == "cuda" and step % run.config.log.every_steps:
+    if run.device.type == "cuda" and not run.config.log.due(step, run.plan.total_steps):
         return
     if int(run.stepper.engine.skipped_in_row) >= limit:
         raise_bad_gradient(run, micro_batches)

@@ -13,11 +13,8 @@ from masksup.training.score_run import score_epoch
 
 def score_if_due(run: Run, meter: Meter) -> bool:
     """Score the evaluation part where an epoch has just ended. False if a signal cut it off."""
-    progress, every = run.progress, run.config.eval.every_epochs
-    if run.source.eval is None or progress.step == 0 or progress.scored_step == progress.step:
-        return True
-    epoch, before = run.plan.epoch_of(progress.step) + 1e-9, run.plan.epoch_of(progress.step - 1) + 1e-9
-    if epoch // every == before // every and progress.step < run.plan.total_steps:
+    progress = run.progress
+    if not scoring_is_due(run) or progress.scored_step == progress.step:
         return True
     began = time.perf_counter()
     heartbeat.note(phase="evaluating")
@@ -32,6 +29,15 @@ def score_if_due(run: Run, meter: Meter) -> bool:
     if improved:
         save(run)
     return True
+
+
+def scoring_is_due(run: Run) -> bool:
+    """Whether an epoch that is scored, or the run, ends with the step that was just made."""
+    step, every = run.progress.step, run.config.eval.every_epochs
+    if run.source.eval is None or step == 0:
+        return False
+    epoch, before = run.plan.epoch_of(step) + 1e-9, run.plan.epoch_of(step - 1) + 1e-9
+    return epoch // every != before // every or step == run.plan.total_steps
 
 
 def best(run: Run) -> float | None:

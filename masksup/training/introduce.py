@@ -8,6 +8,7 @@ from masksup.base.log import log
 from masksup.base.words import counted
 from masksup.config.auto import adds_as_tree
 from masksup.engine.parallel.tree import most_gradients
+from masksup.training.caution import cautions
 from masksup.training.run import Run
 
 
@@ -41,10 +42,8 @@ def introduce(run: Run, told: list[str]) -> None:
         log.info(line)
     if config.model.batchnorm == "frozen":
         log.info("batch norm: keeps the statistics of the weights in training (model.batchnorm)")
-    positives_C = run.source.train.count(1)
-    empty = [name for name, count in zip(run.source.classes, positives_C) if count == 0]
-    if empty:
-        log.warning(f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}")
+    for line in cautions(run):
+        log.warning(line)
     if run.progress.step:
         log.info(f"going on from step {run.progress.step} of {run.plan.total_steps} (start {run.folder.start})")
     else:

@@ -3,19 +3,18 @@
 import itertools
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from masksup.base.log import log
 from masksup.base.words import figure
 from masksup.runtime import heartbeat
-from masksup.runtime.progress import Meter, duration
+from masksup.runtime.progress import Bar, Meter, duration
 from masksup.training.run import Run
 
 
-def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Progress) -> None:
+def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Bar) -> None:
     """Record the step's numbers and show them. Collective."""
-    step, epoch = run.progress.step, run.plan.epoch_of(run.progress.step)
+    step, epoch = run.progress.step, run.plan.epoch_shown(run.progress.step)
     values = _of_step(run, logs)
     values["learning_rate"] = lr
     for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
@@ -24,11 +23,19 @@ def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Pr
     values |= _pace(run, meter)
     run.record.scalars("train", step, epoch, values)
     heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
+    run.progress.loss = values["loss"]
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {figure(values['images_per_second'])} images/s"
-    bar.update(bar.task_ids[0], note=note)
+    bar.note = _live(run, note, values)
     if bar.disable:
         left = (run.plan.total_steps - step) * run.progress.seconds / step
         log.info(f"step {step}/{run.plan.total_steps}  {note}  left {duration(left)}")
+
+
+def _live(run: Run, note: str, values: dict[str, float]) -> str:
+    """What a terminal shows above the bar."""
+    best = f"  best mAP {run.progress.best['mAP']:.2f}" if run.progress.best else ""
+    memory = f"  {values['memory_mib'] / 1024:.1f} GiB"
+    return f"{note}  rate {figure(values['learning_rate'])}{memory}{best}"
 
 
 def _of_step(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
@@ -52,7 +59,7 @@ def _pace(run: Run, meter: Meter) -> dict[str, float]:
     own = torch.zeros(len(values), place.world, dtype=torch.float64)
     own[:, place.rank] = torch.tensor(list(values.values()))
     ranks = dict(zip(values, run.group.sum(own).tolist()))
-    run.record.of_ranks(run.progress.step, run.plan.epoch_of(run.progress.step), ranks)
+    run.record.of_ranks(run.progress.step, run.plan.epoch_shown(run.progress.step), ranks)
     # The one for whose data all others waited, at the next sum of the gradients.
     straggler = max(range(place.world), key=ranks["data_wait_seconds"].__getitem__)
     waiting = {name: ranks[name][straggler] for name in ("data_wait_seconds", "data_wait_share")}

@@ -26,7 +26,7 @@ def stopped_early(run: Run) -> dict[str, Any] | None:
         return None
     return {
         "by": "stop.patience_epochs", "patience_epochs": patience, "step": progress.step,
-        "of_steps": run.plan.total_steps, "epoch": run.plan.epoch_of(progress.step), "best_epoch": best,
+        "of_steps": run.plan.total_steps, "epoch": run.plan.epoch_shown(progress.step), "best_epoch": best,
     }  # fmt: skip
 
 

@@ -37,6 +37,8 @@ class Progress:
     """How the head was solved (`solve.py`): `l2`, losses, gradient; None: it is stepped, or not solved yet."""
     base_sha256: str | None = None
     """Of the file in the run folder with what LoRA adapts (`masksup.saved.base_file`); None: without LoRA."""
+    loss: float | None = None
+    """Of the newest line of the log."""
     changed: list[dict[str, Any]] = field(default_factory=list)
     """Where the run went on with other operation that may change results: step, start, settings (old -> new)."""
 

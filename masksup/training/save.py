@@ -39,9 +39,10 @@ def facts(run: Run, engine: dict[str, Any]) -> dict[str, Any]:
     progress = run.progress
     progress.broken = {name: sorted(images.known) for name, images in run.broken.items()}
     return {
-        "name": run.saver.name(progress.step), "step": progress.step, "epoch": run.plan.epoch_of(progress.step),
+        "name": run.saver.name(progress.step), "step": progress.step, "epoch": run.plan.epoch_shown(progress.step),
         "at": vars(progress), "hashes": run.source.hashes, "classes": run.source.classes,
-        "note": run.source.train.index.note, "reading": run.source.train.index.reading.to_json(), "config": dump(run.config), "threads": run.threads, **engine,
+        "note": run.source.train.index.note, "reading": run.source.train.index.reading.to_json(),
+        "config": dump(run.config), "threads": run.threads, **engine,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from masksup.base.files import write_json
 from masksup.base.log import console, log
+from masksup.base.next_steps import tell_next
 from masksup.base.words import counted, figure
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part
@@ -46,7 +47,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     """On rank 0: the scores of the epoch, and whether they are the best so far."""
     progress = run.progress
     summary = evaluate(outputs, part, run.config)
-    epoch = run.plan.epoch_of(progress.step)
+    epoch = run.plan.epoch_shown(progress.step)
     progress.best = run.saver.settled(progress.best)
     mean_ap = summary["mAP"]
     improved = mean_ap is not None and (progress.best is None or mean_ap > progress.best["mAP"])
@@ -56,7 +57,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
         progress.best = {"step": progress.step, "epoch": epoch, "mAP": mean_ap, "checkpoint": name}
     every = run.config.eval.every_epochs
     ended = run.plan.epochs if progress.step == run.plan.total_steps else (epoch + 1e-9) // every * every
-    log.info(f"epoch {ended:g}: {headline(summary)}{'  best so far' if improved else ''}")
+    log.info(f"epoch {ended:g}: {_short(progress.loss, summary)}{'  best so far' if improved else ''}")
     record_scores(run, summary, outputs, part, epoch)
     last = progress.step == run.plan.total_steps
     if run.config.log.images and (improved or last):
@@ -69,13 +70,20 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     return improved
 
 
+def _short(loss: float | None, summary: dict[str, Any]) -> str:
+    """Loss and scores of an epoch; by which protocol the end of the run says once."""
+    scores = {name: summary[name] for name in ("mAP", "CF1", "OF1")}
+    known = [f"{name} {value:.2f}" for name, value in scores.items() if value is not None]
+    return "  ".join([*([] if loss is None else [f"loss {loss:.4f}"]), *(known or ["mAP none"])])
+
+
 def finish(run: Run) -> None:
     """Score the best and the last weights, write `result.json`, print the final tables. Collective. Raises Stopped."""
     progress, result = run.progress, _facts(run)
     progress.best = run.group.broadcast(run.saver.settled(progress.best))
     _take_weights(run)
     last = _final_scores(run, run.saver.name(progress.step))
-    result["last"] = {"step": progress.step, "epoch": run.plan.epoch_of(progress.step), **last}
+    result["last"] = {"step": progress.step, "epoch": run.plan.epoch_shown(progress.step), **last}
     if progress.best is not None:
         same = progress.best["checkpoint"] == run.saver.name(progress.step)
         problem = None if same else _take_checkpoint(run, progress.best["checkpoint"])
@@ -100,7 +108,7 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
         run.record.scalars("best", progress.step, result["best"]["epoch"], scores)
     final = _final(result)
     for level, masked in (final or {}).get("masked", {}).items():
-        run.record.scalars(f"masked_{level}", progress.step, run.plan.epoch_of(progress.step), known(masked, CURVES))
+        run.record.scalars(f"masked_{level}", progress.step, run.plan.epoch_shown(progress.step), known(masked, CURVES))
     told = result["stopped_early"]
     run.record.event(progress.step, f"finished: {patience.line(told)}" if told else "finished")
     write_json(run.folder.result, result)
@@ -109,6 +117,12 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
         f"finished {counted(progress.step, 'step')} in {duration(progress.seconds)} "
         f"({figure(result['images_per_second'])} images/s with scoring); result: {run.folder.result}"
     )
+    folder = run.folder.path
+    calibrated = [(("masksup", "calibrate", folder), "a threshold for each class")] if run.source.eval else []
+    tell_next(
+        (("masksup", "predict", folder, "PHOTOS", "--pictures", "labelled"), "labels for your images"), *calibrated,
+        (("masksup", "report", folder), "a page with scores, curves and mistakes"),
+    )  # fmt: skip
 
 
 def _print_scores(result: dict[str, Any]) -> None:
@@ -120,6 +134,12 @@ def _print_scores(result: dict[str, Any]) -> None:
                 title = "best and last" if both else kind
                 log.info(f"{name}, {title} epoch ({result[kind]['epoch']:.3g}): {headline(result[kind][name])}")
     final = _final(result)
+    if final is not None and final["OR"] == 0:
+        threshold = final["protocol"]["threshold"]
+        log.warning(
+            f"no label is found at the threshold {threshold:g}, so CP to OF1 say nothing: masksup calibrate fits "
+            "thresholds to the scores"
+        )
     if final is not None:
         for table in tables(final, console.width):
             console.print(table)

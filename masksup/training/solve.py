@@ -164,6 +164,6 @@ def _record(run: Run, facts: dict[str, Any]) -> None:
     for l2, loss in tried:
         log.info(f"l2 {l2:<9.4g} held-out loss {loss:.5f}{'  chosen' if l2 == facts['l2'] else ''}")
     values = {name: facts[name] for name in ("loss", "l2", "gradient")}
-    run.record.scalars("train", run.progress.step, run.plan.epoch_of(run.progress.step), values)
+    run.record.scalars("train", run.progress.step, run.plan.epoch_shown(run.progress.step), values)
     run.record.mark(run.progress.step)
     log.info(f"solved: l2 {facts['l2']:.4g}, training loss {facts['loss']:.5f}, gradient {facts['gradient']:.1e}")

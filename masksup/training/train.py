@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-from rich.progress import Progress as Bar
-
 from masksup.base.log import log, start_logging
 from masksup.base.place import ALONE, Place
 from masksup.base.signals import stop_requested
@@ -15,12 +13,12 @@ from masksup.evaluation.kept import Stopped
 from masksup.exits import STOPPED
 from masksup.runtime import fence, heartbeat
 from masksup.runtime.join import joined
-from masksup.runtime.progress import Meter, training_bar
+from masksup.runtime.progress import Bar, Meter, training_bar
 from masksup.runtime.ranks import KEEP, SAVE, TELL, signal_of, wish
 from masksup.training import patience
 from masksup.training.batches import micro_batches, note_broken
 from masksup.training.diverged import check_gradients
-from masksup.training.due import best, save_due, save_due_by_time, score_if_due
+from masksup.training.due import best, save_due, save_due_by_time, score_if_due, scoring_is_due
 from masksup.training.loop_log import log_step
 from masksup.training.open import as_begun, open_training
 from masksup.training.run import Run
@@ -93,7 +91,7 @@ def _loop(run: Run, bar: Bar) -> str | None:
         progress.step += 1
         heartbeat.note(last_step=progress.step)
         meter.add(0 if share.weightless else sum(len(batch["target"]) for batch in step_batches), waited)
-        if progress.step % config.log.every_steps == 0 or progress.step == plan.total_steps:
+        if config.log.due(progress.step, plan.total_steps) or scoring_is_due(run):
             log_step(run, logs, lr, meter, bar)
         if progress.step in (first + 1, plan.total_steps):
             run.record.mark(progress.step)

@@ -22,7 +22,7 @@ class AttentiveProbe(AttentionHead):
     numbers. All M E of them, normalised, go through the classifier. The paper's code normalises over the batch; here
     it is over the numbers of one image, which does not depend on the micro-batch.
 
-    queries: M. embedding: M E, the width of all values together, a multiple of M; null: that of the features (the
+    queries: how many, M. embedding: M E, width of all values together, a multiple of M; null: that of the features (the
     paper's), rounded up to a multiple of M.
     """
 

@@ -1,0 +1,24 @@
+"""The commands that come after one, to be copied: the last lines of it."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from masksup.base.log import log
+
+Step = tuple[Sequence[object], str]
+"""The words of a command, and what it is for."""
+
+
+def next_lines(*steps: Step) -> Iterator[str]:
+    """A line a command, its words quoted for a shell."""
+    commands = [shlex.join(map(str, words)) for words, _ in steps]
+    width = max(map(len, commands))
+    yield "next:"
+    for command, (_, meaning) in zip(commands, steps):
+        yield f"  {command.ljust(width)}   # {meaning}"
+
+
+def tell_next(*steps: Step) -> None:
+    """Log them."""
+    for line in next_lines(*steps):
+        log.info(line)

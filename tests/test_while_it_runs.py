@@ -1,0 +1,68 @@
+"""What a run shows of itself: enough lines and points, epochs that agree, cautions that say what to do."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from compare import assert_same_run
+
+from masksup.config.schema import Config, Log
+from masksup.data.sampler import Plan
+from masksup.exits import STOPPED
+from masksup.runtime.metrics_log import read_rows
+from masksup.training.train import train
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.mark.parametrize(("total", "least"), [(1, 1), (29, 29), (50, 50), (120, 50), (1000, 50), (10_000, 500)])
+def test_a_run_has_fifty_lines_or_one_a_step(total: int, least: int) -> None:
+    due = [step for step in range(1, total + 1) if Log().due(step, total)]
+    assert len(due) >= least
+    assert due[-1] == total
+
+
+@pytest.mark.parametrize("epochs", [1.0, 2.5, 20.0])
+@pytest.mark.parametrize("samples", [7, 50, 64])
+def test_a_run_ends_at_its_epochs(samples: int, epochs: float) -> None:
+    plan = Plan(samples, 16, 16, epochs, "continue", seed=0)
+    assert plan.epoch_shown(plan.total_steps) == epochs
+    assert plan.epoch_shown(plan.total_steps - 1) < epochs
+
+
+def test_twenty_nine_steps_draw_a_curve_that_a_stop_does_not_change(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    config = tiny_config(epochs=9.2, log={"images": 0, "pr_curves": False}, eval={"every_epochs": 3, "bootstrap": 0})
+    assert train(config, tmp_path / "clean") == 0
+    said = capsys.readouterr().out
+    rows = [row for row in read_rows(tmp_path / "clean" / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == list(range(1, 30))
+    epochs = re.findall(r"^epoch ([\d.]+): loss \d+\.\d{4}  mAP [\d.]+  CF1", said, flags=re.MULTILINE)
+    assert epochs == ["3", "6", "9.2"]
+    assert rows[-1]["epoch"] == 9.2
+    assert "step 29/29  epoch 9.20" in said
+    steps = iter(range(100))
+    with monkeypatch.context() as patch:
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(steps) >= 11 else None)
+        assert train(config, tmp_path / "cut") == STOPPED
+    assert train(config, tmp_path / "cut") == 0
+    assert_same_run(tmp_path / "cut", tmp_path / "clean")
+
+
+def test_what_will_disappoint_is_said_once(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    config = tiny_config(batch={"global": 64}, eval={"threshold": 0.999, "bootstrap": 0})
+    assert train(config, tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    for caution in (
+        "batch.global: 64 is more than the 50 training samples, so that a step sees some twice; expected at most 50",
+        "the run has only 2 steps; more epochs or a smaller batch.global give more",
+        "no label is found at the threshold 0.999, so CP to OF1 say nothing: masksup calibrate fits thresholds",
+    ):
+        assert said.count(caution) == 1, caution
