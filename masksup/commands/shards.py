@@ -5,6 +5,11 @@
 The images are read by offset. The new folder takes the place of the old one in every setting and command: same samples,
 labels and hash, same batches, same scores. It holds all it needs and may be moved. `--check` reads every image of a
 packed index again and compares it with the hash that was taken when the data were prepared.
+
+    masksup shards data/coco2014/train --out data/coco2014_q90/train --reencode q90 --short-side 512
+
+Large photographs are slow to decode. This stores smaller ones: other images, so the hash is another one, and every
+score of them says so.
 """
 
 import argparse
@@ -24,22 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--check", action="store_true", help="compare every image with its hash; write nothing")
     parser.add_argument("--shard-size", type=_bytes, default="1G", metavar="SIZE",
                         help="most bytes of a shard, e.g. 500M (default 1G)")  # fmt: skip
+    parser.add_argument("--reencode", type=_quality, metavar="qN",
+                        help="store every image as a JPEG of this quality, q1 to q100, e.g. q90")  # fmt: skip
+    parser.add_argument("--short-side", type=_pixels, metavar="PIXELS",
+                        help="with --reencode: shrink images whose shorter side is longer, e.g. 512")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
     """Pack or check one index. A mistake in the input or a full disk leaves nothing behind."""
     from masksup.data.index import open_index
+    from masksup.data.reencode import Reencoding
     from masksup.data.write_shards import check_shards, pack_index
+    from masksup.errors import UserError
 
+    if args.short_side is not None and args.reencode is None:
+        raise UserError("--short-side: found it without --reencode, expected both, such as --reencode q90")
     index = open_index(args.index)
     if args.check:
         print(f"{args.index}: {counted(check_shards(index), 'image')}, as when the data were prepared")
         return
-    packed = pack_index(index, args.out, args.shard_size, print)
+    how = None if args.reencode is None else Reencoding(args.reencode, args.short_side)
+    packed = pack_index(index, args.out, args.shard_size, print, how)
     assert packed.shards is not None
     print(
         f"{args.out}: {counted(packed.images, 'image')} in {counted(len(packed.shards.names), 'shard')}, "
-        f"hash {packed.hash[:12]} as before"
+        f"hash {packed.hash[:12]} {'as before' if how is None else f'(before: {index.hash[:12]}), {how}'}"
     )
 
 
@@ -48,3 +62,16 @@ def _bytes(text: str) -> int:
     if match is None or int(match[1]) < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a number of bytes such as 500M or 1G")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _quality(text: str) -> int:
+    match = re.fullmatch(r"q(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= 100:
+        raise argparse.ArgumentTypeError(f"found {text}, expected q1 to q100, such as q90")
+    return int(match[1])
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number of pixels such as 512")
+    return int(text)

@@ -1,10 +1,12 @@
 """Tar shards in the place of files: the same bytes, batches and runs, and never the bytes of something else."""
 
+import io
 import json
 import os
 import pickle
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from compare import assert_same_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loading import SETTINGS, equal, plan, train_set, truncate, write_images
+from PIL import Image, ImageOps
 
 from masksup.cli import main
 from masksup.config.schema import Config
@@ -22,6 +25,7 @@ from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index, open_index
 from masksup.data.loader import eval_loader, train_loader
 from masksup.data.prepare.images import check_images
+from masksup.data.reencode import Reencoding
 from masksup.data.split import open_source
 from masksup.data.transforms import eval_transform
 from masksup.data.write_index import IndexContent, write_index
@@ -288,3 +292,92 @@ def test_a_leak_from_files_into_shards_is_seen(tiny_data: Path, tiny_config: Mak
     config = tiny_config(data__eval=str(tmp_path / "packed"))
     with pytest.raises(UserError, match=r"data\.eval: 50 of 50 samples .*\.tar: "):
         open_source(config.data, 0)
+
+
+def photographs(tmp_path: Path) -> Index:
+    """Of different sizes, one of them turned by its EXIF; each with a box that it is half of, and one a person."""
+    root = tmp_path / "photographs"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    sizes = [(640, 480), (300, 500), (90, 60), (48, 200)]
+    for number, (width, height) in enumerate(sizes):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+        exif = Image.Exif()
+        if number == 1:
+            exif[0x0112] = 6
+            coarse = coarse.rotate(90, expand=True)
+        stored = (height, width) if number == 1 else (width, height)
+        coarse.resize(stored, Image.Resampling.BICUBIC).save(root / f"{number}.jpg", quality=97, exif=exif)
+    names = [f"{number}.jpg" for number in range(len(sizes))]
+    facts = check_images(root, names, exif=True)
+    size = np.array(sizes, np.int32)
+    half = np.concatenate([np.zeros_like(size), size // [2, 1]], axis=1).astype(np.float32)
+    n = len(sizes)
+    content = IndexContent(
+        root=root, name="test", split="train", classes=("a",), exif=True, note="by hand", image_names=names,
+        ids=names, sizes_I2=size, file_hash_I16=np.stack([np.frombuffer(facts[x].digest, np.uint8) for x in names]),
+        sample_image_N=np.arange(n, dtype=np.int32), crop_N4=half, labels_NC=np.ones((n, 1), np.int8),
+        box_start_N1=np.arange(n + 1), boxes_M4=half, box_class_M=np.zeros(n, np.int16),
+        box_share_M=np.full(n, 0.5, np.float32), box_flags_M=np.zeros(n, np.uint8),
+    )  # fmt: skip
+    return write_index(tmp_path / "index", content)
+
+
+def test_encoded_anew_images_are_smaller_and_boxes_follow_and_the_index_says_so(tmp_path: Path, capsys) -> None:
+    index = photographs(tmp_path)
+    out = tmp_path / "small"
+    assert main(["shards", str(index.folder), "--out", str(out), "--reencode", "q90", "--short-side", "60"]) == 0
+    assert "images re-encoded as JPEG of quality 90, short side at most 60 px" in capsys.readouterr().out
+    small = open_index(out)
+    assert small.sizes_I2.tolist() == [[80, 60], [60, 100], [90, 60], [48, 200]]
+    assert small.note == "by hand; images re-encoded as JPEG of quality 90, short side at most 60 px"
+    assert small.hash != index.hash
+    assert check_shards(small) == 4
+    np.testing.assert_array_equal(small.boxes_M4[:, 2:], small.sizes_I2 // [2, 1])
+    np.testing.assert_array_equal(small.crop_N4, small.boxes_M4)
+    np.testing.assert_array_equal(small.labels_NC, index.labels_NC)
+    for number in range(4):
+        found = Image.open(io.BytesIO(small.read_image(number)))
+        assert found.format == "JPEG"
+        assert not found.getexif()
+        seen = ImageOps.exif_transpose(Image.open(index.path(number))).resize(found.size, Image.Resampling.BICUBIC)
+        assert np.abs(np.asarray(found, float) - np.asarray(seen, float)).mean() < 6, (
+            "the same picture, the right way up"
+        )
+
+
+def test_encoding_anew_is_the_same_every_time_and_in_shards_of_any_size(tmp_path: Path) -> None:
+    index = photographs(tmp_path)
+    for name, size in (("one", 1 << 20), ("many", 1)):
+        pack_index(index, tmp_path / name, size, silent, Reencoding(80))
+    one, many = open_index(tmp_path / "one"), open_index(tmp_path / "many")
+    assert len(many.shards.names) == 4
+    assert one.hash == many.hash
+    assert one.sizes_I2.tolist() == index.sizes_I2.tolist()
+
+
+def test_a_run_and_its_scores_name_images_that_were_encoded_anew(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(epochs=1)
+    for key in ("train", "eval"):
+        pack_index(open_index(Path(getattr(config.data, key))), tmp_path / key, 1 << 20, silent, Reencoding(90, 16))
+    small = config.model_copy(update={"data": config.data.model_copy(
+        update={"train": str(tmp_path / "train"), "eval": str(tmp_path / "eval")})})  # fmt: skip
+    assert train(small, tmp_path / "run") == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "images re-encoded as JPEG of quality 90, short side at most 16 px" in result["note"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--short-side", "512"], "--short-side: found it without --reencode"),
+        (["--reencode", "90"], "found 90, expected q1 to q100"),
+        (["--reencode", "q0"], "found q0, expected q1 to q100"),
+        (["--reencode", "q90", "--short-side", "0"], "found 0, expected a number of pixels"),
+    ],
+)
+def test_wrong_encodings_are_one_line(words: list[str], told: str, files: Index, tmp_path: Path, capsys) -> None:
+    with suppress(SystemExit):
+        assert main(["shards", str(files.folder), "--out", str(tmp_path / "out"), *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
