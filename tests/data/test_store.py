@@ -364,7 +364,10 @@ def test_a_run_and_its_scores_name_images_that_were_encoded_anew(tiny_config: Ma
         update={"train": str(tmp_path / "train"), "eval": str(tmp_path / "eval")})})  # fmt: skip
     assert train(small, tmp_path / "run") == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert "images re-encoded as JPEG of quality 90, short side at most 16 px" in result["note"]
+    assert (
+        "images re-encoded as JPEG of quality 90, short side at most 16 px"
+        in result["last"]["eval"]["protocol"]["note"]
+    )
 
 
 @pytest.mark.parametrize(
