@@ -36,7 +36,8 @@ def evaluate(outputs: Outputs | Counted, part: Part, config: Config, *, resample
 
 def _input_protocol(part: Part, config: Config) -> dict[str, Any]:
     return {
-        "data": part.title, "index": part.index.hash, "note": part.index.note, "resolution": config.model.size, "tf32": config.precision.tf32
+        "data": part.title, "index": part.index.hash, "note": part.index.note, "resolution": config.model.size,
+        "tf32": config.precision.tf32,
     }  # fmt: skip
 
 
