@@ -91,7 +91,7 @@ def test_size_is_that_after_exif_rotation(tmp_path: Path) -> None:
         ('image,labels\n"in/0.jpg,cat\n', "line [23]: malformed CSV"),
         ("image,cat,dog\nin/0.jpg,1,2\n", "line 2: found '2' for class 'dog'"),
         ("image,cat,dog\nin/0.jpg,1,\nin/1.jpg,0,1\n", "line 2: found '' for class 'dog'.*--absent blank"),
-        ("image,dog,\nin/0.jpg,1,1\n", "line 1: found '' as the name of class 2"),
+        ("image,dog,\nin/0.jpg,1,1\n", "line 1: found a column without a name .''.*--ignore-column '' leaves"),
         ("image,cat,cat\nin/0.jpg,1,1\n", "line 1: found the class 'cat' twice"),
         ("image,labels\nin/0.jpg,cat\nin/0.jpg,dog\n", r"line 3: found a second sample with the id 'in/0\.jpg'"),
         ("image,labels\n../x.jpg,cat\n", r"line 2: found the path '\.\./x\.jpg'"),

@@ -69,6 +69,12 @@ RIGHT = {
     ),
     "trailing separators of columns": Case("image,cat,dog,\n0.jpg,1,1,\n1.jpg,0,1,,\n"),
     "row numbers of pandas": Case(",image,cat,dog\n0,0.jpg,1,1\n1,1.jpg,0,1\n"),
+    "row numbers of pandas, written twice, as fractions": Case(
+        ",Unnamed: 0,image,cat,dog,Unnamed: 5\n0.0,0,0.jpg,1,1,\n1.0,1,1.jpg,0,1,\n"
+    ),
+    "a column that is seldom a class": Case(
+        "image,fold,dog\n0.jpg,1,1\n1.jpg,0,1\n", {}, ("fold", "dog"), said="'fold' is a class.*--ignore-column 'fold'"
+    ),
     # Headers
     **{
         f"header {name}": Case(LIST.format("cat|dog", "dog").replace("image,", f"{name},"))
@@ -86,6 +92,7 @@ RIGHT = {
     ),
     # Values
     "1.0": Case(COLUMNS.format("1.0", "1.0", "0.0", "1.0")),
+    "1,0 of a spreadsheet": Case(COLUMNS.replace(",", ";").format("1,0", "1,0", "0,0", "1,00")),
     "True": Case(COLUMNS.format("True", "TRUE", "False", "true")),
     "yes": Case(COLUMNS.format("yes", "Y", "no", "y")),
     "x and blank": Case(COLUMNS.format("x", "X", "", "x"), said="empty cells .1. mean absent.*--ignored blank"),
@@ -177,6 +184,14 @@ RIGHT = {
         [[1, 0, 1], [0, 1, 0]],
         said="--same-case",
     ),
+    "warned of accents": Case(
+        LIST.format("caf\u00e9", "cafe\u0301"),
+        {},
+        ("cafe\u0301", "caf\u00e9"),
+        [[0, 1], [1, 0]],
+        said="--same-case",
+    ),
+    "1 and 0 as labels, no header, named": Case("0.jpg,1\n1.jpg,0\n", {"classes": "0,1"}, ("0", "1"), [[0, 1], [1, 0]]),
     # Images
     "ids with --suffix": Case(LIST.format("cat|dog", "dog").replace(".jpg", ""), {"suffix": ".jpg"}),
     "--suffix without a dot, no header": Case("0,cat|dog\n1,dog\n", {"suffix": "jpg"}),
@@ -294,6 +309,21 @@ REFUSED = {
         {},
         "nothing but 0, 1 in column 'label'; --labels-column 'label'",
     ),
+    "numbers as labels, no header": ("0.jpg,1\n1.jpg,0\n", {}, "nothing but 0, 1 .*--classes 0,1 if .*a header"),
+    "a vector in a cell": (
+        LIST.format('"[1, 0, 1]"', '"[0, 0, 1]"'),
+        {},
+        r"found the labels '\[1, 0, 1\]' and nothing but 0 and 1.*--classes 0,1 if",
+    ),
+    "a vector of blanks": (LIST.format("1 0 1", "0 0 1"), {"separator": "space"}, "found the labels '1 0 1' and"),
+    "a vector of digits": (LIST.format("101", "001"), {}, "found the labels '101' and nothing but"),
+    "pairs": (LIST.format("\"{'cat': 1, 'dog': 0}\"", "\"{'cat': 0, 'dog': 1}\""), {}, "pairs of names and values"),
+    "Label Studio": (LIST.format('"{""choices"":[""cat"",""dog""]}"', "cat"), {}, "pairs of names and values"),
+    "a column without a name": (
+        "image,Unnamed: 1,dog\n0.jpg,1,1\n1.jpg,0,1\n",
+        {},
+        "a column without a name .'Unnamed: 1'.*--ignore-column 'Unnamed: 1'",
+    ),
     "slashes": (LIST.format("cat/dog", "dog"), {}, "--separator '/'"),
     "one row a label": ("image,label\n0.jpg,cat\n0.jpg,dog\n", {}, "line 3: .*a second sample.*`prepare long`"),
     "a path out of the root": (
@@ -344,3 +374,12 @@ def test_without_pyarrow_one_line_says_what_to_install(
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"t\.parquet: Parquet needs pyarrow.*masksup\[parquet\]"):
         prepare_csv(root, csv=[str(tmp_path / "t.parquet")])
+
+
+def test_a_name_with_an_accent_is_found_however_the_system_writes_it(tmp_path: Path) -> None:
+    """macOS keeps an accent as a letter of its own."""
+    Image.new("RGB", (8, 6)).save(tmp_path / "cafe\u0301.jpg")
+    (tmp_path / "t.csv").write_text("image,labels\ncaf\u00e9.jpg,cat\n", encoding="utf-8")
+    (content,) = prepare_csv(tmp_path)
+    assert content.image_names == ["cafe\u0301.jpg"]
+    assert "1 image found in another case" in content.warnings[0]

@@ -13,7 +13,7 @@ from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.columns import ColumnRules, Columns, columns_of
 from masksup.data.prepare.tables.contents import contents_of, images_folder
 from masksup.data.prepare.tables.find_images import FindImages
-from masksup.data.prepare.tables.joined import Cell, separator_of, split_labels
+from masksup.data.prepare.tables.joined import Cell, refuse_vectors, separator_of, split_labels
 from masksup.data.prepare.tables.labelled import Labelled, Row, set_uncertain
 from masksup.data.prepare.tables.marks import labelled_by_columns, meaning
 from masksup.data.write_index import IndexContent
@@ -50,7 +50,9 @@ def prepare_csv(
     """
     find = FindImages(images_folder(root, images), suffix)
     files = table_files(root, csv or [], split or [])
-    rules = ColumnRules(image_column, labels_column, tuple(ignore_column or ()), separator_of(separator))
+    rules = ColumnRules(
+        image_column, labels_column, tuple(ignore_column or ()), separator_of(separator), classes is not None
+    )
     of_classes = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     known = of_classes.chosen(root)
     read = {name: read_table(file, encoding) for name, file in files.items()}
@@ -101,5 +103,7 @@ def _listed(
 ) -> Labelled:
     cells = [Cell(line, row[labels]) for line, row in columns.rows]
     listed = split_labels(table, cells, separator, known)
+    if known is None:
+        refuse_vectors(table, cells, listed)
     rows = [Row(line, row[columns.image], dict.fromkeys(names, 1)) for (line, row), names in zip(columns.rows, listed)]
     return Labelled(table.file, None, rows, [*columns.warnings], table.where)

@@ -1,5 +1,6 @@
 """What the columns of a table are: the image, a list of labels, a class each, or none of these."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from masksup.data.prepare.tables.words import (
     KNOWN_IMAGE,
     KNOWN_LABELS,
     LABEL_NAMES,
+    SELDOM_CLASSES,
     VALUES,
     looks_like_image,
     plain,
@@ -20,6 +22,7 @@ from masksup.data.prepare.tables.words import (
 from masksup.errors import UserError, nearest
 
 _MARKS = {*VALUES, "-1", ""}
+_WHOLE = re.compile(r"[0-9]+(\.0)?")
 _NUMBERS = {"1", "0", "-1", "true", "false"}
 
 
@@ -42,6 +45,8 @@ class ColumnRules:
     labels: str | None = None
     ignore: tuple[str, ...] = ()
     separator: str | None = None
+    known: bool = False
+    """Whether the classes are given."""
 
 
 def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]) -> Columns:
@@ -60,12 +65,22 @@ def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]
     classes = [c for c in rest if c not in others]
     if not classes:
         raise UserError(f"{table.where(table.rows[0][0])}: malformed CSV: {_unknown(head)}")
+    if nameless := [head[c] for c in classes if _nameless(head[c])]:
+        raise UserError(
+            f"{table.where(table.rows[0][0])}: found a column without a name ('{nameless[0]}'), expected the name of a "
+            f"class; --ignore-column '{nameless[0]}' leaves it out"
+        )
     if len(classes) == 1 and not _mostly_marks(classes[0], rows):
         raise UserError(
             f"{table.where(table.rows[0][0])}: {_unknown(head)}; --labels-column '{head[classes[0]]}' says that it "
             "holds them"
         )
     warnings = [f"column '{head[c]}' is not used: the images are those of '{head[image]}'" for c in others]
+    warnings += [
+        f"column '{head[c]}' is a class like the others; --ignore-column '{head[c]}' if it is none"
+        for c in classes
+        if plain(head[c]) in SELDOM_CLASSES
+    ]
     return Columns(image, None, _unique(table, head, classes), rows, warnings)
 
 
@@ -87,6 +102,8 @@ def _without_header(table: Table, rules: ColumnRules) -> Columns:
         first = first[:-1]
         rows = [(number, row[:-1]) for number, row in rows]
     if len(first) == 2 or (rules.separator is not None and rules.separator == table.delimiter):
+        if not rules.known:
+            _refuse_numbers(table, None, {value_word(row[1]) for _, row in rows})
         return Columns(0, 1, {}, rows)
     raise UserError(f"{table.where(line)}: malformed CSV: {_unknown(first)}")
 
@@ -122,12 +139,17 @@ def _named(
             )
     kept = []
     for c, name in enumerate(head):
-        bare = name == "" or name.casefold().startswith("unnamed:")
-        numbered = bare and c == 0 and all(row[c].isdigit() for _, row in rows) and any(map(_is_name, head[1:]))
-        empty = name == "" and not any(row[c] for _, row in rows)
+        leads = all(map(_nameless, head[: c + 1]))  # a table that pandas wrote twice has two such columns
+        numbered = leads and all(_WHOLE.fullmatch(row[c]) for _, row in rows) and any(map(_is_name, head[1:]))
+        empty = _nameless(name) and not any(row[c] for _, row in rows)
         if name not in wanted and not numbered and not empty:
             kept.append(c)
     return head, kept
+
+
+def _nameless(name: str) -> bool:
+    """Whether this is what pandas and spreadsheets write above a column that has no name."""
+    return name == "" or name.casefold().startswith("unnamed:")
 
 
 def _is_name(name: str) -> bool:
@@ -174,12 +196,16 @@ def _labels_column(
     return next((c for c in named if not _all_marks(c, rows)), None)
 
 
-def _refuse_numbers(table: Table, name: str, words: set[str]) -> None:
+def _refuse_numbers(table: Table, name: str | None, words: set[str]) -> None:
     """UserError where all that a column of labels holds is 1 and 0: names of classes, or one class without its name."""
     if words & _NUMBERS and words <= {*_NUMBERS, ""}:
+        found = ", ".join(sorted(words - {""}))
+        where = "the column of labels" if name is None else f"column '{name}'"
+        named = f"--classes {','.join(sorted(words - {''}))}" if name is None else f"--labels-column '{name}'"
+        called = "a header that names the class" if name is None else "call the column as its class"
         raise UserError(
-            f"{table.where(table.rows[0][0])}: found nothing but {', '.join(sorted(words - {''}))} in column '{name}'; "
-            f"--labels-column '{name}' if these are names of classes, else call the column as its class"
+            f"{table.where(table.rows[0][0])}: found nothing but {found} in {where}; {named} if these are names of "
+            f"classes, else {'add ' if name is None else ''}{called}"
         )
 
 

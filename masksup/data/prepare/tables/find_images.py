@@ -6,6 +6,7 @@ so called in any folder below the root. What was not found as named is counted a
 """
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cached_property
@@ -87,14 +88,14 @@ class FindImages:
             return False
 
     def _in_other_case(self, path: str) -> str | None:
-        found = self._by_case.get(path.casefold(), [])
+        found = self._by_case.get(_any_case(path), [])
         if len(found) == 1:
             self._other_case.append((path, found[0]))
             return found[0]
         return None
 
     def _in_any_folder(self, path: str) -> str | None:
-        found = self._by_name.get(path.casefold(), []) if "/" not in path else []
+        found = self._by_name.get(_any_case(path), []) if "/" not in path else []
         if len(found) == 1:
             self._elsewhere.append((path, found[0]))
             return found[0]
@@ -113,11 +114,11 @@ class FindImages:
 
     @cached_property
     def _by_case(self) -> dict[str, list[str]]:
-        return _grouped(self._files, str.casefold)
+        return _grouped(self._files, _any_case)
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _grouped(self._files, lambda path: path.rsplit("/", 1)[-1].casefold())
+        return _grouped(self._files, lambda path: _any_case(path.rsplit("/", 1)[-1]))
 
     @cached_property
     def _endings(self) -> defaultdict[str, set[str]]:
@@ -127,6 +128,11 @@ class FindImages:
             found[stem].add(f".{ending}")
             found[stem.rsplit("/", 1)[-1]].add(f".{ending}")
         return found
+
+
+def _any_case(name: str) -> str:
+    """Without case; a letter with its accent is one letter or two, as the system that wrote the file has it."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _grouped(paths: list[str], key: Callable[[str], str]) -> dict[str, list[str]]:

@@ -15,7 +15,9 @@ from masksup.errors import UserError
 USUAL = "|"
 _WORDS = {"comma": ",", "semicolon": ";", "space": " ", "blank": " ", "tab": "\t", "pipe": "|", "\\t": "\t"}
 _LIST = re.compile(r"\[.*\]|\(\s*['\"].*\)|\{\s*['\"].*\}", re.DOTALL)
-_ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,'"\s\[\](){}][^,\]]*)""", re.DOTALL)
+_ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,:'"\s\[\](){}][^,\]]*)""", re.DOTALL)
+_BITS = re.compile(r"[01]+")
+_DICTIONARY = re.compile(r"\[?\s*\{.*:.*\}\s*\]?", re.DOTALL)
 _OTHERS = (",", ";", " ")
 _RARE = ("/", "+", "&", ":")  # part of many a name, so that only a part that is a label tells
 
@@ -42,6 +44,11 @@ def split_labels(
 ) -> list[list[str]]:
     """The labels of each cell. `known`: the classes, where they are given. UserError where it is unclear."""
     filled = [cell for cell in cells if cell.text]
+    if pairs := next((cell for cell in filled if _DICTIONARY.fullmatch(cell.text)), None):
+        raise UserError(
+            f"{table.where(pairs.line)}: found the labels {pairs.text[:60]!r}, which are pairs of names and values, "
+            "expected names joined by '|' or a list such as ['cat', 'dog']"
+        )
     lists = [cell for cell in filled if _LIST.fullmatch(cell.text) and _is_list(cell.text)]
     # A name in brackets is a name until another cell shows quotes, commas or nothing between them.
     lists = lists if any(cell.text == "[]" or set(cell.text) & set("'\",") for cell in lists) else []
@@ -59,13 +66,27 @@ def split_labels(
     return [_parts(cell.text, chosen) for cell in cells]
 
 
+def refuse_vectors(table: Table, cells: list[Cell], listed: list[list[str]]) -> None:
+    """UserError where cells hold a 1 or 0 for each class, as in [1, 0, 1] and 101, and not the names of classes."""
+    names = {name for labels in listed for name in labels}
+    bits = all(_BITS.fullmatch(name) for name in names)
+    of_digits = bits and len({len(name) for name in names}) == 1 and len(next(iter(names))) > 1
+    for cell, labels in zip(cells, listed):
+        if bits and (of_digits or len(labels) > 1):
+            raise UserError(
+                f"{table.where(cell.line)}: found the labels {cell.text[:60]!r} and nothing but 0 and 1 in all rows, "
+                f"expected names of classes; give each class a column, or --classes {','.join(sorted(names)[:8])} if "
+                "these are names"
+            )
+
+
 def _parts(text: str, separator: str) -> list[str]:
     parts = text.split() if separator == " " else text.split(separator)
     return [part.strip() for part in parts if part.strip()]
 
 
 def _is_list(text: str) -> bool:
-    return text[0] != "[" or not _ITEM.sub("", text[1:-1]).strip(" ,\n\t")
+    return not _ITEM.sub("", text[1:-1]).strip(" ,\n\t")
 
 
 def _items(text: str) -> list[str]:

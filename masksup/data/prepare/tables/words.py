@@ -1,8 +1,10 @@
 """What columns, values and "nothing" are called in the tables that people have."""
 
 import re
+import unicodedata
 
 _BETWEEN = re.compile(r"[\s_.\-]+")
+_DECIMAL_COMMA = re.compile(r"-?[01],0+")
 
 # The first that a table has is its column of images; an id comes after a name of a file.
 IMAGE_NAMES = (
@@ -22,6 +24,11 @@ NOTHING = {
     "na", "n/a", "nan", "null", "none", "nofinding", "nofindings", "nolabel", "nolabels", "background", "nothing",
     "unlabeled", "unlabelled", "empty", "-", "?", "unknown", "<na>",
 }  # fmt: skip
+# Columns of 1 and 0 that are seldom classes: numbers of rows, parts of a data set, whom a picture shows.
+SELDOM_CLASSES = {
+    "index", "idx", "row", "rowid", "fold", "folds", "kfold", "split", "subset", "partition", "isvalid", "isval",
+    "istrain", "istest", "valid", "sex", "gender", "age",
+}  # fmt: skip
 VALUES = {
     **dict.fromkeys(("1", "true", "t", "yes", "y", "x", "present", "positive", "+", "\u2713", "\u2714"), 1),
     **dict.fromkeys(("0", "false", "f", "no", "n", "absent", "negative"), 0),
@@ -35,13 +42,16 @@ def plain(name: str) -> str:
 
 
 def same_but_case(name: str) -> str:
-    """Equal for names that differ in case or blanks only."""
-    return "".join(name.casefold().split())
+    """Equal for names that differ in case, in blanks or in how Unicode writes the same letters only."""
+    seen = (letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    return "".join("".join(seen).casefold().split())
 
 
 def value_word(cell: str) -> str:
-    """A cell as it is compared: without case, and 1.0 as 1."""
+    """A cell as it is compared: without case, and 1.0 as 1; 1,0 of a spreadsheet, too."""
     word = cell.strip().casefold()
+    if _DECIMAL_COMMA.fullmatch(word):
+        word = word.replace(",", ".")
     if word and word[-1] in "0123456789." and word not in ("0", "1", "-1"):
         try:
             number = float(word)
