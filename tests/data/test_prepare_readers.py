@@ -69,6 +69,47 @@ def test_long_without_confidence_is_one_row_a_label(tmp_path: Path) -> None:
     assert "1 label both present and absent" in content.warnings[0]
 
 
+@pytest.mark.parametrize("marks", ["010", "101", "110", "0110", "1001"])
+def test_long_rows_that_contradict_each_other_leave_a_label_unknown_in_any_order(tmp_path: Path, marks: str) -> None:
+    pictures(tmp_path, "a.jpg")
+    write(tmp_path, {"train.csv": "image,label,verified\n" + "".join(f"a.jpg,cat,{mark}\n" for mark in marks)})
+    (content,) = prepare_long(tmp_path)
+    assert (content.labels_NC.tolist(), content.warnings[0][:8]) == ([[-1]], "1 label ")
+
+
+def test_long_uncertain_labels_are_those_that_a_row_names(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path, {"train.csv": "image,label,present\na.jpg,cat,True\na.jpg,dog,False\nb.jpg,cow,0.3\n"})
+    (content,) = prepare_long(tmp_path, uncertain="present")
+    assert found([content])["train"] == {"a.jpg": [1, -1, 0], "b.jpg": [-1, 1, -1]}
+
+
+@pytest.mark.parametrize("head", ["image,class,label", "image,label,target", "image,x,label"])
+def test_long_a_column_of_1_and_0_is_no_column_of_labels(tmp_path: Path, head: str) -> None:
+    pictures(tmp_path, "a.jpg")
+    write(tmp_path, {"train.csv": f"{head}\na.jpg,cat,1\na.jpg,dog,0\n"})
+    with pytest.raises(UserError, match=r"line 1: found nothing but 0, 1 in column .*'confidence'"):
+        prepare_long(tmp_path)
+
+
+def test_long_numbers_are_classes_where_the_column_is_named(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg")
+    write(tmp_path, {"train.csv": "image,label\na.jpg,1\na.jpg,0\n"})
+    assert prepare_long(tmp_path, labels_column="label")[0].classes == ("0", "1")
+
+
+def test_folders_beside_splits_are_no_classes(tmp_path: Path) -> None:
+    pictures(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg")
+    write(tmp_path, {"__MACOSX/train/x": ""})
+    assert prepare_folders(tmp_path)[0].classes == ("cat", "dog")
+    write(tmp_path, {"docs/readme.txt": ""})
+    with pytest.raises(UserError, match=r"found 'docs' beside .*; --split train --split val takes these"):
+        prepare_folders(tmp_path)
+    assert found(prepare_folders(tmp_path, split=["val"])) == {"val": {"val/cat/c.jpg": [1]}}
+    pictures(tmp_path / "vehicles", "train/a.jpg", "bus/b.jpg")
+    assert prepare_folders(tmp_path / "vehicles")[0].classes == ("bus", "train")
+
+
 def test_folders_are_classes_and_links_are_further_labels(tmp_path: Path) -> None:
     pictures(tmp_path, "train/cat/a.jpg", "train/dog/b.JPG", "val/dog/sub/c.png", "val/cat/.hidden.jpg")
     (tmp_path / "train/dog/linked.jpg").symlink_to("../cat/a.jpg")
@@ -116,6 +157,31 @@ def test_yolo_without_a_description_takes_a_list_and_texts_beside_the_images(tmp
     (content,) = prepare_yolo(tmp_path)
     assert found([content])["train"] == {"a.jpg": [1, 0], "b.jpg": [0, 0]}
     assert content.warnings == ("1 image without a file of labels, taken as showing no class",)
+
+
+@pytest.mark.parametrize("names", ["[no, 1.10]", "{0: no, 1: 1.10}"])
+def test_yolo_names_are_texts(tmp_path: Path, names: str) -> None:
+    """To YAML, no is false and 1.10 a number."""
+    pictures(tmp_path, "a.jpg")
+    write(tmp_path, {"a.txt": "0 .5 .5 .1 .1\n", "data.yaml": f"nc: 2\ntrain: .\nval: ~\nnames: {names}\n"})
+    (content,) = prepare_yolo(tmp_path)
+    assert (content.classes, content.labels_NC.tolist()) == (("no", "1.10"), [[1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("classes.txt", "cat\n\ndog\n", r"classes\.txt, line 2: found an empty line"),
+        ("data.yaml", "nc: 3\ntrain: .\nnames: [cat, dog]\n", "found nc = 3, but 2 classes in names"),
+    ],
+)
+def test_yolo_numbers_that_may_mean_another_class_are_refused(
+    tmp_path: Path, file: str, text: str, message: str
+) -> None:
+    pictures(tmp_path, "a.jpg")
+    write(tmp_path, {"a.txt": "1 .5 .5 .1 .1\n", file: text})
+    with pytest.raises(UserError, match=message):
+        prepare_yolo(tmp_path)
 
 
 def test_voc_lists_without_xml(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from masksup.data.prepare.tables.words import looks_like_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
+_MAC = "__MACOSX"  # what macOS adds to an archive
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "trainval", "test", "testing"}
 
 
@@ -47,7 +48,18 @@ def prepare_folders(
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name != _MAC
+    )
+
+
+def _inner(folder: Path) -> list[Path]:
+    return [folder / name for name in _folders(folder)]
+
+
+def _images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(looks_like_image(path.name) for path in folder.iterdir())
 
 
 def _split_folders(root: Path, split: list[str] | None) -> dict[str, Path]:
@@ -58,8 +70,17 @@ def _split_folders(root: Path, split: list[str] | None) -> dict[str, Path]:
                 raise UserError(f"--split {name}: found no folder '{folder}', expected folders of images, one a class")
         return folders
     found = _folders(root)
-    if found and {name.casefold() for name in found} <= _SPLITS:
+    splits = [name for name in found if name.casefold() in _SPLITS]
+    if splits and splits == found:
         return {name: root / name for name in found}
+    holding = [name for name in splits if not _images(root / name) and any(map(_images, _inner(root / name)))]
+    if holding:
+        others = [name for name in found if name not in splits]
+        told = " ".join(f"--split {name}" for name in splits)
+        raise UserError(
+            f"--root {root}: found '{others[0]}' beside folders that look like splits, expected classes alone or "
+            f"splits alone; {told} takes these as splits"
+        )
     return {"train": root}
 
 

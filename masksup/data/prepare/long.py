@@ -22,8 +22,10 @@ from masksup.data.prepare.tables.words import (
     KNOWN_IMAGE,
     KNOWN_LABELS,
     LABEL_NAMES,
+    VALUES,
     looks_like_image,
     plain,
+    value_word,
 )
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError, nearest
@@ -97,7 +99,21 @@ def _columns(table: Table, image: str | None, label: str | None) -> tuple[int, i
             f"({KNOWN_IMAGE}) and one of labels ({KNOWN_LABELS}); --image-column and --labels-column say which they are"
         )
     confidence = next((c for c, name in enumerate(head) if plain(name) in _CONFIDENCE), None)
+    _refuse_marks(table, head, found[1] or 0, confidence, label)
     return found[0] or 0, found[1] or 0, confidence, 1
+
+
+def _refuse_marks(table: Table, head: list[str], label: int, confidence: int | None, given: str | None) -> None:
+    """UserError where a column of labels holds 1 and 0 alone: it may as well say whether a label is present."""
+    for c, name in enumerate(head):
+        settled = given is not None if c == label else confidence is not None or plain(name) not in LABEL_NAMES
+        words = {value_word(row[c]) for _, row in table.rows[1:] if c < len(row)} - {""}
+        if not settled and words and words <= {"0", "1"}:
+            raise UserError(
+                f"{table.where(table.rows[0][0])}: found nothing but {', '.join(sorted(words))} in column '{name}'; "
+                "call it 'confidence' in the header if 1 means present and 0 absent"
+                + (f", or --labels-column '{name}' if these are names of classes" if c == label else "")
+            )
 
 
 def _column(table: Table, given: str | None, head: list[str], known: tuple[str, ...]) -> int | None:
@@ -118,7 +134,7 @@ def _joined(
     """The rows of one image as one."""
     image, label, confidence, first = columns
     rows: dict[str, Row] = {}
-    contradicted = 0
+    contradicted: set[tuple[str, str]] = set()
     for line, cells in table.rows[first:]:
         if len(cells) <= max(image, label, confidence or 0):
             raise UserError(f"{table.where(line)}: malformed CSV: found {counted(len(cells), 'column')}")
@@ -127,22 +143,21 @@ def _joined(
             continue
         name = named.get(cells[label], cells[label])
         value = 1 if confidence is None else _value(table, line, cells[confidence], least)
-        contradicted += {row.labels.get(name, value), value} == {0, 1}
-        row.labels[name] = value if name not in row.labels else _both(row.labels[name], value)
-    said = f"{counted(contradicted, 'label')} both present and absent by different rows, taken as ignored"
+        before = row.labels.get(name, value)
+        if {before, value} == {0, 1}:
+            contradicted.add((row.image, name))
+        row.labels[name] = max(before, value)  # of an unsure row and a sure one, the sure one counts
+    for key, name in contradicted:  # whatever other rows say
+        rows[key].labels[name] = -1
+    said = f"{counted(len(contradicted), 'label')} both present and absent by different rows, taken as ignored"
     return Labelled(table.file, None, list(rows.values()), [said] if contradicted else [], table.where)
-
-
-def _both(one: int, other: int) -> int:
-    """Of two rows on one label the surer; -1 where they contradict each other."""
-    return -1 if {one, other} == {0, 1} else max(one, other)
 
 
 def _value(table: Table, line: int, cell: str, least: float) -> int:
     try:
         number = float(cell)
     except ValueError:
-        number = math.nan
+        number = float({1: 1, 0: 0}.get(VALUES.get(value_word(cell), -1), math.nan))
     if not 0 <= number <= 1:
         raise UserError(f"{table.where(line)}: found the confidence '{cell[:60]}', expected a number from 0 to 1")
     return 1 if number >= least else 0 if number == 0 else -1

@@ -66,8 +66,16 @@ def _description(root: Path, names: str | None) -> Path:
 def _yaml(file: Path) -> dict[str, Any]:
     import yaml
 
+    class Texts(yaml.SafeLoader):
+        """`no` and `on` are names of classes here, and 1.10 is no 1.1."""
+
+    kept = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    Texts.yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0] in kept]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     try:
-        found = yaml.safe_load(read_text(file))
+        found = yaml.load(read_text(file), Texts)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -79,12 +87,19 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _class_names(file: Path, described: dict[str, Any]) -> tuple[str, ...]:
     if not described:
-        return require_classes(tuple(line.strip() for line in read_text(file).splitlines() if line.strip()), str(file))
+        lines = [line.strip() for line in read_text(file).rstrip().splitlines()]
+        if "" in lines:  # programs differ in whether it is a number of its own
+            raise UserError(f"{file}, line {lines.index('') + 1}: found an empty line, expected the name of a class")
+        return require_classes(tuple(lines), str(file))
     names = described.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[number] for number in range(len(names))]
+    if isinstance(names, dict) and set(names) == {str(number) for number in range(len(names))}:
+        names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list):
         raise UserError(f"{file}: found names = {str(names)[:60]}, expected a list of classes, or one by number from 0")
+    if (stated := str(described.get("nc") or len(names))) != str(len(names)):
+        raise UserError(
+            f"{file}: found nc = {stated[:20]}, but {counted(len(names), 'class')} in names; expected as many"
+        )
     return require_classes(tuple(str(name).strip() for name in names), str(file))
 
 

@@ -37,12 +37,15 @@ class Labelled:
 
 
 def set_uncertain(table: Labelled, uncertain: str) -> None:
-    """Make ignored labels present or absent, or leave them: what --uncertain says."""
+    """Make ignored labels present or absent, or leave them: what --uncertain says.
+
+    A label that no row names is nobody's doubt: it never becomes present.
+    """
     if uncertain == "ignore":
         return
     changed = 0
-    if table.unlisted == -1:
-        table.unlisted = 1 if uncertain == "present" else 0
+    if table.unlisted == -1 and uncertain == "absent":
+        table.unlisted = 0
     for row in table.rows:
         for name in [name for name, value in row.labels.items() if value == -1]:
             changed += 1
