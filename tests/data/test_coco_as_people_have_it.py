@@ -200,3 +200,11 @@ def test_an_absolute_name_is_said_and_never_leads_out_of_the_root(
     tree["images"][1]["file_name"] = "/etc/../../two.jpg"
     with pytest.raises(UserError, match="expected one that stays inside the root"):
         prepare_coco(write(tmp_path / "root", tree))
+
+
+def test_classes_in_another_case_are_said_or_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write(tmp_path, content(categories=[{"id": 1, "name": "dog"}, {"id": 2, "name": "Dog "}]))
+    assert prepared(root).classes == ("dog", "Dog ")
+    assert "'dog' and 'Dog '; --same-case makes them one" in capsys.readouterr().out
+    one = prepared(root, "--same-case")
+    assert (one.classes, one.labels_NC.tolist()) == (("dog",), [[1], [1]])

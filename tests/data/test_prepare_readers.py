@@ -203,6 +203,24 @@ def test_voc_lists_without_xml(tmp_path: Path) -> None:
         prepare_voc_lists(base)
 
 
+def test_voc_lists_without_any_absent_say_what_0_means(tmp_path: Path) -> None:
+    pictures(tmp_path, "JPEGImages/a.jpg", "JPEGImages/b.jpg")
+    write(tmp_path, {
+        "ImageSets/Main/cat_train.txt": "a 1\nb 0\n", "ImageSets/Main/dog_train.txt": "a 0\nb 1\n",
+    })  # fmt: skip
+    with pytest.raises(UserError, match=r"0 and 1 but never -1, .*--difficult absent if"):
+        prepare_voc_lists(tmp_path)
+    assert prepare_voc_lists(tmp_path, difficult="absent")[0].labels_NC.tolist() == [[1, 0], [0, 1]]
+    assert prepare_voc_lists(tmp_path, difficult="ignore")[0].labels_NC.tolist() == [[1, -1], [-1, 1]]
+
+
+def test_yolo_classes_in_another_case(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg")
+    write(tmp_path, {"a.txt": "1 .5 .5 .1 .1\n", "classes.txt": "cat\nCat\n"})
+    assert "--same-case makes them one" in prepare_yolo(tmp_path)[0].warnings[0]
+    assert prepare_yolo(tmp_path, same_case=True)[0].labels_NC.tolist() == [[1]]
+
+
 def test_voc_lists_of_real_images_give_the_labels_of_their_xml(shared_data: Path) -> None:
     from masksup.data.prepare.voc import prepare_voc2007
 

@@ -53,6 +53,20 @@ def test_an_object_without_a_place_is_named(tmp_path: Path, shape: str) -> None:
         read_annotation(file)
 
 
+def test_an_object_that_labelme_marks_as_deleted_is_none(tmp_path: Path) -> None:
+    things = thing(f"<deleted>0</deleted>{BOX}") + thing(f"<deleted>1</deleted>{BOX}", "dog")
+    assert prepared(tmp_path, f"<annotation>{things}</annotation>").classes == ("cat",)
+
+
+def test_classes_in_another_case_are_said_or_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = prepared(tmp_path, f"<annotation>{thing(name='cat')}{thing(name='Cat')}</annotation>")
+    assert index.classes == ("Cat", "cat")
+    assert "'Cat' and 'cat'; --same-case makes them one" in capsys.readouterr().out
+    assert main(["prepare", "voc", "--root", str(tmp_path), "--out", str(tmp_path / "one"), "--same-case"]) == 0
+    one = open_index(tmp_path / "one" / "train")
+    assert (one.classes, one.labels_NC.tolist(), len(one.boxes_M4)) == (("Cat",), [[1]], 2)
+
+
 def test_namespaces_are_looked_through(tmp_path: Path) -> None:
     text = f'<v:annotation xmlns:v="http://x/voc" xmlns="http://x/other">{thing()}</v:annotation>'
     assert prepared(tmp_path / "some", text).boxes_M4.tolist() == [[10, 5, 30, 15]]

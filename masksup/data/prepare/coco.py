@@ -18,7 +18,7 @@ from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.coco_json import Coco, Id, box_of, read_coco
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.located import Located, locate
-from masksup.data.prepare.options import class_list, existing_file, labels_of, named_splits, require_classes
+from masksup.data.prepare.options import class_list, existing_file, labels_of, named_splits, require_classes, spellings
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError, nearest
 
@@ -50,6 +50,7 @@ def prepare_coco(
     class_order: Literal["id", "alphabetical"] = "id",
     classes: str | None = None,
     same_name: Literal["refuse", "merge"] = "refuse",
+    same_case: bool = False,
     split: list[str] | None = None,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
@@ -66,7 +67,9 @@ def prepare_coco(
             "--split NAME=JSON[:IMAGEFOLDER]"
         )
     files = _files(root, split or found, suffix="")
-    rules = _Rules(crowd, empty, class_order, None if classes is None else class_list(classes, root), same_name)
+    rules = _Rules(
+        crowd, empty, class_order, None if classes is None else class_list(classes, root), same_name, same_case
+    )
     return _read(root, "coco", files, rules, skip_broken=skip_broken)
 
 
@@ -94,6 +97,7 @@ class _Rules:
     class_order: str
     classes: tuple[str, ...] | None = None
     same_name: str = "refuse"
+    same_case: bool = False
 
 
 def _instances(root: Path, split: str) -> Path:
@@ -132,6 +136,9 @@ def _read(
                     f"expected '{categories[category_id]}' as in the other splits"
                 )
     first = next(iter(files.values())).json
+    ordered = (categories[key] for key in sorted(categories, key=lambda key: (isinstance(key, str), key)))
+    called, told = spellings([*(rules.classes or ()), *ordered], rules.same_case)
+    categories = {key: called.get(category, category) for key, category in categories.items()}
     classes = _classes(categories, rules, first)
     known = {category_id: classes.index(name) for category_id, name in categories.items() if name in classes}
     splits = []
@@ -143,6 +150,7 @@ def _read(
             given = next(name for name in names if located.name(name) != name)
             splits[-1].warnings.append(f"the images are named by absolute paths: {given} is {located.name(given)} here")
         coco.images, coco.annotations = {}, {}  # the largest part of memory
+    splits[0].warnings += told
     return assemble(root, name, splits, classes, skip_broken=skip_broken)
 
 
@@ -150,7 +158,7 @@ def _classes(categories: dict[Id, str], rules: _Rules, file: Path) -> tuple[str,
     ids = sorted(categories, key=lambda key: (isinstance(key, str), key))
     names = [categories[key] for key in ids]
     shared = sorted({name for name in names if names.count(name) > 1})
-    if shared and rules.same_name != "merge":
+    if shared and rules.same_name != "merge" and not rules.same_case:
         of = " and ".join(str(key) for key in ids if categories[key] == shared[0])
         raise UserError(
             f"{file}: found the class '{shared[0]}' twice (categories {of}), expected each once; "

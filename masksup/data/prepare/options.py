@@ -1,13 +1,15 @@
 """What the preparers share in reading options and text: splits by name, class lists, labels from objects."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base import files
-from masksup.base.words import is_name
+from masksup.base.words import counted, is_name
+from masksup.data.prepare.tables.words import same_but_case
 from masksup.errors import UserError
 
 # Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
@@ -82,6 +84,21 @@ def require_classes(classes: tuple[str, ...], where: str) -> tuple[str, ...]:
     if repeated:
         raise UserError(f"{where}: found the class '{repeated[0]}' twice, expected each once")
     return classes
+
+
+def spellings(names: Iterable[str], same_case: bool) -> tuple[dict[str, str], list[str]]:
+    """What each name is called that differs from an earlier one in case or blanks only, and what to say of them.
+
+    Without `same_case` they stay classes of their own, and nothing is called otherwise.
+    """
+    first: dict[str, str] = {}
+    alike = {name: usual for name in names if (usual := first.setdefault(same_but_case(name), name)) != name}
+    if not alike:
+        return {}, []
+    shown = "; ".join(f"'{usual}' and '{name}'" for name, usual in list(alike.items())[:8])
+    if same_case:
+        return alike, [f"{counted(len(alike), 'spelling')} taken as the same class: {shown}"]
+    return {}, [f"classes that differ in case or blanks only: {shown}; --same-case makes them one"]
 
 
 def storable(text: str) -> bool:

@@ -5,6 +5,7 @@ alone is ignored by default, as in the official evaluation and lists (1 / 0 / -1
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from masksup.data.prepare.options import (
     named_splits,
     read_text,
     require_classes,
+    spellings,
 )  # fmt: skip
 from masksup.data.prepare.voc_xml import Annotation, read_annotation
 from masksup.data.write_index import IndexContent
@@ -56,12 +58,14 @@ def prepare_voc2012(
 
 def prepare_voc(
     root: Path, *, classes: str | None = None, difficult: Literal["ignore", "present", "absent"] = "ignore",
-    split: list[str] | None = None, skip_broken: bool = False,
+    same_case: bool = False, split: list[str] | None = None, skip_broken: bool = False,
 ) -> list[IndexContent]:  # fmt: skip
     """Any data set in VOC layout. `classes`: comma list or file, in that order; default: those found, sorted."""
     names = None if classes is None else class_list(classes, root)
     folder = voc_folder(root, None)
-    return read_voc(folder, "voc", names, difficult=difficult, split=split, skip_broken=skip_broken)
+    return read_voc(
+        folder, "voc", names, difficult=difficult, same_case=same_case, split=split, skip_broken=skip_broken
+    )
 
 
 def voc_folder(root: Path, year: str | None) -> Path:
@@ -82,7 +86,8 @@ def voc_folder(root: Path, year: str | None) -> Path:
 
 def read_voc(
     folder: Path, name: str, classes: tuple[str, ...] | None, *, difficult: str = "ignore",
-    split: list[str] | None = None, skip_broken: bool = False, note: str = "", unlabelled: str | None = None,
+    same_case: bool = False, split: list[str] | None = None, skip_broken: bool = False, note: str = "",
+    unlabelled: str | None = None,
 ) -> list[IndexContent]:  # fmt: skip
     """Index content of each wanted split of the VOC folder `folder`; `classes` None takes those found, sorted.
 
@@ -92,8 +97,14 @@ def read_voc(
     images = _Images(folder)
     ids = {split_name: _read_ids(file, images) for split_name, file in lists.items()}
     annotations = _annotations(folder, ids, unlabelled)
+    found = {thing for notes in annotations.values() if notes for thing in notes.names}
+    called, told = spellings([*(classes or ()), *sorted(found)], same_case)
+    for image_id, notes in annotations.items() if called else ():
+        if notes:
+            names = tuple(called.get(thing, thing) for thing in notes.names)
+            annotations[image_id] = replace(notes, names=names)
     if classes is None:
-        found = {thing for notes in annotations.values() if notes for thing in notes.names}
+        found = {called.get(thing, thing) for thing in found}
         classes = require_classes(tuple(sorted(found)), str(folder / "Annotations"))
     known = {class_name: number for number, class_name in enumerate(classes)}
     splits = []
@@ -105,6 +116,7 @@ def read_voc(
         raw.warnings.extend(_without_labels(folder, [name for name in numbered if annotations[name] is None]))
         raw.warnings.extend(_list_disagreements(folder, raw, annotations, classes))
         splits.append(raw)
+    splits[0].warnings += told
     return assemble(folder, name, splits, classes, skip_broken=skip_broken, note=note)
 
 

@@ -25,9 +25,10 @@ def prepare_voc_lists(
     split: list[str] | None = None,
     images: str | None = None,
     suffix: str = ".jpg",
-    difficult: Literal["ignore", "present", "absent"] = "ignore",
+    difficult: Literal["ignore", "present", "absent"] | None = None,
     classes: str | None = None,
     drop_class: list[str] | None = None,
+    same_case: bool = False,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
     """Splits: train, val, trainval and test where all classes have a list, or `split` by name.
@@ -42,8 +43,14 @@ def prepare_voc_lists(
     folder = base / (images or "JPEGImages")
     if not folder.is_dir():
         raise UserError(f"--images: found no folder '{folder}', expected the images there, or --images DIR below it")
-    tables = {name: _labelled(lists, name, difficult) for name in wanted}
-    rules = ClassRules(classes, tuple(drop_class or ()))
+    tables = {name: _labelled(lists, name, difficult or "ignore") for name in wanted}
+    values = {value for table in tables.values() for row in table.rows for value in row.labels.values()}
+    if difficult is None and values == {1, -1}:
+        raise UserError(
+            f"{lists}: found 0 and 1 but never -1, expected -1 for absent; --difficult absent if 0 means that, "
+            "--difficult ignore if it means difficult"
+        )
+    rules = ClassRules(classes, tuple(drop_class or ()), same_case=same_case)
     return contents_of("voc-lists", tables, FindImages(folder, suffix), root, rules, skip_broken=skip_broken)
 
 

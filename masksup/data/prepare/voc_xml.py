@@ -50,7 +50,13 @@ def read_annotation(file: Path) -> Annotation:
     if root.tag != "annotation":
         raise UserError(f"{file}: found <{root.tag}>, expected <annotation>")
     # Only direct children: VOC2012 nests body <part>s with names and boxes of their own in an object.
-    objects = [_object(file, number, element) for number, element in enumerate(root.findall("object"), 1)]
+    # LabelMe keeps what its user has deleted, with a mark.
+    numbered = enumerate(root.findall("object"), 1)
+    objects = [
+        _object(file, number, element)
+        for number, element in numbered
+        if (element.findtext("deleted") or "").strip() not in ("1", "true")
+    ]
     return Annotation(
         file, _size(file, root), tuple(name for name, _, _ in objects),
         np.array([box for _, box, _ in objects], np.float32).reshape(-1, 4),

@@ -34,6 +34,7 @@ def prepare_yolo(
     names: str | None = None,
     classes: str | None = None,
     drop_class: list[str] | None = None,
+    same_case: bool = False,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
     """Splits: those of data.yaml, else images/<split> or <split>/images, else `images` or all of `root` as `train`.
@@ -47,7 +48,7 @@ def prepare_yolo(
     known = _class_names(file, described)
     images = _splits(root, described, split)
     tables = {name: _labelled(root, name, paths, known) for name, paths in images.items()}
-    rules = ClassRules(classes, tuple(drop_class or ()))
+    rules = ClassRules(classes, tuple(drop_class or ()), same_case=same_case)
     return contents_of("yolo", tables, FindImages(root), root, rules, skip_broken=skip_broken)
 
 
