@@ -2,6 +2,9 @@
 
 import unicodedata
 
+MANY = 300  # classes beyond which a table shows the first and the worst alone
+SHOWN = 40
+
 
 def counted(number: int, thing: str) -> str:
     """`number` with its noun: "1 image", "1,200 images", "2 classes"."""

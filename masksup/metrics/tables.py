@@ -5,12 +5,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from masksup.base.words import counted
+from masksup.base.words import MANY, SHOWN, counted
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import COUNTED, THRESHOLD_SCORES, TOP
-
-MANY = 300  # classes beyond which a table shows the first and the worst alone
-SHOWN = 40
 
 
 def headline(summary: dict[str, Any]) -> str:

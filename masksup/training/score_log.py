@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from masksup.base.words import MANY
 from masksup.data.decode import decode_bytes
 from masksup.data.split import Part
 from masksup.evaluation.collect import Counted, Outputs
@@ -15,7 +16,6 @@ from masksup.metrics.histogram import pr_curve_of_counts
 from masksup.metrics.precision_recall import pr_curve
 from masksup.metrics.stratified import STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
-from masksup.metrics.tables import MANY
 from masksup.output.pictures import contact_sheet, draw_prediction
 from masksup.training.run import Run
 

@@ -198,3 +198,20 @@ def test_root_that_no_index_could_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--root '.*caf\\udce9': found a path that is no UTF-8"):
         prepare("csv", "--root", root, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_of_many_classes_the_first_and_the_rarest_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masksup.data.prepare.table._PIECE", 900)  # two samples at a time
+    names = [f"c{number:03}" for number in range(400)]
+    rows = [["1"] * 340 + ["-1"] * 10 + ["0"] * 50, ["1"] * 300 + ["0"] * 100, ["0"] * 399 + ["1"]]
+    text = "\n".join(f"{number}.png,{','.join(row)}" for number, row in enumerate(rows))
+    root = make_csv(tmp_path / "root", {"train": f"image,{','.join(names)}\n{text}\n3.png{',0' * 400}\n"})
+    assert prepare("csv", "--root", root, "--out", tmp_path / "out", "--ignored", "-1") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"train +4 +4 +0 +641 +10 +1 *\n", shown)
+    assert "the first 40 and the rarest 40 of 400 classes" in " ".join(shown.split())
+    assert {name for name in names if re.search(f"{name} +[0-9]", shown)} == {*names[:40], *names[340:380]}
+    (silent,) = [line for line in shown.splitlines() if "without positives" in line]
+    assert silent.endswith(": " + ", ".join(names[340:360]) + " and 39 more")

@@ -5,6 +5,7 @@ pycocotools' getImgIds(catIds=...) says. Samples are in the order of image ids. 
 label all the same.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -140,7 +141,8 @@ def _read(
     called, told = spellings([*(rules.classes or ()), *ordered], rules.same_case)
     categories = {key: called.get(category, category) for key, category in categories.items()}
     classes = _classes(categories, rules, first)
-    known = {category_id: classes.index(name) for category_id, name in categories.items() if name in classes}
+    number = {name: c for c, name in enumerate(classes)}
+    known = {category_id: number[name] for category_id, name in categories.items() if name in number}
     splits = []
     for split, coco in loaded.items():
         names = [str(image["file_name"]) for image in coco.images.values()]
@@ -157,7 +159,7 @@ def _read(
 def _classes(categories: dict[Id, str], rules: _Rules, file: Path) -> tuple[str, ...]:
     ids = sorted(categories, key=lambda key: (isinstance(key, str), key))
     names = [categories[key] for key in ids]
-    shared = sorted({name for name in names if names.count(name) > 1})
+    shared = sorted(name for name, times in Counter(names).items() if times > 1)
     if shared and rules.same_name != "merge" and not rules.same_case:
         of = " and ".join(str(key) for key in ids if categories[key] == shared[0])
         raise UserError(

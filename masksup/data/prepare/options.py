@@ -1,6 +1,7 @@
 """What the preparers share in reading options and text: splits by name, class lists, labels from objects."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def require_classes(classes: tuple[str, ...], where: str) -> tuple[str, ...]:
                 f"{where}: found {name!a} as the name of class {number}, expected 1 to 200 letters of Unicode without "
                 "control characters"
             )
-    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    repeated = sorted(name for name, times in Counter(classes).items() if times > 1)
     if repeated:
         raise UserError(f"{where}: found the class '{repeated[0]}' twice, expected each once")
     return classes

@@ -1,5 +1,6 @@
 """What `prepare` found, as tables and warnings for the terminal."""
 
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -9,34 +10,58 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from masksup.base.words import counted
+from masksup.base.words import MANY, SHOWN, counted
 from masksup.data.write_index import IndexContent
 
 _NAME_WIDTH = 18
 _MIN_ROWS = 10
+_NAMED = 20  # classes that a warning names
+_PIECE = 1 << 24  # labels
 
 
-def table(contents: list[IndexContent], width: int) -> RenderableType:
-    """All splits of one data set: sizes, positives per class in as many columns as `width` allows."""
-    return Group(_sizes(contents), _positives(contents, width))
+@dataclass(frozen=True)
+class _Counts:
+    """Of the labels of one split."""
+
+    positives_C: NDArray[np.int64]
+    ignored: int
+    labelled: int
+    """Images with a positive."""
+
+    @classmethod
+    def of(cls, content: IndexContent) -> "_Counts":
+        """A piece at a time, so that memory does not matter."""
+        samples, classes = content.labels_NC.shape
+        positives_C, ignored, labelled_I = np.zeros(classes, np.int64), 0, np.zeros(len(content.image_names), bool)
+        rows = max(1, _PIECE // max(classes, 1))
+        for start in range(0, samples, rows):
+            piece_NC = content.labels_NC[start : start + rows]
+            positive_NC = piece_NC == 1
+            positives_C += positive_NC.sum(axis=0)
+            ignored += int(np.count_nonzero(piece_NC == -1))
+            labelled_I[content.sample_image_N[start : start + rows][positive_NC.any(axis=1)]] = True
+        return cls(positives_C, ignored, int(labelled_I.sum()))
 
 
 def print_table(contents: list[IndexContent]) -> None:
-    """Print `table` and the warnings, one line each however long, to standard output."""
+    """Print a table of all splits of one data set and the warnings, one line each however long, to standard output."""
+    counts = [_Counts.of(content) for content in contents]
     console = Console()
-    console.print(table(contents, console.width))
-    for line in warnings_of(contents):
+    console.print(Group(_sizes(contents, counts), _positives(contents, counts, console.width)))
+    for line in _warnings(contents, counts):
         console.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
 
 
-def warnings_of(contents: list[IndexContent]) -> list[str]:
+def _warnings(contents: list[IndexContent], counts: list[_Counts]) -> list[str]:
     """What the preparer noticed, classes without positives, and images shared by splits."""
     lines = []
-    for content in contents:
+    for content, count in zip(contents, counts):
         lines += [f"{content.split}: {text}" for text in content.warnings]
-        silent = [name for name, positives in zip(content.classes, _positives_C(content)) if positives == 0]
-        if silent and (content.labels_NC != -1).any():
-            lines.append(f"{content.split}: {counted(len(silent), 'class')} without positives: {', '.join(silent)}")
+        silent = [content.classes[c] for c in np.flatnonzero(count.positives_C == 0)]
+        if silent and count.ignored < content.labels_NC.size:
+            more = f" and {len(silent) - _NAMED:,} more" if len(silent) > _NAMED else ""
+            named = f"{', '.join(silent[:_NAMED])}{more}"
+            lines.append(f"{content.split}: {counted(len(silent), 'class')} without positives: {named}")
     for first, second in combinations(contents, 2):
         shared = _shared_files(first, second)
         if shared:
@@ -44,11 +69,7 @@ def warnings_of(contents: list[IndexContent]) -> list[str]:
     return lines
 
 
-def _positives_C(content: IndexContent) -> NDArray[np.int64]:
-    return np.asarray((content.labels_NC == 1).sum(axis=0), np.int64)
-
-
-def _sizes(contents: list[IndexContent]) -> Table:
+def _sizes(contents: list[IndexContent], counts: list[_Counts]) -> Table:
     sizes = Table(
         title=f"{contents[0].name}: {counted(len(contents[0].classes), 'class')}",
         title_justify="left",
@@ -57,31 +78,26 @@ def _sizes(contents: list[IndexContent]) -> Table:
     sizes.add_column("split")
     for head in ("images", "samples", "boxes", "positive labels", "ignored labels", "without any label"):
         sizes.add_column(head, justify="right")
-    for content in contents:
-        labels_NC = content.labels_NC
-        counts = (
-            len(content.image_names), len(content.ids), len(content.boxes_M4), int((labels_NC == 1).sum()),
-            int((labels_NC == -1).sum()), _images_without_label(content),
+    for content, count in zip(contents, counts):
+        images = len(content.image_names)
+        cells = (
+            images, len(content.ids), len(content.boxes_M4), int(count.positives_C.sum()), count.ignored,
+            images - count.labelled,
         )  # fmt: skip
-        sizes.add_row(Text(content.split), *(f"{count:,}" for count in counts))
+        sizes.add_row(Text(content.split), *(f"{cell:,}" for cell in cells))
     return sizes
 
 
-def _images_without_label(content: IndexContent) -> int:
-    labelled = np.zeros(len(content.image_names), bool)
-    labelled[content.sample_image_N[(content.labels_NC == 1).any(axis=1)]] = True
-    return int((~labelled).sum())
-
-
-def _positives(contents: list[IndexContent], width: int) -> Table:
-    """Classes run down, then on to the next group of columns."""
-    classes = contents[0].classes
-    columns_SC = [[f"{count:,}" for count in _positives_C(content)] for content in contents]
+def _positives(contents: list[IndexContent], counts: list[_Counts], width: int) -> Table:
+    """Classes run down, then on to the next group of columns, as many as `width` allows."""
+    chosen, title = _chosen(counts)
+    classes = [contents[0].classes[c] for c in chosen]
+    columns_SC = [[f"{number:,}" for number in count.positives_C[chosen]] for count in counts]
     widths = [min(_NAME_WIDTH, max(map(len, classes)))]
-    widths += [max(map(len, (one.split, *counts))) for one, counts in zip(contents, columns_SC)]
+    widths += [max(map(len, (one.split, *numbers))) for one, numbers in zip(contents, columns_SC)]
     groups = max(1, min((width - 1) // sum(cell + 3 for cell in widths), -(-len(classes) // _MIN_ROWS)))
     rows = -(-len(classes) // groups)
-    positive = Table(title="positive samples per class", title_justify="left", box=box.SIMPLE_HEAD)
+    positive = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     starts = range(0, len(classes), rows)
     for _ in starts:
         positive.add_column("class", overflow="ellipsis", no_wrap=True, max_width=_NAME_WIDTH)
@@ -92,9 +108,22 @@ def _positives(contents: list[IndexContent], width: int) -> Table:
         for number in range(row, len(starts) * rows, rows):
             inside = number < len(classes)
             cells.append(Text(classes[number] if inside else ""))
-            cells += [counts[number] if inside else "" for counts in columns_SC]
+            cells += [numbers[number] if inside else "" for numbers in columns_SC]
         positive.add_row(*cells)
     return positive
+
+
+def _chosen(counts: list[_Counts]) -> tuple[NDArray[np.int64], str]:
+    """The numbers of the classes to show, and what they are: all, or the first and those with fewest positives."""
+    total_C = np.sum([count.positives_C for count in counts], axis=0)
+    if len(total_C) <= MANY:
+        return np.arange(len(total_C)), "positive samples per class"
+    rarest = SHOWN + np.argsort(total_C[SHOWN:], kind="stable")[:SHOWN]
+    title = (
+        f"positive samples of the first {SHOWN} and the rarest {SHOWN} of {counted(len(total_C), 'class')} (all: "
+        "labels_NC.npy of the index)"
+    )
+    return np.concatenate([np.arange(SHOWN), rarest]), title
 
 
 def _shared_files(first: IndexContent, second: IndexContent) -> int:

@@ -157,7 +157,8 @@ def _select(tables: list[Labelled], chosen: tuple[str, ...]) -> None:
         _refuse(table, chosen, _likely)
         if table.columns is not None:
             _refuse_missing(table, chosen, "--classes")
-    others = {name: count for name, count in _names(tables).items() if name not in chosen}
+    known = set(chosen)
+    others = {name: count for name, count in _names(tables).items() if name not in known}
     if others:
         shown = ", ".join(f"'{name}' ({count:,})" for name, count in list(others.items())[:_SHOWN])
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
@@ -172,7 +173,8 @@ def _refuse_others(table: Labelled, names: tuple[str, ...], origin: str) -> None
 
 
 def _refuse_missing(table: Labelled, names: tuple[str, ...], origin: str) -> None:
-    missing = [name for name in names if name not in (table.columns or ())]
+    there = set(table.columns or ())
+    missing = [name for name in names if name not in there]
     if missing:
         raise UserError(f"{table.file}, line 1: found no column '{missing[0]}', expected it as in {origin}")
 

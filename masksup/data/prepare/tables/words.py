@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _BETWEEN = re.compile(r"[\s_.\-]+")
 _DECIMAL_COMMA = re.compile(r"-?[01],0+")
@@ -41,6 +42,7 @@ def plain(name: str) -> str:
     return _BETWEEN.sub("", name.casefold())
 
 
+@lru_cache(1 << 16)  # asked of each pair of names
 def same_but_case(name: str) -> str:
     """Equal for names that differ in case, in blanks or in how Unicode writes the same letters only."""
     seen = (letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
