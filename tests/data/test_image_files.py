@@ -110,7 +110,8 @@ def test_colours_of_12_bits_in_16_are_not_black(tmp_path: Path) -> None:
         ([(RAMP * 4095).astype("u2")], ("--pixel-range", "0:255"), "outside the pixel range 0:255"),
         ([(RAMP * 200).astype("u2")], ("--pixel-range", "0:65535"), "all black in the pixel range 0:65535"),
         ([(RAMP * 4095).astype("u2"), RAMP.astype("f4")], (), "0:4095 .* and 0:1 .*expected one for all"),
-        ([np.where(RAMP < 0.5, np.nan, RAMP).astype("f4")], (), "nan"),
+        ([np.where(RAMP < 0.5, np.nan, RAMP).astype("f4")], (), "pixels that are no numbers"),
+        ([RAMP.astype("f4"), np.where(RAMP < 0.5, np.inf, RAMP).astype("f4")], (), "1.tif: .*are no numbers"),
         ([RAMP.astype("f4")], ("--pixel-range", "9:1"), "--pixel-range: found '9:1', expected auto or LOW:HIGH"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.words import counted
-from masksup.data.prepare.depths import Facts, range_of, refuse_misfits, said
+from masksup.data.prepare.depths import Facts, range_of, refuse_misfits, refuse_no_numbers, said
 from masksup.data.prepare.frames import frames_of, turn_boxes
 from masksup.data.prepare.images import SIDEWAYS, ImageFacts, check_images
 from masksup.data.prepare.options import storable
@@ -100,6 +100,7 @@ def assemble(
         _require_unique_ids(split)
     files = _RULES.get()
     facts = check_images(root, (s.image for split in splits for s in split.samples), exif=False, verify=files.verify)
+    refuse_no_numbers(facts)
     pixel_range = range_of(facts, files.pixel_range)
     refuse_misfits(facts, pixel_range)
     exif, told = _upright(splits, facts, exif if files.exif is None else files.exif)

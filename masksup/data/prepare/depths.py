@@ -1,5 +1,7 @@
 """The pixel range of a data set: one for all its pictures that are not plain 8 bits, found or given."""
 
+import math
+
 from masksup.base.words import counted
 from masksup.data.prepare.images import ImageFacts
 from masksup.data.reading import PixelRange, level_of, misfit, range_for, range_text
@@ -36,6 +38,13 @@ def range_of(facts: Facts, given: PixelRange) -> PixelRange:
         both = " and ".join(f"{range_text(chosen)} ({name})" for chosen, name in ranges.items())
         raise UserError(f"found pictures of the pixel ranges {both}, expected one for all: --pixel-range LOW:HIGH")
     return next(iter(ranges))
+
+
+def refuse_no_numbers(facts: Facts) -> None:
+    """Turn the facts of pictures with pixels that are no numbers into the reason why; no range holds them."""
+    for name, fact in facts.items():
+        if isinstance(fact, ImageFacts) and fact.span and not math.isfinite(sum(fact.span[:2])):
+            facts[name] = "found pixels that are no numbers (nan or infinite)"
 
 
 def refuse_misfits(facts: Facts, pixel_range: PixelRange) -> None:
