@@ -98,6 +98,15 @@ def test_long_numbers_are_classes_where_the_column_is_named(tmp_path: Path) -> N
     assert prepare_long(tmp_path, labels_column="label")[0].classes == ("0", "1")
 
 
+def test_long_says_what_it_does_not_read(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path, {"train.csv": "image,label,split\na.jpg,cat,train\nb.jpg,dog,val\n"})
+    assert prepare_long(tmp_path)[0].warnings == ("not used: 1 column split",)
+    write(tmp_path, {"train.csv": "image,label\na.jpg,cat|dog\nb.jpg,dog\n"})
+    with pytest.raises(UserError, match=r"line 2: found the label 'cat\|dog', .*`prepare csv`"):
+        prepare_long(tmp_path)
+
+
 def test_folders_beside_splits_are_no_classes(tmp_path: Path) -> None:
     pictures(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg")
     write(tmp_path, {"__MACOSX/train/x": ""})

@@ -75,6 +75,13 @@ RIGHT = {
     "a column that is seldom a class": Case(
         "image,fold,dog\n0.jpg,1,1\n1.jpg,0,1\n", {}, ("fold", "dog"), said="'fold' is a class.*--ignore-column 'fold'"
     ),
+    "ids of 1 and 0": Case(
+        "id,filename,dog\n1,0.jpg,1\n0,1.jpg,1\n",
+        {},
+        ("id", "dog"),
+        labels=[[1, 1], [0, 1]],
+        said="--ignore-column 'id'",
+    ),
     # Headers
     **{
         f"header {name}": Case(LIST.format("cat|dog", "dog").replace("image,", f"{name},"))

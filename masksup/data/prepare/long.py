@@ -22,6 +22,7 @@ from masksup.data.prepare.tables.words import (
     KNOWN_IMAGE,
     KNOWN_LABELS,
     LABEL_NAMES,
+    SELDOM_CLASSES,
     VALUES,
     looks_like_image,
     plain,
@@ -135,6 +136,7 @@ def _joined(
     image, label, confidence, first = columns
     rows: dict[str, Row] = {}
     contradicted: set[tuple[str, str]] = set()
+    _refuse_joined(table, [(line, cells[label]) for line, cells in table.rows[first:] if label < len(cells)])
     for line, cells in table.rows[first:]:
         if len(cells) <= max(image, label, confidence or 0):
             raise UserError(f"{table.where(line)}: malformed CSV: found {counted(len(cells), 'column')}")
@@ -150,7 +152,22 @@ def _joined(
     for key, name in contradicted:  # whatever other rows say
         rows[key].labels[name] = -1
     said = f"{counted(len(contradicted), 'label')} both present and absent by different rows, taken as ignored"
-    return Labelled(table.file, None, list(rows.values()), [said] if contradicted else [], table.where)
+    parts = [name for c, name in enumerate(table.rows[0][1] if first else ()) if plain(name) in SELDOM_CLASSES]
+    warnings = [f"not used: {counted(len(parts), 'column')} {', '.join(parts)}"] if parts else []
+    warnings += [said] if contradicted else []
+    return Labelled(table.file, None, list(rows.values()), warnings, table.where)
+
+
+def _refuse_joined(table: Table, cells: list[tuple[int, str]]) -> None:
+    """UserError where a cell joins labels of which one stands by itself in another row."""
+    alone = {name for _, name in cells}
+    for mark in "|;":
+        for line, name in cells:
+            if mark in name and any(part.strip() in alone for part in name.split(mark)):
+                raise UserError(
+                    f"{table.where(line)}: found the label {name[:60]!r}, which '{mark}' seems to join, expected one "
+                    "label a row; `prepare csv` reads several in a cell"
+                )
 
 
 def _value(table: Table, line: int, cell: str, least: float) -> int:

@@ -79,7 +79,7 @@ def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]
     warnings += [
         f"column '{head[c]}' is a class like the others; --ignore-column '{head[c]}' if it is none"
         for c in classes
-        if plain(head[c]) in SELDOM_CLASSES
+        if plain(head[c]) in {*SELDOM_CLASSES, *IMAGE_NAMES}
     ]
     return Columns(image, None, _unique(table, head, classes), rows, warnings)
 
