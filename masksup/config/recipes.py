@@ -27,8 +27,11 @@ class Recipe:
 
 
 def find_recipes(folder: Path | None = None) -> list[Recipe]:
-    """All recipes below `folder`; None: those of this checkout, or of the current folder. UserError where none are."""
-    places = [folder] if folder else [Path("configs"), Path(__file__).parents[2] / "configs"]
+    """All recipes below `folder`; None: of the current folder's `configs`, else those that come with the program.
+
+    UserError where none are.
+    """
+    places = [folder] if folder else [Path("configs"), Path(__file__).parents[1] / "configs"]
     place = next((place for place in places if place.is_dir()), None)
     if place is None:
         raise UserError(
