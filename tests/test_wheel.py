@@ -47,4 +47,6 @@ def test_an_installed_program_lists_its_recipes_and_reads_them(installed: Path, 
     rows = json.loads(masksup("recipes", "--data", "voc2007", "--method", "mcar", "--json"))
     assert rows
     assert all(Path(row["file"]).is_relative_to(installed) for row in rows)
-    assert "method.name" in masksup("train", "--print-config", rows[0]["file"]).replace("method:\n  name", "method.name")
+    assert "method.name" in masksup("train", "--print-config", rows[0]["file"]).replace(
+        "method:\n  name", "method.name"
+    )
