@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from masksup.cli import Parser, hint, refuse_unknown
 from masksup.errors import UserError
 from masksup.exits import status_of
 
@@ -14,10 +15,13 @@ _PAIRS = ("environment", "sbatch", "srun")
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, or 2 for a mistake in the input."""
     words = sys.argv[1:] if argv is None else argv
-    parser = _parser(next((word for word in words if not word.startswith("-")), ""))
+    command = next((word for word in words if not word.startswith("-")), "")
+    parser = _parser(command)
+    refuse_unknown(parser, command, _COMMANDS)
     args, rest = parser.parse_known_args(words)
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        more = "overrides" if hasattr(args, "overrides") else None
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest)}")
     if rest:
         args.overrides.extend(rest)
     return status_of("masksup-launch", args.run, args)
@@ -27,22 +31,11 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     """All commands by name, of which the one that is wanted knows its arguments."""
     from masksup import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="masksup-launch", description="Runs on a SLURM cluster: submit, sweep, watch, stop, go on."
-    )
+    parser = Parser(prog="masksup-launch", description="Runs on a SLURM cluster: submit, sweep, watch, stop, go on.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
     parser.set_defaults(run=lambda _: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, meaning, add_arguments, run in (
-        ("submit", "one run, as a SLURM job that comes back by itself", _add_submit, _submit),
-        ("sweep", "a job array, one element a setting; again: what is missing or failed", _add_sweep, _sweep),
-        ("status", "what runs, what waits, what was lost, best scores", _add_status, _status),
-        ("preflight", "is this allocation, or one that is asked for, fit to train on", _add_preflight, _preflight),
-        ("cancel", "ask runs to save and leave, for good", _add_cancel, _cancel),
-        ("requeue", "ask runs to save, leave and wait in the queue again", _add_runs, _requeue),
-        ("resume", "submit runs again that are neither finished nor active", _add_resume, _resume),
-        ("logs", "what a rank of a run wrote", _add_logs, _logs),
-    ):
+    for name, (meaning, add_arguments, run) in _COMMANDS.items():
         command = commands.add_parser(name, help=meaning, description=meaning)
         if name == wanted:
             add_arguments(command)
@@ -199,6 +192,19 @@ def _logs(args: argparse.Namespace) -> int:
     from launch.control import logs
 
     return logs(args.runs, args.rank, args.start, args.launcher, args.follow)
+
+
+# Name -> its line in the help, what defines its arguments, what runs it.
+_COMMANDS = {
+    "submit": ("one run, as a SLURM job that comes back by itself", _add_submit, _submit),
+    "sweep": ("a job array, one element a setting; again: what is missing or failed", _add_sweep, _sweep),
+    "status": ("what runs, what waits, what was lost, best scores", _add_status, _status),
+    "preflight": ("is this allocation, or one that is asked for, fit to train on", _add_preflight, _preflight),
+    "cancel": ("ask runs to save and leave, for good", _add_cancel, _cancel),
+    "requeue": ("ask runs to save, leave and wait in the queue again", _add_runs, _requeue),
+    "resume": ("submit runs again that are neither finished nor active", _add_resume, _resume),
+    "logs": ("what a rank of a run wrote", _add_logs, _logs),
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from typing import NoReturn
 
@@ -49,21 +50,24 @@ def parse(words: list[str]) -> argparse.Namespace:
     """
     command = next((word for word in words if not word.startswith("-")), "")
     parser = _parser(command)
-    if command and command not in COMMANDS:
-        parser.error(f"unknown command '{command}'; {nearest(command, COMMANDS)}")
+    refuse_unknown(parser, command, COMMANDS)
     args, rest = parser.parse_known_args(words)
     more = getattr(args, "more", None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{_hint(more, rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest)}")
     if more is not None:
         getattr(args, more).extend(rest)
     return args
 
 
-def _hint(more: str | None, rest: list[str]) -> str:
-    """What a user of `train` may have meant by options that it does not have: settings."""
+def hint(more: str | None, rest: list[str]) -> str:
+    """What a user may have meant: settings of `train` are no options, and options of the others are no settings."""
     if more != "overrides":
-        return ""
+        pair = next((word for word in rest if "=" in word and not word.startswith("-")), "")
+        name, _, value = pair.partition("=")
+        return f"; this command takes no settings, and its options are given as --{name} {value}" if pair else ""
+    if any(word.startswith("--resume") for word in rest):
+        return "; the same command without it goes on where the run stopped"
     from masksup.config.messages import keys_named
 
     name, _, value = next(word for word in rest if word.startswith("-")).lstrip("-").partition("=")
@@ -72,7 +76,14 @@ def _hint(more: str | None, rest: list[str]) -> str:
     return f"; settings are given as {keys[0]}={value or (after[0] if after else 'VALUE')}"
 
 
-class _Parser(argparse.ArgumentParser):
+def refuse_unknown(parser: argparse.ArgumentParser, command: str, known: Iterable[str]) -> None:
+    """Leave with the nearest command where `command` is none; "" is none and passes."""
+    names = list(known)
+    if command and command not in names:
+        parser.error(f"unknown command '{command}'; {nearest(command, names)}")
+
+
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """A wrong option is told as every other mistake, in one line."""
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options\n")
@@ -80,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(wanted: str) -> argparse.ArgumentParser:
     """All commands by name, of which the one that is wanted (or `_EVERY`) knows its arguments."""
-    parser = _Parser(prog="masksup", description="Multi-label image recognition: prepare, train, score, predict.")
+    parser = Parser(prog="masksup", description="Multi-label image recognition: prepare, train, score, predict.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
     parser.set_defaults(run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

@@ -90,6 +90,8 @@ def test_recipes_are_the_files_and_filters_choose(tmp_path: Path, capsys: pytest
     ] == "mAP 58.38 +- 0.30"
     assert main(["recipes", "--configs", str(ROOT / "configs"), "--method", "mcr"]) == 2
     assert "did you mean 'mcar'?" in capsys.readouterr().err
+    assert main(["recipes", "--configs", str(ROOT / "configs"), "--method", "msl", "--data", "voc2012"]) == 2
+    assert "no recipe on voc2012; there are some on coco2014, voc2007, wider" in capsys.readouterr().err
     with pytest.raises(UserError, match="no such folder"):
         find_recipes(tmp_path / "nowhere")
 

@@ -198,7 +198,7 @@ def test_how_to_train_longer_is_told_and_works(
     more = tiny_config(epochs=2, schedule={"name": "constant"}, eval={"bootstrap": 0})
     with pytest.raises(
         UserError,
-        match=rf"epochs: 1\.0 -> 2\.0.*1 epoch more.*keeps its rate: epochs=1 model\.weights={tmp_path}/run --run-dir",
+        match=rf"epochs: 1\.0 -> 2\.0.*train 1 epoch more.*keeps.*: epochs=1 model\.weights={tmp_path}/run --run-dir",
     ):
         train(more, tmp_path / "run")
     again = validate({**dump(config), "model": {**dump(config)["model"], "weights": str(tmp_path / "run")}}, "test")

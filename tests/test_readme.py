@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
+import masksup
 from masksup.cli import COMMANDS, main, parse
 from masksup.config.components import DATASETS, HEADS, LOSSES, METHODS
 from masksup.config.load import load_config
@@ -21,6 +23,7 @@ from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 ROOT = Path(__file__).resolve().parents[1]
+OF_DETAILS = {"1711.02512", "1804.07723"}  # a pooling, pictures of masks
 SMALL = [
     "model.backbone=test_resnet", "model.weights=none", "model.size=32", "epochs=2", "batch.global=8",
     "data.workers=0", "precision.threads=1",
@@ -81,6 +84,39 @@ def test_the_path_from_ones_own_images_to_a_model(
     load_config(Path("lora.yaml"))
     assert main(["train", "lora.yaml", *SMALL, "model.backbone=test_vit"]) == 0
     assert "LoRA: rank 8, alpha 16, on" in capsys.readouterr().out
+
+
+def test_the_lines_of_python_label_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take_photographs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "csv", "--root", "photos", "--csv", "train.csv", "--csv", "val.csv", "--out", "data"]) == 0
+    Path("mine.yaml").write_text("data: {train: data/train, eval: data/val}\n")
+    assert main(["train", "mine.yaml", *SMALL, "epochs=1"]) == 0
+    assert main(["pack", "runs/mine", "--out", "mine.zip"]) == 0
+    for number, name in enumerate(("a.jpg", "b.jpg")):
+        Path(f"new_photos/new{number}.jpg").rename(name)
+    capsys.readouterr()
+    for document in ("README.md", "docs/use.md"):
+        exec(block(document, "tested: load", "python"), {})
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 2
+        assert all(line.startswith("[") for line in lines)
+
+
+def test_what_is_to_be_cited_is_this_version_and_every_paper_named() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == masksup.__version__
+    papers = {
+        identifier["value"].removeprefix("arXiv:") for r in cited["references"] for identifier in r["identifiers"]
+    }
+    sources = [*(ROOT / "masksup" / "methods").glob("*.py"), *(ROOT / "masksup" / "losses").glob("*.py")]
+    sources += [*(ROOT / "masksup" / "models").glob("*.py"), ROOT / "docs" / "methods.md"]
+    named = {
+        paper for file in sources for paper in re.findall(r"arXiv (\d{4}\.\d{5})", file.read_text(encoding="utf-8"))
+    }
+    assert named - papers - OF_DETAILS == set()
 
 
 def test_the_csv_shown_is_one_that_prepare_reads(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(prepared, run, tiny_config, 
     other = ["eval", str(shapes), "--data", str(tiny_data / "val"), "--write-voc-server", str(out)]
     assert "found the class 'arrow', expected the 20 of PASCAL VOC" in one_line(other, capsys)
     test = ["eval", str(run), "--data", str(prepared / "test")]
-    assert "found without --write-voc-server" in one_line([*test, "--voc-competition", "comp1"], capsys)
+    assert "it needs --write-voc-server" in one_line([*test, "--voc-competition", "comp1"], capsys)
     (tmp_path / "file").write_text("")
     message = one_line([*test, "--write-voc-server", str(tmp_path / "file")], capsys)
     assert "cannot be written to" in message

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from launch.__main__ import main as launcher
 from launch.sweeps.results import ScoredSetting
 from launch.sweeps.results import as_csv as sweep_csv
 from masksup.base.csv_text import as_csv
@@ -83,6 +84,7 @@ def test_a_setting_by_its_last_name(
         (["--batch-size", "64"], "settings are given as batch.global=64"),
         (["--lr", "0.1"], "settings are given as optim.lr=0.1"),
         (["--wrong"], "settings are given as section.key=VALUE"),
+        (["--resume"], "the same command without it goes on where the run stopped"),
     ],
 )
 def test_an_option_that_is_a_setting(
@@ -98,6 +100,28 @@ def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
         main(["trian", "mine.yaml"])
     told = capsys.readouterr().err
     assert told.startswith("masksup: unknown command 'trian'; did you mean 'train'?")
+    assert told.count("\n") == 1
+
+
+def test_settings_where_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", "runs/a", "device=cuda"])
+    assert "options are given as --device cuda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["submitt", "mine.yaml"], "unknown command 'submitt'; did you mean 'submit'?"),
+        (["submit", "mine.yaml", "--partition"], "argument --partition: expected one argument"),
+        (["submit", "mine.yaml", "--lr", "0.1"], "settings are given as optim.lr=0.1"),
+    ],
+)
+def test_the_launcher_answers_in_a_line_too(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        launcher(words)
+    told = capsys.readouterr().err
+    assert said in told
     assert told.count("\n") == 1
 
 

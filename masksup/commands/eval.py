@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.bootstrap is not None and args.bootstrap < 0:
         raise UserError(f"--bootstrap: found {args.bootstrap}, expected a number of resamples, or 0 for no intervals")
     if args.voc_competition and not args.write_voc_server:
-        raise UserError("--voc-competition: found without --write-voc-server, whose files it names")
+        raise UserError("--voc-competition: it needs --write-voc-server DIR; it names the files there")
     names = ("ap_rule", "compat", "threshold", "bootstrap")
     rules = {name: getattr(args, name) for name in names}
     wanted = EvalFiles(args.json, args.predictions, args.write_voc_server, args.voc_competition)

@@ -83,9 +83,9 @@ def _files(args: argparse.Namespace) -> "list[Source]":
     from masksup.output.labels import check_out
 
     if args.explain and args.pictures is None:
-        raise UserError("--explain: found without --pictures DIR, where the explaining pictures go")
+        raise UserError("--explain: it needs --pictures DIR, the folder for its pictures")
     if args.classes is not None and not args.explain:
-        raise UserError("--classes: found without --explain, whose maps it chooses")
+        raise UserError("--classes: it needs --explain; it chooses the classes whose maps are drawn")
     check_out(args.out)
     files = find_images(args.images)
     if args.pictures is not None:

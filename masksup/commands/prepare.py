@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from masksup.config.components import DATASETS
 
     parser.add_argument("dataset", metavar="NAME", help=", ".join(DATASETS.entries))
-    parser.add_argument("--root", required=True, type=Path, metavar="DIR", help="where the data set lies")
+    parser.add_argument(
+        "--root", required=True, type=Path, metavar="DIR", help="where the data set lies; of shapes, where it is drawn"
+    )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="where to write; one folder a split below it"
     )

@@ -27,8 +27,11 @@ class Recipe:
 
 
 def find_recipes(folder: Path | None = None) -> list[Recipe]:
-    """All recipes below `folder`; None: those of this checkout, or of the current folder. UserError where none are."""
-    places = [folder] if folder else [Path("configs"), Path(__file__).parents[2] / "configs"]
+    """All recipes below `folder`; None: of the current folder's `configs`, else those that come with the program.
+
+    UserError where none are.
+    """
+    places = [folder] if folder else [Path("configs"), Path(__file__).parents[1] / "configs"]
     place = next((place for place in places if place.is_dir()), None)
     if place is None:
         raise UserError(
@@ -45,7 +48,11 @@ def chosen(recipes: list[Recipe], data: str | None, method: str | None) -> list[
     ):
         if wanted is not None and wanted not in known:
             raise UserError(f"{option}: no recipe for '{wanted}'; {nearest(wanted, known)}")
-    return [r for r in recipes if data in (None, r.data) and (method is None or method in r.parts)]
+    found = [r for r in recipes if data in (None, r.data) and (method is None or method in r.parts)]
+    if not found:
+        others = sorted({recipe.data for recipe in recipes if method in recipe.parts})
+        raise UserError(f"--method {method}: no recipe on {data}; there are some on {', '.join(others)}")
+    return found
 
 
 def _is_recipe(file: Path) -> bool:

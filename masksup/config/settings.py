@@ -15,6 +15,7 @@ from masksup.errors import UserError, nearest
 
 # Where neither the choices nor the default say what a value looks like.
 EXAMPLES = {
+    "checkpoint.snapshot_seconds": "30",
     "seed": "1", "data.train": "data/voc2007/trainval", "data.eval": "data/voc2007/test",
     "data.test": "data/voc2007/test", "data.folds": "5", "data.fold": "1", "data.workers": "8",
     "data.broken_budget": "0.001", "augment.size": "160", "augment.color_jitter": "[0.4,0.4,0.4,0.1]",

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             "file (a precision is chosen by masksup export --precision)"
         )
     if card.facts.get("note"):
-        print(f"note: {card.facts['note']}", file=sys.stderr)
+        print(f"about this model: {card.facts['note']}", file=sys.stderr)
     rows: list[Row] = []
     broken: list[str] = []
     line = card.decisions.line()

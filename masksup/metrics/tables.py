@@ -81,7 +81,9 @@ def _by_stratum(summary: dict[str, Any]) -> Table:
     for division in ("size", "occlusion"):
         rows |= scores[division]["strata"] or {}
     ranges = summary["protocol"]["intervals"]
-    title = "Classes that an image shows only as ... objects" + (f" (and {LEVEL} % interval)" if ranges else "")
+    title = "Scores of classes that an image shows only as small, medium, large or occluded objects" + (
+        f" (and {LEVEL} % interval)" if ranges else ""
+    )
     title += ", by the clean rules" if summary["protocol"]["compat"] != "none" else ""
     table = Table(title=title, title_justify="left")
     table.add_column("only")
@@ -107,8 +109,8 @@ def _outside(scores: dict[str, Any]) -> str:
         if group["strata"]:
             without = f", {group['without_boxes']} without counted boxes" if group["without_boxes"] else ""
             parts.append(f"{group['mixed']} {what}{without}")
-    note = "; occluded includes truncated" if scores["occlusion"]["strata"] else ""
-    return f"in no row but the first: {'; '.join(parts)}{note}"
+    note = ". 'Occluded' includes 'truncated'" if scores["occlusion"]["strata"] else ""
+    return f"Positives that count in the first row only: {'; '.join(parts)}{note}."
 
 
 def _range(ends: list[float]) -> str:

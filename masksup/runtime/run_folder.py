@@ -165,9 +165,10 @@ def refuse_other_config(path: Path, config: Config) -> None:
 def _longer(path: Path, recorded: Config, config: Config) -> str:
     """How to go on with the weights of a run whose epochs are over, to be copied."""
     more = f"{config.epochs - recorded.epochs:g}"
-    rate = "keeps its rate" if config.schedule.name == "constant" else "starts its schedule anew"
+    rate = "keeps the learning rate" if config.schedule.name == "constant" else "starts the schedule anew"
     words = shlex.join([f"epochs={more}", f"model.weights={path}", "--run-dir", f"{path}-longer"])
-    return f"{more} epoch{'' if more == '1' else 's'} more of its weights make another run, which {rate}: {words}"
+    epochs = f"{more} epoch{'' if more == '1' else 's'} more"
+    return f"to train {epochs}, begin another run with its weights, which {rate}: {words}"
 
 
 def refuse_other_data(path: Path, config: Config, indexes: Mapping[str, str] | None = None) -> None:

@@ -37,8 +37,8 @@ def test_maps_regions_and_views_are_drawn_below_the_scores(run: Path, tiny_data:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--explain"], "--explain: found without --pictures"),
-        (["--pictures", "{tmp}/out", "--classes", "disc"], "--classes: found without --explain"),
+        (["--explain"], "--explain: it needs --pictures DIR"),
+        (["--pictures", "{tmp}/out", "--classes", "disc"], "--classes: it needs --explain"),
         (["--pictures", "{tmp}/out", "--explain", "--classes", "disc,rign"], "no class 'rign'; did you mean 'ring'?"),
     ],
 )
