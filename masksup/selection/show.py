@@ -18,8 +18,8 @@ def plan_lines(search: Climb, train_index: Path) -> list[str]:
         when = " and ".join(f"{a} beats {b}" for a, b in rung.after)
         lines.append(f"{number}. {rung.title}{f', if {when}' if when else ''}: {search.file(rung)}")
     lines.append(
-        f"each is judged by {search.facts.folds} folds of the training part; the first one that the best does not beat "
-        "by more than a standard error is trained on all of it"
+        f"each is judged by {search.facts.folds} folds of the training part; of those within a "
+        "standard error of the best one, the first is trained on all of it"
     )
     return lines
 
