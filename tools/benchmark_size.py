@@ -20,6 +20,7 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
+from masksup.base.files import as_json
 from masksup.data.index import open_index
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.sampler import class_balance
@@ -104,7 +105,7 @@ def measured(part: Callable[[Path, int, int], None], folder: Path, images: int, 
     peak = next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), 0)
     mapped = next((int(line.split()[1]) for line in status if line.startswith("RssFile")), 0)
     facts = {"seconds": perf_counter() - began, "gib": peak / 2**20, "mapped_gib": mapped / 2**20}
-    (folder / f"{part.__name__}.json").write_text(json.dumps(facts))
+    (folder / f"{part.__name__}.json").write_text(as_json(facts))
 
 
 def measure(images: int, classes: int, gib: float) -> dict[str, dict[str, float]]:

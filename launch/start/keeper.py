@@ -32,6 +32,7 @@ from masksup.base import clock, signals
 from masksup.base.lived import lived
 from masksup.base.memory import killed_for_memory
 from masksup.base.place import Place, find_place
+from masksup.base.words import counted
 from masksup.config.load import load_config
 from masksup.exits import BUG, STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
@@ -130,7 +131,7 @@ class Keeper:
     def _fork(self, work: Callable[[], int]) -> int:
         """A process that ends with this one, and does this work alone."""
         threads = len(list(Path("/proc/self/task").iterdir()))
-        assert threads == 1, f"found {threads} threads, of which a fork would lose all but one"
+        assert threads == 1, f"found {counted(threads, 'thread')}, of which a fork would lose all but one"
         parent, pid = os.getpid(), os.fork()
         if pid:
             return pid

@@ -1,6 +1,7 @@
 """What is recorded and shown of the steps of a run."""
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Ba
     values |= _pace(run, meter)
     run.record.scalars("train", step, epoch, values)
     heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
-    run.progress.loss = values["loss"]
+    run.progress.loss = values["loss"] if math.isfinite(values["loss"]) else None
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {figure(values['images_per_second'])} images/s"
     bar.note = _live(run, note, values)
     if bar.disable:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from masksup.base.words import counted
 from masksup.data.prepare.options import existing_file, named_splits
 from masksup.data.prepare.tables.cells import Table, read_table
 from masksup.data.prepare.tables.classes import ClassRules
@@ -63,5 +64,7 @@ def _columns(table: Table) -> Columns:
         )
     for number, row in table.rows[1:]:
         if len(row) != len(head):
-            raise UserError(f"{table.where(number)}: malformed CSV: found {len(row)} columns, expected {len(head)}")
+            raise UserError(
+                f"{table.where(number)}: malformed CSV: found {counted(len(row), 'column')}, expected {len(head)}"
+            )
     return Columns(head.index("Path"), None, {name: head.index(name) for name in OBSERVATIONS}, table.rows[1:])

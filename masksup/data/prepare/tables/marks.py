@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from masksup.base.words import counted
 from masksup.data.prepare.tables.cells import Table
 from masksup.data.prepare.tables.columns import Columns
 from masksup.data.prepare.tables.labelled import Labelled, Row
@@ -102,8 +103,8 @@ def _settle_minus(tables: dict[str, tuple[Table, Columns]], seen: _Seen, said: M
     file = next(iter(tables.values()))[0].file
     if without:
         raise UserError(
-            f"{file}: found -1 but never 0 for class '{without[0]}' ({len(without)} of {len(seen.counts)} classes are "
-            f"so); {settles}"
+            f"{file}: found -1 but never 0 for class '{without[0]}' ({len(without)} of "
+            f"{counted(len(seen.counts), 'class')}); {settles}"
         )
     if 2 * minus > total and sum(zeros.values()) < sum(counts["1"] for counts in seen.counts.values()):
         raise UserError(f"{file}: found -1 in {100 * minus / total:.0f} % of the labels, and fewer 0 than 1; {settles}")
