@@ -34,6 +34,7 @@ def test_every_contender_is_what_its_name_says(base: Path) -> None:
     assert made["csra + masksup"].method.options["views"] == "auto"
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_eval_and_a_second_call_trains_nothing(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

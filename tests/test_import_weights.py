@@ -190,7 +190,8 @@ def test_the_layout_at_448_is_refused_or_assumed_aloud(tmp_path: Path, capsys: p
     assert len(read_meta(tmp_path / "run/checkpoints/best")["imported"]["assumed"]) == 4
 
 
-@pytest.mark.parametrize("dimensions", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # short: TResNet's trunk, tests/models/test_originals.py
+@pytest.mark.parametrize("dimensions", [2, 4])
 def test_tresnet_with_negative_scales(tmp_path: Path, dimensions: int, capsys: pytest.CaptureFixture[str]) -> None:
     net = originals.randomise(originals.TResNetM(20))
     for module in net.modules():

@@ -82,7 +82,8 @@ def test_kill_at_random_instants_ends_bit_equal(clean: tuple[Path, Path], tmp_pa
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGUSR2", "SIGINT"))]
+    "name",  # short: one rank in tests/dist/test_failures.py, and SLURM's own
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGUSR2", "SIGINT")],
 )
 def test_signal_to_the_whole_job_saves_and_leaves_with_75(name: str, clean: tuple[Path, Path], tmp_path: Path) -> None:
     """SLURM and a terminal signal every process, loader workers too."""

@@ -74,7 +74,7 @@ def test_an_evaluation_each_few_epochs_is_where_patience_is_looked_at(tiny_confi
     assert [round(row["epoch"]) for row in result(tmp_path)["history"]] == [2, 4]
 
 
-@pytest.mark.parametrize("where", ["save", "finish", "signal"])
+@pytest.mark.parametrize("where", [pytest.param("save", marks=pytest.mark.slow), "finish", "signal"])
 def test_cut_off_between_the_evaluation_and_the_end_it_comes_to_the_same_end(
     where: str, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

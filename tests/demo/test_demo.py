@@ -133,6 +133,7 @@ def test_a_socket_of_another_page_is_refused(shared_server: str) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_what_is_too_large_is_refused_before_it_is_read_and_a_page_holds_a_hundred_pictures(
     run: Path, tiny_data: Path
 ) -> None:

@@ -163,7 +163,7 @@ def test_live_scores_are_those_of_the_checkpoint(job: Launcher, write_config, tm
         pytest.param(3, FP16_CLIPPED, marks=pytest.mark.slow),
         (2, {"model__frozen": True}),
         (3, {"parallel__compress": "bf16", "parallel__static_graph": False}),  # and therefore by the ring
-        (3, DEPTH_AND_MASKS),
+        pytest.param(3, DEPTH_AND_MASKS, marks=pytest.mark.slow),  # short: test_same_bits.py
         pytest.param(2, LORA, marks=pytest.mark.slow),  # short: in one process, tests/test_lora.py
         *(
             pytest.param(2, {**LORA, "parallel": {"engine": "deepspeed", "zero_stage": stage}},

@@ -24,6 +24,7 @@ def slow_writes(seconds: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_save_that_takes_longer_than_a_step_may_is_waited_for(job: Launcher, write_config, tmp_path: Path) -> None:
     """The last ones of a run: of the best epoch, and of the end."""
     config = write_config(epochs=2, **LIMITS)

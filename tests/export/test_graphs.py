@@ -26,20 +26,14 @@ pytest.importorskip("onnxscript")
 C, SIZE = 5, 64
 
 
-def looks_as_all_do(method: str) -> bool:
-    return bool(METHODS.resolve(method).streams is Method.streams)
-
-
 CASES: list[Any] = [
-    # Short: every head is exported by tests/test_start_matrix.py too, and some methods look at an image as all do.
+    # Short: every head is exported by tests/test_start_matrix.py too, and one method that looks twice.
     *(
         pytest.param(head, "baseline", {}, marks=[] if head in ("linear", "csra") else pytest.mark.slow)
         for head in HEADS.entries
     ),
     *(
-        pytest.param(
-            "linear", method, {}, marks=pytest.mark.slow if looks_as_all_do(method) or method == "mcar" else []
-        )
+        pytest.param("linear", method, {}, marks=[] if method == "masksup" else pytest.mark.slow)
         for method in METHODS.entries
         if method != "baseline"
     ),

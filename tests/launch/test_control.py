@@ -84,6 +84,7 @@ def test_requeued_followed_cancelled_and_resumed(
         logs(home, 0, None, launcher=False, follow=False)
 
 
+@pytest.mark.slow
 def test_a_launcher_that_was_killed_leaves_ranks_that_can_be_told_to_leave(
     tiny_config: MakeConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -238,7 +238,7 @@ def test_any_trunk_fits(backbone: str, size: int, tile: int | None) -> None:
     assert all(p.grad is not None for p in method.network.parameters())
 
 
-@pytest.mark.parametrize("head", ["linear", "csi"])
+@pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.slow), "csi"])
 def test_stopped_and_resumed_is_bit_equal_with_its_teacher(
     head: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

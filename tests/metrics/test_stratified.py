@@ -204,6 +204,7 @@ def test_a_recall_of_nothing_or_all_has_no_interval():
         assert row["mAP_interval"] is not None
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_mean_score_of_sets_of_images():
     """Plain percentiles hold it half of the time here, as copies of positives rank side by side."""
     rng, classes, images = np.random.default_rng(1), 100, 300
