@@ -18,6 +18,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """`yaml.safe_load`, refusing a key that stands twice in one mapping."""
 
 
+class _TextLoader(_UniqueKeyLoader):
+    """The same, with every scalar as it is written: `no` is a name, and 1.10 is not 1.1."""
+
+
 class _Dumper(yaml.SafeDumper):
     """`yaml.safe_dump` for texts that `_UniqueKeyLoader` reads."""
 
@@ -35,6 +39,11 @@ for _either in (_UniqueKeyLoader, _Dumper):
     }
     for _tag, _pattern in _NUMBERS.items():
         _either.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -64,10 +73,13 @@ def _unfolded(node: yaml.Node | None, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def parse_yaml(text: str | bytes) -> Any:
-    """One YAML document. ValueError, in one line, for anything that is not one, or that unfolds to far more."""
+def parse_yaml(text: str | bytes, texts: bool = False) -> Any:
+    """One YAML document. ValueError, in one line, for anything that is not one, or that unfolds to far more.
+
+    texts: scalars are texts as they are written.
+    """
     try:
-        loader = _UniqueKeyLoader(text)  # a SafeLoader: plain values, no objects, no code
+        loader = (_TextLoader if texts else _UniqueKeyLoader)(text)  # a SafeLoader: plain values, no objects, no code
         node = loader.get_single_node()
         if _unfolded(node, {}) > _MOST_NODES:
             raise ValueError(f"its aliases unfold to more than {_MOST_NODES:,} values")

@@ -193,6 +193,17 @@ def test_yolo_numbers_that_may_mean_another_class_are_refused(
         prepare_yolo(tmp_path)
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize("text", [f"{BOMB}names: *a39\n", "names: [cat]\nnames: [dog]\n", "names: [cat\n"])
+def test_yaml_of_yolo_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
+    pictures(tmp_path, "a.jpg")
+    write(tmp_path, {"a.txt": "0 .5 .5 .1 .1\n", "data.yaml": f"train: .\n{text}"})
+    with pytest.raises(UserError, match=r"data\.yaml: malformed YAML \(.*\), expected names, train and val$"):
+        prepare_yolo(tmp_path)
+
+
 def test_voc_lists_without_xml(tmp_path: Path) -> None:
     base = tmp_path / "VOCdevkit/VOC2007"
     pictures(base, "JPEGImages/000001.jpg", "JPEGImages/000002.jpg", "JPEGImages/000003.jpg")

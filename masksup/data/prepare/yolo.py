@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from masksup.base.words import counted, reason
+from masksup.base.words import counted
+from masksup.config.yaml_text import parse_yaml
 from masksup.data.decode_pil import FORMATS
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.options import existing_file, named_splits, read_text, require_classes
@@ -65,22 +66,12 @@ def _description(root: Path, names: str | None) -> Path:
 
 
 def _yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
-    class Texts(yaml.SafeLoader):
-        """`no` and `on` are names of classes here, and 1.10 is no 1.1."""
-
-    kept = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
-    Texts.yaml_implicit_resolvers = {
-        first: [pair for pair in pairs if pair[0] in kept]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
     try:
-        found = yaml.load(read_text(file), Texts)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        found = parse_yaml(read_text(file), texts=True)  # `no` and `on` are names of classes here
+    except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{file}: malformed YAML ({reason(error)}), expected names, train and val") from None
+        raise UserError(f"{file}: malformed YAML ({error}), expected names, train and val") from None
     if not isinstance(found, dict):
         raise UserError(f"{file}: found no mapping, expected names, train and val")
     return found
