@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from masksup.data.sampler import class_balance
-from masksup.metrics.tables import MANY, SHOWN, tables
+from masksup.metrics.tables import MANY, SHOWN, tables, without_negatives
 from masksup.training import score_log
+from masksup.training.caution import cautions
 from tools.benchmark_size import PARTS
 
 CLASSES, IMAGES = 2_000, 5_000
@@ -89,3 +90,13 @@ def test_tensorboard_has_curves_of_the_most_frequent_classes_alone(monkeypatch: 
     frequent = [f"class {k}" for k in range(CLASSES - score_log.CURVES_OF, CLASSES)]
     assert Record.curves == frequent[:-1], "the last has no AP"
     assert set(Record.rows["AP"]) == set(frequent[:-1])
+
+
+def test_lines_name_the_first_of_many_classes() -> None:
+    names = [f"class {k}" for k in range(CLASSES)]
+    found = {"without_negatives": names, "protocol": {"class_without_negatives": "left out of mAP"}}
+    index = SimpleNamespace(count=lambda _: np.zeros(CLASSES, np.int64), __len__=lambda: 9)
+    config = SimpleNamespace(optim=SimpleNamespace(name="lbfgs"))
+    run = SimpleNamespace(config=config, source=SimpleNamespace(train=index, classes=tuple(names)), plan=None)
+    for line in (without_negatives(found), *cautions(run)):  # type: ignore[arg-type]
+        assert line.endswith(f"class 18, class 19, ... and {CLASSES - 20:,} more")

@@ -1,15 +1,23 @@
 """Numbers, kinds of values and odd letters as people read them."""
 
 import unicodedata
+from collections.abc import Sequence
 
 MANY = 300  # classes beyond which a table shows the first and the worst alone
 SHOWN = 40
+_LISTED = 20
 
 
 def counted(number: int, thing: str) -> str:
     """`number` with its noun: "1 image", "1,200 images", "2 classes"."""
     ending = "" if number == 1 else "es" if thing.endswith(("s", "x", "ch")) else "s"
     return f"{number:,} {thing}{ending}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a line, of many the first: "cat, dog", "a, b, ... and 980 more"."""
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f", ... and {more:,} more" if more > 0 else "")
 
 
 def kind_of(value: object) -> str:

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from masksup.base.log import console, log
-from masksup.base.words import counted
+from masksup.base.words import counted, listed
 from masksup.calibration.cross_validation import RULES
 
 
@@ -77,7 +77,7 @@ def remarks(facts: dict[str, Any]) -> list[str]:
         lines.append(f"set by hand, which the scores above do not know: {', '.join(given)}")
     without = [name for name, row in facts["classes"].items() if not row["positives"]]
     if without:
-        lines.append(f"without positives, so that nothing was fitted to them: {', '.join(without)}")
+        lines.append(f"without positives, so that nothing was fitted to them: {listed(without)}")
     return lines + (_better(facts) if facts["aim"] == "f1" else [])
 
 

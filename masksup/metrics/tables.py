@@ -5,7 +5,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from masksup.base.words import MANY, SHOWN, counted
+from masksup.base.words import MANY, SHOWN, counted, listed
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import COUNTED, THRESHOLD_SCORES, TOP
 
@@ -35,7 +35,7 @@ def without_negatives(summary: dict[str, Any]) -> str:
     """One line: the classes that every image shows as far as is known, and what they count for."""
     names = summary["without_negatives"]
     rule = summary["protocol"]["class_without_negatives"]
-    return f"{counted(len(names), 'class')} without negatives, {rule}: {', '.join(names)}"
+    return f"{counted(len(names), 'class')} without negatives, {rule}: {listed(names)}"
 
 
 def tables(summary: dict[str, Any], width: int = 100) -> list[Table]:

@@ -12,7 +12,7 @@ from masksup.base.files import refuse_unwritable_file, write_json, written_whole
 from masksup.base.log import console, log, start_logging
 from masksup.base.place import find_place
 from masksup.base.signals import stop_requested
-from masksup.base.words import counted
+from masksup.base.words import counted, listed
 from masksup.data.index import open_index
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part, open_source, refuse_other_classes, refuse_other_range, whole
@@ -231,7 +231,7 @@ def _remarks(summary: dict[str, Any], trained: Trained) -> None:
         scores = ", ".join(f"{key} {decided[key]:.2f}" for key in ("F1", "CF1", "OF1", "OP", "OR"))
         log.info(f"decided as predict does, for {decided['aim']}: {scores}, {decided['labels']:.2f} labels an image")
     if summary["unscored"] and summary["labelled_pairs"]:
-        log.info(f"without positives, so not scored: {', '.join(summary['unscored'])}")
+        log.info(f"without positives, so not scored: {listed(summary['unscored'])}")
     if summary["without_negatives"]:
         log.info(without_negatives(summary))
     protocol = summary["protocol"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from masksup.base.words import counted
+from masksup.base.words import counted, listed
 from masksup.training.run import Run
 
 FEW_STEPS = 50  # of an optimiser, in which even the rate of a schedule hardly moves a network
@@ -16,11 +16,11 @@ def cautions(run: Run) -> Iterator[str]:
     empty = [name for name, count in positives.items() if count == 0]
     few = [f"{name} ({count})" for name, count in positives.items() if 0 < count < FEW_POSITIVES]
     if empty:
-        yield f"classes without a positive training sample, which cannot be learnt: {', '.join(empty)}"
+        yield f"classes without a positive training sample, which cannot be learnt: {listed(empty)}"
     if few:
         yield (
             f"classes with fewer than {FEW_POSITIVES} positive training samples, which are hardly learnt: "
-            f"{', '.join(few)}; more images of them help most"
+            f"{listed(few)}; more images of them help most"
         )
     if config.optim.name == "lbfgs":
         return

@@ -216,4 +216,4 @@ def test_of_many_classes_the_first_and_the_rarest_are_shown(
     assert "the first 40 and the rarest 40 of 400 classes" in " ".join(shown.split())
     assert {name for name in names if re.search(f"{name} +[0-9]", shown)} == {*names[:40], *names[340:380]}
     (silent,) = [line for line in shown.splitlines() if "without positives" in line]
-    assert silent.endswith(": " + ", ".join(names[340:360]) + " and 39 more")
+    assert silent.endswith(": " + ", ".join(names[340:360]) + ", ... and 39 more")

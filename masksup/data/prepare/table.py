@@ -10,12 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from masksup.base.words import MANY, SHOWN, counted
+from masksup.base.words import MANY, SHOWN, counted, listed
 from masksup.data.write_index import IndexContent
 
 _NAME_WIDTH = 18
 _MIN_ROWS = 10
-_NAMED = 20  # classes that a warning names
 _PIECE = 1 << 24  # labels
 
 
@@ -59,9 +58,7 @@ def _warnings(contents: list[IndexContent], counts: list[_Counts]) -> list[str]:
         lines += [f"{content.split}: {text}" for text in content.warnings]
         silent = [content.classes[c] for c in np.flatnonzero(count.positives_C == 0)]
         if silent and count.ignored < content.labels_NC.size:
-            more = f" and {len(silent) - _NAMED:,} more" if len(silent) > _NAMED else ""
-            named = f"{', '.join(silent[:_NAMED])}{more}"
-            lines.append(f"{content.split}: {counted(len(silent), 'class')} without positives: {named}")
+            lines.append(f"{content.split}: {counted(len(silent), 'class')} without positives: {listed(silent)}")
     for first, second in combinations(contents, 2):
         shared = _shared_files(first, second)
         if shared:
