@@ -31,7 +31,8 @@ def test_every_end(
 
         monkeypatch.setattr("masksup.commands.pack.run", fail)
         monkeypatch.setattr("masksup.inference.command.run", fail)
-        monkeypatch.setattr("launch.__main__._status", fail)
+        meaning, add_arguments, _ = launch.__main__._COMMANDS["status"]
+        monkeypatch.setitem(launch.__main__._COMMANDS, "status", (meaning, add_arguments, fail))
         words = {"masksup": ["pack", "run", "--out", "x.zip"], "masksup-run": ["x.onnx", "y.jpg"]}
         return PROGRAMS[program](words.get(program, ["status"]))
 
