@@ -43,7 +43,7 @@ def kept_net(pretrained: bool = False, **_: object) -> nn.Module:
 
 @pytest.fixture(params=VERSIONS, ids=lambda path: path.stem)
 def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a version, unpacked, as the current folder; configurations name it in place of `/kept`."""
+    """The folder of a version, unpacked, as the current folder; configurations and indexes name it in place of `/kept`."""
     with zipfile.ZipFile(request.param) as file:
         for member in file.infolist():
             target = tmp_path / member.filename
@@ -52,8 +52,8 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
                 target.symlink_to(file.read(member).decode())
             else:
                 target.write_bytes(file.read(member))
-    for config in tmp_path.glob("runs/*/config.yaml"):
-        config.write_text(config.read_text().replace("/kept/", f"{tmp_path}/"))
+    for file in (*tmp_path.glob("runs/*/config.yaml"), *tmp_path.rglob("index.json")):
+        file.write_text(file.read_text().replace("/kept/", f"{tmp_path}/"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

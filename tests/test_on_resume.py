@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from compare import assert_same_run
 from pydantic import BaseModel
 from test_train import stop_after
@@ -24,6 +25,7 @@ from masksup.data.split import make_plan, open_source
 from masksup.data.write_index import write_index
 from masksup.errors import UserError
 from masksup.exits import STOPPED
+from masksup.runtime.machine import device_model, versions
 from masksup.runtime.run_folder import as_in_folder, open_run, read_run_config, refuse_other_config
 from masksup.training.train import train
 
@@ -165,12 +167,33 @@ def test_operation_that_may_change_results_is_told_and_kept_through_later_starts
     cut(tiny_config(), tmp_path, 2, monkeypatch)
     now = tiny_config(eval={"batch": 7}, precision={"threads": 1})
     cut(now, tmp_path, 1, monkeypatch)
-    assert "going on with other settings (eval.batch: 32 -> 7)" in "".join(capsys.readouterr())
+    assert "going on otherwise (eval.batch: 32 -> 7)" in "".join(capsys.readouterr())
     assert train(now, tmp_path) == 0
-    assert "other settings" not in "".join(capsys.readouterr())
+    assert "going on otherwise" not in "".join(capsys.readouterr())
     assert result(tmp_path)["changed"] == [{"step": 2, "start": 2, "settings": {"eval.batch": "32 -> 7"}}]
     starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
     assert [row["settings"]["eval.batch"] for row in starts] == [32, 7, 7]
+
+
+def test_another_device_or_library_is_one_warning_and_kept(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(tiny_config(), tmp_path, 2, monkeypatch)
+    there = {"device": "another model", "torch": "2.0"}
+    with monkeypatch.context() as patch:
+        patch.setattr("masksup.training.open.device_model", lambda _: there["device"])
+        patch.setattr("masksup.training.open.versions", lambda: {**versions(), "torch": there["torch"]})
+        cut(tiny_config(), tmp_path, 1, monkeypatch)
+    text = "".join(capsys.readouterr())
+    here = {"device": device_model(torch.device("cpu")), **versions()}
+    moved = {key: f"{here[key]} -> {value}" for key, value in there.items()}
+    assert text.count("going on otherwise") == text.count("not promised to be bit-equal") == 1
+    assert f"({'; '.join(f'{key}: {values}' for key, values in moved.items())})" in text
+    assert train(tiny_config(), tmp_path) == 0
+    back = {key: f"{value} -> {here[key]}" for key, value in there.items()}
+    assert result(tmp_path)["changed"] == [
+        {"step": 2, "start": 2, "settings": moved}, {"step": 3, "start": 3, "settings": back},
+    ]  # fmt: skip
 
 
 def test_an_image_that_breaks_in_mid_run_is_cured_by_a_budget(

@@ -44,6 +44,7 @@ LEFT_OUT = (
     ("memory", RECORD, ("train.*.memory_mib",)),
     ("the ranks, one by one", RECORD, ("ranks", "train.*.data_wait_straggler")),
     ("number of ranks", META, ("ranks",)),
+    ("the machine and its libraries", META, ("machine",)),
     ("number of ranks", RESULT, ("ranks",)),
     ("history of the starts", RECORD, ("event",)),
     ("number of the start", META, ("at.changed.*.attempt", "at.changed.*.start")),

@@ -8,8 +8,8 @@ from masksup.base.words import counted
 from masksup.config.schema import ModelSettings
 from masksup.decisions.decisions import CALIBRATION, Decisions
 from masksup.errors import UserError
+from masksup.runtime.machine import versions
 from masksup.saved.open import Trained
-from masksup.saved.packed import versions
 
 _SCORES = ("mAP", "mAUROC", "CF1", "OF1", "CP", "CR", "OP", "OR")
 _LISTED = 100  # classes

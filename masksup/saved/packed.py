@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -10,7 +9,6 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from masksup import __version__
 from masksup.base.files import as_json, parse_json
 from masksup.base.words import kind_of
 from masksup.config.load import to_yaml, validate
@@ -20,6 +18,7 @@ from masksup.data.reading import AS_EVER, Reading, reading_from_json
 from masksup.decisions.calibration import fields, number
 from masksup.decisions.decisions import Decisions, decisions_from_text
 from masksup.errors import UserError
+from masksup.runtime.machine import versions
 from masksup.saved.archive import CARD, CONFIG, DECISIONS, MODEL, WEIGHTS, read_archive, write_archive
 
 
@@ -59,11 +58,6 @@ def write_packed(file: Path, packed: Packed, card: str) -> None:
         DECISIONS: _json(packed.decisions.to_json()), MODEL: _json(facts), WEIGHTS: safetensors.torch.save(tensors),
     }  # fmt: skip
     write_archive(file, members)
-
-
-def versions() -> dict[str, str]:
-    """What the model was packed with."""
-    return {"masksup": __version__, **{name: metadata.version(name) for name in ("torch", "timm", "numpy")}}
 
 
 def read_packed(file: Path) -> Packed:

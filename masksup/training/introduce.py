@@ -38,6 +38,8 @@ def introduce(run: Run, told: list[str]) -> None:
                 f"gradients: {counted(count, 'micro-batch')} a step; a rank holds up to {most} gradients of {size} "
                 "(parallel.sum)"
             )
+    if not adds_as_tree(config) and group.world > 1:
+        log.info("gradients: the library adds them, so another number of ranks gives other last bits (parallel.sum)")
     for line in told:
         log.info(line)
     if config.model.batchnorm == "frozen":

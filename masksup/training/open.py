@@ -31,6 +31,7 @@ from masksup.models.network import Network
 from masksup.models.weights import load_weights
 from masksup.runtime.broken_images import BrokenImages
 from masksup.runtime.checkpoint import State, list_checkpoints, newest_valid, read_checkpoint, step_of
+from masksup.runtime.machine import device_model, versions
 from masksup.runtime.metrics_log import Record
 from masksup.runtime.ranks import Group, Vote
 from masksup.runtime.run_folder import RunFolder, as_in_folder, finished, join_run, open_run
@@ -79,7 +80,8 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     ema = MovingAverage(config.ema, engine.network_state()) if config.ema.decay > 0 else None
     folder = _enter(run_dir, config, built.source.hashes, group)
     run = Run(
-        **vars(built), group=group, vote=Vote(group), folder=folder, record=Record(folder.path, writes=group.first),
+        **vars(built), group=group, machine=_machine(built.device, group), vote=Vote(group), folder=folder,
+        record=Record(folder.path, writes=group.first),
         saver=Saver(folder.checkpoints, folder.start, config.checkpoint.keep, folder.refuse_replaced),
         stepper=stepper, ema=ema, snapshots=new_snapshots(config, group.first),
         broken=_broken(config, built.source), features={}, progress=Progress(),
@@ -102,6 +104,11 @@ def _with_micro(config: Config, group: Group) -> Config:
     with group.together():
         fits = largest_micro(config, open_source(config.data, config.seed), group.place)
     return with_micro(config, min(group.all(fits)))
+
+
+def _machine(device: torch.device, group: Group) -> dict[str, str]:
+    """What `Run.machine` holds, on every rank. Collective."""
+    return {"device": ", ".join(sorted(set(group.all(device_model(device))))), **versions()}
 
 
 def _broken(config: Config, source: Source) -> dict[str, BrokenImages]:
@@ -249,16 +256,18 @@ def _resumed(run: Run, kept: State | None) -> Run:
 
 
 def _tell_changes(run: Run, saved: State) -> None:
-    """Say, and keep for `result.json`, what of the operation is not as the state was computed with."""
+    """Say, and keep for `result.json`, what is not as the state was computed with: settings, device, libraries."""
     settings = changed(validate(saved.meta["config"], str(saved.meta["name"])), run.config, OnResume.TOLD)
     if run.device.type == "cuda" and "tf32" not in saved.meta["config"]["precision"]:
         # The versions without this setting left torch's own default.
         settings["precision.tf32"] = f"true for convolutions alone -> {run.config.precision.tf32}"
+    before = saved.meta.get("machine", {})  # older checkpoints do not say
+    settings |= {key: f"{before[key]} -> {now}" for key, now in run.machine.items() if before.get(key, now) != now}
     if not settings:
         return
     run.progress.changed.append({"step": run.progress.step, "start": run.folder.start, "settings": settings})
     shown = "; ".join(f"{key}: {values}" for key, values in settings.items())
-    log.warning(f"going on with other settings ({shown}): the same run, but not promised to be bit-equal from here on")
+    log.warning(f"going on otherwise ({shown}): the same run, but not promised to be bit-equal from here on")
 
 
 def _progress_of(saved: State) -> Progress:

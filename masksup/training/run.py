@@ -66,6 +66,8 @@ class Run(Built):
     """One start of a run. All of it stays as it is, but `progress` and the tensors of `stepper` and `ema`."""
 
     group: Group
+    machine: dict[str, str]
+    """The models of the ranks' devices and the versions of the libraries: with others, the last bits may differ."""
     vote: Vote
     folder: RunFolder
     record: Record

@@ -42,7 +42,8 @@ def facts(run: Run, engine: dict[str, Any]) -> dict[str, Any]:
         "name": run.saver.name(progress.step), "step": progress.step, "epoch": run.plan.epoch_shown(progress.step),
         "at": vars(progress), "hashes": run.source.hashes, "classes": run.source.classes,
         "note": run.source.train.index.note, "reading": run.source.train.index.reading.to_json(),
-        "config": dump(run.config), "threads": run.threads, **engine,
+        "config": dump(run.config), "threads": run.threads,
+        "machine": run.machine, **engine,
     }  # fmt: skip
 
 
