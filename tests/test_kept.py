@@ -43,7 +43,7 @@ def kept_net(pretrained: bool = False, **_: object) -> nn.Module:
 
 @pytest.fixture(params=VERSIONS, ids=lambda path: path.stem)
 def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a version, unpacked, as the current folder; configurations and indexes name it in place of `/kept`."""
+    """The folder of a version, unpacked, as the current folder; files name it in place of `/kept`."""
     with zipfile.ZipFile(request.param) as file:
         for member in file.infolist():
             target = tmp_path / member.filename
