@@ -26,6 +26,23 @@ _CHUNK = 250  # resamples at a time: gathered weights stay within tens of MB for
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """What is scored, and how: scores rank, a positive that is predicted is recalled, `rule` gives AP.
+
+    group_GNC is within labels_NC == 1: each group of positives is scored by itself. UserError for NaN.
+    """
+
+    scores_NC: Scores
+    labels_NC: Labels
+    group_GNC: NDArray[np.bool_]
+    predicted_NC: NDArray[np.bool_]
+    rule: ApRule
+
+    def __post_init__(self) -> None:
+        check_pairs(self.scores_NC, self.labels_NC)
+
+
+@dataclass(frozen=True)
 class GroupScores:
     """Fractions G x C x R: AP and recall of each group's positives, nan where it has none, and AP where the class
     has no negatives, too; and their weight."""
@@ -51,20 +68,16 @@ class GroupScores:
         return recall
 
 
-def weighted_scores(
-    scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], weights_NR: Weights,
-    predicted_NC: NDArray[np.bool_], rule: ApRule,
-) -> GroupScores:  # fmt: skip
+def weighted_scores(pairs: Pairs, weights_NR: Weights) -> GroupScores:
     """Scores of each group of positives against all negatives of their class, under R weightings of the samples.
 
-    group_GNC is within labels_NC == 1; positives outside a group take no part in its scores, as ignored pairs do.
-    Scores rank alone; a positive is recalled if it is predicted. Ties are ranked together.
+    Positives outside a group take no part in its scores, as ignored pairs do. Ties are ranked together.
     """
-    check_pairs(scores_NC, labels_NC)
+    scores_NC, labels_NC, group_GNC = pairs.scores_NC, pairs.labels_NC, pairs.group_GNC
     groups, _, classes = group_GNC.shape
     shape = (groups, classes, weights_NR.shape[1])
     ap_GCR, hits_GCR, total_GCR = np.full(shape, np.nan), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    reduce = _REDUCE[rule]
+    reduce = _REDUCE[pairs.rule]
     # A resample beside the other: where few of many samples are taken and summed, twice as fast as by rows.
     weights_RN = np.ascontiguousarray(weights_NR.T)
     all_R = weights_NR.sum(axis=0, dtype=np.int64)
@@ -83,7 +96,7 @@ def weighted_scores(
             own_PR = weights_PR[rows]
             true_PR = own_PR.cumsum(axis=0, dtype=np.int64)
             total_GCR[g, c] = true_PR[-1]
-            hits_GCR[g, c] = own_PR[predicted_NC[positive_P[rows], c]].sum(axis=0, dtype=np.int64)
+            hits_GCR[g, c] = own_PR[pairs.predicted_NC[positive_P[rows], c]].sum(axis=0, dtype=np.int64)
             last_P = np.searchsorted(-scores_P[rows], -scores_P[rows], side="right") - 1
             true_PR = true_PR[last_P]
             precision_PR = true_PR / np.maximum(true_PR + false_PR[rows], 1)
@@ -93,9 +106,8 @@ def weighted_scores(
 
 
 def bootstrap(
-    scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], image_N: NDArray[np.integer],
-    predicted_NC: NDArray[np.bool_], rule: ApRule, *, resamples: int, seed: int,
-) -> tuple[Floats, Floats, Floats]:  # fmt: skip
+    pairs: Pairs, image_N: NDArray[np.integer], *, resamples: int, seed: int
+) -> tuple[Floats, Floats, Floats]:
     """(mAP, recall of all pairs, mean recall of classes), each G x R: of `resamples` resamples of the images.
 
     image_N is the image of each sample: the persons of one image are drawn together. Resample r is a function of
@@ -103,7 +115,7 @@ def bootstrap(
     """
     parts = []
     for weights_NR in _resampled_weights(image_N, resamples, seed):
-        scores = weighted_scores(scores_NC, labels_NC, group_GNC, weights_NR, predicted_NC, rule)
+        scores = weighted_scores(pairs, weights_NR)
         parts.append((scores.mean_ap_GR, scores.overall_recall_GR, scores.class_recall_GR))
     mean_ap, overall, by_class = (np.concatenate(values, axis=1) for values in zip(*parts))
     return mean_ap, overall, by_class

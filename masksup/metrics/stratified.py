@@ -12,13 +12,14 @@ resamples score alike, as with a recall of 0: that does not make it certain.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masksup.metrics.average_precision import ApRule
-from masksup.metrics.bootstrap import bootstrap, weighted_scores
+from masksup.metrics.bootstrap import Pairs, bootstrap, weighted_scores
 from masksup.metrics.pairs import Labels, Scores, probabilities
 from masksup.metrics.strata import MIXED, WITHOUT_BOXES, Division
 
@@ -49,11 +50,10 @@ def stratified_scores(
     groups = [positive_NC]
     for division in known.values():
         groups += [positive_NC & (division.stratum_NC == number) for number in range(len(division.names))]
-    group_GNC = np.stack(groups)
-    predicted_NC = probabilities(logits_NC) >= threshold
-    rows = _rows(logits_NC, labels_NC, group_GNC, classes, ap_rule, predicted_NC)
+    pairs = Pairs(logits_NC, labels_NC, np.stack(groups), probabilities(logits_NC) >= threshold, ap_rule)
+    rows = _rows(pairs, classes)
     if resamples:
-        _add_intervals(rows, logits_NC, labels_NC, group_GNC, image_N, ap_rule, predicted_NC, resamples)
+        _add_intervals(rows, pairs, image_N, resamples)
     found = dict(zip(names, rows))
     result: dict[str, Any] = {"all": found["all", ""]}
     for key, reason in divided.items():
@@ -78,15 +78,11 @@ def interval_protocol(resamples: int) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _rows(
-    scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_], classes: Sequence[str], rule: ApRule,
-    predicted_NC: NDArray[np.bool_],
-) -> list[dict[str, Any]]:  # fmt: skip
-    once_N1 = np.ones((len(scores_NC), 1), np.uint16)
-    scores = weighted_scores(scores_NC, labels_NC, group_GNC, once_N1, predicted_NC, rule)
+def _rows(pairs: Pairs, classes: Sequence[str]) -> list[dict[str, Any]]:
+    scores = weighted_scores(pairs, np.ones((len(pairs.scores_NC), 1), np.uint16))
     values = (scores.mean_ap_GR, scores.overall_recall_GR, scores.class_recall_GR)
     rows = []
-    for g in range(len(group_GNC)):
+    for g in range(len(pairs.group_GNC)):
         row: dict[str, Any] = {}
         for key, value_GR in zip(STRATUM_SCORES, values):
             row |= {key: _percent(value_GR[g, 0]), f"{key}_interval": None}
@@ -99,16 +95,11 @@ def _rows(
     return rows
 
 
-def _add_intervals(
-    rows: list[dict[str, Any]], scores_NC: Scores, labels_NC: Labels, group_GNC: NDArray[np.bool_],
-    image_N: NDArray[np.integer], rule: ApRule, predicted_NC: NDArray[np.bool_], resamples: int,
-) -> None:  # fmt: skip
-    enough = [len(np.unique(image_N[group_NC.any(axis=1)])) >= LEAST_IMAGES for group_NC in group_GNC]
+def _add_intervals(rows: list[dict[str, Any]], pairs: Pairs, image_N: NDArray[np.integer], resamples: int) -> None:
+    enough = [len(np.unique(image_N[group_NC.any(axis=1)])) >= LEAST_IMAGES for group_NC in pairs.group_GNC]
     if not any(enough):
         return
-    drawn = bootstrap(
-        scores_NC, labels_NC, group_GNC[enough], image_N, predicted_NC, rule, resamples=resamples, seed=SEED
-    )
+    drawn = bootstrap(replace(pairs, group_GNC=pairs.group_GNC[enough]), image_N, resamples=resamples, seed=SEED)
     for place, g in enumerate(np.flatnonzero(enough)):
         for key, value_GR in zip(STRATUM_SCORES, drawn):
             rows[g][f"{key}_interval"] = _interval(rows[g][key], 100 * value_GR[place])

@@ -53,13 +53,15 @@ def score(
     scores_NC = probabilities(logits_NC) if clean else _original_sigmoid(logits_NC)
     ranked_NC = logits_NC if clean else scores_NC
     ap_C = average_precision(ranked_NC, labels_NC, ap_rule if clean else "original")
-    at_threshold = precision_recall(scores_NC, labels_NC, level, compat=compat)
-    at_top = precision_recall(scores_NC, labels_NC, level, top=TOP, compat=compat, ranked_by=ranked_NC)
+    decided = (
+        precision_recall(scores_NC, labels_NC, level, compat=compat),
+        precision_recall(scores_NC, labels_NC, level, top=TOP, compat=compat, ranked_by=ranked_NC),
+    )
     counted = {"images": len(logits_NC), "ignored_pairs": int(np.count_nonzero(labels_NC == -1))}
     pairs_2C = np.stack([np.count_nonzero(labels_NC == label, axis=0) for label in (0, 1)])
     protocol = _protocol(ap_rule, level, compat, EXACT)
     ranked = ap_C, auroc(ranked_NC, labels_NC)
-    return _summary(*ranked, at_threshold, at_top, pairs_2C, classes, counted, protocol)
+    return _summary(ranked, decided, pairs_2C, classes, counted, protocol)
 
 
 def _original_sigmoid(logits_NC: Scores) -> NDArray[np.float32]:
@@ -74,23 +76,26 @@ def score_counts(counts: PairCounts, classes: Sequence[str], ap_rule: ApRule) ->
     """The same from counts, with AP to the resolution of half precision, which the protocol says."""
     assert counts.top == TOP, counts.top
     positives_C = counts.positives_C
-    at_threshold, at_top = (
+    decided = [
         precision_recall_of_counts(hits_C, predictions_C, positives_C)
         for hits_C, predictions_C in zip(counts.hits_2C, counts.predictions_2C)
-    )
+    ]
     counted = {"images": int(counts.totals[0]), "ignored_pairs": int(counts.totals[1])}
     protocol = _protocol(ap_rule, counts.threshold, "none", COUNTED)
     ranked = average_precision_of_counts(counts, ap_rule), auroc_of_counts(counts)
     pairs_2C = np.stack([counts.negatives_C, positives_C])
-    return _summary(*ranked, at_threshold, at_top, pairs_2C, classes, counted, protocol)
+    return _summary(ranked, decided, pairs_2C, classes, counted, protocol)
 
 
 def _summary(
-    ap_C: NDArray[np.float64], auroc_C: NDArray[np.float64], at_threshold: dict[str, float], at_top: dict[str, float],
+    ranked: tuple[NDArray[np.float64], NDArray[np.float64]], decided: Sequence[dict[str, float]],
     pairs_2C: NDArray[np.int64], classes: Sequence[str], counted: dict[str, int], protocol: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """pairs_2C: how many negatives and positives each class has."""
-    negatives_C, positives_C = pairs_2C
+    """ranked: AP and AUROC of each class. decided: at the threshold, and within the top.
+
+    pairs_2C: how many negatives and positives each class has.
+    """
+    (ap_C, auroc_C), (at_threshold, at_top), (negatives_C, positives_C) = ranked, decided, pairs_2C
     return {
         "mAP": _percent(mean_average_precision(ap_C)),
         "mAUROC": _percent(mean_average_precision(auroc_C)),
