@@ -40,7 +40,8 @@ def submit(
 ) -> list[Submitted]:
     """Submit runs that are neither active nor finished: one job, or one array. `home` keeps code and scripts."""
     folders = [Folder(run) for run, _ in runs]
-    check_submission([run for run, _ in runs], [config for _, config in runs], resources, cluster)
+    check_resources(resources, cluster)
+    check_ranks([run for run, _ in runs], [config for _, config in runs], resources)
     with _nothing_left(home, *(folder.run for folder in folders)), _alone(home):
         check_runs(runs)
         work = sbatch_script.Work(name, tuple(folder.run for folder in folders), place_of(home), home / "submitit")
@@ -97,9 +98,8 @@ def refuse_full(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
 
 
-def check_submission(runs: Iterable[Path], configs: Iterable[Config], resources: Resources, cluster: str) -> None:
-    """UserError for what is known to fail before any job is there: resources, names of folders, number of ranks."""
-    check_resources(resources, cluster)
+def check_ranks(runs: Iterable[Path], configs: Iterable[Config], resources: Resources) -> None:
+    """UserError for names of folders and numbers of ranks that are known to fail before any job is there."""
     refuse_folders(runs)
     sizes = range(resources.fewest_nodes, resources.most_nodes + 1)
     for config in configs:
@@ -109,16 +109,33 @@ def check_submission(runs: Iterable[Path], configs: Iterable[Config], resources:
             refuse_zero(config, nodes * resources.ranks_on_a_node)
 
 
+class NoAnswer(UserError):
+    """The SLURM of this machine does not answer."""
+
+
+def refuse_absent() -> None:
+    """UserError where there is no SLURM on this machine, NoAnswer where it does not answer."""
+    if not slurm.here():
+        raise UserError("found no sbatch and srun on this machine, expected a login node of SLURM")
+    problem = slurm.try_call("sinfo", "-h", "-o", "%R")
+    if problem:
+        raise NoAnswer(f"SLURM does not answer here ({problem})")
+
+
 def check_resources(resources: Resources, cluster: str) -> None:
-    """UserError naming what the cluster does not have."""
+    """UserError naming what the cluster does not have; NoAnswer where it cannot be asked."""
     if cluster == "local":
         return
-    if not slurm.here():
-        raise UserError("found no sbatch and srun on this machine, expected a login node of SLURM; or --cluster local")
+    if resources.limit_seconds <= resources.signal_seconds + 60 and resources.limit_seconds > 0:
+        raise UserError(
+            f"time: found {resources.time}, expected more than signal_seconds ({resources.signal_seconds}) and a "
+            "minute, as SLURM's clock is coarse; or lower signal_seconds"
+        )
     try:
-        known = slurm.partitions()
+        refuse_absent()
     except UserError as error:
-        raise UserError(f"SLURM does not answer here ({error}); --cluster local runs it on this machine") from None
+        raise type(error)(f"{error}; --cluster local runs it on this machine") from None
+    known = slurm.partitions()
     for partition in (resources.partition or "").split(","):
         if partition and partition not in known:
             raise UserError(f"partition: found '{partition}'; {nearest(partition, known)}")
@@ -133,11 +150,6 @@ def check_resources(resources: Resources, cluster: str) -> None:
             kinds = ", ".join(sorted({str(k) for gpus in chosen for k in gpus if k})) if kind else ""
             raise UserError(f"{key}: found {found}; a node of {where} has at most {most}"
                             + (f" of this type; there are {kinds or 'none'}" if kind else ""))  # fmt: skip
-    if resources.limit_seconds <= resources.signal_seconds + 60 and resources.limit_seconds > 0:
-        raise UserError(
-            f"time: found {resources.time}, expected more than signal_seconds ({resources.signal_seconds}) and a "
-            "minute, as SLURM's clock is coarse; or lower signal_seconds"
-        )
 
 
 def try_out(work: sbatch_script.Work, resources: Resources) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from launch.cluster import sbatch_script
@@ -9,7 +10,7 @@ from launch.cluster.resources import Resources
 from launch.cluster.snapshot import place_of
 from launch.start import first_node
 from launch.start.ledger import Folder
-from launch.submit import check_runs, check_submission, missing_data, node_local, submit
+from launch.submit import NoAnswer, check_ranks, check_resources, check_runs, missing_data, node_local, submit
 from masksup.config.conflicts import too_many_ranks
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
@@ -50,7 +51,7 @@ def warn(runs: list[Path], config: Config, resources: Resources, cluster: str) -
 
 def show(run: Path, config: Config, resources: Resources, cluster: str) -> None:
     """The exact script, the start of the ranks and the configuration, touching nothing."""
-    check_submission([run], [config], resources, cluster)
+    check_as_shown([run], [config], resources, cluster)
     check_runs([(run, config)])
     if cluster == "slurm":
         home = Folder(run).path
@@ -59,3 +60,12 @@ def show(run: Path, config: Config, resources: Resources, cluster: str) -> None:
         print(first_node.shown(work, resources))
     print(f"# {run / 'config.yaml'}")
     print(to_yaml(config), end="")
+
+
+def check_as_shown(runs: Iterable[Path], configs: Iterable[Config], resources: Resources, cluster: str) -> None:
+    """As before a submission; but what would be submitted can be shown where no SLURM answers."""
+    try:
+        check_resources(resources, cluster)
+    except NoAnswer as error:
+        print(f"masksup-launch: warning: {error}; not compared with what the cluster has", file=sys.stderr)
+    check_ranks(runs, configs, resources)

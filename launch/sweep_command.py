@@ -12,8 +12,8 @@ from launch.cluster.resources import Resources, read_resources
 from launch.cluster.snapshot import place_of
 from launch.start import first_node
 from launch.start.ledger import Folder, read_json, write_json
-from launch.submit import check_runs, check_submission, submit
-from launch.submit_command import warn
+from launch.submit import check_runs, submit
+from launch.submit_command import check_as_shown, warn
 from launch.sweeps import guided
 from launch.sweeps.results import show_results, write_results
 from launch.sweeps.settings import Named, Setting, read_sweep, settings
@@ -105,7 +105,7 @@ def _show(
     if todo and cluster == "slurm":
         try:
             runs = tuple(home / s.folder for s in todo)
-            check_submission(runs, [s.config for s in todo], resources, cluster)
+            check_as_shown(runs, [s.config for s in todo], resources, cluster)
             work = sbatch_script.Work(
                 f"masksup-{home.name}", runs, place_of(home / "launch"), home / "launch" / "submitit"
             )

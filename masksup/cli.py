@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
@@ -54,14 +55,25 @@ def parse(words: list[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(words)
     more = getattr(args, "more", None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest, args.options)}")
     if more is not None:
         getattr(args, more).extend(rest)
     return args
 
 
-def hint(more: str | None, rest: list[str]) -> str:
-    """What a user may have meant: settings of `train` are no options, and options of the others are no settings."""
+def option_names(command: argparse.ArgumentParser) -> tuple[str, ...]:
+    """Every option of a command, such as `--data`."""
+    return tuple(name for action in command._actions for name in action.option_strings if name.startswith("--"))
+
+
+def hint(more: str | None, rest: list[str], options: Sequence[str]) -> str:
+    """What a user may have meant: settings of `train` are no options, and options of the others are no settings.
+
+    options: those that the command has.
+    """
+    for word in (word for word in rest if word.startswith("-")):
+        if close := get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.7):
+            return f"; did you mean {close[0]}?"
     if more != "overrides":
         pair = next((word for word in rest if "=" in word and not word.startswith("-")), "")
         name, _, value = pair.partition("=")
@@ -93,14 +105,14 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     """All commands by name, of which the one that is wanted (or `_EVERY`) knows its arguments."""
     parser = Parser(prog="masksup", description="Multi-label image recognition: prepare, train, score, predict.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    parser.set_defaults(run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY))
+    parser.set_defaults(run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY), options=())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (module, meaning) in COMMANDS.items():
         command = commands.add_parser(name, help=meaning)
         if wanted in (name, _EVERY):
             part = import_module(f"masksup.commands.{module}")
             part.add_arguments(command)
-            command.set_defaults(run=part.run)
+            command.set_defaults(run=part.run, options=option_names(command))
     return parser
 
 

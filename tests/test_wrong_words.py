@@ -84,6 +84,7 @@ def test_a_setting_by_its_last_name(
         (["--batch-size", "64"], "settings are given as batch.global=64"),
         (["--lr", "0.1"], "settings are given as optim.lr=0.1"),
         (["--wrong"], "settings are given as section.key=VALUE"),
+        (["--run-dri", "x"], "did you mean --run-dir?"),
         (["--resume"], "the same command without it goes on where the run stopped"),
     ],
 )
@@ -115,6 +116,7 @@ def test_settings_where_there_are_none(capsys: pytest.CaptureFixture[str]) -> No
         (["submitt", "mine.yaml"], "unknown command 'submitt'; did you mean 'submit'?"),
         (["submit", "mine.yaml", "--partition"], "argument --partition: expected one argument"),
         (["submit", "mine.yaml", "--lr", "0.1"], "settings are given as optim.lr=0.1"),
+        (["status", "--sate", "failed"], "did you mean --state?"),
     ],
 )
 def test_the_launcher_answers_in_a_line_too(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

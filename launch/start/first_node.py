@@ -29,7 +29,7 @@ from launch.start.start import (
     taken_over,
     variables,
 )
-from launch.submit import refuse_full
+from launch.submit import refuse_absent, refuse_full
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
 from masksup.base import clock
@@ -160,8 +160,7 @@ def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
         *[f"{name}={value}" for name, value in wanted.items() if value is not None],
         *rank_command(resources, "launch.start.preflight", [str(folder), *map(str, indexes)]),
     ]  # fmt: skip
-    if not slurm.here():
-        raise UserError("found no srun on this machine, expected a node of a SLURM cluster")
+    refuse_absent()
     refuse_full(folder)
     root = str(Path(launch.__file__ or "").parents[1])
     return subprocess.run(command, env={**os.environ, **resources.environment, "PYTHONPATH": root}).returncode

@@ -123,7 +123,25 @@ def test_a_machine_without_slurm_is_told_so(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "found no sbatch and srun on this machine" in said(capsys, *submit_words(config))
+    absent = "found no sbatch and srun on this machine, expected a login node of SLURM"
+    for more in ([], ["--dry-run"]):
+        assert f"{absent}; --cluster local" in said(capsys, *submit_words(config, *more))
+    assert said(capsys, "preflight", "--folder", str(tmp_path)) == f"masksup-launch: {absent}"
+
+
+def test_where_slurm_does_not_answer_a_script_is_shown_and_preflight_is_one_line(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cluster("sinfo", 'echo "sinfo: fatal: Could not establish a configuration source" >&2; exit 1')
+    problem = "SLURM does not answer here (sinfo: fatal: Could not establish a configuration source)"
+    assert main([*submit_words(config), "--dry-run", "--partition", "any"]) == 0
+    out, err = capsys.readouterr()
+    assert "#SBATCH --partition=any" in out
+    assert f"warning: {problem}; --cluster local runs it on this machine; not compared with what" in err
+    assert problem in said(capsys, *submit_words(config))
+    assert said(capsys, "preflight", "--folder", str(tmp_path)) == f"masksup-launch: {problem}"
+    # What needs no cluster to be known is refused all the same.
+    assert "time: found 1, expected more than" in said(capsys, *submit_words(config), "--dry-run", "--time", "1")
 
 
 def test_what_slurm_refuses_is_passed_on_in_its_words(
