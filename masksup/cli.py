@@ -80,10 +80,11 @@ def hint(more: str | None, rest: list[str], options: Sequence[str]) -> str:
         return f"; this command takes no settings, and its options are given as --{name} {value}" if pair else ""
     if any(word.startswith("--resume") for word in rest):
         return "; the same command without it goes on where the run stopped"
-    from masksup.config.messages import keys_named
+    from masksup.config.messages import keys_named, schema_keys
 
     name, _, value = next(word for word in rest if word.startswith("-")).lstrip("-").partition("=")
-    keys = keys_named(name) or ["section.key"]
+    alike = get_close_matches(name, [key.rpartition(".")[2] for key in schema_keys()], n=1, cutoff=0.8)
+    keys = keys_named(name) or keys_named(*alike or [""]) or ["section.key"]
     after = rest[rest.index(f"--{name}") + 1 :] if f"--{name}" in rest else []
     return f"; settings are given as {keys[0]}={value or (after[0] if after else 'VALUE')}"
 

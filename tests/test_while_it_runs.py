@@ -54,10 +54,14 @@ def test_twenty_nine_steps_draw_a_curve_that_a_stop_does_not_change(
 
 
 def test_what_will_disappoint_is_said_once(
-    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
     config = tiny_config(batch={"global": 64}, eval={"threshold": 0.999, "bootstrap": 0})
+    steps = iter(range(2))
+    with monkeypatch.context() as patch:  # a second start says none of it again
+        patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(steps) else None)
+        assert train(config, tmp_path / "run") == STOPPED
     assert train(config, tmp_path / "run") == 0
     said = capsys.readouterr().out
     for caution in (

@@ -84,6 +84,7 @@ def test_a_setting_by_its_last_name(
         (["--batch-size", "64"], "settings are given as batch.global=64"),
         (["--lr", "0.1"], "settings are given as optim.lr=0.1"),
         (["--wrong"], "settings are given as section.key=VALUE"),
+        (["--epohcs", "5"], "settings are given as epochs=5"),
         (["--run-dri", "x"], "did you mean --run-dir?"),
         (["--resume"], "the same command without it goes on where the run stopped"),
     ],

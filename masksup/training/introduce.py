@@ -44,11 +44,11 @@ def introduce(run: Run, told: list[str]) -> None:
         log.info(line)
     if config.model.batchnorm == "frozen":
         log.info("batch norm: keeps the statistics of the weights in training (model.batchnorm)")
-    for line in cautions(run):
-        log.warning(line)
     if run.progress.step:
         log.info(f"going on from step {run.progress.step} of {run.plan.total_steps} (start {run.folder.start})")
     else:
+        for line in cautions(run):
+            log.warning(line)
         swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
         run.record.hyperparameters(config, swept.split(","))
     if broke := os.environ.get("MASKSUP_BROKE"):  # by a keeper that has forked the ranks anew
