@@ -50,7 +50,8 @@ _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("--uncertain", {"metavar": "ignore|present|absent", "help": "what unknown labels count as (default: ignore)"}),
         ("--confidence", {"metavar": "P", "help": "long: from which Confidence a label is present (default: 0.5)"}),
         ("--unlisted", {"metavar": "ignore|absent",
-                        "help": "long: labels of an image that no row names (default: ignore where rows say absent)"}),
+                        "help": "labels of an image that no row of long, or no list of LVIS, names (default: ignore "
+                                "where something says absent)"}),
         ("--names", {"metavar": "FILE", "help": "long: CSV of label ids and their names; yolo: the list of classes"}),
         ("--drop-class", {"action": "append", "metavar": "NAME", "help": "a class to leave out; may be repeated"}),
         ("--none", {"action": "append", "metavar": "NAME",

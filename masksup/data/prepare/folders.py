@@ -20,6 +20,7 @@ from masksup.data.prepare.tables.words import looks_like_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
+_NO_CLASSES = {"images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "Images", "JPEGImages"}
 _MAC = "__MACOSX"  # what macOS adds to an archive
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "trainval", "test", "testing"}
 
@@ -44,6 +45,11 @@ def prepare_folders(
     folders = _split_folders(root, split)
     if not any(_folders(folder) for folder in folders.values()):
         raise UserError(f"--root {root}: found no folder in {next(iter(folders.values()))}, expected one a class")
+    if len(names := {name for folder in folders.values() for name in _folders(folder)}) == 1 and names <= _NO_CLASSES:
+        raise UserError(
+            f"--root {root}: found the folder '{next(iter(names))}' alone, expected folders of images, one a class; of "
+            "images beside a table or a JSON file, take the reader of these"
+        )
     tables = {name: _labelled(root, folder, nested) for name, folder in folders.items()}
     names = {name for table in tables.values() for name in table.columns or ()}
     for table in tables.values():

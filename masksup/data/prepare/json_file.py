@@ -28,7 +28,9 @@ def _text(file: Path) -> str:
         data = read_regular(file)
         return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: found bytes that are no {error.encoding} (at {error.start}), expected text") from error
+        raise UserError(
+            f"{file}: found bytes that are no {error.encoding} (at {error.start}), expected text"
+        ) from error
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}, expected a readable text file") from error
 

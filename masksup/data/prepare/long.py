@@ -75,10 +75,7 @@ def prepare_long(
     read = divided(read, split_column, ignore_column or ())
     label = labels_column[0] if labels_column else None
     tables = {
-        name: _joined(
-            table, _columns(table, image_column, labels_column[0] if labels_column else None), named, confidence
-        )
-        for name, table in read.items()
+        name: _joined(table, _columns(table, image_column, label), named, confidence) for name, table in read.items()
     }
     next(iter(tables.values())).warnings += named.warnings()
     verified = any(value == 0 for table in tables.values() for row in table.rows for value in row.labels.values())

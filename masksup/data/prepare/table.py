@@ -111,7 +111,7 @@ def _chosen(counts: list[_Counts]) -> tuple[NDArray[np.int64], str]:
     rarest = SHOWN + np.argsort(total_C[SHOWN:], kind="stable")[:SHOWN]
     title = (
         f"positive samples of the first {SHOWN} and the rarest {SHOWN} of {counted(len(total_C), 'class')} (all: "
-        "labels_NC.npy of the index)"
+        "the index)"
     )
     return np.concatenate([np.arange(SHOWN), rarest]), title
 

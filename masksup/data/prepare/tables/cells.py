@@ -11,6 +11,10 @@ from masksup.data.prepare.tables.words import IMAGE_NAMES, looks_like_image, pla
 from masksup.errors import UserError
 
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_NO_TABLES = {
+    b"PK\x03\x04": "an Excel or ZIP file", b"\xd0\xcf\x11\xe0": "an Excel file", b"\x1f\x8b": "a gzip file",
+    b'{"': "JSON (of COCO, `prepare coco` reads it)", b'[{"': "JSON", b"<?xml": "XML", b"SQLite": "a data base",
+}  # fmt: skip
 _AFTER_QUOTE = re.compile(r'"[ \t]+(?=[,;\t]|$)', re.MULTILINE)
 _DELIMITERS = ((",", ";", "\t"), ("|",), (" ",))  # those that names hold, too, come after the others
 
@@ -58,6 +62,8 @@ def table_text(file: Path, encoding: str | None = None) -> str:
         data = read_regular(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}, expected a readable text file") from error
+    if kind := next((kind for mark, kind in _NO_TABLES.items() if data.lstrip().startswith(mark)), None):
+        raise UserError(f'{file}: found {kind}, expected a table; save it as "CSV UTF-8"')
     usual = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding or usual)

@@ -23,6 +23,8 @@ from masksup.errors import UserError, nearest
 
 _MARKS = {*VALUES, "-1", ""}
 _WHOLE = re.compile(r"[0-9]+(\.0)?")
+# What an export has beside the image and the labels.
+_LABEL_STUDIO = {"annotation_id", "annotator", "created_at", "updated_at", "lead_time", "id"}
 _NUMBERS = {"1", "0", "-1", "true", "false"}
 
 
@@ -148,6 +150,7 @@ def _named(
 ) -> tuple[list[str], list[int]]:
     """The header, and which of its columns count: not those the user ignores, empty ones, or pandas' row numbers."""
     wanted = set(several(rules.ignore, head))
+    own = _LABEL_STUDIO if {"annotation_id", "lead_time"} <= {*head} else set()
     for name in wanted:
         if name not in head:
             raise UserError(
@@ -158,7 +161,7 @@ def _named(
         leads = all(map(_nameless, head[: c + 1]))  # a table that pandas wrote twice has two such columns
         numbered = leads and all(_WHOLE.fullmatch(row[c]) for _, row in rows) and any(map(_is_name, head[1:]))
         empty = _nameless(name) and not any(row[c] for _, row in rows)
-        if name not in wanted and not numbered and not empty:
+        if name not in wanted and name not in own and not numbered and not empty:
             kept.append(c)
     return head, kept
 

@@ -56,7 +56,7 @@ class FindImages:
             if self._is_file(trimmed):
                 self._elsewhere.append((path, trimmed))
                 return trimmed
-        return self._in_other_case(path) or self._in_any_folder(path) or path
+        return self._in_other_case(path) or self._in_any_folder(path, where) or path
 
     def require_found(self, name: str, where: str) -> None:
         """UserError where --suffix or --strip would find what `name`, the first of a table, misses."""
@@ -129,8 +129,13 @@ class FindImages:
             return found[0]
         return None
 
-    def _in_any_folder(self, path: str) -> str | None:
+    def _in_any_folder(self, path: str, where: str) -> str | None:
         found = self._by_name.get(_any_case(path), []) if "/" not in path else []
+        if len(found) > 1:
+            raise UserError(
+                f"{where}: found {len(found)} images called '{path}' ({found[0]} and {found[1]}), expected the folder "
+                "in the name"
+            )
         if len(found) == 1:
             self._elsewhere.append((path, found[0]))
             return found[0]

@@ -16,7 +16,8 @@ IMAGE_NAMES = (
 )  # fmt: skip
 LABEL_NAMES = (
     "label", "labels", "tag", "tags", "class", "classes", "classname", "classnames", "labelname", "labelnames",
-    "category", "categories", "findinglabels", "finding", "findings", "keywords", "target", "targets", "attributes",
+    "category", "categories", "findinglabels", "finding", "findings", "keywords", "choice", "choices", "target",
+    "targets", "attributes",
 )  # fmt: skip
 KNOWN_IMAGE = "image, filename, file, path, image_path, image_name, image_id, 'Image Index', id, name"
 KNOWN_LABELS = "label, labels, tags, classes, categories, 'Finding Labels'"
