@@ -3,8 +3,9 @@
     .venv/bin/python tools/benchmark_size.py --classes 10000 --images 100000
 
 The labels are synthetic, a few of each image, a few classes frequent and most rare; all images are one tiny picture
-under many names. Scores are drawn, so no network runs. Every part is a process of its own, whose peak memory is
-stated; `--gib` ends one that goes beyond.
+under many names. Every part is a process of its own, whose peak memory is stated; `--gib` ends one that goes beyond.
+Scores are drawn up to the part `shown`; from there on a small network is trained for a few steps, and scored on SCORED
+images, by the commands themselves.
 """
 
 import argparse
@@ -18,11 +19,14 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from masksup.base.files import as_json
+from masksup.cli import main as masksup
 from masksup.data.index import open_index
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
+from masksup.data.prepare.table import print_table
 from masksup.data.sampler import class_balance
 from masksup.data.split import Part
 from masksup.data.write_index import write_index
@@ -31,6 +35,7 @@ from masksup.metrics.tables import tables
 
 LABELS = 5  # of an image
 SCORED = 5_000  # images
+STEPS = 5
 _BATCH = 256
 
 
@@ -41,17 +46,22 @@ def drawn_labels(images: int, classes: int) -> np.ndarray:
 
 
 def prepare(folder: Path, images: int, classes: int) -> None:
-    root = folder / "root"
-    root.mkdir()
-    Image.new("RGB", (4, 4)).save(root / "a.png")
+    (folder / "root").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "root/a.png")
+    index(folder, "train", images, classes)
+    index(folder, "val", min(images, SCORED), classes)
+
+
+def index(folder: Path, split: str, images: int, classes: int) -> None:
     samples = []
     for number, class_L in enumerate(drawn_labels(images, classes)):
         labels_C = np.zeros(classes, np.int8)
         labels_C[class_L] = 1
         samples.append(Sample(str(number), "a.png", labels_C, f"image {number}"))
     names = tuple(f"class {c}" for c in range(classes))
-    [content] = assemble(root, "many", [RawSplit("train", samples, "drawn")], names, skip_broken=False)
-    write_index(folder / "train", content)
+    [content] = assemble(folder / "root", "many", [RawSplit(split, samples, "drawn")], names, skip_broken=False)
+    write_index(folder / split, content)
+    print_table([content])
 
 
 def opening(folder: Path, images: int, classes: int) -> None:
@@ -62,7 +72,7 @@ def opening(folder: Path, images: int, classes: int) -> None:
 def balanced(folder: Path, images: int, classes: int) -> None:
     part = Part(open_index(folder / "train"))
     assert part.count(1).sum() == sum(len(set(row)) for row in drawn_labels(images, classes).tolist())
-    cumulative = class_balance(part.labels_NC)
+    cumulative = class_balance(part.labels)
     assert np.isclose(cumulative[-1], (part.count(1) > 0).sum())
 
 
@@ -90,7 +100,34 @@ def shown(folder: Path, _images: int, classes: int) -> None:
     assert max(len(table.rows) for table in tables(summary)) <= max(80, classes if classes < 300 else 0)
 
 
+def train(folder: Path, images: int, _classes: int) -> None:
+    """A few steps of balanced sampling, and the evaluation with TensorBoard."""
+    config = {
+        "epochs": STEPS * 32 / images, "batch": {"global": 32}, "precision": {"threads": 1},
+        "data": {"train": str(folder / "train"), "eval": str(folder / "val"), "allow_leak": True, "balance": "class",
+                 "workers": 0},
+        "model": {"backbone": "test_resnet", "size": 32}, "optim": {"name": "adamw", "lr": 0.005},
+        "eval": {"batch": 64, "bootstrap": 0},
+    }  # fmt: skip
+    (folder / "many.yaml").write_text(yaml.safe_dump(config))
+    command("train", str(folder / "many.yaml"), "--run-dir", str(folder / "run"))
+
+
+def thresholds(folder: Path, _images: int, _classes: int) -> None:
+    command("calibrate", str(folder / "run"), "--bootstrap", "20")
+
+
+def report(folder: Path, _images: int, _classes: int) -> None:
+    command("report", str(folder / "run"), "--out", str(folder / "report.html"))
+
+
+def command(*words: str) -> None:
+    """One `masksup` command in this process, which has to succeed."""
+    assert masksup(list(words)) == 0, f"masksup {' '.join(words)}: failed"
+
+
 PARTS: tuple[Callable[[Path, int, int], None], ...] = (prepare, opening, balanced, counted, shown)
+COMMANDS: tuple[Callable[[Path, int, int], None], ...] = (train, thresholds, report)
 
 
 def measured(part: Callable[[Path, int, int], None], folder: Path, images: int, classes: int, gib: float) -> None:
@@ -113,7 +150,7 @@ def measure(images: int, classes: int, gib: float) -> dict[str, dict[str, float]
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for part in PARTS:
+        for part in (*PARTS, *COMMANDS):
             process = multiprocessing.get_context("spawn").Process(
                 target=measured, args=(part, folder, images, classes, gib)
             )

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from masksup.base.files import json_sha256, read_json, refuse_special
 from masksup.data.decode_pil import BrokenImage
+from masksup.data.labels import Labels, SparseLabels
 from masksup.data.reading import SIXTEEN_BITS, PixelRange, Reading, range_from_text, range_text
 from masksup.data.shards import FOLDER, LOCATIONS, Shards, digest_of, read_file
 from masksup.errors import UserError
 
 FORMAT = "masksup index"
-VERSION = 1
+VERSION, SPARSE_VERSION = 1, 2  # the second has the labels of very many classes as marks
 DIFFICULT, TRUNCATED, OCCLUDED, CROWD = 1, 2, 4, 8
 SEAL = "header_sha256"  # of all else in the header but `root`, which may be edited: images have hashes of their own
 
@@ -34,6 +35,8 @@ COLUMNS = {
     "box_share_M": "<f4", "box_flags_M": "|u1",
     "image_name_bytes": "|u1", "image_name_start_I1": "<i8", "id_bytes": "|u1", "id_start_N1": "<i8",
 }  # fmt: skip
+# In place of labels_NC: those of a sample that are not label_rest.
+SPARSE = {"label_start_N1": "<i8", "label_class_L": "<i4", "label_value_L": "|i1", "label_rest_1": "|i1"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,7 @@ class Index:
     file_hash_I16: NDArray[np.uint8]  # blake2b-128 of the file's bytes
     sample_image_N: NDArray[np.int32]
     crop_N4: NDArray[np.float32]  # xyxy px; shape (0, 4) where samples are whole images
-    labels_NC: NDArray[np.int8]  # 1 present, 0 absent, -1 ignored
+    labels_NC: Labels  # int8: 1 present, 0 absent, -1 ignored
     box_start_N1: NDArray[np.int64]  # sample n owns boxes [start[n], start[n + 1])
     boxes_M4: NDArray[np.float32]  # xyxy px (0-based, end exclusive) in the image's frame
     box_class_M: NDArray[np.int16]
@@ -80,6 +83,11 @@ class Index:
     def reading(self) -> Reading:
         """How other files are to be read so that they look as these do."""
         return Reading(self.exif or not self.turned, self.pixel_range)
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns as they are stored."""
+        return stored({key: getattr(self, key) for key in COLUMNS})
 
     @property
     def images(self) -> int:
@@ -148,8 +156,7 @@ def open_index(folder: Path) -> Index:
     UserError for a missing folder, one that is no index, another format version, or a damaged header or column.
     """
     index = mapped(Path(folder))
-    columns = {key: getattr(index, key) for key in COLUMNS}
-    if columns_hash(columns, index.classes, index.exif, index.pixel_range) != index.hash:
+    if columns_hash(index.columns, index.classes, index.exif, index.pixel_range) != index.hash:
         raise UserError(
             f"{index.folder}: damaged: its columns (*.npy) are not those that the hash in index.json is of; prepare "
             "the data again"
@@ -173,13 +180,31 @@ def mapped(folder: Path) -> Index:
         pixels = str(header.get("pixel_range", range_text(SIXTEEN_BITS)))
         fields["pixel_range"] = range_from_text(pixels, f"{folder / 'index.json'}: pixel_range")
         classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]
-        columns = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in COLUMNS.items()}
+        columns = _columns(folder, shapes, len(classes))
         shards = _shards(folder, header)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder / 'index.json'}: damaged header ({error}): prepare the data again") from error
     return Index(folder=folder, root=root, classes=classes, shards=shards, **fields, **columns)
+
+
+def _columns(folder: Path, shapes: dict[str, list[int]], classes: int) -> dict[str, Any]:
+    kinds = COLUMNS if "labels_NC" in shapes else COLUMNS | SPARSE
+    found = {key: _column(folder, key, dtype, shapes[key]) for key, dtype in kinds.items() if key in shapes}
+    if "labels_NC" not in shapes:
+        start_N1, class_L, value_L, rest_1 = (found.pop(key) for key in SPARSE)
+        found["labels_NC"] = SparseLabels(start_N1, class_L, value_L, classes, int(rest_1[0]))
+    return {key: found[key] for key in COLUMNS}
+
+
+def stored(columns: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """Columns in memory -> those on the disk, in their order: of sparse labels, their marks."""
+    labels = columns["labels_NC"]
+    if not isinstance(labels, SparseLabels):
+        return columns
+    marks = (labels.start_N1, labels.class_L, labels.value_L, np.array([labels.rest], np.int8))
+    return {key: value for key, value in columns.items() if key != "labels_NC"} | dict(zip(SPARSE, marks))
 
 
 def _shards(folder: Path, header: dict[str, Any]) -> Shards | None:
@@ -209,8 +234,11 @@ def read_header(folder: Path) -> dict[str, Any]:
     header = read_json(file, "the header of an index")
     if header.get("format") != FORMAT:
         raise UserError(f"{file}: found another kind of JSON, expected the header of an index")
-    if header.get("version") != VERSION:
-        raise UserError(f"{file}: format version {header.get('version')}, expected {VERSION}: prepare the data again")
+    if header.get("version") not in (VERSION, SPARSE_VERSION):
+        found = header.get("version")
+        raise UserError(
+            f"{file}: format version {found}, expected {VERSION} or {SPARSE_VERSION}: prepare the data again"
+        )
     if header.get(SEAL, sealed := header_hash(header)) != sealed:  # old ones have none
         raise UserError(f"{file}: damaged header (its {SEAL} is of another): prepare the data again")
     return header

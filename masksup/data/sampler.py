@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from masksup.base.random import Int64s, permuted, uniform
 from masksup.base.words import counted
+from masksup.data.labels import Labels, SparseLabels, present
 from masksup.errors import UserError
 
 LastBatch = Literal["continue", "partial", "drop"]
@@ -157,14 +158,14 @@ def block(rank: int, world: int, count: int) -> range:
     return range(rank * count // world, (rank + 1) * count // world)
 
 
-def class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+def class_balance(labels: Labels) -> npt.NDArray[np.float64]:
     """Cumulative weights as if a class were drawn uniformly and then one of its samples uniformly; float64 N.
 
     Only labels of 1 count. Samples without any positive form one further class of their own.
     """
-    if labels_NC.size > _AT_ONCE:
-        return _sparse_class_balance(labels_NC)
-    positive = labels_NC == 1
+    if isinstance(labels, SparseLabels) or labels.size > _AT_ONCE:
+        return _sparse_class_balance(labels)
+    positive = labels == 1
     positive = np.column_stack([positive, ~positive.any(axis=1)])
     counts = positive.sum(axis=0)
     return np.cumsum(positive @ (1.0 / np.maximum(counts, 1)))
@@ -173,15 +174,10 @@ def class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
 _AT_ONCE = 1 << 26  # labels: what fits has the bits that it always had
 
 
-def _sparse_class_balance(labels_NC: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+def _sparse_class_balance(labels: Labels) -> npt.NDArray[np.float64]:
     """The same but for rounding, in memory and time that go with the positives, of which few classes have many."""
-    samples, classes = labels_NC.shape
-    rows = max(1, _AT_ONCE // classes)
-    found = [
-        np.stack(np.nonzero(labels_NC[start : start + rows] == 1)).astype(np.int32) + np.array([[start], [0]], np.int32)
-        for start in range(0, samples, rows)
-    ]
-    sample_P, class_P = np.concatenate(found, axis=1)
+    samples, classes = labels.shape
+    sample_P, class_P = present(labels)
     lacks_N = np.bincount(sample_P, minlength=samples) == 0
     weight_C = 1.0 / np.maximum(np.bincount(class_P, minlength=classes), 1)
     own_N = np.bincount(sample_P, weights=weight_C[class_P], minlength=samples)

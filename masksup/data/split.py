@@ -11,12 +11,11 @@ from masksup.config.schema import Config, Data
 from masksup.data.dataset import TrainDataset
 from masksup.data.folds import folds_of
 from masksup.data.index import Index, open_index
+from masksup.data.labels import Labels, SparseLabels, counts_of
 from masksup.data.reading import PixelRange, range_text
 from masksup.data.sampler import Plan, class_balance
 from masksup.data.transforms import train_transform
 from masksup.errors import UserError
-
-_PIECE = 1 << 24  # labels
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,20 @@ class Part:
         return rows if self.chosen is None else self.chosen[rows]
 
     @property
+    def labels(self) -> Labels:
+        """The labels as the index keeps them: of very many classes, in little memory."""
+        labels = self.index.labels_NC
+        if self.chosen is None:
+            return labels
+        return labels.take(self.chosen) if isinstance(labels, SparseLabels) else labels[self.chosen]
+
+    @property
     def labels_NC(self) -> NDArray[np.int8]:
-        labels_NC: NDArray[np.int8] = np.asarray(self.index.labels_NC)
-        return labels_NC if self.chosen is None else labels_NC[self.chosen]
+        return np.asarray(self.labels)
 
     def count(self, label: int) -> NDArray[np.int64]:
-        """How many samples of each class carry `label`: int64 C. A piece at a time, so that memory does not matter."""
-        counts_C = np.zeros(len(self.index.classes), np.int64)
-        piece = max(1, _PIECE // max(len(counts_C), 1))
-        for start in range(0, len(self), piece):
-            rows = np.arange(start, min(start + piece, len(self)))
-            counts_C += (self.index.labels_NC[self.numbers(rows)] == label).sum(0)
-        return counts_C
+        """How many samples of each class carry `label`: int64 C."""
+        return counts_of(self.index.labels_NC, label, self.chosen)
 
     @property
     def title(self) -> str:
@@ -110,7 +111,7 @@ def make_plan(config: Config, train: Part) -> Plan:
 
     A head that is solved looks at all samples in its only step.
     """
-    cumulative = class_balance(train.labels_NC) if config.data.balance == "class" else None
+    cumulative = class_balance(train.labels) if config.data.balance == "class" else None
     if config.optim.name == "lbfgs":
         everything = max(len(train), 1)
         return Plan(len(train), everything, everything, 1.0, "partial", config.seed, cumulative=cumulative)

@@ -9,7 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import as_json, naming, partial_name, read_json, sync, to_disk
-from masksup.data.index import COLUMNS, FORMAT, SEAL, VERSION, Index, columns_hash, header_hash, mapped
+from masksup.data.index import (
+    COLUMNS,
+    FORMAT,
+    SEAL,
+    SPARSE_VERSION,
+    VERSION,
+    Index,
+    columns_hash,
+    header_hash,
+    mapped,
+    stored,
+)
+from masksup.data.labels import Labels, SparseLabels
 from masksup.data.reading import PixelRange, range_text
 from masksup.data.shards import FOLDER
 from masksup.errors import UserError
@@ -31,7 +43,7 @@ class IndexContent:
     file_hash_I16: NDArray[np.uint8]
     sample_image_N: NDArray[np.int32]
     crop_N4: NDArray[np.float32]
-    labels_NC: NDArray[np.int8]
+    labels_NC: Labels
     box_start_N1: NDArray[np.int64]
     boxes_M4: NDArray[np.float32]
     box_class_M: NDArray[np.int16]
@@ -50,8 +62,9 @@ def write_index(folder: Path, content: IndexContent) -> Index:
     folder = Path(folder).absolute()
     refuse_foreign(folder)
     columns = _columns_of(content)
+    version = VERSION if "labels_NC" in columns else SPARSE_VERSION
     header = {
-        "format": FORMAT, "version": VERSION, "name": content.name, "split": content.split,
+        "format": FORMAT, "version": version, "name": content.name, "split": content.split,
         "root": str(content.root), "exif": content.exif, "turned": content.turned,
         "pixel_range": range_text(content.pixel_range), "note": content.note,
         "hash": columns_hash(columns, content.classes, content.exif, content.pixel_range),
@@ -117,10 +130,11 @@ def _columns_of(content: IndexContent) -> dict[str, NDArray[Any]]:
         "image_name_bytes": name_bytes, "image_name_start_I1": name_start,
         "id_bytes": id_bytes, "id_start_N1": id_start,
     }  # fmt: skip
-    columns = {}
+    columns: dict[str, Any] = {}
     for key, dtype in COLUMNS.items():
         value = packed[key] if key in packed else getattr(content, key)
-        columns[key] = np.ascontiguousarray(value, dtype=np.dtype(dtype))
+        # Marks have their type already.
+        columns[key] = value if isinstance(value, SparseLabels) else np.ascontiguousarray(value, dtype=np.dtype(dtype))
     images, samples, boxes = len(content.image_names), len(content.ids), len(columns["boxes_M4"])
     assert columns["sizes_I2"].shape == (images, 2), columns["sizes_I2"].shape
     assert columns["file_hash_I16"].shape == (images, 16)
@@ -133,7 +147,7 @@ def _columns_of(content: IndexContent) -> dict[str, NDArray[Any]]:
     for key in ("box_class_M", "box_share_M", "box_flags_M"):
         assert columns[key].shape == (boxes,), key
     assert len(set(content.ids)) == samples, "sample ids repeat"
-    return columns
+    return stored(columns)
 
 
 def _packed(texts: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -72,7 +72,7 @@ def _contents(index: Index, how: Reencoding | None, sizes: list[tuple[int, int]]
 
 def _renamed(index: Index, columns: dict[str, NDArray[Any]], how: Reencoding) -> dict[str, Any]:
     """What the header says of other images: their hash, and what became of them."""
-    whole = {key: columns.get(key, getattr(index, key)) for key in COLUMNS}
+    whole = index.columns | {key: value for key, value in columns.items() if key in COLUMNS}
     return {
         "hash": columns_hash(whole, index.classes, index.exif, index.pixel_range),
         "note": "; ".join(filter(None, (index.note, str(how)))),

@@ -69,7 +69,7 @@ def facts_of(part: Part, folds: int) -> Facts:
     facts = Facts(
         part.title, part.index.hash, len(part), images,
         (int(np.median(part.index.sizes_I2[:, 0])), int(np.median(part.index.sizes_I2[:, 1]))),
-        positives_C, float((part.labels_NC == -1).mean()), folds,
+        positives_C, float(part.count(-1).sum() / max(part.labels.size, 1)), folds,
     )  # fmt: skip
     if not facts.counted_C.any():
         raise UserError(

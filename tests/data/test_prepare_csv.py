@@ -84,9 +84,9 @@ def test_size_is_that_after_exif_rotation(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"given\.csv: found an empty file"),
-        ("image,labels\n", "found no class|found no samples"),
+        ("image,labels\n", "found a header and no row below it"),
         ("image\nin/0.jpg\n", "line 1: malformed CSV"),
-        ("in/0.jpg,1,0\n", "line 1: malformed CSV: found the header"),
+        ("in/0.jpg,1,0\n", "line 1: found no header above 2 columns of 1 and 0.*--classes A,B"),
         ("image,labels\nin/0.jpg,cat\nin/1.jpg\n", "line 3: malformed CSV: found 1 column, expected 2"),
         ('image,labels\n"in/0.jpg,cat\n', "line [23]: malformed CSV"),
         ("image,cat,dog\nin/0.jpg,1,2\n", "line 2: found '2' for class 'dog'"),

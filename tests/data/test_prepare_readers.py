@@ -95,13 +95,17 @@ def test_long_a_column_of_1_and_0_is_no_column_of_labels(tmp_path: Path, head: s
 def test_long_numbers_are_classes_where_the_column_is_named(tmp_path: Path) -> None:
     pictures(tmp_path, "a.jpg")
     write(tmp_path, {"train.csv": "image,label\na.jpg,1\na.jpg,0\n"})
-    assert prepare_long(tmp_path, labels_column="label")[0].classes == ("0", "1")
+    assert prepare_long(tmp_path, labels_column=["label"])[0].classes == ("0", "1")
 
 
 def test_long_says_what_it_does_not_read(tmp_path: Path) -> None:
     pictures(tmp_path, "a.jpg", "b.jpg")
     write(tmp_path, {"train.csv": "image,label,split\na.jpg,cat,train\nb.jpg,dog,val\n"})
-    assert prepare_long(tmp_path)[0].warnings == ("not used: 1 column split",)
+    with pytest.raises(UserError, match=r"rows of several splits in column 'split'.*--split-column 'split'.*--ignore"):
+        prepare_long(tmp_path)
+    parts = prepare_long(tmp_path, split_column="split")
+    assert found(parts) == {"train": {"a.jpg": [1, 0]}, "val": {"b.jpg": [0, 1]}}
+    assert prepare_long(tmp_path, ignore_column=["split"])[0].warnings == ("not used: 1 column split",)
     write(tmp_path, {"train.csv": "image,label\na.jpg,cat|dog\nb.jpg,dog\n"})
     with pytest.raises(UserError, match=r"line 2: found the label 'cat\|dog', .*`prepare csv`"):
         prepare_long(tmp_path)
@@ -124,7 +128,7 @@ def test_folders_are_classes_and_links_are_further_labels(tmp_path: Path) -> Non
     (tmp_path / "train/dog/linked.jpg").symlink_to("../cat/a.jpg")
     os.link(tmp_path / "train/dog/b.JPG", tmp_path / "train/cat/hard.jpg")
     write(tmp_path, {"train/cat/notes.txt": "x", "val/empty/.keep": ""})
-    contents = prepare_folders(tmp_path)
+    contents = prepare_folders(tmp_path, nested="outer")
     assert contents[0].classes == ("cat", "dog", "empty")
     labels = found(contents)
     assert labels["train"] == {"train/cat/a.jpg": [1, 1, 0], "train/cat/hard.jpg": [1, 1, 0]}

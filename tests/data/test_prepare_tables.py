@@ -30,7 +30,7 @@ class Case:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tables") / "photos"
-    for number, name in enumerate(("0.jpg", "1.jpg", "2.jpg", "3.jpg", "in/4.JPG", "in/deep/5.png")):
+    for number, name in enumerate(("0.jpg", "1.jpg", "2.jpg", "3.jpg", "in/4.JPG", "in/deep/5.png", "#0.jpg")):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6), (number, 0, 0)).save(root / name)
     return root
@@ -82,6 +82,26 @@ RIGHT = {
         labels=[[1, 1], [0, 1]],
         said="--ignore-column 'id'",
     ),
+    "bars": Case(COLUMNS.format(1, 1, 0, 1).replace(",", "|")),
+    "bars, labels joined by commas": Case("image|labels\n0.jpg|cat,dog\n1.jpg|dog\n", {"separator": ","}),
+    "blanks": Case("image  cat dog\n0.jpg  1 1\n1.jpg  0   1 \n"),
+    "blanks, no header": Case(" 0.jpg  1 1\n 1.jpg  0 1\n", {"classes": "cat,dog"}),
+    "commas, no header": Case("0.jpg,1,1\n1.jpg,0,1\n", {"classes": "cat,dog"}),
+    "comments": Case("# by hand, 2020\nimage,labels\n0.jpg,cat|dog\n# more\n1.jpg,dog\n# end\n"),
+    "a header behind #": Case("#image,cat,dog\n0.jpg,1,1\n1.jpg,0,1\n"),
+    "an image behind #": Case("image,labels\n#0.jpg,cat|dog\n", images=["#0.jpg"], labels=[[1, 1]]),
+    "two tables, one after the other": Case(
+        LIST.format("cat|dog", "dog") + "image,labels\n2.jpg,cat\n",
+        labels=[[1, 1], [0, 1], [1, 0]],
+        images=["0.jpg", "1.jpg", "2.jpg"],
+    ),
+    "mixed ends of lines": Case("image,labels\r\n0.jpg,cat|dog\n1.jpg,dog\r"),
+    "sep= in quotes": Case('\ufeff"sep=;"\r\nimage;labels\r\n0.jpg;cat|dog\r\n1.jpg;dog\r\n'),
+    "a line break in a cell": Case('image,labels\n"0.jpg\n","cat\n|dog"\n1.jpg,dog\n'),
+    "a Label Studio export": Case(
+        "annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at\n"
+        '7,1,"{""choices"":[""cat"",""dog""]}",2022-01-01,1,0.jpg,3.2,2022-01-01\n8,1,dog,2022-01-02,2,1.jpg,1,2022\n'
+    ),
     # Headers
     **{
         f"header {name}": Case(LIST.format("cat|dog", "dog").replace("image,", f"{name},"))
@@ -90,9 +110,27 @@ RIGHT = {
     "a path before an id": Case("id,filename,Finding Labels\n17,0.jpg,cat|dog\n18,1.jpg,dog\n", said="'id'"),
     "columns after labels": Case("labels,width,image\ncat|dog,640,0.jpg\ndog,32,1.jpg\n", said="not used .*'width'"),
     "named columns": Case(
-        "Foto,Befund\n0.jpg,cat|dog\n1.jpg,dog\n", {"image_column": "Foto", "labels_column": "Befund"}
+        "Foto,Befund\n0.jpg,cat|dog\n1.jpg,dog\n", {"image_column": "Foto", "labels_column": ["Befund"]}
     ),
-    "numbers as labels, named": Case(LIST.format("1", "0"), {"labels_column": "labels"}, ("0", "1"), [[0, 1], [1, 0]]),
+    "numbers as labels, named": Case(
+        LIST.format("1", "0"), {"labels_column": ["labels"]}, ("0", "1"), [[0, 1], [1, 0]]
+    ),
+    "several columns of labels": Case("image,tag1,tag2\n0.jpg,cat,dog\n1.jpg,dog,\n", {"labels_column": ["tag1,tag2"]}),
+    "one of several columns of labels": Case(
+        "image,label,label_2\n0.jpg,cat,big\n1.jpg,dog,red\n",
+        {"labels_column": ["label"]},
+        labels=[[1, 0], [0, 1]],
+        said="not used .*'label_2'",
+    ),
+    "a column that pandas met twice": Case(
+        "image,cat,cat.1\n0.jpg,1,1\n1.jpg,0,1\n", {}, ("cat", "cat.1"), said="'cat.1' is what pandas.*--ignore-column"
+    ),
+    "a column of splits, ignored": Case(
+        "image,labels,split\n0.jpg,cat|dog,train\n1.jpg,dog,val\n", {"ignore_column": ["split"]}
+    ),
+    "a column of one split": Case(
+        "image,labels,split\n0.jpg,cat|dog,train\n1.jpg,dog,train\n", said="not used beside 'labels': 1 column 'split'"
+    ),
     "an ignored column": Case("image,cat,age,dog\n0.jpg,1,7,1\n1.jpg,0,9,1\n", {"ignore_column": ["age"]}),
     "ignored columns, one list": Case(
         "image,cat,age,dog,sex\n0.jpg,1,7,1,f\n1.jpg,0,9,1,m\n", {"ignore_column": ["age,sex"]}
@@ -134,7 +172,10 @@ RIGHT = {
         images=["0.jpg", "1.jpg", "2.jpg"],
         said="taken as absent",
     ),
-    "a word of one's own": Case(COLUMNS.format("ja", "ja", "nein", "ja").replace("ja", "1"), {"absent": ["nein"]}),
+    "a word of one's own": Case(COLUMNS.format("1", "1", "nein", "1"), {"absent": ["nein"]}),
+    "words of one's own": Case(COLUMNS.format("ja", "ja", "nein", "ja"), {"present": ["ja"], "absent": ["nein"]}),
+    "grades": Case(COLUMNS.format(2, 1, 0, 2), {"present": ["2"]}),
+    "a grade nobody is sure of": Case(COLUMNS.format(2, 1, 0, 1), {"ignored": ["2"]}, labels=[[-1, 1], [0, 1]]),
     # Separators
     "commas, named": Case(LIST.format('"cat,dog"', "dog"), {"separator": ","}),
     "commas without quotes, named": Case(LIST.format("cat,dog", "dog"), {"separator": ","}),
@@ -198,11 +239,23 @@ RIGHT = {
         [[0, 1], [1, 0]],
         said="--same-case",
     ),
+    "a number in three ways": Case(
+        "image,labels\n0.jpg,3.0|7\n1.jpg,3\n2.jpg,03\n",
+        {"same_case": True},
+        ("3.0", "7"),
+        [[1, 1], [1, 0], [1, 0]],
+        ["0.jpg", "1.jpg", "2.jpg"],
+        said="2 spellings taken as the same class",
+    ),
     "1 and 0 as labels, no header, named": Case("0.jpg,1\n1.jpg,0\n", {"classes": "0,1"}, ("0", "1"), [[0, 1], [1, 0]]),
     # Images
     "ids with --suffix": Case(LIST.format("cat|dog", "dog").replace(".jpg", ""), {"suffix": ".jpg"}),
     "--suffix without a dot, no header": Case("0,cat|dog\n1,dog\n", {"suffix": "jpg"}),
     "absolute paths": Case(LIST.format("cat|dog", "dog").replace("\n", "\nROOT/", 2)),
+    "absolute paths of another machine": Case(
+        "image,labels\nC:\\data\\0.jpg,cat|dog\nC:\\data\\1.jpg,dog\n", {"strip": "C:\\data"}
+    ),
+    "addresses": Case("image,labels\nhttps://x.org/0.jpg,cat|dog\n1.jpg,dog\n", {"strip": "https://x.org/"}),
     "the root's own name": Case(LIST.format("cat|dog", "dog").replace("\n", "\nphotos/", 2), said="2 images found"),
     "backslashes and ./": Case("image,labels\n.\\0.jpg,cat|dog\nin\\..\\1.jpg,dog\n"),
     "another case": Case(
@@ -325,18 +378,103 @@ REFUSED = {
     "a vector of blanks": (LIST.format("1 0 1", "0 0 1"), {"separator": "space"}, "found the labels '1 0 1' and"),
     "a vector of digits": (LIST.format("101", "001"), {}, "found the labels '101' and nothing but"),
     "pairs": (LIST.format("\"{'cat': 1, 'dog': 0}\"", "\"{'cat': 0, 'dog': 1}\""), {}, "pairs of names and values"),
-    "Label Studio": (LIST.format('"{""choices"":[""cat"",""dog""]}"', "cat"), {}, "pairs of names and values"),
     "a column without a name": (
         "image,Unnamed: 1,dog\n0.jpg,1,1\n1.jpg,0,1\n",
         {},
         "a column without a name .'Unnamed: 1'.*--ignore-column 'Unnamed: 1'",
     ),
     "slashes": (LIST.format("cat/dog", "dog"), {}, "--separator '/'"),
+    "a column of splits": (
+        "image,labels,Split\n0.jpg,cat,train\n1.jpg,dog,test\n2.jpg,dog,train\n",
+        {},
+        r"line 1: found rows of several splits in column 'Split' \(train \(2\), test \(1\)\); --split-column 'Split' .*"
+        "--ignore-column 'Split'",
+    ),
+    "a column of splits beside classes": (
+        "image,cat,dog,subset\n0.jpg,1,0,train\n1.jpg,0,1,val\n",
+        {},
+        "several splits in column 'subset'",
+    ),
+    "is_valid beside classes": (
+        "image,cat,dog,is_valid\n0.jpg,1,0,True\n1.jpg,0,1,False\n",
+        {},
+        r"'is_valid' \(val \(1\), train \(1\)\)",
+    ),
+    "a split without a name": (
+        "image,labels,split\n0.jpg,cat,train\n1.jpg,dog,\n",
+        {"split_column": "split"},
+        "line 3: found the split '' in",
+    ),
+    "no such column of splits": (
+        LIST.format("cat", "dog"),
+        {"split_column": "label"},
+        "--split-column: found no 'label'; did you mean 'labels'",
+    ),
+    "a word nobody named": (
+        COLUMNS.format("ja", "nein", "nein", "ja"),
+        {"absent": ["nein"]},
+        "found 'ja' .*--present, --absent or --ignored 'ja'",
+    ),
+    "a share": (COLUMNS.format("0.37", 0, 0, 1), {}, "line 2: found '0.37' for class 'cat'.*of a share, write 1 from"),
+    "a percentage": (COLUMNS.format("37 %", 0, 0, 1), {}, "found '37 %' .*of a share, write 1 from"),
+    "several columns of labels, not named": (
+        "image,label_1,label_2\n0.jpg,cat,dog\n1.jpg,dog,\n",
+        {},
+        "--labels-column 'label_1,label_2' joins them",
+    ),
+    "a column twice": ("image,image,cat\n0.jpg,1.jpg,1\n", {}, "line 1: found the column 'image' twice"),
+    "labels twice": ("image,labels,labels\n0.jpg,cat,dog\n", {}, "line 1: found the column 'labels' twice"),
+    "a class twice": ("image,cat,cat\n0.jpg,1,0\n", {}, "line 1: found the class 'cat' twice"),
+    "nothing below the header": ("image,labels\n", {}, "found a header and no row below it"),
+    "columns of 1 and 0 without a header": (
+        "0.jpg 1 0 1\n1.jpg 0 0 1\n",
+        {},
+        "found no header above 3 columns of 1 and 0.*--classes A,B",
+    ),
+    "numbers of classes, blanks": ("0.jpg 3 7 11\n1.jpg 2\n", {}, "line 2: malformed CSV: found 2 columns, expected 4"),
+    "classes that no row has": (
+        LIST.format("cat", "dog"),
+        {"classes": "0 cat,1 dog"},
+        r"--classes: found none of 0 cat, 1 dog, .*\(cat, dog",
+    ),
+    "the same image with other labels": (
+        "image,cat,dog\n0.jpg,1,0\n0.jpg,0,1\n",
+        {},
+        "line 3: found a second sample .*expected each image once$",
+    ),
+    "an absolute path of another machine": (
+        LIST.format("cat", "dog").replace("0.jpg", "/home/me/data/in/deep/5.png"),
+        {},
+        "line 2: found no image '/home/me/data/in/deep/5.png' .*; --strip '/home/me/data' takes it as in/deep/5.png",
+    ),
+    "an absolute path, later": (
+        LIST.format("cat", "dog").replace("1.jpg", "D:/x/1.jpg"),
+        {},
+        "line 3: found the path 'D:/x/1.jpg', .*; --strip 'D:/x' takes it as 1.jpg, which is there",
+    ),
+    "a folder of another machine": (
+        LIST.format("cat", "dog").replace("0.jpg", "data/0.jpg"),
+        {"skip_broken": True},
+        "--strip 'data' takes it as 0.jpg",
+    ),
+    "nothing to strip": (
+        LIST.format("cat", "dog"),
+        {"strip": "/mnt"},
+        "--strip /mnt/: found no image whose name begins",
+    ),
+    "no name of an image": ("image,labels\n,cat\n1.jpg,dog\n", {}, "line 2: found no name of an image"),
+    "Excel": (b"PK\x03\x04\0\0", {}, 'found an Excel or ZIP file, .*"CSV UTF-8"'),
+    "JSON": ('{"images": []}', {}, "found JSON .of COCO, `prepare coco` reads it"),
+    "a VIA export": (
+        'filename,file_size,file_attributes,region_count\n0.jpg,100,"{}",1\n',
+        {},
+        "found '100' for class 'file_size'",
+    ),
     "one row a label": ("image,label\n0.jpg,cat\n0.jpg,dog\n", {}, "line 3: .*a second sample.*`prepare long`"),
     "a path out of the root": (
         LIST.format("cat", "dog").replace("0.jpg", "/etc/0.jpg"),
         {},
-        "found the path '/etc/0.jpg'",
+        "found no image '/etc/0.jpg' .*; --strip '/etc' takes it as 0.jpg",
     ),
 }
 
@@ -347,6 +485,30 @@ def test_what_is_refused_and_what_settles_it(root: Path, name: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         prepared(root, Case(text, options))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_of_splits_makes_a_split_of_each_value(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,is_valid,cat,dog\n0.jpg,False,1,0\n1.jpg,True,0,1\n2.jpg,False,1,1\n")
+    train, val = prepare_csv(root, csv=[str(tmp_path / "t.csv")], split_column="is_valid")
+    assert (train.split, train.image_names, train.labels_NC.tolist()) == ("train", ["0.jpg", "2.jpg"], [[1, 0], [1, 1]])
+    assert (val.split, val.image_names, val.labels_NC.tolist(), val.classes) == (
+        "val",
+        ["1.jpg"],
+        [[0, 1]],
+        ("cat", "dog"),
+    )
+    (tmp_path / "u.csv").write_text("image,cat\n3.jpg,1\n")
+    with pytest.raises(UserError, match="--split-column: found 2 tables"):
+        prepare_csv(root, csv=[str(tmp_path / "t.csv"), str(tmp_path / "u.csv")], split_column="is_valid")
+
+
+def test_an_image_that_lies_in_two_folders_is_named(tmp_path: Path) -> None:
+    for name in ("x/a.jpg", "y/a.jpg"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    (tmp_path / "t.csv").write_text("image,labels\na.jpg,cat\n")
+    with pytest.raises(UserError, match=r"line 2: found 2 images called 'a.jpg' .x/a.jpg and y/a.jpg."):
+        prepare_csv(tmp_path, skip_broken=True)
 
 
 def test_the_meaning_of_values_is_that_of_all_tables_together(root: Path, tmp_path: Path) -> None:
@@ -364,7 +526,7 @@ def test_real_voc_labels_are_refused_until_minus_one_is_named(shared_data: Path,
 
 
 def test_parquet_gives_the_same_labels(root: Path, tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     names = {"image": ["0.jpg", "1.jpg"]}

@@ -80,7 +80,7 @@ def test_real_photographs_rare_classes_reach_every_fold(tmp_path, shared_data) -
 def test_a_part_numbers_and_counts_what_it_holds_without_listing_it(
     tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masksup.data.split._PIECE", 7)
+    monkeypatch.setattr("masksup.data.labels._PIECE", 7)
     index = open_index(tiny_data / "train")
     rows = np.array([3, 0, 41])
     for part, samples in ((whole(index), np.arange(50)), (Part(index, np.arange(49, 7, -1)), np.arange(49, 7, -1))):

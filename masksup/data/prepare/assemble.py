@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.words import counted
+from masksup.data.labels import Labels, SparseLabels
 from masksup.data.prepare.depths import Facts, range_of, refuse_misfits, refuse_no_numbers, said
 from masksup.data.prepare.frames import frames_of, turn_boxes
 from masksup.data.prepare.images import SIDEWAYS, ImageFacts, check_images
@@ -20,6 +21,7 @@ from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 _IN_MEMORY = 1 << 30  # labels
+_DENSE = 1 << 28  # labels
 _NAMED = 10  # broken images named one by one before they are only counted
 
 
@@ -27,14 +29,17 @@ _NAMED = 10  # broken images named one by one before they are only counted
 class Sample:
     """One sample as annotated, K boxes. `where` names its annotation in errors.
 
-    labels_C: 1 present, 0 absent, -1 ignored. Kept are those that are not 0: of ten thousand classes few are.
+    labels_C: 1 present, 0 absent, -1 ignored. Kept are those that are not `rest`, which is 0, or -1 where most labels
+    are ignored: of ten thousand classes few are.
     """
 
     id: str
     image: str  # relative to the root, already checked by `images.inside`
     labels_C: InitVar[NDArray[np.int8]]
     where: str
-    marked_L: NDArray[np.int32] = field(init=False)  # 2 * class, and 1 more where it is ignored
+    rest: int = field(init=False)
+    class_L: NDArray[np.int32] = field(init=False)
+    value_L: NDArray[np.int8] = field(init=False)
     boxes_K4: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     box_class_K: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     box_flags_K: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -42,8 +47,11 @@ class Sample:
     claimed_size: tuple[int, int] | None = None  # width, height the annotation states
 
     def __post_init__(self, labels_C: NDArray[np.int8]) -> None:
-        class_L = np.flatnonzero(labels_C)
-        self.marked_L = (2 * class_L + (labels_C[class_L] < 0)).astype(np.int32)
+        marked_L = np.flatnonzero(labels_C)
+        self.rest = 0
+        if 2 * len(marked_L) > len(labels_C) and 2 * np.count_nonzero(labels_C == -1) > len(labels_C):
+            self.rest, marked_L = -1, np.flatnonzero(labels_C != -1)
+        self.class_L, self.value_L = marked_L.astype(np.int32), labels_C[marked_L]
 
 
 @dataclass
@@ -188,20 +196,34 @@ def _content(samples: list[Sample], facts: dict[str, ImageFacts | str], classes:
     sample_image_N = np.array([image_number[sample.image] for sample in samples], np.int32)
     crops = [sample.crop for sample in samples if sample.crop is not None]
     assert len(crops) in (0, len(samples)), "either every sample is a crop or none"
-    labels_NC = _zeros(len(samples), classes)
-    for row_C, sample in zip(labels_NC, samples):
-        row_C[sample.marked_L >> 1] = 1 - 2 * (sample.marked_L & 1)
     boxes = _Boxes.of(samples, sizes_I2[sample_image_N])
     return IndexContent(
         root=Path(), name="", split="", classes=(), exif=False, note="",
         image_names=list(image_number), ids=[sample.id for sample in samples],
-        sizes_I2=sizes_I2, sample_image_N=sample_image_N, labels_NC=labels_NC,
+        sizes_I2=sizes_I2, sample_image_N=sample_image_N, labels_NC=_labels(samples, classes),
         file_hash_I16=np.frombuffer(b"".join(fact.digest for fact in good), np.uint8).reshape(-1, 16),
         turned=sum(fact.turn > 1 for fact in good), crop_N4=np.array(crops, np.float32).reshape(-1, 4),
         box_start_N1=boxes.start_N1, boxes_M4=boxes.xyxy_M4, box_class_M=boxes.class_M,
         box_share_M=boxes.share_M, box_flags_M=boxes.flags_M,
         warnings=(*_size_warning(samples, sizes_I2[sample_image_N]), *boxes.warnings),
     )  # fmt: skip
+
+
+def _labels(samples: list[Sample], classes: int) -> Labels:
+    """An array, or above 256 million labels, where that is shorter by far, the marks of all samples."""
+    many, size = sum(len(sample.class_L) for sample in samples), len(samples) * classes
+    rest = samples[0].rest
+    if size > _DENSE and 16 * many < size and all(sample.rest == rest for sample in samples):
+        start_N1 = np.zeros(len(samples) + 1, np.int64)
+        np.cumsum([len(sample.class_L) for sample in samples], out=start_N1[1:])
+        class_L = np.concatenate([sample.class_L for sample in samples])
+        return SparseLabels(start_N1, class_L, np.concatenate([s.value_L for s in samples]), classes, rest)
+    labels_NC = _zeros(len(samples), classes)
+    for row_C, sample in zip(labels_NC, samples):
+        if sample.rest:
+            row_C[:] = sample.rest
+        row_C[sample.class_L] = sample.value_L
+    return labels_NC
 
 
 def _zeros(samples: int, classes: int) -> NDArray[np.int8]:

@@ -67,4 +67,4 @@ def _columns(table: Table) -> Columns:
             raise UserError(
                 f"{table.where(number)}: malformed CSV: found {counted(len(row), 'column')}, expected {len(head)}"
             )
-    return Columns(head.index("Path"), None, {name: head.index(name) for name in OBSERVATIONS}, table.rows[1:])
+    return Columns(head.index("Path"), (), {name: head.index(name) for name in OBSERVATIONS}, table.rows[1:])

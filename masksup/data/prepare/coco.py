@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.words import counted
+from masksup.base.words import counted, listed
 from masksup.data.index import CROWD
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.coco_json import Coco, Id, box_of, read_coco
@@ -52,24 +52,35 @@ def prepare_coco(
     classes: str | None = None,
     same_name: Literal["refuse", "merge"] = "refuse",
     same_case: bool = False,
+    unlisted: Literal["ignore", "absent"] = "ignore",
     split: list[str] | None = None,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
-    """Any instances JSON: each annotations/instances_<split>.json, or `split` as NAME=JSON[:IMAGEFOLDER].
+    """Any instances JSON: each annotations/instances_<split>.json, or <split>/_annotations.coco.json as Roboflow writes
+    it, or `split` as NAME=JSON[:IMAGEFOLDER].
 
     Images are in IMAGEFOLDER, or in images/<split>, <split>, images, `root` itself or the folder of the JSON, the first
-    that holds them. `classes` (comma list or file) selects and orders; annotations of others are left out.
+    that holds them. `classes` (comma list or file) selects and orders; annotations of others are left out. `unlisted`:
+    what the categories of an image of LVIS are that nobody looked for.
     """
     prefix = "instances_"
     found = [path.stem.removeprefix(prefix) for path in sorted((root / "annotations").glob(f"{prefix}*.json"))]
+    if not found and not split:
+        split = [f"{path.parent.name}={path}" for path in sorted(root.glob("*/_annotations.coco.json"))]
     if root.is_dir() and not found and not split:
         raise UserError(
             f"{root / 'annotations'}: found no {prefix}<split>.json, expected one for each split or "
-            "--split NAME=JSON[:IMAGEFOLDER]"
+            f"--split NAME=JSON[:IMAGEFOLDER]{_such_as(root)}"
         )
     files = _files(root, split or found, suffix="")
     rules = _Rules(
-        crowd, empty, class_order, None if classes is None else class_list(classes, root), same_name, same_case
+        crowd,
+        empty,
+        class_order,
+        None if classes is None else class_list(classes, root),
+        same_name,
+        same_case,
+        unlisted,
     )
     return _read(root, "coco", files, rules, skip_broken=skip_broken)
 
@@ -99,6 +110,13 @@ class _Rules:
     classes: tuple[str, ...] | None = None
     same_name: str = "refuse"
     same_case: bool = False
+    unlisted: str = "ignore"
+
+
+def _such_as(root: Path) -> str:
+    """An example of the option with the first JSON file that is there."""
+    found = sorted([*root.glob("*.json"), *root.glob("*/*.json")])
+    return f", such as --split train={found[0].relative_to(root).as_posix()}" if found else ""
 
 
 def _instances(root: Path, split: str) -> Path:
@@ -137,6 +155,8 @@ def _read(
                     f"expected '{categories[category_id]}' as in the other splits"
                 )
     first = next(iter(files.values())).json
+    parents = set.intersection(*(coco.empty_parents() for coco in loaded.values())) if rules.classes is None else set()
+    shown = [categories.pop(key) for key in sorted(parents, key=str)]
     ordered = (categories[key] for key in sorted(categories, key=lambda key: (isinstance(key, str), key)))
     called, told = spellings([*(rules.classes or ()), *ordered], rules.same_case)
     categories = {key: called.get(category, category) for key, category in categories.items()}
@@ -153,6 +173,11 @@ def _read(
             splits[-1].warnings.append(f"the images are named by absolute paths: {given} is {located.name(given)} here")
         coco.images, coco.annotations = {}, {}  # the largest part of memory
     splits[0].warnings += told
+    if shown:
+        splits[0].warnings.append(
+            f"left out {counted(len(shown), 'class')} without annotations that others name as their kind: "
+            f"{listed(shown)}; --classes keeps what it names"
+        )
     return assemble(root, name, splits, classes, skip_broken=skip_broken)
 
 
@@ -176,6 +201,12 @@ def _classes(categories: dict[Id, str], rules: _Rules, file: Path) -> tuple[str,
 
 def _split(split: str, located: Located, coco: Coco, known: dict[Id, int], classes: int, rules: _Rules) -> RawSplit:
     raw = RawSplit(split, [], str(coco.file), coco.warnings())
+    federated = coco.federated and rules.unlisted == "ignore"
+    if federated:
+        raw.warnings.append(
+            "categories that nobody looked for in an image (neg_category_ids) are ignored there; --unlisted absent "
+            "takes them as absent"
+        )
     dropped, others, boxless = 0, 0, 0
     for image_id in sorted(coco.images, key=lambda key: (isinstance(key, str), key)):
         every = coco.annotations.get(image_id, [])
@@ -185,7 +216,11 @@ def _split(split: str, located: Located, coco: Coco, known: dict[Id, int], class
             dropped += 1
             continue
         where = f"{coco.file}: image {image_id}"
-        sample = _sample(coco.images[image_id], annotations, where, located, known, classes, rules.crowd)
+        absent_C = None
+        if federated:
+            absent_C = np.zeros(classes, bool)
+            absent_C[[known[key] for key in coco.looked_for(image_id) if key in known]] = True
+        sample = _sample(coco.images[image_id], annotations, where, located, known, classes, rules.crowd, absent_C)
         boxless += len(annotations) - len(sample.box_class_K)
         raw.samples.append(sample)
     if others:
@@ -199,18 +234,21 @@ def _split(split: str, located: Located, coco: Coco, known: dict[Id, int], class
 
 def _sample(
     image: dict[str, Any], annotations: list[dict[str, Any]], where: str, located: Located, known: dict[Id, int],
-    classes: int, crowd: str,
+    classes: int, crowd: str, absent_C: NDArray[np.bool_] | None,
 ) -> Sample:  # fmt: skip
     name = inside(located.name(image["file_name"]), where)
     class_K = np.array([known[one["category_id"]] for one in annotations], np.int16)
     crowd_K = np.array([bool(one.get("iscrowd", 0)) for one in annotations], bool)
+    labels_C = labels_of(classes, class_K, crowd_K, crowd)
+    if absent_C is not None:
+        labels_C[(labels_C == 0) & ~absent_C] = -1
     boxes = [box_of(where, one) for one in annotations]
     boxed_K = np.array([box is not None for box in boxes], bool)
     size = (image.get("width"), image.get("height"))
     return Sample(
         id=name.rsplit(".", 1)[0],
         image=inside(f"{located.folder}/{name}", where),
-        labels_C=labels_of(classes, class_K, crowd_K, crowd),
+        labels_C=labels_C,
         where=where,
         boxes_K4=_xyxy([box for box in boxes if box is not None]),
         box_class_K=class_K[boxed_K],

@@ -21,8 +21,31 @@ class Coco:
     images: dict[Id, dict[str, Any]]
     categories: dict[Id, str]
     annotations: dict[Id, list[dict[str, Any]]]
+    parents: dict[Id, str] = field(default_factory=dict)
+    """The supercategory of each category that has another one than itself."""
     strays: list[str] = field(default_factory=list)
     """What was left out: annotations of no image or of no category."""
+
+    @property
+    def federated(self) -> bool:
+        """Whether images state for which categories somebody looked, as in LVIS."""
+        return any("neg_category_ids" in image for image in self.images.values())
+
+    def empty_parents(self) -> set[Id]:
+        """Categories without an annotation that name the kind of other ones, as Roboflow writes one."""
+        used = {one["category_id"] for listed in self.annotations.values() for one in listed}
+        names = set(self.parents.values())
+        return {key for key, name in self.categories.items() if name in names and key not in used}
+
+    def looked_for(self, image_id: Id) -> set[Id]:
+        """Categories that somebody looked for and did not find in an image of a federated file."""
+        image = self.images[image_id]
+        where = f"{self.file}: image {image_id}"
+        of = {
+            name: {_key(where, name, value) for value in _list(where, name, image.get(name, []))}
+            for name in ("neg_category_ids", "not_exhaustive_category_ids")
+        }
+        return of["neg_category_ids"] - of["not_exhaustive_category_ids"]
 
     def warnings(self) -> list[str]:
         if not self.strays:
@@ -36,11 +59,14 @@ def read_coco(file: Path, *, skip_broken: bool) -> Coco:
     An id may be a number or a text, and need not be of one kind in both places: 7, 7.0, "7" and "007" are one id.
     """
     content = read_json(file)
+    _name_by_url(content)
     images = _by_id(file, "images", records(file, content, "images", {"id": _ID, "file_name": str}))
     categories = _by_id(file, "categories", records(file, content, "categories", {"id": _ID, "name": str}))
     kinds: dict[str, Kind] = {"image_id": _ID, "category_id": _ID}
     annotations = records(file, content, "annotations", kinds)
     coco = Coco(file, images, {key: item["name"] for key, item in categories.items()}, {})
+    kinds_of = {key: item.get("supercategory") for key, item in categories.items()}
+    coco.parents = {key: of for key, of in kinds_of.items() if isinstance(of, str) and of != coco.categories[key]}
     place = f"{file}: annotations"
     for number, annotation in enumerate(annotations):
         where = f"{place}[{number}]"
@@ -54,6 +80,20 @@ def read_coco(file: Path, *, skip_broken: bool) -> Coco:
         _check(where, annotation)
         coco.annotations.setdefault(image_id, []).append(annotation)
     return coco
+
+
+def _name_by_url(content: Any) -> None:
+    """Images of LVIS have an address alone, whose last two parts are the folder and the file."""
+    images = content.get("images") if isinstance(content, dict) else None
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
+
+
+def _list(where: str, name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list) or not all(isinstance(item, _ID) for item in value):
+        raise UserError(f"{where}: found '{name}' = {json.dumps(value)[:60]}, expected a list of ids")
+    return value
 
 
 def _by_id(file: Path, key: str, items: list[dict[str, Any]]) -> dict[Id, dict[str, Any]]:

@@ -15,7 +15,8 @@ from masksup.data.prepare.tables.contents import contents_of, images_folder
 from masksup.data.prepare.tables.find_images import FindImages
 from masksup.data.prepare.tables.joined import Cell, refuse_vectors, separator_of, split_labels
 from masksup.data.prepare.tables.labelled import Labelled, Row, set_uncertain
-from masksup.data.prepare.tables.marks import labelled_by_columns, meaning
+from masksup.data.prepare.tables.marks import Meaning, labelled_by_columns, meaning
+from masksup.data.prepare.tables.split_column import divided
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
@@ -30,9 +31,12 @@ def prepare_csv(
     images: str | None = None,
     suffix: str | None = None,
     image_column: str | None = None,
-    labels_column: str | None = None,
+    labels_column: list[str] | None = None,
     ignore_column: list[str] | None = None,
+    split_column: str | None = None,
+    strip: str | None = None,
     separator: str | None = None,
+    present: list[str] | None = None,
     absent: list[str] | None = None,
     ignored: list[str] | None = None,
     uncertain: Literal["ignore", "present", "absent"] = "ignore",
@@ -45,18 +49,20 @@ def prepare_csv(
 ) -> list[IndexContent]:
     """Images below `root` (or its folder `images`) listed in tables: CSV, TSV, semicolons, Parquet.
 
-    Splits: each file of `csv` under its stem, each NAME=FILE of `split`; default: every table in `root`.
+    Splits: each file of `csv` under its stem, each NAME=FILE of `split`; default: every table in `root`. A table with
+    `split_column` becomes a split for each of its values.
     Classes: `classes` (comma list or file), else the columns of the header, else the labels found, sorted.
     """
-    find = FindImages(images_folder(root, images), suffix)
+    find = FindImages(images_folder(root, images), suffix, strip)
     files = table_files(root, csv or [], split or [])
-    rules = ColumnRules(
-        image_column, labels_column, tuple(ignore_column or ()), separator_of(separator), classes is not None
-    )
     of_classes = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     known = of_classes.chosen(root)
+    rules = ColumnRules(
+        image_column, tuple(labels_column or ()), tuple(ignore_column or ()), separator_of(separator), known
+    )
     read = {name: read_table(file, encoding) for name, file in files.items()}
-    tables = labelled_of(read, rules, find, (absent or [], ignored or []), known)
+    read = divided(read, split_column, rules.ignore)
+    tables = labelled_of(read, rules, find, meaning(absent or [], ignored or [], present or []))
     for table in tables.values():
         set_uncertain(table, uncertain)
     return contents_of("csv", tables, find, root, of_classes, skip_broken=skip_broken)
@@ -69,7 +75,7 @@ def prepare_train_and_test(root: Path, train: Path, test: Path) -> list[IndexCon
     """
     find = FindImages(images_folder(root, None))
     read = {name: read_table(file) for name, file in table_files(root, [str(train), str(test)], []).items()}
-    tables = labelled_of(read, ColumnRules(), find, ([], []), None)
+    tables = labelled_of(read, ColumnRules(), find, meaning())
     return contents_of("csv", tables, find, root, ClassRules(), skip_broken=False, first_decides=True)
 
 
@@ -85,25 +91,24 @@ def table_files(root: Path, listed: list[str], split: list[str], leave_out: Path
 
 
 def labelled_of(
-    read: dict[str, Table], rules: ColumnRules, find: FindImages, values: tuple[list[str], list[str]],
-    known: tuple[str, ...] | None,
+    read: dict[str, Table], rules: ColumnRules, find: FindImages, values: Meaning
 ) -> dict[str, Labelled]:  # fmt: skip
     """The rows of each table in the order of `read`; what marks mean is settled for all of them together."""
     columns = {name: columns_of(table, rules, find.exists) for name, table in read.items()}
-    marked = {name: (read[name], found) for name, found in columns.items() if found.labels is None}
-    tables = labelled_by_columns(marked, meaning(*values)) if marked else {}
+    marked = {name: (read[name], found) for name, found in columns.items() if not found.labels}
+    tables = labelled_by_columns(marked, values) if marked else {}
     for name, found in columns.items():
-        if found.labels is not None:
-            tables[name] = _listed(read[name], found, found.labels, rules.separator, known)
+        if found.labels:
+            tables[name] = _listed(read[name], found, rules)
     return {name: tables[name] for name in read}
 
 
-def _listed(
-    table: Table, columns: Columns, labels: int, separator: str | None, known: tuple[str, ...] | None
-) -> Labelled:
-    cells = [Cell(line, row[labels]) for line, row in columns.rows]
-    listed = split_labels(table, cells, separator, known)
-    if known is None:
+def _listed(table: Table, columns: Columns, rules: ColumnRules) -> Labelled:
+    cells = [Cell(line, row[c]) for line, row in columns.rows for c in columns.labels]
+    listed = split_labels(table, cells, rules.separator, rules.known)
+    if rules.known is None:
         refuse_vectors(table, cells, listed)
-    rows = [Row(line, row[columns.image], dict.fromkeys(names, 1)) for (line, row), names in zip(columns.rows, listed)]
+    rows = [Row(line, row[columns.image], {}) for line, row in columns.rows]
+    for number, names in enumerate(listed):
+        rows[number // len(columns.labels)].labels |= dict.fromkeys(names, 1)
     return Labelled(table.file, None, rows, [*columns.warnings], table.where)

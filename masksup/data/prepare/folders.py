@@ -1,11 +1,13 @@
 """Folders of images, one a class -> index. An image of several classes is linked into the folder of each.
 
 Links, hard or symbolic, to one file are one image with all their labels. `root` holds the folders of the classes, or a
-folder of these for each of the usual splits (train, val, test, ...).
+folder of these for each of the usual splits (train, val, test, ...). Where images lie deeper, `nested` says which of
+the folders is the class.
 """
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from masksup.base.words import counted
 from masksup.data.prepare.images import inside
@@ -18,6 +20,7 @@ from masksup.data.prepare.tables.words import looks_like_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
+_NO_CLASSES = {"images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "Images", "JPEGImages"}
 _MAC = "__MACOSX"  # what macOS adds to an archive
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "trainval", "test", "testing"}
 
@@ -26,20 +29,31 @@ def prepare_folders(
     root: Path,
     *,
     split: list[str] | None = None,
+    nested: Literal["outer", "inner", "both"] | None = None,
     classes: str | None = None,
     drop_class: list[str] | None = None,
     none: list[str] | None = None,
     same_case: bool = False,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
-    """Splits: the folders in `root` that are called so, each NAME=FOLDER of `split`, else all of it as `train`."""
+    """Splits: the folders in `root` that are called so, each NAME=FOLDER of `split`, else all of it as `train`.
+
+    `nested`: of animals/cat/a.jpg the class is the outer folder, the inner one, or both.
+    """
     if not root.is_dir():
         raise UserError(f"--root {root}: no such folder, expected folders of images, one a class")
     folders = _split_folders(root, split)
-    names = {name for folder in folders.values() for name in _folders(folder)}
-    if not names:
+    if not any(_folders(folder) for folder in folders.values()):
         raise UserError(f"--root {root}: found no folder in {next(iter(folders.values()))}, expected one a class")
-    tables = {name: _labelled(root, folder, tuple(sorted(names))) for name, folder in folders.items()}
+    if len(names := {name for folder in folders.values() for name in _folders(folder)}) == 1 and names <= _NO_CLASSES:
+        raise UserError(
+            f"--root {root}: found the folder '{next(iter(names))}' alone, expected folders of images, one a class; of "
+            "images beside a table or a JSON file, take the reader of these"
+        )
+    tables = {name: _labelled(root, folder, nested) for name, folder in folders.items()}
+    names = {name for table in tables.values() for name in table.columns or ()}
+    for table in tables.values():
+        table.columns = tuple(sorted(names))
     rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     contents = contents_of("folders", tables, FindImages(root), root, rules, skip_broken=skip_broken)
     for content in contents:
@@ -84,10 +98,29 @@ def _split_folders(root: Path, split: list[str] | None) -> dict[str, Path]:
     return {"train": root}
 
 
-def _labelled(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
+def _classes_of(place: Path, folder: Path, nested: str | None, image: str) -> tuple[str, ...]:
+    """The classes that the folders between `folder` and an image in `place` give. UserError where that is open."""
+    parts = place.relative_to(folder).parts
+    if len(parts) > 1 and nested is None:
+        raise UserError(
+            f"{place}: found the image '{image}' {len(parts)} folders below {folder}, expected folders of images, one "
+            f"a class; --nested outer takes '{parts[0]}' as its class, --nested inner '{parts[-1]}', --nested both "
+            f"both{_as_root(folder, parts[0])}"
+        )
+    return {None: parts[:1], "outer": parts[:1], "inner": parts[-1:], "both": (parts[0], parts[-1])}[nested]
+
+
+def _as_root(folder: Path, name: str) -> str:
+    """The folder to take as --root where it is the only one."""
+    return f"; or take --root {folder / name}" if len(_folders(folder)) == 1 else ""
+
+
+def _labelled(root: Path, folder: Path, nested: str | None) -> Labelled:
     files: dict[tuple[int, int] | str, Row] = {}
+    classes: set[str] = set()
     others = [path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
     for number, name in enumerate(_folders(folder), 1):
+        classes |= {name} if nested in (None, "outer") else set()
         for place, below, found in os.walk(folder / name):
             below.sort()
             for file in sorted(found):
@@ -97,13 +130,15 @@ def _labelled(root: Path, folder: Path, classes: tuple[str, ...]) -> Labelled:
                     continue
                 relative = path.relative_to(root).as_posix()
                 row = files.setdefault(_identity(path) or relative, Row(number, relative, {}))
-                row.labels[name] = 1
+                labels = _classes_of(Path(place), folder, nested, file)
+                row.labels |= dict.fromkeys(labels, 1)
+                classes |= {*labels}
                 # The file itself names the image; a link does where the file lies elsewhere.
                 if (root / row.image).is_symlink() and not path.is_symlink():
                     row.image = relative
     said = f"left out {counted(len(others), 'file')} that lie in no class or are no images (first: {others[:1]})"
     rows = list(files.values())
-    return Labelled(folder, classes, rows, [said] if others else [], lambda _: str(folder))
+    return Labelled(folder, tuple(classes), rows, [said] if others else [], lambda _: str(folder))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

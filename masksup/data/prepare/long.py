@@ -17,6 +17,8 @@ from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.contents import contents_of, images_folder
 from masksup.data.prepare.tables.find_images import FindImages
 from masksup.data.prepare.tables.labelled import Labelled, Row, set_uncertain
+from masksup.data.prepare.tables.names import Names
+from masksup.data.prepare.tables.split_column import divided
 from masksup.data.prepare.tables.words import (
     IMAGE_NAMES,
     KNOWN_IMAGE,
@@ -42,7 +44,10 @@ def prepare_long(
     images: str | None = None,
     suffix: str | None = None,
     image_column: str | None = None,
-    labels_column: str | None = None,
+    labels_column: list[str] | None = None,
+    ignore_column: list[str] | None = None,
+    split_column: str | None = None,
+    strip: str | None = None,
     names: str | None = None,
     confidence: float = 0.5,
     unlisted: Literal["ignore", "absent"] | None = None,
@@ -60,32 +65,25 @@ def prepare_long(
     """
     if not 0 < confidence <= 1:
         raise UserError(f"--confidence: found {confidence}, expected a number above 0, at most 1")
-    find = FindImages(images_folder(root, images), suffix)
+    if labels_column and len(labels_column) > 1:
+        raise UserError(f"--labels-column: found {len(labels_column)}, expected one, as each row has one label")
+    find = FindImages(images_folder(root, images), suffix, strip)
     called = existing_file(names, root) if names else None
     files = table_files(root, csv or [], split or [], leave_out=called)
-    named = _names(called, encoding) if called else {}
+    named = Names.read(called, encoding) if called else Names()
     read = {name: read_table(file, encoding) for name, file in files.items()}
+    read = divided(read, split_column, ignore_column or ())
+    label = labels_column[0] if labels_column else None
     tables = {
-        name: _joined(table, _columns(table, image_column, labels_column), named, confidence)
-        for name, table in read.items()
+        name: _joined(table, _columns(table, image_column, label), named, confidence) for name, table in read.items()
     }
+    next(iter(tables.values())).warnings += named.warnings()
     verified = any(value == 0 for table in tables.values() for row in table.rows for value in row.labels.values())
     for table in tables.values():
         table.unlisted = -1 if (unlisted or ("ignore" if verified else "absent")) == "ignore" else 0
         set_uncertain(table, uncertain)
     rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     return contents_of("long", tables, find, root, rules, skip_broken=skip_broken)
-
-
-def _names(file: Path, encoding: str | None) -> dict[str, str]:
-    table = read_table(file, encoding)
-    named = {}
-    for line, row in table.rows:
-        if len(row) < 2:
-            raise UserError(f"{table.where(line)}: found one column, expected a label and its name")
-        if plain(row[0]) not in LABEL_NAMES:  # not the header
-            named[row[0]] = row[1]
-    return named
 
 
 def _columns(table: Table, image: str | None, label: str | None) -> tuple[int, int, int | None, int]:
@@ -130,7 +128,7 @@ def _column(table: Table, given: str | None, head: list[str], known: tuple[str, 
 
 
 def _joined(
-    table: Table, columns: tuple[int, int, int | None, int], named: dict[str, str], least: float
+    table: Table, columns: tuple[int, int, int | None, int], named: Names, least: float
 ) -> Labelled:  # fmt: skip
     """The rows of one image as one."""
     image, label, confidence, first = columns
@@ -143,7 +141,7 @@ def _joined(
         row = rows.setdefault(cells[image], Row(line, cells[image], {}))
         if not cells[label]:
             continue
-        name = named.get(cells[label], cells[label])
+        name = named.of(cells[label])
         value = 1 if confidence is None else _value(table, line, cells[confidence], least)
         before = row.labels.get(name, value)
         if {before, value} == {0, 1}:

@@ -15,17 +15,17 @@ from masksup.errors import UserError
 
 # Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
 MAX_NUMBER = 1e9
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SPLIT_RULE = "a letter or digit, then letters, digits, '.', '_', '-'; at most 100"
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SPLIT_RULE = "a letter or digit, then letters, digits, '.', '_', '-'; at most 100"
 _LOOKS_LIKE_FILE = re.compile(r".*(/.*|\.[A-Za-z0-9]{1,5})")
 
 
 def split_of(file: str, option: str) -> str:
     """`NAME=FILE` for a file that gives a split its name. UserError, naming `option`, where it cannot."""
     name = Path(file).stem
-    if not _SPLIT_NAME.fullmatch(name):
+    if not SPLIT_NAME.fullmatch(name):
         raise UserError(
-            f"{option}: found '{file}', but a split cannot be called '{name}' ({_SPLIT_RULE}); expected another name, "
+            f"{option}: found '{file}', but a split cannot be called '{name}' ({SPLIT_RULE}); expected another name, "
             f"given by --split NAME={file}"
         )
     return f"{name}={file}"
@@ -34,7 +34,7 @@ def split_of(file: str, option: str) -> str:
 def _named(value: str) -> str:
     """What was meant by a file without the name of its split."""
     name = Path(value.partition(":")[0]).stem
-    return f"; did you mean {name}={value}?" if "=" not in value and _SPLIT_NAME.fullmatch(name) else ""
+    return f"; did you mean {name}={value}?" if "=" not in value and SPLIT_NAME.fullmatch(name) else ""
 
 
 def named_splits(values: list[str]) -> dict[str, str | None]:
@@ -42,8 +42,8 @@ def named_splits(values: list[str]) -> dict[str, str | None]:
     splits: dict[str, str | None] = {}
     for value in values:
         name, equals, file = value.partition("=")
-        if not _SPLIT_NAME.fullmatch(name) or (equals and not file):
-            raise UserError(f"--split: found '{value}', expected NAME=FILE or NAME ({_SPLIT_RULE}){_named(value)}")
+        if not SPLIT_NAME.fullmatch(name) or (equals and not file):
+            raise UserError(f"--split: found '{value}', expected NAME=FILE or NAME ({SPLIT_RULE}){_named(value)}")
         if name in splits:
             raise UserError(f"--split: found the split '{name}' twice, expected each once")
         splits[name] = file or None
@@ -99,7 +99,7 @@ def spellings(names: Iterable[str], same_case: bool) -> tuple[dict[str, str], li
     shown = "; ".join(f"'{usual}' and '{name}'" for name, usual in list(alike.items())[:8])
     if same_case:
         return alike, [f"{counted(len(alike), 'spelling')} taken as the same class: {shown}"]
-    return {}, [f"classes that differ in case or blanks only: {shown}; --same-case makes them one"]
+    return {}, [f"classes that differ in writing only: {shown}; --same-case makes them one"]
 
 
 def storable(text: str) -> bool:

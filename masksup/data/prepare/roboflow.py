@@ -10,6 +10,7 @@ from masksup.data.prepare.tables.columns import ColumnRules
 from masksup.data.prepare.tables.contents import contents_of
 from masksup.data.prepare.tables.find_images import FindImages
 from masksup.data.prepare.tables.labelled import Labelled, Row
+from masksup.data.prepare.tables.marks import meaning
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
@@ -39,7 +40,7 @@ def prepare_roboflow(
     read = {name: read_table(found[name]) for name in wanted}
     boxed = {name: _with_boxes(table) for name, table in read.items() if table.file.name == _FILES[1]}
     others = {name: table for name, table in read.items() if name not in boxed}
-    tables = {**boxed, **labelled_of(others, ColumnRules(), find, ([], []), None)}
+    tables = {**boxed, **labelled_of(others, ColumnRules(), find, meaning())}
     for name, table in tables.items():
         for row in table.rows:
             row.image = f"{name}/{row.image}"

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from masksup.base.words import MANY, SHOWN, counted, listed
+from masksup.data.labels import counts_of, present
 from masksup.data.write_index import IndexContent
 
 _NAME_WIDTH = 18
 _MIN_ROWS = 10
-_PIECE = 1 << 24  # labels
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,10 @@ class _Counts:
 
     @classmethod
     def of(cls, content: IndexContent) -> "_Counts":
-        """A piece at a time, so that memory does not matter."""
-        samples, classes = content.labels_NC.shape
-        positives_C, ignored, labelled_I = np.zeros(classes, np.int64), 0, np.zeros(len(content.image_names), bool)
-        rows = max(1, _PIECE // max(classes, 1))
-        for start in range(0, samples, rows):
-            piece_NC = content.labels_NC[start : start + rows]
-            positive_NC = piece_NC == 1
-            positives_C += positive_NC.sum(axis=0)
-            ignored += int(np.count_nonzero(piece_NC == -1))
-            labelled_I[content.sample_image_N[start : start + rows][positive_NC.any(axis=1)]] = True
-        return cls(positives_C, ignored, int(labelled_I.sum()))
+        sample_P, class_P = present(content.labels_NC)
+        positives_C = np.bincount(class_P, minlength=len(content.classes))
+        labelled = np.unique(content.sample_image_N[sample_P])
+        return cls(positives_C, int(counts_of(content.labels_NC, -1).sum()), len(labelled))
 
 
 def print_table(contents: list[IndexContent]) -> None:
@@ -118,7 +111,7 @@ def _chosen(counts: list[_Counts]) -> tuple[NDArray[np.int64], str]:
     rarest = SHOWN + np.argsort(total_C[SHOWN:], kind="stable")[:SHOWN]
     title = (
         f"positive samples of the first {SHOWN} and the rarest {SHOWN} of {counted(len(total_C), 'class')} (all: "
-        "labels_NC.npy of the index)"
+        "the index)"
     )
     return np.concatenate([np.arange(SHOWN), rarest]), title
 

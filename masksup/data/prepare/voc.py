@@ -24,6 +24,7 @@ from masksup.data.prepare.options import (
     require_classes,
     spellings,
 )  # fmt: skip
+from masksup.data.prepare.tables.words import looks_like_image
 from masksup.data.prepare.voc_xml import Annotation, read_annotation
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError, nearest
@@ -176,8 +177,9 @@ class _Images:
         head, slash, tail = text.rpartition("JPEGImages/")
         if slash and (not head or head.endswith("/")):
             return tail.rsplit(".", 1)[0]
-        stem = text.rpartition(".")[0]
-        return stem if text not in self.by_stem and text in self.by_stem.get(stem, ()) else text
+        stem, _, ending = text.rpartition(".")
+        usual = looks_like_image(text) or ending == "xml"  # a list of another copy may say .jpg where there are .png
+        return stem if text not in self.by_stem and stem in self.by_stem and usual else text
 
     def find(self, image_id: str) -> str:
         names = self.by_stem.get(image_id, [f"{image_id}.jpg"])

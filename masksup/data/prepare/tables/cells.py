@@ -11,8 +11,12 @@ from masksup.data.prepare.tables.words import IMAGE_NAMES, looks_like_image, pla
 from masksup.errors import UserError
 
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_NO_TABLES = {
+    b"PK\x03\x04": "an Excel or ZIP file", b"\xd0\xcf\x11\xe0": "an Excel file", b"\x1f\x8b": "a gzip file",
+    b'{"': "JSON (of COCO, `prepare coco` reads it)", b'[{"': "JSON", b"<?xml": "XML", b"SQLite": "a data base",
+}  # fmt: skip
 _AFTER_QUOTE = re.compile(r'"[ \t]+(?=[,;\t]|$)', re.MULTILINE)
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = ((",", ";", "\t"), ("|",), (" ",))  # those that names hold, too, come after the others
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Table:
 
 
 def read_table(file: Path, encoding: str | None = None) -> Table:
-    """The rows of a table of commas, semicolons or tabs, or of a Parquet file. UserError where it is malformed.
+    """The rows of a table of commas, semicolons, tabs, bars or blanks, or of a Parquet file. Comments, and headers that
+    stand again where tables were joined, are left out. UserError where it is malformed.
 
     `encoding`: of the letters; None: UTF-8, or UTF-16 where the file says so.
     """
@@ -42,8 +47,12 @@ def read_table(file: Path, encoding: str | None = None) -> Table:
     rows = [(line, cells) for line, cells in _rows(file, text, delimiter) if any(cells)]
     if rows and rows[0][1][0].casefold().startswith("sep="):  # for Excel
         rows = rows[1:]
+    rows = _without_comments(rows)
     if not rows:
         raise UserError(f"{file}: found an empty file, expected rows of image and labels")
+    head = rows[0][1]
+    if any(map(_known, head)) and not any(map(looks_like_image, head)):
+        rows[1:] = [row for row in rows[1:] if row[1] != head]
     return Table(file, rows, delimiter)
 
 
@@ -53,6 +62,8 @@ def table_text(file: Path, encoding: str | None = None) -> str:
         data = read_regular(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}, expected a readable text file") from error
+    if kind := next((kind for mark, kind in _NO_TABLES.items() if data.lstrip().startswith(mark)), None):
+        raise UserError(f'{file}: found {kind}, expected a table; save it as "CSV UTF-8"')
     usual = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding or usual)
@@ -72,20 +83,50 @@ def table_text(file: Path, encoding: str | None = None) -> str:
 def _delimiter_of(text: str) -> str:
     """The one that cuts a known header or an image out of the first line; of several, the one with most cells."""
     lines = [line for line in text.splitlines() if line.strip(' \t,;"')]
-    first = next((line for line in lines if not line.casefold().startswith("sep=")), "")
+    lines = [line for line in lines if not line.strip('"').casefold().startswith("sep=")]
+    first = next((line for line in lines if not line.startswith("#")), "")
+    if lines and lines[0].startswith("#") and _cut(lines[0].lstrip("# "))[1][0]:
+        first = lines[0].lstrip("# ")
+    return _cut(first)[0]
+
+
+def _cut(line: str) -> tuple[str, tuple[bool, int]]:
+    """The best delimiter, whether it cuts out a name that is known, and how many cells it makes."""
     best, most = ",", (False, 0)
-    for delimiter in _DELIMITERS:
-        try:
-            cells = [cell.strip() for cell in next(reader([first], delimiter=delimiter, skipinitialspace=True), [])]
-        except Error:
-            continue
-        known = any(plain(cell) in IMAGE_NAMES or looks_like_image(cell) for cell in cells)
-        if len(cells) > 1 and (known, len(cells)) > most:
-            best, most = delimiter, (known, len(cells))
-    return best
+    for group in _DELIMITERS:
+        for delimiter in group:
+            try:
+                cells = [cell.strip() for cell in next(reader([line], delimiter=delimiter, skipinitialspace=True), [])]
+            except Error:
+                continue
+            known = any(map(_known, cells))
+            if len(cells) > 1 and (known, len(cells)) > most and (known or delimiter != " "):
+                best, most = delimiter, (known, len(cells))
+        if most[0]:
+            break
+    return best, most
+
+
+def _known(cell: str) -> bool:
+    return plain(cell) in IMAGE_NAMES or looks_like_image(cell)
+
+
+def _without_comments(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Lines that begin with '#' go: above the header all of them but the header itself, below it those of one cell."""
+    at = 0
+    while at < len(rows) and rows[at][1][0].startswith("#") and not looks_like_image(rows[at][1][0]):
+        line, cells = rows[at]
+        bare = [cells[0].lstrip("# "), *cells[1:]]
+        if len(cells) > 1 and any(map(_known, bare)):
+            rows[at] = line, bare
+            break
+        at += 1
+    return [row for row in rows[at:] if len(row[1]) > 1 or not row[1][0].startswith("#")]
 
 
 def _rows(file: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    if delimiter == " ":
+        text = "\n".join(line.strip() for line in text.splitlines())
     for attempt in (text, _AFTER_QUOTE.sub('"', text)):
         table = reader(StringIO(attempt, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
         try:

@@ -140,7 +140,7 @@ def _same_case(tables: list[Labelled], rules: ClassRules, chosen: tuple[str, ...
             tables[0].warnings.append(f"{counted(len(names), 'spelling')} taken as the same class: {shown}")
     elif alike := [group for group in alike if chosen is None or len(set(group) & set(chosen)) > 1]:
         shown = "; ".join(" and ".join(f"'{name}' ({counts[name]:,})" for name in group) for group in alike[:_SHOWN])
-        tables[0].warnings.append(f"classes that differ in case or blanks only: {shown}; --same-case makes them one")
+        tables[0].warnings.append(f"classes that differ in writing only: {shown}; --same-case makes them one")
 
 
 def _warn_of_nothing(tables: list[Labelled], chosen: tuple[str, ...] | None) -> None:
@@ -158,7 +158,13 @@ def _select(tables: list[Labelled], chosen: tuple[str, ...]) -> None:
         if table.columns is not None:
             _refuse_missing(table, chosen, "--classes")
     known = set(chosen)
-    others = {name: count for name, count in _names(tables).items() if name not in known}
+    counts = _names(tables)
+    others = {name: count for name, count in counts.items() if name not in known}
+    if others and len(others) == len(counts):
+        raise UserError(
+            f"--classes: found none of {', '.join(chosen[:3])}, ... in {tables[0].file}, expected some of its labels "
+            f"({', '.join(list(others)[:3])}, ...)"
+        )
     if others:
         shown = ", ".join(f"'{name}' ({count:,})" for name, count in list(others.items())[:_SHOWN])
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""

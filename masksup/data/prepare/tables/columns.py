@@ -1,4 +1,4 @@
-"""What the columns of a table are: the image, a list of labels, a class each, or none of these."""
+"""What the columns of a table are: the image, lists of labels, a class each, or none of these."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,6 +23,8 @@ from masksup.errors import UserError, nearest
 
 _MARKS = {*VALUES, "-1", ""}
 _WHOLE = re.compile(r"[0-9]+(\.0)?")
+# What an export has beside the image and the labels.
+_LABEL_STUDIO = {"annotation_id", "annotator", "created_at", "updated_at", "lead_time", "id"}
 _NUMBERS = {"1", "0", "-1", "true", "false"}
 
 
@@ -31,7 +33,7 @@ class Columns:
     """Numbers of the columns. Either `labels` or `classes`; the rows are those below the header."""
 
     image: int
-    labels: int | None
+    labels: tuple[int, ...]
     classes: dict[str, int]
     rows: list[tuple[int, list[str]]]
     warnings: list[str] = field(default_factory=list)
@@ -42,11 +44,11 @@ class ColumnRules:
     """What the user says of the columns."""
 
     image: str | None = None
-    labels: str | None = None
+    labels: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     separator: str | None = None
-    known: bool = False
-    """Whether the classes are given."""
+    known: tuple[str, ...] | None = None
+    """The classes, where they are given."""
 
 
 def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]) -> Columns:
@@ -55,11 +57,13 @@ def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]
     if looks_like_image(head[0]) or (rules.image is None and not _titled(head) and is_image(head[0])):
         return _without_header(table, rules)
     rows = _even(table, len(head), rules)
+    if not rows:
+        raise UserError(f"{table.file}: found a header and no row below it, expected a row for each image")
     head, kept = _named(table, head, rows, rules)
     image = _image_column(table, head, kept, rows, rules)
-    labels = _labels_column(table, head, kept, image, rows, rules)
-    rest = [c for c in kept if c not in (image, labels)]
-    if labels is not None:
+    labels = _labels_columns(table, head, kept, image, rows, rules)
+    rest = [c for c in kept if c not in (image, *labels)]
+    if labels:
         return Columns(image, labels, {}, rows, _beside_labels(table, head, labels, rest, rows))
     others = [c for c in rest if plain(head[c]) in IMAGE_NAMES and not _all_marks(c, rows)]
     classes = [c for c in rest if c not in others]
@@ -81,7 +85,13 @@ def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]
         for c in classes
         if plain(head[c]) in {*SELDOM_CLASSES, *IMAGE_NAMES}
     ]
-    return Columns(image, None, _unique(table, head, classes), rows, warnings)
+    warnings += [
+        f"column '{head[c]}' is what pandas calls a second column '{head[c][:-2]}'; --ignore-column '{head[c]}' leaves "
+        "it out"
+        for c in classes
+        if head[c].endswith(".1") and head[c][:-2] in head
+    ]
+    return Columns(image, (), _unique(table, head, classes), rows, warnings)
 
 
 def _titled(head: Sequence[str]) -> bool:
@@ -101,10 +111,18 @@ def _without_header(table: Table, rules: ColumnRules) -> Columns:
     while len(first) > 2 and not any(row[-1] for _, row in rows):  # a separator at the end of each line
         first = first[:-1]
         rows = [(number, row[:-1]) for number, row in rows]
+    marks = all(_all_marks(c, rows) for c in range(1, len(first)))
+    if marks and rules.known is not None and len(rules.known) == len(first) - 1 and not {"0", "1"} & {*rules.known}:
+        return Columns(0, (), {name: c for c, name in enumerate(rules.known, 1)}, rows)
+    if marks and len(first) > 2:
+        raise UserError(
+            f"{table.where(line)}: found no header above {len(first) - 1} columns of 1 and 0, expected "
+            "'image,<class>,<class>,...'; --classes A,B,... names as many classes in their order"
+        )
     if len(first) == 2 or (rules.separator is not None and rules.separator == table.delimiter):
         if not rules.known:
             _refuse_numbers(table, None, {value_word(row[1]) for _, row in rows})
-        return Columns(0, 1, {}, rows)
+        return Columns(0, (1,), {}, rows)
     raise UserError(f"{table.where(line)}: malformed CSV: {_unknown(first)}")
 
 
@@ -132,6 +150,7 @@ def _named(
 ) -> tuple[list[str], list[int]]:
     """The header, and which of its columns count: not those the user ignores, empty ones, or pandas' row numbers."""
     wanted = set(several(rules.ignore, head))
+    own = _LABEL_STUDIO if {"annotation_id", "lead_time"} <= {*head} else set()
     for name in wanted:
         if name not in head:
             raise UserError(
@@ -142,7 +161,7 @@ def _named(
         leads = all(map(_nameless, head[: c + 1]))  # a table that pandas wrote twice has two such columns
         numbered = leads and all(_WHOLE.fullmatch(row[c]) for _, row in rows) and any(map(_is_name, head[1:]))
         empty = _nameless(name) and not any(row[c] for _, row in rows)
-        if name not in wanted and not numbered and not empty:
+        if name not in wanted and name not in own and not numbered and not empty:
             kept.append(c)
     return head, kept
 
@@ -176,6 +195,7 @@ def _image_column(
     if rules.image is not None:
         return _by_name(table, head, rules.image, "--image-column")
     known = [c for c in kept if plain(head[c]) in IMAGE_NAMES]
+    _refuse_twice(table, [head[c] for c in known])
     if not known:
         raise UserError(
             f"{table.where(table.rows[0][0])}: malformed CSV: {_unknown(head)}; --image-column NAME says which it is"
@@ -184,16 +204,36 @@ def _image_column(
     return next((c for c in known if not _all_marks(c, rows)), known[0])
 
 
-def _labels_column(
+def _labels_columns(
     table: Table, head: list[str], kept: list[int], image: int, rows: list[tuple[int, list[str]]], rules: ColumnRules
-) -> int | None:
-    if rules.labels is not None:
-        return _by_name(table, head, rules.labels, "--labels-column")
+) -> tuple[int, ...]:
+    if rules.labels:
+        return tuple(_by_name(table, head, name, "--labels-column") for name in several(rules.labels, head))
     named = [c for c in kept if c != image and plain(head[c]) in LABEL_NAMES]
+    _refuse_twice(table, [head[c] for c in named])
     if len(kept) == 2 and named:
         _refuse_numbers(table, head[named[0]], {value_word(row[named[0]]) for _, row in rows})
-        return named[0]
-    return next((c for c in named if not _all_marks(c, rows)), None)
+        return (named[0],)
+    _refuse_numbered(table, [head[c] for c in kept if c != image and not _all_marks(c, rows)])
+    return next(((c,) for c in named if not _all_marks(c, rows)), ())
+
+
+def _refuse_twice(table: Table, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{table.where(table.rows[0][0])}: found the column '{name}' twice, expected each once; rename one"
+            )
+
+
+def _refuse_numbered(table: Table, names: list[str]) -> None:
+    """UserError where several columns hold labels, as label_1 and label_2 do: the others would be lost."""
+    alike = [name for name in names if plain(name).rstrip("0123456789") in LABEL_NAMES]
+    if len(alike) > 1 and any(plain(name)[-1] in "0123456789" for name in alike):
+        raise UserError(
+            f"{table.where(table.rows[0][0])}: found several columns of labels ({', '.join(alike[:8])}); "
+            f"--labels-column '{','.join(alike)}' joins them, --labels-column '{alike[0]}' takes one"
+        )
 
 
 def _refuse_numbers(table: Table, name: str | None, words: set[str]) -> None:
@@ -210,17 +250,18 @@ def _refuse_numbers(table: Table, name: str | None, words: set[str]) -> None:
 
 
 def _beside_labels(
-    table: Table, head: list[str], labels: int, rest: list[int], rows: list[tuple[int, list[str]]]
+    table: Table, head: list[str], labels: tuple[int, ...], rest: list[int], rows: list[tuple[int, list[str]]]
 ) -> list[str]:
     """What is said of the other columns. UserError where one could be a class, too."""
+    shown = ",".join(head[c] for c in labels)
     for c in rest:
         if plain(head[c]) not in IMAGE_NAMES and _all_marks(c, rows) and any(row[c] for _, row in rows):
             raise UserError(
                 f"{table.where(table.rows[0][0])}: found '{head[c]}', which could be a class, beside the labels of "
-                f"'{head[labels]}', expected one form; --ignore-column '{head[c]}' or '{head[labels]}' leaves one out"
+                f"'{shown}', expected one form; --ignore-column '{head[c]}' or '{shown}' leaves one out"
             )
     unused = [f"'{head[c]}'" for c in rest]
-    return [f"not used beside '{head[labels]}': {counted(len(unused), 'column')} {', '.join(unused)}"] if unused else []
+    return [f"not used beside '{shown}': {counted(len(unused), 'column')} {', '.join(unused)}"] if unused else []
 
 
 def _unique(table: Table, head: list[str], classes: list[int]) -> dict[str, int]:

@@ -14,6 +14,8 @@ from masksup.data.prepare.tables.labelled import Labelled, Row
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
+_LONG = "; of a table of one row a label, `prepare long` joins the rows"
+
 
 def images_folder(root: Path, images: str | None) -> Path:
     """The folder of the images: `root` or its folder `images`. UserError if it is missing or outside."""
@@ -46,7 +48,7 @@ def _split(name: str, table: Labelled, classes: tuple[str, ...], find: FindImage
     number = {class_name: c for c, class_name in enumerate(classes)}
     raw = RawSplit(name, [], str(table.file), table.warnings)
     if table.rows:
-        find.require_suffix(table.rows[0].image, table.where(table.rows[0]))
+        find.require_found(table.rows[0].image, table.where(table.rows[0]))
     seen: dict[str, Row] = {}
     repeated = 0
     for row in table.rows:
@@ -58,7 +60,7 @@ def _split(name: str, table: Labelled, classes: tuple[str, ...], find: FindImage
         if path in seen:
             raise UserError(
                 f"{where}: found a second sample with the id '{path}' (the first: {table.where(seen[path])}) and other "
-                "labels, expected each image once; of a table of one row a label, `prepare long` joins the rows"
+                f"labels, expected each image once{_LONG if table.columns is None else ''}"
             )
         seen[path] = row
         labels_C = np.full(len(classes), table.unlisted, np.int8)
@@ -67,5 +69,6 @@ def _split(name: str, table: Labelled, classes: tuple[str, ...], find: FindImage
         raw.samples.append(Sample(path, path, labels_C, where, *_boxes(row, number)))
     if repeated:
         raw.warnings.append(f"left out {counted(repeated, 'row')} that repeat another one")
+    find.require_stripped()
     raw.warnings += find.warnings()
     return raw

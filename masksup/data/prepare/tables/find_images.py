@@ -1,11 +1,12 @@
 """The name that a table has for an image -> its file below the root.
 
-As named, with --suffix. An absolute path below the root, or one that begins with the root's own name, counts without
-this beginning. Else it is the only file of that name in another case; else, of a name without a folder, the only file
-so called in any folder below the root. What was not found as named is counted and said.
+As named, without what --strip says and with --suffix. An absolute path below the root, or one that begins with the
+root's own name, counts without this beginning. Else it is the only file of that name in another case; else, of a name
+without a folder, the only file so called in any folder below the root. What was not found as named is counted and said.
 """
 
 import os
+import posixpath
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,10 +20,12 @@ from masksup.errors import UserError
 
 
 class FindImages:
-    """Images below `folder`. `suffix`: of names that have none of an image."""
+    """Images below `folder`. `suffix`: of names that have none of an image. `strip`: a beginning to drop."""
 
-    def __init__(self, folder: Path, suffix: str | None = None) -> None:
+    def __init__(self, folder: Path, suffix: str | None = None, strip: str | None = None) -> None:
         self.folder = folder
+        self._strip = strip.replace("\\", "/").rstrip("/") + "/" if strip else ""
+        self._stripped = False
         self._suffix = f".{suffix.lstrip('.')}" if suffix else ""
         self._tops = sorted({f"{path.as_posix().rstrip('/')}/" for path in (folder.absolute(), folder.resolve())})
         self._other_case: list[tuple[str, str]] = []
@@ -39,7 +42,13 @@ class FindImages:
 
     def find(self, name: str, where: str) -> str:
         """The path relative to the folder; as named where there is no such file, which `check_images` tells."""
-        path = inside(self._relative(self._full(name)), where)
+        if not name:
+            raise UserError(f"{where}: found no name of an image, expected one in each row")
+        relative = self._relative(self._full(name))
+        try:
+            path = inside(relative, where)
+        except UserError as error:
+            raise UserError(f"{error}{self._below(relative)}") from None
         if self._is_file(path):
             return path
         if self.folder.name and path.startswith(f"{self.folder.name}/"):
@@ -47,19 +56,42 @@ class FindImages:
             if self._is_file(trimmed):
                 self._elsewhere.append((path, trimmed))
                 return trimmed
-        return self._in_other_case(path) or self._in_any_folder(path) or path
+        return self._in_other_case(path) or self._in_any_folder(path, where) or path
 
-    def require_suffix(self, name: str, where: str) -> None:
-        """UserError where a name has no ending and a file of this name has one: with it all rows would be missing."""
-        if self._suffix or looks_like_image(name) or self.exists(name):
+    def require_found(self, name: str, where: str) -> None:
+        """UserError where --suffix or --strip would find what `name`, the first of a table, misses."""
+        if not name or self.exists(name):
             return
-        path = self._relative(name).replace("\\", "/")
+        path = posixpath.normpath(self._relative(self._full(name)).replace("\\", "/"))
+        if "/" in path and not self._is_file(path) and not self._found(path) and (hint := self._below(path)):
+            raise UserError(f"{where}: found no image '{name}' below {self.folder}{hint}")
+        if self._suffix or looks_like_image(name):
+            return
         found = sorted({ending for ending in self._endings[path] | self._endings[Path(path).name] if ending})
         if found:
             raise UserError(
                 f"{where}: found the image '{name}' without an ending, expected the name of a file such as "
                 f"{name}{found[0]}; --suffix {found[0]} adds it"
             )
+
+    def _found(self, path: str) -> bool:
+        """Whether `find` would find this path in another way than as named."""
+        return path.startswith(f"{self.folder.name}/") or len(self._by_case.get(_any_case(path), ())) == 1
+
+    def require_stripped(self) -> None:
+        """UserError where no name began with what --strip says."""
+        if self._strip and not self._stripped:
+            raise UserError(f"--strip {self._strip}: found no image whose name begins so, expected all or some")
+
+    def _below(self, path: str) -> str:
+        """What to say of a name whose end is an image below the folder."""
+        parts = path.replace("\\", "/").split("/")
+        for dropped in range(1, len(parts)):
+            rest = "/".join(parts[dropped:])
+            if rest and ".." not in parts[dropped:] and "\0" not in rest and self._is_file(rest):
+                start = "/".join(parts[:dropped])
+                return f"; --strip '{start}' takes it as {rest}, which is there"
+        return ""
 
     def warnings(self) -> list[str]:
         """What was not found as named, since the last call."""
@@ -76,6 +108,9 @@ class FindImages:
 
     def _relative(self, name: str) -> str:
         path = name.replace("\\", "/")
+        if self._strip and path.startswith(self._strip):
+            self._stripped = True
+            return path[len(self._strip) :]
         for top in self._tops:
             if path.startswith(top):
                 return path[len(top) :]
@@ -94,8 +129,13 @@ class FindImages:
             return found[0]
         return None
 
-    def _in_any_folder(self, path: str) -> str | None:
+    def _in_any_folder(self, path: str, where: str) -> str | None:
         found = self._by_name.get(_any_case(path), []) if "/" not in path else []
+        if len(found) > 1:
+            raise UserError(
+                f"{where}: found {len(found)} images called '{path}' ({found[0]} and {found[1]}), expected the folder "
+                "in the name"
+            )
         if len(found) == 1:
             self._elsewhere.append((path, found[0]))
             return found[0]

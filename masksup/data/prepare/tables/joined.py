@@ -1,9 +1,10 @@
-"""Labels in one cell: a list as Python and JSON write it, or names joined by '|' or by what --separator says.
+"""Labels in one cell: a list as Python, JSON or Label Studio writes it, or names that '|' or --separator joins.
 
 Another separator is never guessed, and never overlooked: where most cells hold one, or what it parts stands in other
 cells by itself, the table is refused until --separator says what is meant. With --classes there is nothing to guess.
 """
 
+import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ def split_labels(
     table: Table, cells: list[Cell], separator: str | None, known: Collection[str] | None
 ) -> list[list[str]]:
     """The labels of each cell. `known`: the classes, where they are given. UserError where it is unclear."""
+    choices = [_choices(cell.text) for cell in cells]
+    if any(choices):  # Label Studio, which writes a single choice as it is
+        return [list(names or filter(None, [cell.text])) for names, cell in zip(choices, cells)]
     filled = [cell for cell in cells if cell.text]
     if pairs := next((cell for cell in filled if _DICTIONARY.fullmatch(cell.text)), None):
         raise UserError(
@@ -78,6 +82,17 @@ def refuse_vectors(table: Table, cells: list[Cell], listed: list[list[str]]) -> 
                 f"expected names of classes; give each class a column, or --classes {','.join(sorted(names)[:8])} if "
                 "these are names"
             )
+
+
+def _choices(text: str) -> list[str] | None:
+    """The names in {"choices": ["cat", "dog"]}; None where a cell is nothing like it."""
+    if not text.startswith('{"choices"'):
+        return None
+    try:
+        names = json.loads(text)["choices"]
+    except ValueError:
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def _parts(text: str, separator: str) -> list[str]:

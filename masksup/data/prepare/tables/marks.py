@@ -1,11 +1,12 @@
 """Cells of columns, one a class -> labels: what 1, x, nothing and -1 mean, which is never guessed where it is open.
 
-- A cell is present, absent or unknown by a list of words (`words.VALUES`), or by --absent and --ignored.
+- A cell is present, absent or unknown by a list of words (`words.VALUES`), or by --present, --absent and --ignored.
 - An empty cell is absent where no cell of the tables says so otherwise. Where cells say 0, too, it may as well be
   unknown: refused until --absent or --ignored names it ("blank").
 - -1 is unknown. Where a class has -1 but never 0, it looks like absent: refused until --absent or --ignored names it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from masksup.data.prepare.tables.words import VALUES, value_word
 from masksup.errors import UserError
 
 BLANK, MINUS = "", "-1"
+_SHARE = re.compile(r"0?[.,]\d+|\d+([.,]\d+)? ?%")
 
 
 @dataclass
@@ -40,10 +42,10 @@ class _Seen:
         return sum(counts[value] for counts in self.counts.values())
 
 
-def meaning(absent: Sequence[str] = (), ignored: Sequence[str] = ()) -> Meaning:
+def meaning(absent: Sequence[str] = (), ignored: Sequence[str] = (), present: Sequence[str] = ()) -> Meaning:
     """Of the words that are known and those that the user names ("blank" is the empty cell)."""
     of = dict(VALUES)
-    named = [("--absent", 0, absent), ("--ignored", -1, ignored)]
+    named = [("--absent", 0, absent), ("--ignored", -1, ignored), ("--present", 1, present)]
     settled: dict[str, str] = {}
     for option, label, values in named:
         for value in values:
@@ -80,9 +82,12 @@ def _survey(tables: dict[str, tuple[Table, Columns]], said: Meaning) -> _Seen:
 
 def _refuse_cell(table: Table, columns: Columns, name: str, c: int, cell: str) -> None:
     line = next(line for line, row in columns.rows if row[c] == cell)
+    settles = f"--present, --absent or --ignored '{cell[:60]}' says what it means"
+    if _SHARE.fullmatch(cell):
+        settles = "of a share, write 1 from that share on that counts as present, and 0 below it"
     raise UserError(
         f"{table.where(line)}: found '{cell[:60]}' for class '{name}', expected 1 (present), 0 (absent) or -1 (ignored)"
-        f"; --ignore-column '{name}' leaves the column out, --absent or --ignored '{cell[:60]}' says what it means"
+        f"; --ignore-column '{name}' leaves the column out; {settles}"
     )
 
 

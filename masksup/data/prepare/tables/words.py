@@ -5,6 +5,7 @@ import unicodedata
 from functools import lru_cache
 
 _BETWEEN = re.compile(r"[\s_.\-]+")
+_WHOLE = re.compile(r"([0-9]{1,99})(?:\.0+)?")
 _DECIMAL_COMMA = re.compile(r"-?[01],0+")
 
 # The first that a table has is its column of images; an id comes after a name of a file.
@@ -15,7 +16,8 @@ IMAGE_NAMES = (
 )  # fmt: skip
 LABEL_NAMES = (
     "label", "labels", "tag", "tags", "class", "classes", "classname", "classnames", "labelname", "labelnames",
-    "category", "categories", "findinglabels", "finding", "findings", "keywords", "target", "targets", "attributes",
+    "category", "categories", "findinglabels", "finding", "findings", "keywords", "choice", "choices", "target",
+    "targets", "attributes",
 )  # fmt: skip
 KNOWN_IMAGE = "image, filename, file, path, image_path, image_name, image_id, 'Image Index', id, name"
 KNOWN_LABELS = "label, labels, tags, classes, categories, 'Finding Labels'"
@@ -29,6 +31,11 @@ NOTHING = {
 SELDOM_CLASSES = {
     "index", "idx", "row", "rowid", "fold", "folds", "kfold", "split", "subset", "partition", "isvalid", "isval",
     "istrain", "istest", "valid", "sex", "gender", "age",
+}  # fmt: skip
+# Columns that say which part of the data set a row belongs to, and those that say whether it belongs to one.
+SPLITTING = {"split", "splits", "subset", "partition", "phase", "usage", "dataset", "datasplit", "set"}
+BELONGING = {
+    "isvalid": ("train", "val"), "isval": ("train", "val"), "istest": ("train", "test"), "istrain": ("val", "train"),
 }  # fmt: skip
 VALUES = {
     **dict.fromkeys(("1", "true", "t", "yes", "y", "x", "present", "positive", "+", "\u2713", "\u2714"), 1),
@@ -44,9 +51,10 @@ def plain(name: str) -> str:
 
 @lru_cache(1 << 16)  # asked of each pair of names
 def same_but_case(name: str) -> str:
-    """Equal for names that differ in case, in blanks or in how Unicode writes the same letters only."""
+    """Equal for names that differ only in case, in blanks, in how Unicode writes the same letters, or as 3, 3.0, 03."""
     seen = (letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
-    return "".join("".join(seen).casefold().split())
+    same = "".join("".join(seen).casefold().split())
+    return str(int(match[1])) if (match := _WHOLE.fullmatch(same)) else same
 
 
 def value_word(cell: str) -> str:
