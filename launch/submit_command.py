@@ -6,10 +6,9 @@ from pathlib import Path
 
 from launch.cluster import sbatch_script
 from launch.cluster.resources import Resources
-from launch.cluster.snapshot import place_of
 from launch.start import first_node
 from launch.start.ledger import Folder
-from launch.submit import check_runs, check_submission, missing_data, node_local, submit
+from launch.submit import check_runs, check_submission, missing_data, node_local, submit, work_on
 from masksup.config.conflicts import too_many_ranks
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
@@ -54,7 +53,7 @@ def show(run: Path, config: Config, resources: Resources, cluster: str) -> None:
     check_runs([(run, config)])
     if cluster == "slurm":
         home = Folder(run).path
-        work = sbatch_script.Work(f"masksup-{run.name}", (run,), place_of(home), home / "submitit")
+        work = work_on([(run, config)], resources, f"masksup-{run.name}", home)
         print(sbatch_script.text(work, resources))
         print(first_node.shown(work, resources))
     print(f"# {run / 'config.yaml'}")
