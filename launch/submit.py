@@ -16,6 +16,7 @@ from launch.cluster.resources import Resources
 from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import place_of, snapshot
 from launch.start.ledger import Folder, write_json
+from launch.start.start import outlives_nodes
 from masksup.base.files import to_disk, write_atomically
 from masksup.config.auto import adds_as_tree, with_sum
 from masksup.config.conflicts import refuse_ranks, refuse_zero
@@ -44,7 +45,7 @@ def submit(
     check_ranks([run for run, _ in runs], [config for _, config in runs], resources)
     with _nothing_left(home, *(folder.run for folder in folders)), _alone(home):
         check_runs(runs)
-        work = sbatch_script.Work(name, tuple(folder.run for folder in folders), place_of(home), home / "submitit")
+        work = work_on(runs, resources, name, home)
         if cluster == "slurm":
             try_out(work, resources)
         snapshot(home)
@@ -53,6 +54,12 @@ def submit(
         jobs = sbatch_script.submit(work, resources) if cluster == "slurm" else local.submit(work)
     remember(dict(zip(jobs, folders)), name)
     return [Submitted(job, folder.run) for folder, job in zip(folders, jobs)]
+
+
+def work_on(runs: list[tuple[Path, Config]], resources: Resources, name: str, home: Path) -> sbatch_script.Work:
+    """What the job of these runs is to do."""
+    outlives = outlives_nodes(resources, *(config for _, config in runs))
+    return sbatch_script.Work(name, tuple(run for run, _ in runs), place_of(home), home / "submitit", outlives)
 
 
 @contextmanager

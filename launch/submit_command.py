@@ -7,10 +7,18 @@ from pathlib import Path
 
 from launch.cluster import sbatch_script
 from launch.cluster.resources import Resources
-from launch.cluster.snapshot import place_of
 from launch.start import first_node
 from launch.start.ledger import Folder
-from launch.submit import NoAnswer, check_ranks, check_resources, check_runs, missing_data, node_local, submit
+from launch.submit import (
+    NoAnswer,
+    check_ranks,
+    check_resources,
+    check_runs,
+    missing_data,
+    node_local,
+    submit,
+    work_on,
+)
 from masksup.config.conflicts import too_many_ranks
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
@@ -55,7 +63,7 @@ def show(run: Path, config: Config, resources: Resources, cluster: str) -> None:
     check_runs([(run, config)])
     if cluster == "slurm":
         home = Folder(run).path
-        work = sbatch_script.Work(f"masksup-{run.name}", (run,), place_of(home), home / "submitit")
+        work = work_on([(run, config)], resources, f"masksup-{run.name}", home)
         print(sbatch_script.text(work, resources))
         print(first_node.shown(work, resources))
     print(f"# {run / 'config.yaml'}")

@@ -9,10 +9,9 @@ from typing import Any
 from launch.cluster import sbatch_script
 from launch.cluster.active import look
 from launch.cluster.resources import Resources, read_resources
-from launch.cluster.snapshot import place_of
 from launch.start import first_node
 from launch.start.ledger import Folder, read_json, write_json
-from launch.submit import check_runs, submit
+from launch.submit import check_runs, submit, work_on
 from launch.submit_command import check_as_shown, warn
 from launch.sweeps import guided
 from launch.sweeps.results import show_results, write_results
@@ -106,9 +105,8 @@ def _show(
         try:
             runs = tuple(home / s.folder for s in todo)
             check_as_shown(runs, [s.config for s in todo], resources, cluster)
-            work = sbatch_script.Work(
-                f"masksup-{home.name}", runs, place_of(home / "launch"), home / "launch" / "submitit"
-            )
+            pairs = [(home / s.folder, s.config) for s in todo]
+            work = work_on(pairs, resources, f"masksup-{home.name}", home / "launch")
             print(sbatch_script.text(work, resources))
             print(first_node.shown(work, resources))
         except UserError as error:

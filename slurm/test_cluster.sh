@@ -26,6 +26,7 @@ read -ra TYPES <<< "${CLUSTER_GPU_TYPES:-a100 a100 v100}" # what n1, n2, ... say
 MEMORY=${CLUSTER_MEMORY:-6000}      # MiB a node claims
 GRACE=${CLUSTER_GRACE:-20}          # seconds between preemption's signal and its kill
 ACCOUNTING=${CLUSTER_ACCOUNTING:-1} # 0: no database, so sacct does not work
+NODE_TIMEOUT=${CLUSTER_NODE_TIMEOUT:-10} # seconds without an answer, after which SLURM calls a node down
 USER_SIGNAL=${CLUSTER_USER_SIGNAL:-1} # 0: preemption sends SIGTERM instead of the signal that the job asked for
 PORT=${CLUSTER_PORT:-17300}
 CONF=$ROOT/etc/slurm.conf
@@ -154,7 +155,7 @@ JobAcctGatherFrequency=task=5
 MpiDefault=none
 SwitchType=switch/none
 # Short, so that a lost node is noticed within a test.
-SlurmdTimeout=10
+SlurmdTimeout=$NODE_TIMEOUT
 SlurmctldTimeout=30
 MessageTimeout=10
 BatchStartTimeout=10

@@ -168,6 +168,11 @@ class Resources(BaseModel):
         return int(str(self.nodes).rpartition("-")[2])
 
     @property
+    def fewest_ranks(self) -> int:
+        """Without which a run does not go on."""
+        return self.fewest_nodes * self.ranks_on_a_node
+
+    @property
     def world(self) -> int:
         """Ranks of a run, at most."""
         return self.most_nodes * self.ranks_on_a_node

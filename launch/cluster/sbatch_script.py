@@ -22,6 +22,8 @@ class Work:
     """Snapshot of the packages."""
     keep: Path
     """Folder for the scripts, pickles and output of the batch job; others cannot read it."""
+    outlives_nodes: bool = False
+    """The job goes on when a node is lost; the runs then see to it themselves."""
 
 
 def start(run: str) -> None:
@@ -60,6 +62,7 @@ def parameters(work: Work, resources: Resources) -> dict[str, Any]:
         "array_parallelism": resources.array_parallel, "stderr_to_stdout": True, "wckey": None,
         "additional_parameters": {
             "time": resources.time, "requeue": True, **nodes,  # submitit counts with a number
+            **({"no-kill": True} if work.outlives_nodes else {}),
             **{name: value if value else True for name, value in resources.sbatch.items()},
         },
         "setup": [

@@ -28,6 +28,10 @@ class Plan:
     """The last step that was done before."""
     stop: str | None = None
     """Why there is no further recovery, and all keepers leave."""
+    members: list[int] | None = None
+    """Keepers that go on, by number; their ranks are numbered anew in this order. None: all that there are."""
+    leave: bool = False
+    """The ranks only save what they have, and leave."""
 
 
 @dataclass
@@ -40,9 +44,19 @@ class Council:
     address: tuple[str, int]
     round: int = 0
     """Of the ranks that run, from 1; each recovery begins another."""
+    members: list[int] = field(default_factory=list)
+    """The keepers that are left, by number."""
     _beats: int = 0
     _beat_at: float = 0.0
     _heard: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.members = list(range(self.world))
+
+    @property
+    def rank(self) -> int:
+        """The number that the rank of this keeper has now."""
+        return self.members.index(self.number)
 
     def beat(self) -> None:
         """Say that this keeper lives, every second at most. The first hears all the others, and they hear the first."""
@@ -51,7 +65,7 @@ class Council:
             return
         self._beat_at, self._beats = now, self._beats + 1
         self._set(f"alive/{self.number}", str(self._beats))
-        for other in range(self.world) if self.number == 0 else (0,):
+        for other in self.members if self.number == 0 else (0,):
             said = self._get(f"alive/{other}")
             if said is not None and (other not in self._heard or self._heard[other][0] != said):
                 self._heard[other] = (said, now)
@@ -59,7 +73,8 @@ class Council:
     def lost(self) -> list[int]:
         """Keepers that say nothing any more."""
         now = lived()
-        return sorted(other for other, (_, since) in self._heard.items() if now - since > LOST_S)
+        silent = {other for other, (_, since) in self._heard.items() if now - since > LOST_S}
+        return sorted(silent.intersection(self.members))
 
     def over(self, status: int) -> None:
         """A rank has left for good, with a status after which nothing is to be recovered."""
@@ -90,15 +105,18 @@ class Council:
             if self.lost():
                 return Plan(stop="the first keeper is lost")
             time.sleep(PAUSE_S)
-        return Plan(**json.loads(text))
+        plan = Plan(**json.loads(text))
+        if plan.members is not None:
+            self.members = plan.members
+        return plan
 
     def has(self) -> list[dict[str, Any]]:
-        """What the keepers have, by number."""
-        return [json.loads(self._get(f"{self.round}/has/{other}") or "{}") for other in range(self.world)]
+        """What the keepers have, by number; nothing of those that said nothing."""
+        return [json.loads(self._get(f"{self.round}/has/{other}") or "{}") for other in self.members]
 
     def _missing(self, seconds: float) -> list[int]:
-        end, missing = lived() + seconds, list(range(self.world))
-        while missing and lived() < end and not self.lost():
+        end, missing = lived() + seconds, self.members
+        while lived() < end and set(missing).difference(self.lost()):
             self.beat()
             missing = [other for other in missing if self._get(f"{self.round}/has/{other}") is None]
             time.sleep(PAUSE_S)

@@ -22,8 +22,11 @@ from launch.start.start import (
     Scheduler,
     Verdict,
     job_resources,
+    last_words,
+    outlives_nodes,
     rank_command,
     rank_module,
+    ranks_now,
     run_start,
     say,
     taken_over,
@@ -33,10 +36,13 @@ from launch.submit import refuse_absent, refuse_full
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
 from masksup.base import clock
+from masksup.base.files import write_atomically
+from masksup.config.load import load_config
 from masksup.errors import UserError
 
-# After the first rank left, the others have this long to save and follow; a rank that hangs is then killed.
-FOLLOW_S = 120
+# After the first rank left, the others have this long to save and follow; a rank that hangs is then killed. So long
+# SLURM has for a step whose ranks have all said their last word: it may wait for a node that stands still.
+FOLLOW_S, TIDY_S = 120, 10
 WATCH_S = 2.0
 ASK_AGAIN_S = 10.0
 LOOK_AT = (1, 3, 6)
@@ -89,24 +95,42 @@ def start_by_srun(command: list[str], variables: dict[str, str], folder: Folder,
         slurm.try_call("srun", "--nodes=1", "--ntasks=1", "true")
     refusal = folder.srun_said(start.number)
     refusal.parent.mkdir(parents=True, exist_ok=True)
+    resources = job_resources(folder)
+    outlives = "launch.start.keeper" in command and outlives_nodes(resources, load_config(folder.config)[0])
     with refusal.open("ab") as said:
         srun = subprocess.Popen(
-            srun_command(job_resources(folder).on(len(start.nodes)), folder, start) + command,
+            srun_command(resources.on(len(start.nodes)), folder, start, outlives) + command,
             stdin=subprocess.DEVNULL, stderr=said, env={**os.environ, **variables},
         )  # fmt: skip
     try:
-        return _follow(srun, folder, start)
+        return _follow(srun, folder, start, Ending(folder, start) if outlives else None)
     finally:
         sys.stderr.write(refusal.read_text(encoding="utf-8", errors="replace"))
 
 
-def _follow(srun: "subprocess.Popen[bytes]", folder: Folder, start: Start) -> int:
+class Ending:
+    """Of ranks that do without a node that is lost: SLURM would wait for those of that node, or end the others."""
+
+    def __init__(self, folder: Folder, start: Start) -> None:
+        self._folder, self._start = folder, start
+        self._seen, self._since = "", time.monotonic()
+
+    def come(self) -> bool:
+        """Whether all that still run have left, or one has, long ago. Says meanwhile that the launcher lives."""
+        write_atomically(self._folder.launcher, f"{time.monotonic()}\n")
+        ranks, said = ranks_now(self._folder, self._start), sorted(last_words(self._folder, self._start))
+        if f"{ranks} {said}" != self._seen:
+            self._seen, self._since = f"{ranks} {said}", time.monotonic()
+        return bool(said) and time.monotonic() - self._since > (TIDY_S if len(said) >= ranks else FOLLOW_S)
+
+
+def _follow(srun: "subprocess.Popen[bytes]", folder: Folder, start: Start, ending: Ending | None) -> int:
     asked, ticks, early = 0.0, 0, EarlyStop(folder)
     while True:
         try:
             return srun.wait(timeout=WATCH_S)
         except subprocess.TimeoutExpired:
-            if taken_over(folder, start):
+            if taken_over(folder, start.token) or (ending is not None and ending.come()):
                 srun.kill()  # and ask SLURM nothing: by this job's number it would mean the newer start
                 continue
             ticks += 1
@@ -123,13 +147,14 @@ def _to_leave(folder: Folder, early: EarlyStop) -> bool:
     return folder.cancelled.exists() or folder.stopped_early.exists() or early.due()
 
 
-def srun_command(resources: Resources, folder: Folder, start: Start) -> list[str]:
+def srun_command(resources: Resources, folder: Folder, start: Start, outlives: bool = False) -> list[str]:
     # Without binding every rank sees all GPUs of its node, which NCCL needs to copy from one to the other.
     options = ({"gpu-bind": "none"} if resources.gpus else {}) | resources.srun
     return [
         "srun", "--unbuffered", "--export=ALL", f"--nodes={resources.nodes}", f"--ntasks={resources.world}",
         f"--ntasks-per-node={resources.ranks_on_a_node}", f"--cpus-per-task={resources.cpus_per_rank}",
-        "--distribution=block", "--kill-on-bad-exit=0", f"--wait={FOLLOW_S}", *words(options),
+        "--distribution=block", "--kill-on-bad-exit=0",
+        *(["--no-kill", "--wait=0"] if outlives else [f"--wait={FOLLOW_S}"]), *words(options),
         "--open-mode=append", f"--output={folder.log(start.number)}",
     ]  # fmt: skip
 
@@ -137,9 +162,8 @@ def srun_command(resources: Resources, folder: Folder, start: Start) -> list[str
 def shown(work: Work, resources: Resources) -> str:
     """What the script's launcher runs on the nodes, for people: the ranks of the first start of the first run."""
     folder, start = Folder(work.runs[0]), Start(1, "JOB", 0, 0.0)
-    command = srun_command(resources.on(resources.most_nodes), folder, start) + rank_command(
-        resources, rank_module(folder), [str(folder.run)]
-    )
+    command = srun_command(resources.on(resources.most_nodes), folder, start, work.outlives_nodes)
+    command += rank_command(resources, rank_module(folder), [str(folder.run)])
     said = [f"{name}={shlex.quote(value)}" for name, value in variables(start, resources).items()]
     return f"# ranks, at each start\n{' '.join(said)} \\\n{shlex.join(command)}\n"
 

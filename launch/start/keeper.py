@@ -5,7 +5,9 @@ python -P -m launch.start.keeper RUN_FOLDER
 A keeper has imported all that a rank needs, so that a recovery imports nothing. It computes nothing, asks no GPU, has
 one thread, so that what it forks is as good as new. It makes the memory in which its rank keeps snapshots. A
 rank ends with its keeper. The first keeper has the ranks' store in a process of its own: the death of rank 0 takes
-nothing along. Where a keeper itself is gone, all leave, and the launcher starts them again.
+nothing along. Where the keepers of a node are gone, those of the others go on without it as long as the job has its
+fewest nodes; below that their ranks save what they have, and the launcher starts the job again. Where the first node is
+gone, and its launcher with it, the others end their ranks and queue the job again.
 """
 
 import os
@@ -27,7 +29,9 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 from launch.start import rank
 from launch.start.council import PAUSE_S, Council, Plan
 from launch.start.ledger import Folder, append, read_json
-from launch.start.start import leave_word
+from launch.start.orphaned import queue_again
+from launch.start.recover import recovery
+from launch.start.start import job_resources, leave_word, outlives_nodes, taken_over
 from masksup.base import clock, signals
 from masksup.base.lived import lived
 from masksup.base.memory import killed_for_memory
@@ -36,7 +40,7 @@ from masksup.base.words import counted
 from masksup.config.load import load_config
 from masksup.exits import BUG, STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
-from masksup.runtime.rendezvous import find_store, keep_store, named
+from masksup.runtime.rendezvous import find_store, keep_store, limit_silence, named
 from masksup.runtime.shelf import SHELF, TAKEN, Shelf
 
 _FINAL = (0, USER_ERROR, STOPPED, SUPERSEDED)
@@ -46,25 +50,31 @@ _HEAR_S = 4.0
 """How long a rank that failed is given to be the consequence of another one's mistake."""
 _MEET_S = 30.0
 """How long a keeper may take to end its rank."""
-_FOLLOW_S = 60.0
-"""How long a rank may take to notice that the first keeper is gone."""
+_SILENCE_S, _FOLLOW_S = 10, 2.0
+"""How long a keeper waits for an answer of the first, and its rank then has to leave by itself."""
 _KILLED = 128
 """Above it stands the signal."""
-_SAME_STEP = 2
-"""Recoveries at one furthest step, after which the next failure there is the launcher's."""
 _STORE_GONE = RuntimeError
 """What torch raises where nobody answers."""
 
 
 class Keeper:
-    """One place of the job. `patience`: seconds that all keepers have to show up."""
+    """One place of the job. `patience`: seconds that all keepers have to show up.
 
-    def __init__(self, folder: Folder, start: int, place: Place, patience: float) -> None:
+    outlives: whether the job goes on where its first node is lost, if somebody queues it again.
+    """
+
+    def __init__(self, folder: Folder, start: int, place: Place, patience: float, outlives: bool = False) -> None:
         self.folder, self.start, self.place, self.patience = folder, start, place, patience
-        self.host = os.uname().nodename
+        self.outlives = outlives
+        self.host, self.token = os.uname().nodename, os.environ.get("MASKSUP_TOKEN", "")
         self.shelf = Shelf.make()
         self.furthest: list[int] = []
         """At each recovery."""
+        self.hosts: list[str] = []
+        """Of all keepers at the start."""
+        self.rank, self.recovery = place.rank, 0
+        """The number of the rank, which is another one once a node is lost, and how often it was forked anew."""
         self._pid: int | None = None
         """Of the rank."""
         self._ended = False
@@ -86,10 +96,14 @@ class Keeper:
         """Until the rank has left for good. Its exit status, as a shell says it."""
         council = self._council()
         plan, broke, status = council.next(self._has(), self.patience, self._first_plan), 0.0, BUG
-        while plan.stop is None:
-            if council.round > 1 and self.place.first:
-                self._note(council.round - 1, broke=broke, agreed=clock.now(), why=plan.why, step=plan.step,
-                           furthest=plan.furthest, ranks=self.place.world)  # fmt: skip
+        self.hosts = [has["host"] for has in council.has()] if plan.stop is None else []
+        while plan.stop is None and self.place.rank in council.members:
+            self.rank, self.recovery = council.rank, council.round - 1
+            if plan.leave:
+                self._asked.append(signal.SIGUSR2)  # which the rank hears when it has what was kept
+            if self.recovery and self.place.first:
+                self._note(broke=broke, agreed=clock.now(), why=plan.why, step=plan.step,
+                           furthest=plan.furthest, ranks=len(council.members))  # fmt: skip
             self._fork_rank(partial(self._be_rank, self._variables(council, plan, broke)))
             try:
                 status = self._watch(council)
@@ -100,6 +114,8 @@ class Keeper:
             except _STORE_GONE:
                 return self._alone(status)
             self.furthest.append(plan.furthest)
+        if self.place.rank not in council.members:
+            return SUPERSEDED  # the others have gone on without this node
         if self.place.first:
             print(f"masksup: no recovery: {plan.stop}", file=sys.stderr, flush=True)
         self._last_word(f"ended by its keeper: {plan.stop}")
@@ -112,6 +128,7 @@ class Keeper:
         if self.place.first:
             self._fork(self._keep_store)
         store = find_store(self.place, self.patience)
+        limit_silence(store.port, _SILENCE_S)
         name = f"masksup/{self.place.job}"
         return Council(PrefixStore(name, store), self.place.rank, self.place.world, (store.host, store.port))
 
@@ -121,12 +138,8 @@ class Keeper:
             signal.pause()
 
     def _has(self) -> dict[str, object]:
-        return {
-            "number": self.place.rank,
-            "host": self.host,
-            "shelf": self.shelf.paths(os.getpid()),
-            "steps": self.shelf.steps(),
-        }
+        shelf = self.shelf.paths(os.getpid())
+        return {"number": self.place.rank, "host": self.host, "shelf": shelf, "steps": self.shelf.steps()}
 
     def _fork(self, work: Callable[[], int]) -> int:
         """A process that ends with this one, and does this work alone."""
@@ -159,11 +172,11 @@ class Keeper:
         own = [has["number"] for has in here].index(self.place.rank)
         taken = {} if plan.step is None else {"step": plan.step, "shelves": [has["shelf"] for has in here]}
         again = {
-            "MASKSUP_RESUMED_AFTER": "recovered", "MASKSUP_RECOVERY": str(council.round - 1),
+            "MASKSUP_RESUMED_AFTER": "recovered", "MASKSUP_RECOVERY": str(self.recovery),
             "MASKSUP_BROKE": json.dumps([broke, plan.why]),
-        } if council.round > 1 else {}  # fmt: skip
+        } if self.recovery else {}  # fmt: skip
         return {
-            "RANK": str(self.place.rank), "WORLD_SIZE": str(self.place.world), "LOCAL_RANK": str(own),
+            "RANK": str(self.rank), "WORLD_SIZE": str(len(council.members)), "LOCAL_RANK": str(own),
             "LOCAL_WORLD_SIZE": str(len(here)), "MASTER_ADDR": council.address[0],
             "MASTER_PORT": str(council.address[1]), "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCHELASTIC_RUN_ID": self.place.job, "TORCHELASTIC_RESTART_COUNT": str(council.round),
@@ -174,41 +187,39 @@ class Keeper:
         """In the forked process, which shares the keeper's connection to the store and must not use it."""
         os.environ |= variables
         signals.install()
-        self._word.unlink(missing_ok=True)
         return rank.main(self.folder.run)
-
-    @property
-    def _word(self) -> Path:
-        """The last word of the rank."""
-        return self.folder.exits(self.start) / f"rank{self.place.rank:05d}.json"
 
     def _watch(self, council: Council) -> int:
         """Until the rank has left, which is ended where something else broke. Its exit status."""
         while (status := self._left()) is None:
             council.beat()
-            self._note_end(council.round - 1)
+            self._note_end()
+            if self.place.first and (lost := council.lost()):
+                council.broken(f"nothing is heard of the keepers of {named(lost)}")
             if council.reason() is not None:
-                return self._end_rank()
+                return self._end_rank(council.beat)
             time.sleep(PAUSE_S)
         self._tell(council, status)
         return status
 
-    def _left(self, options: int = os.WNOHANG) -> int | None:
+    def _left(self) -> int | None:
         """The exit status of the rank, as a shell says it; None while it runs."""
         assert self._pid is not None
-        ended, raw = os.waitpid(self._pid, options)
+        ended, raw = os.waitpid(self._pid, os.WNOHANG)
         if not ended:
             return None
         self._pid = None
         status = os.waitstatus_to_exitcode(raw)
         return _KILLED - status if status < 0 else status
 
-    def _end_rank(self) -> int:
+    def _end_rank(self, meanwhile: Callable[[], None] = lambda: None) -> int:
+        """The kernel may take a while to give back what the rank held."""
         assert self._pid is not None
         os.kill(self._pid, signal.SIGKILL)
         self._ended = True
-        status = self._left(0)
-        assert status is not None
+        while (status := self._left()) is None:
+            meanwhile()
+            time.sleep(PAUSE_S)
         return status
 
     def _tell(self, council: Council, status: int) -> None:
@@ -222,7 +233,7 @@ class Keeper:
             council.beat()
             time.sleep(PAUSE_S)
         if not council.is_over():
-            council.broken(f"rank {self.place.rank} on {self.host} left with status {status}")
+            council.broken(f"rank {self.rank} on {self.host} left with status {status}")
 
     def _first_plan(self, missing: list[int], _: list[Any]) -> Plan:
         if not missing:
@@ -232,32 +243,31 @@ class Keeper:
 
     def _decide(self, why: str, missing: list[int], has: list[Any]) -> Plan:
         """How to go on; on the first keeper for all."""
-        furthest = max([int(read_json(self.folder.heartbeat).get("last_step", -1)), *self.furthest])
-        if missing:
-            return Plan(stop=f"nothing is heard of the keepers of {named(missing)}")
         if self._asked:
             return Plan(stop="asked to leave")
-        if self.furthest.count(furthest) >= _SAME_STEP:
-            return Plan(stop=f"{why}, after {_SAME_STEP} recoveries at step {furthest}")
-        steps = set.intersection(*(set(row["steps"]) for row in has))
-        return Plan(why, max(steps, default=None), furthest)
+        if taken_over(self.folder, self.token):
+            return Plan(stop="another start holds this run now")
+        furthest = max([int(read_json(self.folder.heartbeat).get("last_step", -1)), *self.furthest])
+        there = {row["number"]: row for row in has if row and row["number"] not in missing}
+        gone, fewest = {number: self.hosts[number] for number in missing}, job_resources(self.folder).fewest_ranks
+        return recovery(why, there, gone, [*self.furthest, furthest], fewest)
 
-    def _note(self, number: int, **facts: object) -> None:
-        append(self.folder.recoveries, {"start": self.start, "recovery": number, **facts})
+    def _note(self, **facts: object) -> None:
+        append(self.folder.recoveries, {"start": self.start, "recovery": self.recovery, **facts})
         self._going_on = True
 
-    def _note_end(self, number: int) -> None:
+    def _note_end(self) -> None:
         """Once the first new step is done."""
         if not self._going_on:
             return
         beat = read_json(self.folder.heartbeat)
-        if beat.get("recovery") == number and "went_on_at" in beat:
+        if beat.get("recovery") == self.recovery and "went_on_at" in beat:
             keys = {"ready": "ready_at", "from_step": "from_step", "went_on": "went_on_at"}
-            self._note(number, **{key: beat[name] for key, name in keys.items()})
+            self._note(**{key: beat[name] for key, name in keys.items()})
             self._going_on = False
 
     def _alone(self, status: int) -> int:
-        """The first keeper is gone, and the store with it: the rank finds that out by itself."""
+        """The first keeper is gone, and the store with it: the rank finds that out by itself, or stands still."""
         end = lived() + _FOLLOW_S
         while self._pid is not None and lived() < end:
             status = status if (left := self._left()) is None else left
@@ -265,12 +275,14 @@ class Keeper:
         if self._pid is not None:
             status = self._end_rank()
         self._last_word("the first keeper is gone")
+        if self.place.local_rank == 0 and self.hosts[0] != self.host and self.outlives:
+            queue_again(self.folder, self.token, list(dict.fromkeys(self.hosts)), self.host)
         return status
 
     def _last_word(self, text: str) -> None:
         """In the name of a rank that was ended; one that died by itself said nothing, which is telling."""
-        if self._ended and not self._word.exists():
-            leave_word(self.folder, self.start, self.place.rank, BUG, text)
+        if self._ended and not self.folder.word(self.start, self.recovery, self.rank).exists():
+            leave_word(self.folder, self.start, self.rank, BUG, text, self.recovery)
 
 
 def main(run: Path) -> int:
@@ -279,8 +291,9 @@ def main(run: Path) -> int:
     import masksup.training.train  # noqa: F401  what every rank would import
 
     folder = Folder(run)
-    patience = load_config(folder.config)[0].parallel.start_seconds
-    return Keeper(folder, int(os.environ["MASKSUP_START"]), find_place(), patience).run()
+    config = load_config(folder.config)[0]
+    outlives = outlives_nodes(job_resources(folder), config)
+    return Keeper(folder, int(os.environ["MASKSUP_START"]), find_place(), config.parallel.start_seconds, outlives).run()
 
 
 if __name__ == "__main__":

@@ -96,8 +96,21 @@ class Folder:
             return None
         return None
 
-    def exits(self, start: int) -> Path:
-        return self.path / "exits" / f"{start:04d}"
+    @property
+    def launcher(self) -> Path:
+        """What the launcher writes again and again while ranks run that could do without its node."""
+        return self.path / "launcher"
+
+    def launcher_said(self) -> str:
+        """Its content, which changes as long as the launcher lives."""
+        return read_text(self.launcher)
+
+    def exits(self, start: int, recovery: int = 0) -> Path:
+        """The last words of the ranks. Those of before a recovery no longer count, whenever they come."""
+        return self.path / "exits" / (f"{start:04d}" + (f"-{recovery}" if recovery else ""))
+
+    def word(self, start: int, recovery: int, rank: int) -> Path:
+        return self.exits(start, recovery) / f"rank{rank:05d}.json"
 
     def srun_said(self, start: int) -> Path:
         """The messages of srun itself; the ranks have logs of their own."""
@@ -127,6 +140,10 @@ class Start:
     last_step_at: float | None = None
     last_seen: float | None = None
     bad_nodes: list[str] = field(default_factory=list)
+
+    @property
+    def token(self) -> str:
+        return str(Token(self.job, self.restart))
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,11 @@ def recoveries(folder: Folder) -> list[Recovery]:
         found.setdefault((row.get("start"), row.get("recovery")), {}).update(known)
     needed = {"start", "recovery", "broke", "agreed", "why", "step", "furthest", "ranks"}
     return [Recovery(**row) for row in found.values() if needed <= row.keys()]
+
+
+def last_recovery(folder: Folder, start: int) -> Recovery | None:
+    """The newest of a start."""
+    return max((r for r in recoveries(folder) if r.start == start), key=lambda r: r.recovery, default=None)
 
 
 def owner(path: Path) -> str:
@@ -233,10 +255,18 @@ def end(folder: Folder, start: Start, outcome: str, ended: float | None = None, 
 def progress(folder: Folder, start: Start) -> dict[str, Any]:
     """Steps and times of a start, from the heartbeat that its rank 0 left."""
     beat = read_json(folder.heartbeat)
-    if beat.get("token") != str(Token(start.job, start.restart)):
+    if beat.get("token") != start.token:
         return {}
     keys = {"first_step", "first_step_at", "last_step", "last_step_at"}
     return {key: beat[key] for key in keys & beat.keys()} | {"last_seen": beat.get("seen", beat.get("time"))}
+
+
+def read_text(path: Path) -> str:
+    """What stands in a small file, without white space around it; nothing where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def main(run: Path) -> int:
     """Train the run of this folder as one of its ranks. Returns the exit status, as in `masksup.exits`."""
     folder, start = Folder(run), int(os.environ["MASKSUP_START"])
     rank, error = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), None
-    heartbeat.on_leave(lambda status, said: leave_word(folder, start, rank, status, said))
+    heartbeat.on_leave(lambda status, said: leave_word(folder, start, rank, status, said, _recovery()))
     try:
         status = _train(folder, rank)
     except BaseException as problem:
@@ -43,7 +43,7 @@ def _train(folder: Folder, rank: int) -> int:
     wait_for_token(folder, token)
     refuse_other_code(folder)
     fence.hold(folder.fence, token)
-    heartbeat.note(recovery=int(os.environ.get("MASKSUP_RECOVERY") or 0))
+    heartbeat.note(recovery=_recovery())
     stop = heartbeat.start(folder.heartbeat, token) if rank == 0 else None
     try:
         from masksup.config.load import load_config
@@ -53,6 +53,11 @@ def _train(folder: Folder, rank: int) -> int:
     finally:
         if stop is not None:
             stop()
+
+
+def _recovery() -> int:
+    """How often a keeper has forked this rank anew."""
+    return int(os.environ.get("MASKSUP_RECOVERY") or 0)
 
 
 def refuse_other_code(folder: Folder) -> None:

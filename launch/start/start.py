@@ -11,12 +11,24 @@ from pathlib import Path
 
 from launch.cluster.resources import Resources
 from launch.start.decide import Left, bad_nodes, first_error, outcome, refused_for_good, why_not_again
-from launch.start.ledger import Folder, Start, Token, begin, end, read_json, starts, write_json
+from launch.start.ledger import (
+    Folder,
+    Start,
+    Token,
+    begin,
+    end,
+    last_recovery,
+    read_json,
+    read_text,
+    starts,
+    write_json,
+)
 from launch.start.preflight import read_bad
 from launch.sweeps.results import sweep_of, swept_keys
 from masksup.base import clock
 from masksup.base.files import write_atomically
 from masksup.config.load import load_config
+from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
@@ -84,7 +96,7 @@ def run_start(folder: Folder, token: Token, nodes: list[str], scheduler: Schedul
         say(f"start {start.number}: {'' if unfit == USER_ERROR else 'not fit to train on: '}{error}")
         return Verdict(result, why_not_again(result, starts(folder), resources), bad)
     status = _ranks(folder, start, resources, scheduler.start_ranks)
-    return _judge(folder, start, status, resources, scheduler, began)
+    return _judge(folder, start, status, scheduler, began)
 
 
 def _gpus(resources: Resources, scheduler: Scheduler) -> int:
@@ -131,8 +143,12 @@ def rank_module(folder: Folder) -> str:
         config = load_config(folder.config)[0]
     except UserError:  # which the ranks tell
         return "launch.start.rank"
-    keeps = config.checkpoint.snapshot_seconds > 0 and config.parallel.engine == "ddp"
-    return "launch.start.keeper" if keeps else "launch.start.rank"
+    return "launch.start.keeper" if config.has_keepers else "launch.start.rank"
+
+
+def outlives_nodes(resources: Resources, *configs: Config) -> bool:
+    """Whether a job of these runs goes on when it loses a node: it has keepers, which can ask SLURM themselves."""
+    return resources.most_nodes > 1 and resources.container is None and all(config.has_keepers for config in configs)
 
 
 def rank_command(resources: Resources, module: str, arguments: list[str]) -> list[str]:
@@ -147,48 +163,53 @@ def variables(start: Start, resources: Resources, before: str | None = None) -> 
     return {
         "OMP_NUM_THREADS": str(resources.cpus_per_rank),
         "MASKSUP_RESUMED_AFTER": before or "",
-        "MASKSUP_TOKEN": str(Token(start.job, start.restart)), "MASKSUP_START": str(start.number),
+        "MASKSUP_TOKEN": start.token, "MASKSUP_START": str(start.number),
         **resources.environment,
     }  # fmt: skip
 
 
-def taken_over(folder: Folder, start: Start) -> bool:
+def taken_over(folder: Folder, token: str) -> bool:
     """Whether another start holds the run now."""
-    try:
-        return folder.fence.read_text(encoding="utf-8").strip() != str(Token(start.job, start.restart))
-    except OSError:
-        return False
+    return read_text(folder.fence) not in ("", token)
+
+
+def last_words(folder: Folder, start: Start) -> dict[int, dict[str, object]]:
+    """Those that count, by rank."""
+    last = last_recovery(folder, start.number)
+    rows = [read_json(file) for file in folder.exits(start.number, last.recovery if last else 0).glob("rank*.json")]
+    return {int(row["rank"]): row for row in rows if {"rank", "status", "host", "time"} <= row.keys()}
+
+
+def ranks_now(folder: Folder, start: Start) -> int:
+    """How many ranks a start has: fewer than at first where it has lost nodes and gone on without them."""
+    last = last_recovery(folder, start.number)
+    return last.ranks if last is not None else job_resources(folder).on(len(start.nodes)).world
 
 
 def _exits(folder: Folder, start: Start, world: int, patient: bool) -> dict[int, dict[str, object]]:
     """The last words of the ranks, by rank. Where none was killed all left one, which may show here only later."""
     end = time.monotonic() + (SHOWN_S if patient else 0)
-    while True:
-        found = {}
-        for file in folder.exits(start.number).glob("rank*.json"):
-            row = read_json(file)
-            if {"rank", "status", "host", "time"} <= row.keys():
-                found[int(row["rank"])] = row
-        if len(found) >= world or time.monotonic() > end:
-            return found
+    while len(found := last_words(folder, start)) < world and time.monotonic() < end:
         time.sleep(0.2)
+    return found
 
 
 def _judge(
     folder: Folder,
     start: Start,
     status: int,
-    resources: Resources,
     scheduler: Scheduler,
     began: float,
 ) -> Verdict:
-    if taken_over(folder, start):
+    resources = job_resources(folder)
+    if taken_over(folder, start.token):
         say("another start holds this run now; this one writes nothing more")
         return Verdict("superseded", "superseded", [])
     said = _srun_said(folder, start)
-    exits = _exits(folder, start, resources.world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
+    world = max(ranks_now(folder, start), resources.fewest_ranks)
+    exits = _exits(folder, start, world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
     left = Left(
-        resources.world, status, exits, clock.now() - began, finished=folder.result.exists(),
+        world, status, exits, clock.now() - began, finished=folder.result.exists(),
         cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
         preempted=scheduler.is_preempted(start.job), srun=said,
     )  # fmt: skip
@@ -207,16 +228,13 @@ def _judge(
 
 
 def _srun_said(folder: Folder, start: Start) -> str:
-    try:
-        return folder.srun_said(start.number).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return read_text(folder.srun_said(start.number))
 
 
-def leave_word(folder: Folder, start: int, rank: int, status: int, error: str | None) -> None:
+def leave_word(folder: Folder, start: int, rank: int, status: int, error: str | None, recovery: int = 0) -> None:
     """What a rank says when it leaves; a rank that was killed says nothing, which is telling too."""
     row = {"rank": rank, "host": os.uname().nodename, "status": status, "error": error, "time": time.time()}
     try:
-        write_json(folder.exits(start) / f"rank{rank:05d}.json", row)
+        write_json(folder.word(start, recovery, rank), row)
     except OSError as problem:
         print(f"masksup: {problem}", file=sys.stderr)

@@ -473,6 +473,11 @@ class Config(Section):
     log: Log = Log()
 
     @property
+    def has_keepers(self) -> bool:
+        """Whether the ranks that a launcher starts have keepers, which fork them anew."""
+        return self.checkpoint.snapshot_seconds > 0 and self.parallel.engine == "ddp"
+
+    @property
     def train_size(self) -> int:
         """Side of a training image in px."""
         return self.augment.size or self.model.size

@@ -5,9 +5,11 @@ import json
 import os
 import platform
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -143,6 +145,19 @@ def find_store(place: Place, seconds: float) -> TCPStore:
     if place.launcher == "torchrun":
         return _open(place.host, place.ports[0], False, lived() + seconds)
     return _find(place, lived() + seconds)
+
+
+def limit_silence(port: int, seconds: int) -> None:
+    """Have this process's calls to the store behind this port fail where an answer does not come within so long.
+
+    torch waits without limit for the answer of a machine that was cut off, whatever time-out the store was given.
+    """
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # a file that was closed meanwhile, or another kind of socket
+            if str(entry.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(entry.name))) as connection:
+                    if connection.getpeername()[1] == port:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
 
 
 def _connect(place: Place, deadline: float) -> Store:

@@ -2,15 +2,12 @@
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
 import pytest
 from ranks import Launcher
-
-Sample = dict[str, float]
-GROWTH = {"memory_mib": 16.0, "shared_mib": 4.0, "descriptors": 2.0, "threads": 1.0, "processes": 0.0}
+from taken import GROWTH, Sample, taken
 
 
 @pytest.mark.parametrize(
@@ -29,7 +26,7 @@ def test_r13_a_long_run_stays_flat(world: int, steps: int, job: Launcher, write_
     end = time.monotonic() + 1500
     while None in ranks.codes():
         assert time.monotonic() < end
-        samples.append((_step(tmp_path / "run" / "metrics.jsonl"), _taken(ranks.pids)))
+        samples.append((_step(tmp_path / "run" / "metrics.jsonl"), taken(ranks.pids)))
         time.sleep(0.05)
     assert ranks.wait() == [0] * world, ranks.text()
     windows = [
@@ -48,29 +45,3 @@ def _step(metrics: Path) -> int:
         return 0
     found = re.findall(rb'"step": (\d+),.*\n', metrics.read_bytes()[-4000:])
     return int(found[-1]) if found else 0
-
-
-def _taken(pids: list[int]) -> Sample:
-    """What the processes and their children hold now."""
-    total = dict.fromkeys(GROWTH, 0.0)
-    for place in _family(pids):
-        try:
-            status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
-            total["memory_mib"] += int(status["VmRSS"].split()[0]) / 1024
-            total["shared_mib"] += int(status["RssShmem"].split()[0]) / 1024
-            total["threads"] += int(status["Threads"])
-            total["descriptors"] += len(list((place / "fd").iterdir()))
-            total["processes"] += 1
-        except (OSError, KeyError):  # it has just ended
-            continue
-    return total
-
-
-def _family(pids: list[int]) -> Iterator[Path]:
-    for pid in pids:
-        yield Path(f"/proc/{pid}")
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except OSError:
-            continue
-        yield from (Path(f"/proc/{child}") for child in children)
