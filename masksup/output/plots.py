@@ -15,9 +15,9 @@ from matplotlib.text import Text
 
 from masksup.base.files import written_whole
 from masksup.metrics.precision_recall import Floats
-from masksup.output.lettering import fonts_for, shortened
+from masksup.output.lettering import fonts_for, shortened, written
 
-NAMED = 10  # classes with a colour and a name; the others are grey
+NAMED = 20  # classes with a colour and a name; the others are grey
 DPI = 130
 _NAME = 150  # px: width of a name in the legend, at `_LETTERS` px
 _LETTERS = 11
@@ -64,13 +64,14 @@ def draw_precision_recall(path: Path, curves: Sequence[ClassCurve], title: str) 
         for curve in curves[NAMED:]:
             axes.plot(curve.recall, curve.precision, color=_GREY, linewidth=0.6)
         named = curves[:NAMED]
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
         lines = [axes.plot(curve.recall, curve.precision, linewidth=1.3)[0] for curve in named]
         _label(axes, "recall", "precision")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         legend = axes.legend(
             lines, [str(number) for number in range(len(named))], loc="upper left", bbox_to_anchor=(1.0, 1.0),
             title=f"AP, {len(named)} of {len(curves)} classes" if len(curves) > NAMED else "AP",
-            frameon=False, alignment="left",
+            frameon=False, alignment="left", fontsize=9, title_fontsize=9,
         )  # fmt: skip
         for text, curve in zip(legend.get_texts(), named):
             _write(text, f"{curve.ap:.1f}  {shortened(curve.name, _NAME, _LETTERS)}")
@@ -105,4 +106,4 @@ def _write(text: Text, words: str) -> None:
     for file in fonts_for(words):
         font_manager.fontManager.addfont(file)
     names = [font_manager.get_font(file).family_name for file in fonts_for(words)]
-    text.set(parse_math=False, text=words, fontfamily=["DejaVu Sans", *names])
+    text.set(parse_math=False, text=written(words), fontfamily=["DejaVu Sans", *names])
