@@ -19,6 +19,7 @@ MOST_PICTURES = 100  # of a visitor: all of them, with the maps of their classes
 STYLE = """
 body { --paper: #f4f5f7; --panel: #fff; --ink: #1b1f24; --faint: #59626d; --line: #d9dde2; --hover: #eef1f4; --chosen: #dcebf5; --track: #e6e9ed; --absent: #a8aeb6; --present: #0068a8; --wrong: #a8321a; }
 body.body--dark { --paper: #14171a; --panel: #1e2226; --ink: #e6e9ec; --faint: #a2abb5; --line: #383f46; --hover: #2a3036; --chosen: #1d3d53; --track: #343b42; --absent: #69727b; --present: #4aa8e0; --wrong: #ff9a80; }
+html:has(body.body--dark) { color-scheme: dark; }
 body, body.body--dark { background: var(--paper); color: var(--ink); }
 .page { max-width: 78rem; margin: 0 auto; padding: 1rem; width: 100%; }
 .columns { display: grid; grid-template-columns: minmax(0, 1fr) 20rem; gap: 1rem; width: 100%; align-items: start; }
@@ -46,6 +47,7 @@ def serve(labeller: Labeller, host: str, port: int) -> None:
     ui.run(
         partial(build, labeller), host=host, port=port, title=title, show=False, reload=False,
         show_welcome_message=False, favicon="\N{LABEL}", dark=None,  # as the browser prefers
+        timeout_graceful_shutdown=1,  # pictures that wait are not labelled before it ends
     )  # fmt: skip
 
 
