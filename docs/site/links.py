@@ -23,6 +23,14 @@ _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 _FENCE = re.compile(r"^( *```.*?^ *```)", re.DOTALL | re.MULTILINE)
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put pages that the navigation does not name at its end, so that a new page can be found."""
+    named = str(config.nav)
+    pages = sorted(path.name for path in Path(config.docs_dir).glob("*.md"))
+    config.nav = [*(config.nav or []), *(page for page in pages if f"'{page}'" not in named)]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside docs/, and the files that any page names."""
     for origin, page in PAGES.items():
