@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # The tested versions; `make quickstart CONSTRAINTS=` installs the newest instead.
 CONSTRAINTS ?= docker/constraints.txt
 
-.PHONY: help install quickstart test test-unit test-ranks test-browser test-slurm nightly lint format constraints clean
+.PHONY: help install quickstart docs test test-unit test-ranks test-browser test-slurm nightly lint format constraints clean
 
 help:
 	@echo "make quickstart   train, interrupt, resume, score and predict on a small synthetic set"
@@ -16,13 +16,14 @@ help:
 	@echo "make test-browser pages in Chromium, which is installed if it is missing"
 	@echo "make test-slurm   preempt, requeue, kill and cut off runs on a real SLURM of three nodes on this machine"
 	@echo "make lint         formatter, linter, type check;  make format  applies the first two"
+	@echo "make docs         the pages of docs/ as a site in build/site, without a warning"
 	@echo "make constraints  write the installed versions to docker/constraints.txt"
 
 install: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[lite0,export,demo,guided,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[lite0,export,demo,guided,docs,test,lint]'
 	touch $@
 
 quickstart: install
@@ -60,6 +61,10 @@ lint: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@echo "build/site/index.html"
 
 constraints: install
 	$(BIN)/python tools/write_constraints.py > docker/constraints.txt

@@ -54,7 +54,7 @@ def tiny_config(tiny_data: Path) -> Callable[..., Config]:
             "batch": {"global": 16, "micro": 8},
             "ema": {"decay": 0.9},
             "precision": {"threads": 1},
-            "log": {"every_steps": 1, "images": 0, "pr_curves": False},
+            "log": {"every_steps": 1, "images": 0, "pr_curves": False, "plots": False},
         }
         for key, value in overrides.items():
             node = tree

@@ -84,6 +84,19 @@ def differences(old: Config, new: Config) -> dict[str, str]:
     return {key: f"{a.get(key)} -> {b.get(key)}" for key in keys if a.get(key) != b.get(key)}
 
 
+def beyond_defaults(config: Config) -> dict[str, Any]:
+    """The settings that differ from their defaults, by key; options of a head, loss or method from that one's defaults.
+
+    `data.train` and `model.backbone`, which have no default, are always among them.
+    """
+    required = {"data": {"train": ""}, "model": {"backbone": ""}}
+    parts = {"model": {"backbone": "", "head": {"name": config.model.head.name}}}
+    parts |= {"loss": {"name": config.loss.name}, "method": {"name": config.method.name}}
+    usual = dict(items(dump(Config.model_validate(required | parts))))
+    usual |= {key: value for key, value in items(dump(Config.model_validate(required))) if key.endswith(".name")}
+    return {key: value for key, value in items(dump(config)) if key not in usual or value != usual[key]}
+
+
 def _merge(
     base: dict[str, Any], over: dict[str, Any], sources: dict[str, str], origin: str, prefix: str = ""
 ) -> dict[str, Any]:

@@ -445,6 +445,8 @@ class Log(Section):
     """Least time between two such pictures, which are drawn beside the training."""
     pr_curves: bool = True
     """Precision-recall curves a class in TensorBoard."""
+    plots: bool = True
+    """At the end of the run `curves.png` (loss and mAP by epoch) and `precision_recall.png` (of each class)."""
 
 
 class Config(Section):

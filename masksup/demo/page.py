@@ -14,23 +14,27 @@ from masksup.explain.heat import MEANING
 from masksup.report.thumbnails import as_data
 
 MOST_MB = 64
+MOST_COMPLAINTS = 20  # shown at once
 MOST_PICTURES = 100  # of a visitor: all of them, with the maps of their classes, stay in memory and on the page
 STYLE = """
-body { background: #f4f5f7; color: #1b1f24; }
+body { --paper: #f4f5f7; --panel: #fff; --ink: #1b1f24; --faint: #59626d; --line: #d9dde2; --hover: #eef1f4; --chosen: #dcebf5; --track: #e6e9ed; --absent: #a8aeb6; --present: #0068a8; --wrong: #a8321a; }
+body.body--dark { --paper: #14171a; --panel: #1e2226; --ink: #e6e9ec; --faint: #a2abb5; --line: #383f46; --hover: #2a3036; --chosen: #1d3d53; --track: #343b42; --absent: #69727b; --present: #4aa8e0; --wrong: #ff9a80; }
+html:has(body.body--dark) { color-scheme: dark; }
+body, body.body--dark { background: var(--paper); color: var(--ink); }
 .page { max-width: 78rem; margin: 0 auto; padding: 1rem; width: 100%; }
 .columns { display: grid; grid-template-columns: minmax(0, 1fr) 20rem; gap: 1rem; width: 100%; align-items: start; }
-.panel { background: #fff; border: 1px solid #d9dde2; border-radius: 10px; padding: 1rem; min-width: 0; }
+.panel { background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; min-width: 0; }
 .picture { display: grid; grid-template-columns: minmax(0, 1.3fr) minmax(0, 1fr); gap: 1rem; margin-bottom: 1rem; }
 .picture img { width: 100%; border-radius: 6px; display: block; }
 .class { width: 100%; text-align: left; padding: .3rem .4rem; border-radius: 6px; cursor: pointer; display: block; border: 0; background: none; font: inherit; color: inherit; }
-.class:hover, .class:focus-visible { background: #eef1f4; } .class.chosen { background: #dcebf5; }
-.line { display: flex; justify-content: space-between; gap: .6rem; } .faint { color: #59626d; }
-.track { position: relative; height: 9px; background: #e6e9ed; border-radius: 2px; margin-top: 3px; }
-.track i { position: absolute; inset: 0 auto 0 0; border-radius: 2px; } .track b { position: absolute; top: -3px; bottom: -3px; width: 2px; background: #1b1f24; }
+.class:hover, .class:focus-visible { background: var(--hover); } .class.chosen { background: var(--chosen); }
+.line { display: flex; justify-content: space-between; gap: .6rem; } .faint { color: var(--faint); } .wrong { color: var(--wrong); overflow-wrap: anywhere; }
+.track { position: relative; height: 9px; background: var(--track); border-radius: 2px; margin-top: 3px; }
+.track i { position: absolute; inset: 0 auto 0 0; border-radius: 2px; } .track b { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--ink); }
 .sliders { max-height: 60vh; overflow-y: auto; padding-right: .6rem; }
 .scale { height: 10px; width: 9rem; border-radius: 2px; display: inline-block; background: linear-gradient(90deg, #000004, #55106d, #ba3655, #f98c0a, #fcffa4); }
 .q-uploader { max-height: none; } .q-uploader__list, .q-uploader__subtitle { display: none; }
-.q-uploader__header { background: #fff; color: #1b1f24; padding: 1.1rem .6rem; }
+.q-uploader__header { background: var(--panel); color: var(--ink); padding: 1.1rem .6rem; }
 @media (max-width: 52rem) { .columns, .picture { grid-template-columns: minmax(0, 1fr); } .page { padding: .5rem; } .sliders { max-height: 40vh; } }
 """  # noqa: E501  CSS reads best a rule a line
 
@@ -42,7 +46,8 @@ def serve(labeller: Labeller, host: str, port: int) -> None:
     title = f"masksup: {labeller.trained.checkpoint.split('/')[0]}"
     ui.run(
         partial(build, labeller), host=host, port=port, title=title, show=False, reload=False,
-        show_welcome_message=False, favicon="\N{LABEL}",
+        show_welcome_message=False, favicon="\N{LABEL}", dark=None,  # as the browser prefers
+        timeout_graceful_shutdown=1,  # pictures that wait are not labelled before it ends
     )  # fmt: skip
 
 
@@ -62,7 +67,8 @@ class Page:
         self.chosen: dict[int, int | None] = {}
         self.sliders: list[Any] = []
         self.arrived = self.done = 0  # pictures since nothing was under way
-        self.closed = self.refused = False
+        self.complaints: list[str] = []
+        self.closed = self.full = False
         self._turn = asyncio.Lock()
 
     def draw(self) -> None:
@@ -86,13 +92,18 @@ class Page:
     def _draw_upload(self) -> None:
         upload = ui.upload(
             label="Drop pictures here, or press +", multiple=True, auto_upload=True, max_file_size=MOST_MB * 2**20,
-            on_upload=self._take, on_rejected=lambda: _complain(f"Files above {MOST_MB} MB are not taken."),
+            on_upload=self._take,
         )  # fmt: skip
         upload.props("flat bordered").classes("w-full").mark("upload")
+        upload.on("rejected", self._reject, js_handler="(refused) => emit(refused.map((entry) => entry.file.name))")
         self.progress = ui.label().classes("faint q-mt-sm").mark("progress")
+        self.bar = ui.linear_progress(0, show_value=False)
+        self.bar.visible = False
+        self.wrong = ui.element("div").classes("panel q-mt-sm").props('role="status"')
+        self.wrong.visible = False
 
     async def _take(self, event: events.UploadEventArguments) -> None:
-        """Label a file that arrived, one after the other; what is no picture is told and skipped."""
+        """Label a file that arrived, one after the other; what is no picture is named on the page and skipped."""
         if len(self.pictures) + self.arrived - self.done >= MOST_PICTURES:
             self._refuse(event.file.name)
             return
@@ -108,7 +119,7 @@ class Page:
             with self.results:
                 self._draw_picture(len(self.pictures) - 1).move(self.results, target_index=0)
         else:
-            _complain(str(found))
+            self._complain(str(found))
 
     async def _labelled(self, event: events.UploadEventArguments) -> Labelled | str | None:
         """The picture, or why the file is none; None where the page was closed meanwhile."""
@@ -124,18 +135,43 @@ class Page:
 
     def _refuse(self, name: str) -> None:
         """Of a thousand files that are too many the first is told."""
-        if self.refused:
+        if self.full:
             return
-        self.refused = True
-        _complain(
+        self.full = True
+        self._complain(
             f"{name} and what follows are not taken: a page holds {MOST_PICTURES} pictures. Load it anew for others; "
             "masksup predict labels any number."
         )
+
+    def _reject(self, event: events.GenericEventArguments) -> None:
+        """Files that the browser did not send, since they are too large."""
+        for name in event.args:
+            self._complain(f"{name}: larger than {MOST_MB} MB, which is the most that is taken")
+
+    def _complain(self, text: str) -> None:
+        self.complaints.append(text)
+        self.wrong.visible = True
+        self.wrong.clear()
+        with self.wrong:
+            with ui.element("div").classes("line items-center"):
+                ui.label("Not taken").classes("font-bold")
+                ui.button("Clear", on_click=self._forget).props("flat dense no-caps")
+            for line in self.complaints[:MOST_COMPLAINTS]:
+                ui.label(line).classes("wrong")
+            more = len(self.complaints) - MOST_COMPLAINTS
+            if more > 0:
+                ui.label(f"... and {counted(more, 'file')} more").classes("wrong")
+
+    def _forget(self) -> None:
+        self.complaints.clear()
+        self.wrong.visible = False
 
     def _tell(self) -> None:
         """How far the labelling is; uploading, of which the browser tells, is the shorter part."""
         under_way = self.done < self.arrived
         self.progress.text = f"Labelling: {self.done} of {counted(self.arrived, 'file')} done." if under_way else ""
+        self.bar.visible = under_way
+        self.bar.value = self.done / max(self.arrived, 1)
         if not under_way:
             self.arrived = self.done = 0
 
@@ -217,16 +253,14 @@ class Page:
                 ui.label(self.names[c]).classes("font-bold" if present else "")
                 ui.label(f"{score:.2f}")
             with ui.element("div").classes("track"):
-                ui.element("i").style(f"width: {100 * score:.1f}%; background: {'#0068a8' if present else '#a8aeb6'}")
+                ui.element("i").style(
+                    f"width: {100 * score:.1f}%; background: var(--{'present' if present else 'absent'})"
+                )
                 ui.element("b").style(f"left: calc({100 * threshold:.1f}% - 1px)")
 
     def _choose(self, number: int, c: int) -> None:
         self.chosen[number] = None if self.chosen.get(number) == c else c
         self._refresh()
-
-
-def _complain(text: str) -> None:
-    ui.notify(text, type="negative", multi_line=True, close_button="OK", timeout=0)
 
 
 def _draw_scale(picture: Labelled) -> None:

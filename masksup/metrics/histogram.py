@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from masksup.metrics.average_precision import ApRule
 from masksup.metrics.pairs import Labels, check_pairs, probabilities
-from masksup.metrics.precision_recall import PrCurve, predicted_pairs
+from masksup.metrics.precision_recall import Counts, Floats, PrCurve, pr_points_of, predicted_pairs
 
 CODES = 1 << 16
 _SIGN = np.uint16(0x8000)
 _LARGEST = 65504.0  # of half precision: logits beyond it tie with it
 _NEGATIVE, _POSITIVE = 0, 1
-
-Counts = NDArray[np.int64]
 
 
 def codes_of(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -128,3 +126,10 @@ def pr_curve_of_counts(counts: PairCounts, thresholds: int = 127) -> PrCurve:
         return np.stack([_at_or_above(counts_K[first : last + 1])[start_T] for counts_K in counts.bins_2CK[which]])
 
     return PrCurve.of(at_or_above(_POSITIVE), at_or_above(_NEGATIVE))
+
+
+def pr_points_of_counts(counts: PairCounts, c: int) -> tuple[Floats, Floats]:
+    """As `pr_points` of class `c`, where the logits of one bin tie."""
+    hits_K, false_K = (counts.bins_2CK[which, c, ::-1].cumsum(dtype=np.int64) for which in (_POSITIVE, _NEGATIVE))
+    seen = np.flatnonzero(hits_K)
+    return pr_points_of(hits_K[seen], (hits_K + false_K)[seen])

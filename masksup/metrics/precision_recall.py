@@ -15,7 +15,10 @@ from masksup.errors import UserError, nearest
 from masksup.metrics.pairs import Labels, Scores, check_pairs
 
 Compat = Literal["none", "csra", "csra_wider", "mcar"]
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 _IGNORED_IS_NEGATIVE = ("csra_wider", "mcar")
+MOST_POINTS = 80
 
 
 def check_compat(compat: str) -> None:
@@ -165,3 +168,23 @@ def pr_curve(scores_NC: Scores, labels_NC: Labels, thresholds: int = 127) -> PrC
         return counts.reshape(-1, thresholds)[:, ::-1].cumsum(axis=1)[:, ::-1]
 
     return PrCurve.of(at_or_above(labels_NC == 1), at_or_above(labels_NC == 0))
+
+
+def pr_points(scores_N: Scores, labels_N: Labels, decided: int = 0) -> tuple[Floats, Floats]:
+    """(recall, precision) at every score of a positive, highest first, thinned to 80 points; ties as one. Empty
+    without positives. Ignored samples are left out. decided: where so many have the class, a point is kept."""
+    judged_N = labels_N >= 0
+    scores_N, positive_N = scores_N[judged_N], labels_N[judged_N] == 1
+    order_N = np.argsort(-scores_N, kind="stable")
+    last_K = np.flatnonzero(np.diff(scores_N[order_N], append=np.nan) != 0)  # the last of those that tie
+    return pr_points_of(positive_N[order_N].cumsum()[last_K], last_K + 1, decided)
+
+
+def pr_points_of(hits_K: Counts, predictions_K: Counts, decided: int = 0) -> tuple[Floats, Floats]:
+    """The same, from the positives and all samples at or above each score, highest first."""
+    if not len(hits_K) or not hits_K[-1]:
+        return np.zeros(0), np.zeros(0)
+    new = np.flatnonzero(np.diff(hits_K, prepend=0) > 0)
+    spread = np.linspace(0, len(new) - 1, min(MOST_POINTS, len(new))).round().astype(int)
+    kept = np.union1d(new[spread], np.flatnonzero(predictions_K == decided))
+    return (hits_K / hits_K[-1])[kept], (hits_K / predictions_K)[kept]

@@ -31,6 +31,11 @@ def text_width(text: str, size: int) -> float:
     return sum(_font(file, size).getlength(run) for file, run in _runs(written(text)))
 
 
+def fonts_for(text: str) -> list[Path]:
+    """The fonts of this machine that `text` needs where Pillow's own lacks letters of it."""
+    return list(dict.fromkeys(file for file, _ in _runs(written(text)) if file is not None))
+
+
 def draw_text(
     draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, fill: Colour, stroke: float = 0
 ) -> None:

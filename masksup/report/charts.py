@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.metrics.pairs import Labels, Scores
-
 Floats = NDArray[np.float64]
-MOST_POINTS = 80
 
 
 @dataclass(frozen=True)
@@ -64,23 +61,6 @@ def _ticks(low: float, high: float) -> tuple[float, float, tuple[tuple[float, st
     first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
     values = [float(k * step) for k in range(int(first), int(last) + 1)]
     return values[0], values[-1], tuple((value, f"{value:.10g}") for value in (round(v, 12) for v in values))
-
-
-def pr_points(scores_N: Scores, labels_N: Labels, decided: int = 0) -> tuple[Floats, Floats]:
-    """(recall, precision) at every score of a positive, highest first, thinned to 80 points; ties as one. Empty
-    without positives. Ignored samples are left out. decided: where so many have the class, a point is kept."""
-    judged_N = labels_N >= 0
-    scores_N, positive_N = scores_N[judged_N], labels_N[judged_N] == 1
-    if not positive_N.any():
-        return np.zeros(0), np.zeros(0)
-    order_N = np.argsort(-scores_N, kind="stable")
-    last_K = np.flatnonzero(np.append(np.diff(scores_N[order_N]) != 0, True))
-    hits_K = positive_N[order_N].cumsum()[last_K]
-    recall_K, precision_K = hits_K / positive_N.sum(), hits_K / (last_K + 1)
-    new = np.flatnonzero(np.diff(hits_K, prepend=0) > 0)
-    spread = np.linspace(0, len(new) - 1, min(MOST_POINTS, len(new))).round().astype(int)
-    kept = np.union1d(new[spread], np.flatnonzero(last_K == decided - 1))
-    return recall_K[kept], precision_K[kept]
 
 
 def training_curves(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:

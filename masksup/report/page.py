@@ -12,7 +12,7 @@ from masksup import __version__
 from masksup.base.words import counted
 from masksup.config.load import to_yaml
 from masksup.explain.class_maps import map_kind
-from masksup.metrics.precision_recall import decision_scores
+from masksup.metrics.precision_recall import decision_scores, pr_points
 from masksup.metrics.reliability import calibration_scores
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
@@ -194,7 +194,7 @@ def _class_chart(runs: Sequence[Gathered], c: int) -> dict[str, Any] | None:
         if not there:
             return None
         # By logits, as the decisions are: probabilities near 1 are ties that a threshold of logits cuts.
-        recall, precision = charts.pr_points(run.outputs.logits_NC[:, c], labels_N, said)
+        recall, precision = pr_points(run.outputs.logits_NC[:, c], labels_N, said)
         lines.append({"path": box.path(recall, precision), "dot": box.at(hits / there, hits / said) if said else None})
     return {"frame": box, "lines": lines}
 
@@ -205,7 +205,7 @@ def _precision_recall(runs: Sequence[Gathered]) -> dict[str, Any]:
     lines = []
     for run in runs:
         scores, labels = run.outputs.probabilities_NC.reshape(-1), run.labels_NC.reshape(-1)
-        recall, precision = charts.pr_points(scores, labels)
+        recall, precision = pr_points(scores, labels)
         lines.append({"name": run.name, "path": box.path(recall, precision)})
     return {"frame": box, "lines": lines}
 

@@ -18,9 +18,14 @@ from masksup.base.files import as_json, finite, read_regular, write_atomically
 from masksup.base.json_lines import Appender, parse_line, split_lines
 from masksup.base.log import log
 from masksup.base.words import counted
-from masksup.config.load import dump
+from masksup.config.load import beyond_defaults, dump
+from masksup.config.messages import items
 from masksup.config.schema import Config
+from masksup.config.yaml_text import yaml_inline
 from masksup.metrics.precision_recall import PrCurve
+
+# TensorBoard shows its groups of curves in the order of their names: these once more, before AP of the classes.
+FIRST = {"train/loss": "0_overview/loss", "eval/mAP": "0_overview/mAP"}
 
 
 class Record:
@@ -93,8 +98,10 @@ class Record:
         """One row of `metrics.jsonl`, and one point a value on the curves `kind/name`."""
         row = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
         self._row(row)
-        for name, value in values.items():
-            self._point(lambda n=name, v=value: self.tensorboard.add_scalar(f"{kind}/{n}", v, step))  # type: ignore[misc]
+        tags = {f"{kind}/{name}": value for name, value in values.items()}
+        tags |= {FIRST[tag]: value for tag, value in tags.items() if tag in FIRST}
+        for tag, value in tags.items():
+            self._point(lambda t=tag, v=value: self.tensorboard.add_scalar(t, v, step))  # type: ignore[misc]
 
     def of_ranks(self, step: int, epoch: float, values: dict[str, list[float]]) -> None:
         """A value of each rank, in the order of the ranks: one row of `metrics.jsonl`, and a histogram a name."""
@@ -131,12 +138,19 @@ class Record:
                 self._point(lambda n=name, v=value: self.tensorboard.add_scalar(f"events/{n}", v, step))  # type: ignore[misc]
             self._marked = step
 
-    def hyperparameters(self, config: Config, chosen: Sequence[str] = ()) -> None:
-        """Declare settings for TensorBoard's HParams tab, once a run, in the run's own folder: the `chosen` or all."""
-        flat = {key: value for key, value in _flatten(dump(config)) if isinstance(value, bool | int | float | str)}
-        flat = {key: value for key, value in flat.items() if key in chosen} or flat
+    def hyperparameters(self, config: Config, swept: Sequence[str] = ()) -> None:
+        """Declare settings for TensorBoard's HParams tab, once a run, in the run's own folder.
+
+        They are those `swept`, which tell the runs of a sweep apart, and all that differ from their defaults.
+        """
+        flat = dict(items(dump(config)))
+        flat = {key: flat[key] for key in swept if key in flat} | beyond_defaults(config)
+        told = {
+            key: value if isinstance(value, bool | int | float | str) else yaml_inline(value)
+            for key, value in flat.items()
+        }
         # SummaryWriter.add_hparams would open a run of its own beside this one.
-        for summary in cast(Any, hparams)(flat, {"eval/mAP": 0.0, "best/mAP": 0.0}):
+        for summary in cast(Any, hparams)(told, {"eval/mAP": 0.0, "best/mAP": 0.0}):
             self._point(lambda s=summary: cast(Any, self.tensorboard.file_writer).add_summary(s))  # type: ignore[misc]
 
     def pr_curve(self, tag: str, step: int, curve: PrCurve, row: int) -> None:
@@ -228,10 +242,3 @@ def _but_for_tensorboard(hook: Callable[[Any], object]) -> Callable[[Any], objec
             hook(thread)
 
     return told
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        rows += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return rows

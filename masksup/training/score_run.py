@@ -22,6 +22,7 @@ from masksup.runtime.checkpoint import SUMS, Damaged, read_checkpoint
 from masksup.runtime.progress import duration
 from masksup.training import patience
 from masksup.training.adapted import as_scored
+from masksup.training.plot import plot_curves, plot_precision_recall
 from masksup.training.run import Run
 from masksup.training.score_log import CURVES, contact_sheet_of, known, record_scores
 
@@ -109,6 +110,7 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
     final = _final(result)
     for level, masked in (final or {}).get("masked", {}).items():
         run.record.scalars(f"masked_{level}", progress.step, run.plan.epoch_shown(progress.step), known(masked, CURVES))
+    plot_curves(run)
     told = result["stopped_early"]
     run.record.event(progress.step, f"finished: {patience.line(told)}" if told else "finished")
     write_json(run.folder.result, result)
@@ -196,6 +198,8 @@ def _scored(run: Run, name: str, part: Part, masks: FixedMasks | None, facts: di
         return {}
     summary = evaluate(outputs, part, run.config, resamples=run.config.eval.bootstrap)
     summary["protocol"] |= facts
+    if name == "eval" and masks is None:  # of the best weights in the end, which are scored last
+        plot_precision_recall(run, summary, outputs, part)
     return summary
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -27,6 +29,9 @@ from masksup.demo.labelling import Labeller
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import open_trained
 from masksup.training.train import train
+
+if TYPE_CHECKING:
+    from chromium import Tab
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +178,15 @@ def send(address: str, path: str, content: bytes, claimed: int | None = 0) -> tu
 
 def memory(address: str) -> int:
     """Bytes in use by the process that listens at an address."""
+    return int((process_at(address) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def process_at(address: str) -> Path:
     port = int(address.rpartition(":")[2])
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if f"--port\0{port}" in (process / "cmdline").read_text():
-                return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                return process
     raise AssertionError("no demo listens there")
 
 
@@ -190,25 +199,46 @@ def test_the_page_tells_how_far_it_is_what_it_cannot_read_and_may_be_closed(
     index = open_index(tiny_data / "test")
     photos = [index.path(i) for i in range(12)]
     (tmp_path / "notes.txt").write_text("no picture")
+    with (tmp_path / "huge photograph.jpg").open("wb") as huge:
+        huge.truncate(65 * 2**20)
     with served(run) as (address, log):
         with opened(f"{address}/", tmp_path / "one") as tab:
             tab.wait_for(lambda: "Drop pictures here" in tab.text())
-            tab.give([*photos[:5], tmp_path / "notes.txt"])
+            tab.give([*photos[:5], tmp_path / "notes.txt", tmp_path / "huge photograph.jpg"])
             told: set[str] = set()
 
             def finished() -> bool:
                 text = tab.text()
-                told.update(re.findall(r"Labelling: \d+ of \d+ files? done", text))
+                if tab.run("document.querySelector('[role=progressbar]')?.checkVisibility()"):
+                    told.update(re.findall(r"Labelling: \d+ of \d+ files? done", text))
                 return all(photo.name in text for photo in photos[:5]) and "Labelling" not in text
 
             tab.wait_for(finished)
             assert told, "no progress was shown"
             assert "notes.txt: found no readable image, expected JPEG" in tab.text()
+            assert "huge photograph.jpg: larger than 64 MB" in tab.text()
+            assert [_brightness(tab, mode) > 128 for mode in ("light", "dark")] == [True, False]
             tab.give(photos[5:])
             tab.wait_for(lambda: "Labelling" in tab.text() or photos[5].name in tab.text())
         time.sleep(8)  # the server waits for a page to come back, then forgets it
         assert fetch(f"{address}/")
+        with opened(f"{address}/", tmp_path / "two") as tab:
+            tab.wait_for(lambda: "Drop pictures here" in tab.text())
+            tab.give(photos)
+            tab.wait_for(lambda: "Labelling" in tab.text())
+            demo = process_at(address)
+            os.kill(int(demo.name), signal.SIGINT)
+            tab.wait_for(lambda: "State:\tZ" in (demo / "status").read_text())
         assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _brightness(tab: "Tab", mode: str) -> float:
+    """Of the page's paper, 0 to 255, in a browser that prefers this mode."""
+    tab("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": mode}])
+    wanted = str(mode == "dark").lower()
+    tab.wait_for(lambda: tab.run("String(document.body.classList.contains('body--dark'))") == wanted)
+    colour = tab.run("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
 
 
 @pytest.fixture(scope="module")

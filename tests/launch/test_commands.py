@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -258,6 +259,23 @@ def test_dry_run_prints_the_script_that_is_submitted_and_touches_nothing(
         assert f"#SBATCH {line}\n" in script
     assert "wckey=submitit" not in script
     assert to_yaml(yaml_config(run)) in shown
+
+
+def test_the_site_files_of_the_guide_are_understood(
+    cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    said = ""
+    for number, text in enumerate(re.findall(r"<!-- tested: site -->\n```yaml\n(.*?)```", guide, re.DOTALL)):
+        site = tmp_path / f"site{number}.yaml"
+        site.write_text(text)
+        assert main(submit_words(config, "--cluster-config", str(site), "batch.micro=2", "--dry-run")) == 0
+        said += capsys.readouterr().out
+    for shown in (
+        "--gpus-per-node=a100:4\n", "--constraint='h100|a100'\n", "--gres=gpu:a100:4\n", "--mpi=none",
+        "module load cuda", "apptainer exec --nv --bind /scratch /shared/images/masksup.sif python -P", "NCCL_IB_HCA",
+    ):  # fmt: skip
+        assert shown in said, shown
 
 
 def test_a_range_of_nodes_is_slurms_own_and_a_surplus_is_said(

@@ -17,9 +17,10 @@ from masksup.metrics.histogram import (
     codes_of,
     logits_of,
     pr_curve_of_counts,
+    pr_points_of_counts,
 )
 from masksup.metrics.pairs import probabilities
-from masksup.metrics.precision_recall import pr_curve
+from masksup.metrics.precision_recall import pr_curve, pr_points
 from masksup.metrics.summary import COUNTED, TOP, score, score_counts
 
 RULES = ("area", "voc2012", "voc2007")
@@ -150,6 +151,16 @@ def test_pr_curves_are_those_of_the_same_logits() -> None:
     ours, exact = pr_curve_of_counts(counted(logits_NC, labels_NC)), pr_curve(probabilities(logits_NC), labels_NC)
     for name in ("true_positive", "false_positive", "true_negative", "false_negative", "precision", "recall"):
         assert np.array_equal(getattr(ours, name), getattr(exact, name)), name
+
+
+def test_points_of_a_pr_curve_are_those_of_the_same_logits() -> None:
+    logits_NC, labels_NC = drawn(5, 800, 3, half=True)
+    labels_NC[:, 2] = 0
+    counts = counted(logits_NC, labels_NC)
+    for c in range(3):
+        for ours, exact in zip(pr_points_of_counts(counts, c), pr_points(logits_NC[:, c], labels_NC[:, c])):
+            assert np.array_equal(ours, exact)
+            assert (len(ours) > 20) == (c < 2)
 
 
 def test_memory_does_not_grow_with_the_samples() -> None:

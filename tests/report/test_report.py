@@ -24,7 +24,8 @@ from masksup.data.shapes import prepare_shapes
 from masksup.data.write_index import write_index
 from masksup.decisions.decisions import Decisions, Fitted, default_decisions, write_decisions
 from masksup.evaluation.collect import Outputs
-from masksup.report.charts import frame, pr_points
+from masksup.metrics.precision_recall import pr_points
+from masksup.report.charts import frame
 from masksup.report.compare import difference
 from masksup.report.cost import cost_of
 from masksup.report.gather import gather, open_subject

@@ -193,13 +193,17 @@ def test_interruptions_are_stairs_beside_the_curves_and_no_point_comes_twice(
 def test_runs_of_a_sweep_declare_what_tells_them_apart(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MASKSUP_HPARAMS", "model.head.name,optim.lr")
-    assert train(tiny_config(epochs=1), tmp_path) == 0
+    monkeypatch.setenv("MASKSUP_HPARAMS", "model.head.name,optim.bias_factor")
+    assert train(tiny_config(epochs=1, augment__fill=[0, 0, 9]), tmp_path) == 0
     content = accumulated(tmp_path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     declared = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert {key: value.string_value or value.number_value for key, value in declared.items()} == {
-        "model.head.name": "linear", "optim.lr": 0.003,
+    told = {key: value.string_value or value.number_value for key, value in declared.items()}
+    expected = {
+        "model.head.name": "linear", "optim.bias_factor": 1.0, "seed": 5, "epochs": 1, "optim.name": "adamw",
+        "optim.lr": 0.003, "augment.fill": "[0, 0, 9]",
     }  # fmt: skip
+    assert told | expected == told
+    assert not {"optim.weight_decay", "method.name", "loss.name", "augment.interpolation", "ema.warmup"} & told.keys()
 
 
 def test_a_run_shows_everything_in_tensorboard(tiny_config: MakeConfig, tmp_path: Path) -> None:
@@ -209,7 +213,10 @@ def test_a_run_shows_everything_in_tensorboard(tiny_config: MakeConfig, tmp_path
     tags = events.Tags()
     for name in ("loss", "learning_rate", "gradient_norm", "images_per_second", "data_wait_share", "memory_mib"):
         assert f"train/{name}" in tags["scalars"], name
-    assert "eval/mAP" in tags["scalars"]
+    first = sorted({tag.partition("/")[0] for tag in tags["scalars"]})[0]
+    assert {tag for tag in tags["scalars"] if tag.startswith(f"{first}/")} == {"0_overview/loss", "0_overview/mAP"}
+    for again, tag in (("0_overview/loss", "train/loss"), ("0_overview/mAP", "eval/mAP")):
+        assert [(e.step, e.value) for e in events.Scalars(again)] == [(e.step, e.value) for e in events.Scalars(tag)]
     assert len([tag for tag in tags["scalars"] if tag.startswith("AP/")]) == 11  # the twelfth class has no positive
     assert len([tag for tag in tags["tensors"] if tag.startswith("pr/")]) == 11
     assert "predictions" in tags["images"]
