@@ -2,8 +2,8 @@
 
 import errno
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from masksup.base.exhausted import exhausted
@@ -26,6 +26,21 @@ def told(error: BaseException) -> UserError | JobError | None:
     if isinstance(error, OSError) and error.filename is not None and error.errno in _REFUSALS:
         return UserError(f"{error.filename}: {error.strerror}")
     return exhausted(error)
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Have what goes wrong raised as the UserError or JobError that tells it in one line; bugs are raised as they are.
+
+    For callers from Python, where a command would print that line.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = told(error)
+        if line is None or line is error:
+            raise
+        raise line from error
 
 
 def status_of_error(error: BaseException) -> int:

@@ -13,11 +13,13 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     "errors", "base", "exits", "config", "data", "metrics", "models", "losses", "methods", "decisions", "runtime",
     "engine", "evaluation", "saved", "output", "calibration", "explain", "inference", "export", "training",
-    "report", "selection", "replay",
+    "report", "selection", "replay", "track", "api",
     "demo", "smoke", "commands", "cli",
 ]  # fmt: skip
 LOOSE = {"__init__", "__main__", "cli", "errors", "exits"}
-LOADED_WHEN_CALLED = {"masksup.saved.api"}  # by `masksup.load`
+LOADED_WHEN_CALLED = {  # by `masksup.train`, `evaluate` and `load`
+    "masksup.api.finished", "masksup.api.train", "masksup.api.evaluate", "masksup.saved.api", "masksup.saved.running",
+}  # fmt: skip
 # A page of settings is as long as there are settings.
 LONG = {"masksup/config/schema.py"}
 WITHOUT_TORCH = ("masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base")

@@ -29,7 +29,7 @@ from masksup.config.yaml_text import read_yaml
 from masksup.errors import JobError, UserError
 from masksup.exits import status_of
 from masksup.runtime.checkpoint import META, TENSORS, list_checkpoints, read_checkpoint
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 
 CONFIG, RECORD, RESULT = "config.yaml", "metrics.jsonl", "result.json"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import launch
 import masksup
+from masksup.base.commit import COMMIT, commit_of_code
 
 _PACKAGES = (masksup, launch)
 
@@ -43,6 +44,7 @@ def snapshot(folder: Path) -> Path:
         target = partial / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
+    (partial / COMMIT).write_text(commit_of_code() or "", encoding="ascii")
     try:
         partial.rename(final)
     except OSError:  # somebody else was faster with the same content

@@ -7,6 +7,9 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
@@ -23,6 +26,23 @@ def install(told: str = "") -> None:
     for number in _SIGNALS:
         signal.signal(number, partial(_receive, told))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextmanager
+def caught(told: str = "") -> Iterator[None]:
+    """As `install` as long as the context lasts; then signals do what they did before. Python has them in the main
+    thread alone: elsewhere this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    install(told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()
 
 
 def end_with_parent() -> None:

@@ -32,11 +32,25 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict
     ``section.key=value`` strings. Returns the configuration and, for each dotted key that was set, where.
     Raises UserError for anything a user can mend: file, key, what was found and expected.
     """
-    tree, origin = read_yaml(path), str(path)
+    return _load(read_yaml(path), str(path), path.parent, [_parsed(override) for override in overrides])
+
+
+def load_settings(config: Path | Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
+    """The same from Python: a YAML file, or what would stand in one, and values by dotted key or by section."""
+    overrides = [(key, value, f"settings['{key}']") for key, value in items(_plain(settings, "settings"))]
+    if isinstance(config, Path):
+        return _load(read_yaml(config), str(config), config.parent, overrides)[0]
+    return _load(_plain(config, "config"), "config", Path(), overrides)[0]
+
+
+def _load(
+    tree: dict[str, Any], origin: str, folder: Path, overrides: Iterable[tuple[str, Any, str]]
+) -> tuple[Config, dict[str, str]]:
+    """See `load_config`. folder: from where `extends` is named; overrides: key, value and what they are called."""
     sources: dict[str, str] = {}
     base = tree.pop("extends", None)
     if base is not None:
-        parent = path.parent / str(base)
+        parent = folder / str(base)
         merged = read_yaml(parent)
         if "extends" in merged:
             raise UserError(f"{parent}: extends: found in a file that is itself extended; one level is allowed")
@@ -45,10 +59,21 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict
     else:
         sources |= dict.fromkeys(leaves(tree), origin)
     # Names first: the options that stand beside one on the command line are meant for it.
-    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".name")):
-        _apply(tree, override, sources)
+    for key, value, called in sorted(overrides, key=lambda override: not override[0].endswith(".name")):
+        _apply(tree, key, value, called, sources)
     config = validate(tree, origin, sources)
     return config, {key: where for key, where in sources.items() if key in set(leaves(dump(config)))}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value of Python as YAML has it: paths as text, tuples as lists, mappings with text as keys."""
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise UserError(f"{where}: found the key {odd[0]!r}, expected text such as 'optim.lr'")
+        return {key: _plain(inner, f"{where}['{key}']") for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, where) for inner in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def validate(tree: dict[str, Any], origin: str, sources: Mapping[str, str] | None = None) -> Config:
@@ -121,20 +146,24 @@ def _another(part: Any, name: Any) -> bool:
     return isinstance(part, dict) and name is not None and part.get("name") not in (None, name)
 
 
-def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:
+def _parsed(override: str) -> tuple[str, Any, str]:
+    """Key, value and name of a ``section.key=value``."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UserError(f"override '{override}': expected section.key=value")
     try:
-        value = parse_yaml(text)
+        return dotted, parse_yaml(text), f"override '{override}'"
     except ValueError:
         raise UserError(f"override '{override}': the value is not valid YAML") from None
+
+
+def _apply(tree: dict[str, Any], dotted: str, value: Any, called: str, sources: dict[str, str]) -> None:
     *parents, last = dotted.split(".")
     node = tree
     for part in parents:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise UserError(f"override '{override}': '{part}' is a value, not a section")
+            raise UserError(f"{called}: '{part}' is a value, not a section")
     section = ".".join(parents)
     if last == "name" and section in _PARTS and _another(node, value):
         node.clear()

@@ -6,7 +6,7 @@ from typing import Any
 from masksup.config.component import Component
 from masksup.config.json_schema import Schema, run_schema
 from masksup.config.load import dump
-from masksup.config.messages import schema_keys
+from masksup.config.messages import items, schema_keys
 from masksup.config.on_resume import find_field, on_resume
 from masksup.config.registry import Registry
 from masksup.config.schema import Config, HeadSpec, LossSpec, MethodSpec
@@ -34,6 +34,12 @@ EXAMPLES = {
 _PARTS: dict[str, type[Component]] = {"model.head": HeadSpec, "loss": LossSpec, "method": MethodSpec}
 _MINIMAL = {"data": {"train": ""}, "model": {"backbone": ""}}
 _REQUIRED = ("data.train", "model.backbone")
+
+
+def differing(config: Config) -> dict[str, Any]:
+    """The settings that differ from their defaults, and the options of a part that was chosen: value by dotted key."""
+    defaults = dict(items(dump(Config.model_validate(_MINIMAL))))
+    return {key: value for key, value in items(dump(config)) if key not in defaults or value != defaults[key]}
 
 
 def find_settings(section: str | None = None) -> list[dict[str, Any]]:

@@ -63,6 +63,15 @@ def score_model(
     Returns the exit status: 0, or 75 if it was asked to stop: what is done is kept beside the model until the same
     command goes on.
     """
+    summary = scores_of(path, data, weights, overrides, wanted, masked, running)
+    return STOPPED if summary is None else 0
+
+
+def scores_of(
+    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: EvalFiles,
+    masked: Level | None, running: Running, *, shown: bool = True,
+) -> dict[str, Any] | None:  # fmt: skip
+    """As `score_model`, whose tables are `shown` or not; the scores with their protocol, or None if asked to stop."""
     place = find_place()
     start_logging(rank=place.rank)
     with told_once(place):
@@ -74,7 +83,7 @@ def score_model(
         part = _part_to_score(trained, data)
         decisions = decisions_for(trained) if place.rank == 0 else None
     with joined(place, trained.config) as group:
-        return _eval(trained, part, decisions, wanted, masked, _kept_beside(path, trained), group)
+        return _eval(trained, part, decisions, wanted, masked, _kept_beside(path, trained), group, shown)
 
 
 def _kept_beside(path: Path, trained: Trained) -> Path:
@@ -85,10 +94,10 @@ def _kept_beside(path: Path, trained: Trained) -> Path:
 
 def _eval(
     trained: Trained, part: Part, decisions: Decisions | None, wanted: EvalFiles, masked: Level | None, kept_in: Path,
-    group: Group,
-) -> int:  # fmt: skip
+    group: Group, shown: bool,
+) -> dict[str, Any] | None:  # fmt: skip
     """`decisions`: on rank 0."""
-    files = None
+    files, summary = None, None
     with group.together():
         if group.first:
             files = _files(trained, part, wanted)
@@ -103,16 +112,18 @@ def _eval(
         collector: Collector[Outputs | Counted] = Counts(part, config) if counts_only else Pairs(part, config)
         outputs = outputs_for(collector, trained, group, masks, unfinished)
     except Stopped:
-        return _stopped(unfinished, vote, group)
+        _stopped(unfinished, vote, group)
+        return None
     vote.drain()
     group.beat_without_limit("computing scores")
     if outputs is not None:
         summary = _summary(trained, part, decisions, masks, outputs)
         _write(wanted, files, summary, outputs, part)  # first, because a reader of what is shown may leave
         unfinished.discard()
-        _show(summary, trained)
-    group.broadcast(None)  # the others leave when this is done, however long it takes
-    return 0
+        if shown:
+            _show(summary, trained)
+    told: dict[str, Any] = group.broadcast(summary)  # the others leave when this is done, however long it takes
+    return told
 
 
 def _summary(
@@ -124,11 +135,10 @@ def _summary(
     return summary
 
 
-def _stopped(unfinished: Unfinished, vote: Vote, group: Group) -> int:
+def _stopped(unfinished: Unfinished, vote: Vote, group: Group) -> None:
     name = max(group.all(stop_requested() or ""))
     vote.drain()
     log.info(f"stopped by {name}; the same command {'begins anew' if unfinished.refused else 'goes on from here'}")
-    return STOPPED
 
 
 def _decided(decisions: Decisions | None, outputs: Outputs | Counted, part: Part) -> dict[str, Any] | None:

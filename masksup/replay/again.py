@@ -27,7 +27,7 @@ from masksup.errors import UserError
 from masksup.models.lora import base_state
 from masksup.replay.watch import MicroBatch, Watch
 from masksup.runtime.checkpoint import Damaged, State, list_checkpoints, read_checkpoint, step_of
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.run_folder import as_in_folder
 from masksup.saved.base_file import BASE, read_base
 from masksup.training.frozen import open_features

@@ -20,7 +20,7 @@ from masksup.evaluation.collect import Outputs
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.pairs import Labels
 from masksup.report.cost import Cost, cost_of
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.saved.decisions_of import decisions_for
 from masksup.saved.open import Trained, open_trained
 from masksup.saved.outputs import predict_alone

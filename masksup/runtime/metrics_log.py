@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +14,8 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from masksup.base.files import as_json, finite, read_regular, write_atomically
-from masksup.base.json_lines import Appender, parse_line, split_lines
+from masksup.base.files import as_json, finite, write_atomically
+from masksup.base.json_lines import Appender
 from masksup.base.log import log
 from masksup.base.words import counted
 from masksup.config.load import beyond_defaults, dump
@@ -23,6 +23,7 @@ from masksup.config.messages import items
 from masksup.config.schema import Config
 from masksup.config.yaml_text import yaml_inline
 from masksup.metrics.precision_recall import PrCurve
+from masksup.runtime.metrics_rows import in_words, read_rows, sorted_out
 
 # TensorBoard shows its groups of curves in the order of their names: these once more, before AP of the classes.
 FIRST = {"train/loss": "0_overview/loss", "eval/mAP": "0_overview/mAP"}
@@ -195,41 +196,15 @@ class Record:
             log.error(f"{self.path}: lost {counted(waiting, 'line')} that the disk refused to the end")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`. What a crash cut off or damaged is left out, and named."""
-    rows, damaged = _sorted_out(path)
-    if damaged:
-        log.warning(f"{path}: {_lines(damaged)} damaged, left out")
-    return rows
-
-
-def _sorted_out(path: Path) -> tuple[list[dict[str, Any]], dict[int, bytes]]:
-    """The rows of a record, and what is none, by number of line."""
-    rows, damaged = [], {}
-    for number, line in enumerate(split_lines(read_regular(path)) if path.exists() else [], 1):
-        row = parse_line(line)
-        if row is not None and isinstance(row.get("kind"), str) and type(row.get("step")) is int:
-            rows.append(row)
-        else:
-            damaged[number] = line
-    return rows, damaged
-
-
-def _lines(numbers: Iterable[int]) -> str:
-    shown = [str(number) for number in numbers]
-    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
-    return f"{'line' if len(shown) == 1 else 'lines'} {', '.join(shown[:8])}{more} {'is' if len(shown) == 1 else 'are'}"
-
-
 def _take_back(path: Path, step: int) -> None:
     # Events tell the history of the starts and stay; numbers after the step will be measured again.
-    rows, damaged = _sorted_out(path)
+    rows, damaged = sorted_out(path)
     kept = [row for row in rows if row["kind"] == "event" or row["step"] <= step]
     if damaged:
         aside = path.with_name(f"{path.name}.damaged")
         with aside.open("ab") as file:
             file.write(b"".join(line + b"\n" for line in damaged.values()))
-        log.warning(f"{path}: {_lines(damaged)} damaged (a crash cuts off the last one); kept aside in {aside.name}")
+        log.warning(f"{path}: {in_words(damaged)} damaged (a crash cuts off the last one); kept aside in {aside.name}")
     if damaged or len(kept) < len(rows) or (path.exists() and not path.read_bytes().endswith(b"\n")):
         write_atomically(path, "".join(as_json(row) + "\n" for row in kept))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from masksup.base.commit import commit_of_code
 from masksup.base.files import refuse_unwritable, write_atomically
 from masksup.base.json_lines import read_lines
 from masksup.base.lived import lived
@@ -104,7 +105,8 @@ def open_run(path: Path, config: Config, indexes: Mapping[str, str] | None = Non
     if not config_file.exists() or differences(read_run_config(path), config):
         write_atomically(config_file, to_yaml(config))
     (path / "logs").mkdir(exist_ok=True)
-    start = new_start(path, {"indexes": dict(indexes or {}), "settings": told(config)})
+    facts = {"indexes": dict(indexes or {}), "settings": told(config), "commit": commit_of_code()}
+    start = new_start(path, facts)
     return RunFolder(path, start, lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
 
 

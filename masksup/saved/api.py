@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Model:
 
         Args:
             images: one or several of: path or address of an image file, PIL image, uint8 tensor RGB 3HW, uint8 array
-                RGB HW3.
+                RGB HW3; or a batch of them as one tensor N3HW or array NHW3.
             threshold: one probability for all classes, in place of the thresholds of the model.
             exact: the scores of `masksup eval` to the last bit. One image then takes as long as a whole batch.
 
@@ -67,7 +67,7 @@ class Model:
         if threshold is not None and not 0 < threshold < 1:
             raise UserError(f"threshold: found {threshold}, expected a probability between 0 and 1")
         decisions = self.decisions if threshold is None else self.decisions.with_threshold(threshold)
-        several = [images] if isinstance(images, str | Path | Image.Image | Tensor | np.ndarray) else images
+        several = [images] if _is_one(images) else images
         return [
             Prediction(decisions.names(scores_C), dict(zip(self.classes, scores_C.tolist())))
             for scores_C in self._scores(several, exact)
@@ -103,6 +103,12 @@ class Model:
         raise UserError(
             f"image {number}: found {found}{kind}, expected a path, a PIL image, a uint8 tensor 3HW or array HW3"
         )
+
+
+def _is_one(images: Any) -> TypeGuard[Picture]:
+    if isinstance(images, Tensor | np.ndarray):
+        return images.ndim != 4
+    return isinstance(images, str | Path | Image.Image)
 
 
 def load(path: Path, weights: WhichWeights, device: Device | None, batch: int | None) -> Model:

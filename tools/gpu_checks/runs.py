@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from masksup.runtime.checkpoint import TENSORS, list_checkpoints
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from tools.gpu_checks.setting import Setting
 
 

@@ -1,0 +1,1 @@
+"""What `masksup.train` and `masksup.evaluate` do, and give."""

@@ -1,0 +1,1 @@
+"""Runs in MLflow and in Weights & Biases: read from their folders, live or later; knows nothing of torch."""
