@@ -258,6 +258,7 @@ def test_a_disk_that_refuses_the_record_is_said_once_and_training_goes_on(
     monkeypatch.setattr("masksup.base.json_lines.os.write", full)
     for step in (1, 2, 3):
         record.scalars("train", step, 0.1, {"loss": 1.0})
+    record.flush()
     assert capsys.readouterr().out.count("ALARM") == 1
 
 

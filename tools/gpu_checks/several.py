@@ -11,7 +11,7 @@ from tools.gpu_checks.results import Row
 from tools.gpu_checks.setting import Setting
 from tools.gpu_checks.speed import NETWORKS
 
-_TOOL = Path(__file__).parents[1] / "benchmark.py"
+_TOOL = Path(__file__).parents[1] / "benchmark_step.py"
 _FIGURES = {
     "over_bare_percent": r"trainer over bare DDP +(-?[\d.]+) %",
     "scaling_percent": r"scaling, trainer +([\d.]+) %",

@@ -1,7 +1,7 @@
 """The trainer's step beside a bare loop with the same model, and channels-last beside plain NCHW, in one run.
 
-    python tools/benchmark.py [--backbone tf_efficientnet_lite0 --size 224 --batch 16 --steps 8 --repeats 5]
-    python tools/benchmark.py --ranks 2 [...]      # one rank and two, beside a bare loop and a bare DDP loop; scoring
+    python tools/benchmark_step.py [--backbone tf_efficientnet_lite0 --size 224 --batch 16 --steps 8 --repeats 5]
+    python tools/benchmark_step.py --ranks 2 [...]      # one rank and two, beside a bare loop and a bare DDP loop; scoring
 
 Prints medians of interleaved repeats and their ratio. Input is synthetic: this times the step, not the loader
 (tools/benchmark_loader.py does that). With --ranks, the batch is that of a rank, and the first rank also works alone
