@@ -25,6 +25,7 @@ COMMANDS = {
     "smoke": ("smoke", "train, score, export and run a configuration in miniature"),
     "report": ("report", "one HTML file about a run, or several side by side"),
     "replay": ("replay", "one step of a run again: the loss of each image, gradients, what the network saw"),
+    "doctor": ("doctor", "what bounds the speed of a run, loader, host or device, and the setting to change"),
     "recipes": ("recipes", "the configurations that come along, with what was published and measured"),
     "models": ("models", "the backbones that there are, with their weights"),
     "settings": ("settings", "what a configuration may set: defaults, meanings, examples"),

@@ -1,7 +1,7 @@
 """The trainer's step beside a bare loop with the same model, and channels-last beside plain NCHW, in one run.
 
-    python tools/benchmark_step.py [--backbone tf_efficientnet_lite0 --size 224 --batch 16 --steps 8 --repeats 5]
-    python tools/benchmark_step.py --ranks 2 [...]      # one rank and two, beside a bare loop and a bare DDP loop; scoring
+    python -m tools.benchmark_step [--backbone tf_efficientnet_lite0 --size 224 --batch 16 --steps 8 --repeats 5]
+    python -m tools.benchmark_step --ranks 2 [...]  # one rank and two, beside a bare loop and a bare DDP loop; scoring
 
 Prints medians of interleaved repeats and their ratio. Input is synthetic: this times the step, not the loader
 (tools/benchmark_loader.py does that). With --ranks, the batch is that of a rank, and the first rank also works alone
@@ -57,13 +57,13 @@ def main() -> None:
             for process in ranks:
                 process.join()
         raise SystemExit(max(abs(process.exitcode or 0) for process in ranks))
-    config = _config(args, 1)
-    plain = _config(args, 1, channels_last=False)
+    config = step_config(args, 1)
+    plain = step_config(args, 1, channels_last=False)
     set_numerics(config.precision)
     contenders = {
-        "trainer's step": _trainer(config, args.batch),
-        "bare loop, same model": _bare(config, args.batch),
-        "bare loop, plain NCHW": _bare(plain, args.batch),
+        "trainer's step": trainer_step(config, args.batch),
+        "bare loop, same model": bare_step(config, args.batch),
+        "bare loop, plain NCHW": bare_step(plain, args.batch),
     }
     for run in contenders.values():
         run()  # warm up: allocations, autotuning
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _be_a_rank(rank: int, args: argparse.Namespace, folder: str) -> None:
-    alone, together, world = _config(args, 1), _config(args, args.ranks), args.ranks
+    alone, together, world = step_config(args, 1), step_config(args, args.ranks), args.ranks
     set_numerics(alone.precision)
     on_gpu = choose_device(alone.precision).type == "cuda"
     if on_gpu:
@@ -90,10 +90,10 @@ def _be_a_rank(rank: int, args: argparse.Namespace, folder: str) -> None:
     )
     place = Place(rank, world, rank, world, "torchrun")
     contenders = {
-        "trainer's step, 1 rank": (_trainer(alone, args.batch), False),
-        "bare loop, 1 rank": (_bare(alone, args.batch), False),
-        f"trainer's step, {world} ranks": (_trainer(together, args.batch, place), True),
-        f"bare DDP loop, {world} ranks": (_bare(together, args.batch, place), True),
+        "trainer's step, 1 rank": (trainer_step(alone, args.batch), False),
+        "bare loop, 1 rank": (bare_step(alone, args.batch), False),
+        f"trainer's step, {world} ranks": (trainer_step(together, args.batch, place), True),
+        f"bare DDP loop, {world} ranks": (bare_step(together, args.batch, place), True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(-1, args.repeats):  # the first to warm up
@@ -153,7 +153,7 @@ def _time_of_scoring(args: argparse.Namespace, config: Config, group: Group, kep
     return statistics.median(seconds)
 
 
-def _config(args: argparse.Namespace, world: int, channels_last: bool = True) -> Config:
+def step_config(args: argparse.Namespace, world: int, channels_last: bool = True) -> Config:
     tree = {
         "data": {"train": "-"},
         "model": {"backbone": args.backbone, "size": args.size},
@@ -198,7 +198,7 @@ def _batch(batch: int, size: int) -> dict[str, Tensor]:
     }
 
 
-def _trainer(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None]:
+def trainer_step(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None]:
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
     network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
@@ -216,7 +216,7 @@ def _trainer(config: Config, batch: int, place: Place = ALONE) -> Callable[[], N
     return run
 
 
-def _bare(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None]:
+def bare_step(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None]:
     """What one would write in twenty lines: the same network, loss and optimiser, and DDP, nothing else."""
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)

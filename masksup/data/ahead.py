@@ -38,6 +38,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     own, started = torch.get_num_threads(), Barrier(threads + 1)
 
     def alone() -> None:
+        torch.get_num_threads()  # a thread takes the common number when it first asks, which would undo the next line
         torch.set_num_threads(1)
         started.wait()
 

@@ -132,7 +132,7 @@ class Record:
     def _scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
         def write() -> None:
             for name, value in values.items():
-                self.tensorboard.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
         self._point(write)
 

@@ -56,9 +56,7 @@ class Saver:
         else:
             (self.folder / "best").unlink(missing_ok=True)
 
-    def save(
-        self, state: State, name: str, best: dict[str, Any] | None, first: Callable[[], None] = _nothing
-    ) -> None:
+    def save(self, state: State, name: str, best: dict[str, Any] | None, first: Callable[[], None] = _nothing) -> None:
         """Begin to write `state` as `name`, or, while another is being written, have it written next.
 
         best: the best score, of this checkpoint or of one that is on disk; as in `Progress.best`.

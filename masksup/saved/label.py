@@ -11,6 +11,7 @@ from torch import Tensor
 from masksup.base.random import draws
 from masksup.data.ahead import ahead
 from masksup.data.decode_pil import BrokenImage
+from masksup.data.loader import workers_of
 from masksup.data.transforms import eval_transform
 from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
@@ -46,7 +47,7 @@ def load_blocks(files: Sequence[Source], trained: Trained, broken: list[str]) ->
             return str(error)
 
     block: Loaded = []
-    for file, image in zip(files, ahead(read, files, config.data.workers, config.eval.batch)):
+    for file, image in zip(files, ahead(read, files, workers_of(config.data), config.eval.batch)):
         if isinstance(image, str):
             broken.append(image)
             continue

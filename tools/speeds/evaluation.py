@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
 from masksup.data.decode import decode_bytes
 from masksup.data.index import Index
-from masksup.data.loader import eval_loader
+from masksup.data.loader import eval_loader, workers_of
 from masksup.data.split import Part, whole
 from masksup.data.transforms import eval_transform
 from masksup.data.url import Source
@@ -32,30 +31,30 @@ from masksup.output.labels import Row, print_labels, write_scores
 from masksup.runtime.ranks import Group
 from masksup.saved.label import label, load_blocks
 from masksup.saved.open import Trained
-from tools.speeds.measured import By, Figure, Setting, Times, interleaved, median, noise, ratio
+from tools.speeds.measured import Arm, By, Figure, Setting, Times, interleaved, median, noise, ratio
 from tools.speeds.scenes import configured, index_of_photos
 
 _GOAL = 0.95
 _CLOCKS: dict[By, str] = {"cpu": "processor time", "clock": "the clock"}
-MOST = int(__import__("os").environ.get("MOST","208"))
+_MOST = 64
 
 
 def scoring(setting: Setting) -> Iterator[Figure]:
     """Forward, collect, every score of the part; all but opening the model and the intervals of a final table."""
-    index = index_of_photos(setting, 8 if setting.tiny else MOST)
+    index = index_of_photos(setting, 8 if setting.tiny else _MOST)
     for workers in (0,) if setting.tiny else (0, 1):
         config = configured(setting, index, eval={"batch": 4 if setting.tiny else 32}, data=_data(index, workers))
         set_numerics(config.precision)
         part, method = whole(index), _method(config)
         bare = partial(_bare_scoring, method, part, config)
-        arms = {"ours": partial(_score, method, part, config), "bare": bare, "bare again": bare}
+        arms: dict[str, Arm] = {"ours": partial(_score, method, part, config), "bare": bare, "bare again": bare}
         times = interleaved(arms, setting.rounds)
         yield from _figures(f"scoring {len(part)} photographs", times, len(part), workers)
 
 
 def predicting(setting: Setting) -> Iterator[Figure]:
     """`masksup predict` of 1,000 photographs to a CSV, once its model is open."""
-    index = index_of_photos(setting, 8 if setting.tiny else MOST)
+    index = index_of_photos(setting, 8 if setting.tiny else _MOST)
     files: list[Source] = [Path(index.path(number)) for number in range(len(index))]
     files *= 1 if setting.tiny else max(1, 1000 // len(files) + 1)
     files = files[: 8 if setting.tiny else 1000]
@@ -64,8 +63,8 @@ def predicting(setting: Setting) -> Iterator[Figure]:
     set_numerics(config.precision)
     trained = _trained(config, index)
     bare = partial(_bare_predicting, trained.method, files, config)
-    arms = {"ours": partial(_predict, trained, files, setting.folder), "bare": bare, "bare again": bare}
-    times = interleaved(arms, setting.rounds)
+    arms: dict[str, Arm] = {"ours": partial(_predict, trained, files, setting.folder), "bare": bare, "bare again": bare}
+    times = interleaved(arms, setting.rounds, warm=False)  # the photographs are read once for the index
     yield from _figures(f"predict of {len(files)} photographs", times, len(files), workers)
 
 
@@ -108,7 +107,7 @@ def _score(method: Method, part: Part, config: Config) -> None:
 @torch.inference_mode()
 def _bare_scoring(method: Method, part: Part, config: Config) -> Tensor:
     dataset = EvalDataset(part.index, eval_transform(config.augment, config.model.size))
-    blocks = eval_loader(dataset, config.eval.batch, config.data.workers)
+    blocks = eval_loader(dataset, config.eval.batch, workers_of(config.data))
     return torch.cat([method.network(block["image"]) for block in blocks])
 
 
@@ -140,6 +139,6 @@ class _Photos(Dataset[Tensor]):
 
 @torch.inference_mode()
 def _bare_predicting(method: Method, files: list[Source], config: Config) -> Tensor:
-    loader = DataLoader(_Photos(files, config), config.eval.batch, num_workers=config.data.workers)
+    loader = DataLoader(_Photos(files, config), config.eval.batch, num_workers=workers_of(config.data))
     layout = memory_format(config.precision)
     return torch.cat([method.network(images.to(memory_format=layout)) for images in loader]).sigmoid()

@@ -1,6 +1,6 @@
 """What a row is, and how the two sides of it are timed: in turns, with one side twice as the floor of the noise."""
 
-import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -54,14 +54,17 @@ class Spent:
     clock: float
     cpu: float
 
+    def by(self, which: "By") -> float:
+        return self.clock if which == "clock" else self.cpu
+
 
 By = Literal["clock", "cpu"]
 Times = dict[str, list[Spent]]
 
 
-def interleaved(arms: Mapping[str, Arm], rounds: int) -> Times:
+def interleaved(arms: Mapping[str, Arm], rounds: int, *, warm: bool = True) -> Times:
     """What `rounds` calls of each took, one of each in turn, every other round backwards; after one that warms up."""
-    for arm in arms.values():
+    for arm in arms.values() if warm else ():
         arm()
     spent: Times = {name: [] for name in arms}
     for number in range(rounds):
@@ -78,8 +81,8 @@ def timed(arm: Arm) -> Spent:
 
 
 def _processor() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def ratio(times: Times, over: str, under: str, by: By = "cpu") -> float:
@@ -87,8 +90,7 @@ def ratio(times: Times, over: str, under: str, by: By = "cpu") -> float:
 
     Processor time is what other work on the machine distorts least. The clock also sees what is done side by side.
     """
-    pairs = zip(times[over], times[under], strict=True)
-    return statistics.median(getattr(a, by) / getattr(b, by) for a, b in pairs)
+    return statistics.median(a.by(by) / b.by(by) for a, b in zip(times[over], times[under], strict=True))
 
 
 def noise(times: Times, name: str, again: str, by: By = "cpu") -> float:
@@ -98,4 +100,4 @@ def noise(times: Times, name: str, again: str, by: By = "cpu") -> float:
 
 def median(times: Times, name: str, by: By = "cpu") -> float:
     """Seconds of a call."""
-    return statistics.median(getattr(spent, by) for spent in times[name])
+    return statistics.median(spent.by(by) for spent in times[name])

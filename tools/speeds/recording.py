@@ -14,7 +14,7 @@ from masksup.data.shapes import prepare_shapes
 from masksup.data.write_index import write_index
 from masksup.engine.step import Stepper
 from masksup.runtime.metrics_log import Record
-from masksup.training import score_run, train
+from masksup.training import loop_log, score_log, score_run, train
 from tools.benchmark_saving import measure
 from tools.speeds.measured import Figure, Setting
 
@@ -77,11 +77,12 @@ class _Meter:
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
         self.cpu = 0.0
+        self.on = False
         self._depth, self._thread = 0, threading.get_ident()
 
     def over(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def metered(*args: Any, **options: Any) -> Any:
-            if threading.get_ident() != self._thread or self._depth:
+            if not self.on or self._depth or threading.get_ident() != self._thread:
                 return function(*args, **options)
             self._depth, began, used = 1, time.perf_counter(), time.thread_time()
             try:
@@ -98,16 +99,21 @@ def _train(config: Config, folder: Path, meter: _Meter) -> None:
     step = Stepper.step
 
     def filled(*args: Any, **options: Any) -> Any:
-        began = time.perf_counter()
+        began, meter.on = time.perf_counter(), True
         found = step(*args, **options)
         time.sleep(max(0.0, _STEP - (time.perf_counter() - began)))
         return found
 
-    own = {name: meter.over(name, getattr(Record, name)) for name in _METHODS}
+    def finished(*args: Any, **options: Any) -> Any:
+        meter.on = False
+        return score_run.finish(*args, **options)
+
+    own: dict[str, Any] = {name: meter.over(name, getattr(Record, name)) for name in _METHODS}
     with (
         patch.multiple(Record, **own),
         patch.object(Stepper, "step", filled),
-        patch.object(train, "log_step", meter.over("lines", train.log_step)),
-        patch.object(score_run, "record_scores", meter.over("scores", score_run.record_scores)),
+        patch.object(train, "finish", finished),
+        patch.object(train, "log_step", meter.over("lines", loop_log.log_step)),
+        patch.object(score_run, "record_scores", meter.over("scores", score_log.record_scores)),
     ):
         train.train(config, folder)

@@ -25,7 +25,9 @@ def index_of_photos(setting: Setting, most: int) -> Index:
         Sample(file.stem, file.name, (draw.random(CLASSES) < 0.1).astype(np.int8), str(file)) for file in files
     ]  # fmt: skip
     names = tuple(f"class {number}" for number in range(CLASSES))
-    (content,) = assemble(files[0].parent, "photos", [RawSplit("all", samples, str(files[0].parent))], names, skip_broken=False)
+    (content,) = assemble(
+        files[0].parent, "photos", [RawSplit("all", samples, str(files[0].parent))], names, skip_broken=False
+    )
     write_index(setting.folder / "index", content)
     return open_index(setting.folder / "index")
 
