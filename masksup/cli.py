@@ -26,6 +26,7 @@ COMMANDS = {
     "smoke": ("smoke", "train, score, export and run a configuration in miniature"),
     "report": ("report", "one HTML file about a run, or several side by side"),
     "replay": ("replay", "one step of a run again: the loss of each image, gradients, what the network saw"),
+    "doctor": ("doctor", "what bounds the speed of a run, loader, host or device, and the setting to change"),
     "track": ("track", "runs in MLflow or Weights & Biases, live or later"),
     "recipes": ("recipes", "the configurations that come along, with what was published and measured"),
     "models": ("models", "the backbones that there are, with their weights"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from tools.same_run import differences
 
 

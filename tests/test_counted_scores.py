@@ -21,7 +21,7 @@ from masksup.evaluation.collect import Counted, Counts, Outputs, Pairs
 from masksup.evaluation.forward import Predictor, collect, keeps_pairs
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.summary import COUNTED, EXACT
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.ranks import Group
 from masksup.training.train import train
 

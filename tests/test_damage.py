@@ -44,7 +44,7 @@ from masksup.inference.preprocess import load_image
 from masksup.models.weight_files import read_file
 from masksup.report.gather import CALIBRATION, kept_calibration, kept_outputs
 from masksup.runtime.checkpoint import State, read_checkpoint, write_checkpoint
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.starts import new_start
 from masksup.saved.base_file import read_base, write_base
 from masksup.saved.packed import Packed, read_packed, write_packed

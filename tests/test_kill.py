@@ -15,7 +15,7 @@ from compare import assert_same_run
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     "errors", "base", "exits", "config", "data", "metrics", "models", "losses", "methods", "decisions", "runtime",
     "engine", "evaluation", "saved", "output", "calibration", "explain", "inference", "export", "training",
-    "report", "selection", "replay", "track", "api",
+    "report", "selection", "replay", "doctor", "track", "api",
     "demo", "smoke", "commands", "cli",
 ]  # fmt: skip
 LOOSE = {"__init__", "__main__", "cli", "errors", "exits"}

@@ -79,6 +79,9 @@ def test_tensorboard_has_curves_of_the_most_frequent_classes_alone(monkeypatch: 
         def pr_curve(self, name: str, *_: object) -> None:
             self.curves.append(name)
 
+        def beside(self, job: Callable[[], None]) -> None:
+            job()
+
     found = summary(CLASSES)
     monkeypatch.setattr(score_log, "pr_curve", lambda *_: None)
     run = SimpleNamespace(

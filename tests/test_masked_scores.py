@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from masksup.cli import main
 from masksup.evaluation.scores import evaluate
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.train import train
 
 EVAL = {"masked": ["low", "high"], "size_shares": [0.08, 0.2], "bootstrap": 50}

@@ -18,7 +18,7 @@ from masksup.config.load import load_config
 from masksup.config.registry import Registry
 from masksup.config.schema import Config
 from masksup.data.index import open_index
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]

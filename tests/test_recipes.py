@@ -27,7 +27,7 @@ from masksup.engine.schedule import rate_factor
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.models.backbones import Backbone, build_backbone
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.smoke.shrink import BATCH, shrunk, stand_in
 from masksup.training.train import train
 

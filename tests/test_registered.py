@@ -21,7 +21,7 @@ from masksup.config.schema import Config
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper
 from masksup.exits import STOPPED
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]

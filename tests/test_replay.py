@@ -15,7 +15,7 @@ from masksup.cli import main
 from masksup.data.index import open_index
 from masksup.errors import UserError
 from masksup.replay.again import replay
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.train import train
 
 VIT: dict[str, Any] = {"model": {"backbone": "test_vit", "size": 32}}

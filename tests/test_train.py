@@ -57,10 +57,13 @@ def test_stopped_twice_with_workers_and_another_save_rhythm_is_bit_equal(
     clean_run: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(data__workers=2, checkpoint={"every_steps": 1})
-    for _ in range(2):
+    for loader in ("processes", "threads"):
         with monkeypatch.context() as patch:
             stop_after(patch, 2)
-            assert train(config, tmp_path) == STOPPED
+            assert (
+                train(tiny_config(data__workers=2, data__loader=loader, checkpoint={"every_steps": 1}), tmp_path)
+                == STOPPED
+            )
     assert train(config, tmp_path) == 0
     assert_same_run(tmp_path, clean_run)
 

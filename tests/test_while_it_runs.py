@@ -11,7 +11,7 @@ from compare import assert_same_run
 from masksup.config.schema import Config, Log
 from masksup.data.sampler import Plan
 from masksup.exits import STOPPED
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]

@@ -15,7 +15,7 @@ from forked import runs
 
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 
 DEADLINE = 120
 AFTER = 30  # seconds for what takes well below ten on a machine without other work

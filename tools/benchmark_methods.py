@@ -42,7 +42,7 @@ HEAD_MEMORY = 1.3  # a plain step with the csi head over one with the linear hea
 def main() -> None:
     args = _arguments()
     chosen = [name for name in CONTENDERS if name.startswith(PLAIN) or args.only in name]
-    configs = {name: _config(args, name) for name in chosen}
+    configs = {name: contender_config(args, name) for name in chosen}
     set_numerics(configs[PLAIN].precision)
     steps = {name: new_step(config, CLASSES) for name, config in configs.items()}
     seconds = interleaved_seconds(steps, args.repeats)
@@ -82,7 +82,7 @@ def peak_memory(step: Callable[[], object]) -> int:
     return most
 
 
-def _config(args: argparse.Namespace, name: str) -> Config:
+def contender_config(args: argparse.Namespace, name: str) -> Config:
     head, options, _ = CONTENDERS[name]
     if options["name"] == "puzzle" and args.size % 64:
         options = {**options, "tile": args.size // 2}  # tiles keep their size; their maps overlap a little

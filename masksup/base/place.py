@@ -79,6 +79,16 @@ def _from_srun(env: Mapping[str, str]) -> Place:
     )  # fmt: skip
 
 
+def cpus_of_rank(env: Mapping[str, str] = os.environ) -> int:
+    """The CPUs that a rank may use: what SLURM gave it, or its share of this process's with the ranks beside it."""
+    here = len(os.sched_getaffinity(0))
+    place = find_place(env)
+    given = env.get("SLURM_CPUS_PER_TASK", "")
+    if place.launcher == "srun" and given.isdecimal():  # the process may be bound to these already
+        return max(1, min(here, int(given)))
+    return max(1, here // place.local_world)
+
+
 def ports_of(job: str) -> tuple[int, ...]:
     """Ports that ranks on several nodes agree on without talking: a function of job id and restart count."""
     drawn = [_PORTS[zlib.crc32(f"{job} {k}".encode()) % len(_PORTS)] for k in range(CANDIDATES)]

@@ -100,8 +100,12 @@ class Data(Section):
     """End of an epoch: fill the batch from the next epoch, take a short batch, or drop the remainder."""
     balance: Literal["none", "class"] = "none"
     """Sampling: each sample once an epoch, or as if a class were drawn first and then one of its samples."""
-    workers: Annotated[int, Field(ge=0), OnResume.FREE] = 2
-    """Loader processes a rank; 0 loads in the training process. Does not change what is trained on."""
+    workers: Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], OnResume.FREE] = "auto"
+    """Loader processes (or threads) a rank; 0 loads in the training thread. Does not change what is trained on. auto:
+    the CPUs of the rank but one, 1 to 16, wherever a run goes on."""
+    loader: Annotated[Literal["processes", "threads"], OnResume.FREE] = "processes"
+    """What the workers are. threads take less memory and no /dev/shm, and hand batches over without a copy; does not
+    change what is trained on."""
     prefetch: Annotated[Count, OnResume.FREE] = 2
     """Micro-batches each worker prepares ahead."""
     max_pixels: Annotated[Count, OnResume.TOLD] = 100_000_000

@@ -18,6 +18,7 @@ EXAMPLES = {
     "checkpoint.snapshot_seconds": "30",
     "seed": "1", "data.train": "data/voc2007/trainval", "data.eval": "data/voc2007/test",
     "data.test": "data/voc2007/test", "data.folds": "5", "data.fold": "1", "data.workers": "8",
+    "data.loader": "threads",
     "data.broken_budget": "0.001", "augment.size": "160", "augment.color_jitter": "[0.4,0.4,0.4,0.1]",
     "augment.scale": "[0.08,1]", "augment.ratio": "[0.8,1.25]", "augment.longer_side": "[0.5,1]",
     "augment.fill": "[0,0,0]", "augment.randaugment": "[2,9]", "augment.cutout": "0.5", "model.lora.rank": "8",

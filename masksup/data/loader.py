@@ -1,4 +1,4 @@
-"""Batches from worker processes. What is in a batch depends on the plan alone, never on who loaded it."""
+"""Batches from worker processes or threads. What is in a batch depends on the plan alone, never on who loaded it."""
 
 import atexit
 import functools
@@ -8,41 +8,51 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from masksup.base.place import ALONE, Place
+from masksup.base.place import ALONE, Place, cpus_of_rank
 from masksup.base.signals import end_with_parent
+from masksup.config.schema import Data
+from masksup.data.ahead import ahead
 from masksup.data.dataset import Batch, EvalDataset, TrainDataset, stack
 from masksup.data.sampler import Plan
 from masksup.errors import UserError
 
+Workers = Literal["processes", "threads"]
+_MOST_WORKERS = 16  # each keeps micro-batches ready
+
+
+def workers_of(data: Data) -> int:
+    """`data.workers` as a number: auto is all CPUs of this rank but the one that trains, 1 to 16."""
+    return data.workers if data.workers != "auto" else max(1, min(_MOST_WORKERS, cpus_of_rank() - 1))
+
 
 def train_loader(
     dataset: TrainDataset, plan: Plan, start_step: int, workers: int, place: Place = ALONE, *, prefetch: int = 4,
-    pin_memory: bool = False,
+    pin_memory: bool = False, kind: Workers = "processes",
 ) -> Iterator[list[Batch]]:  # fmt: skip
     """For each step from `start_step` to the last, the micro-batches that are the share of the rank at `place`.
 
     Args:
-        workers: loader processes; 0 loads in this one. The batches are the same for any number.
+        workers: loader processes or threads (`kind`); 0 loads in this one. The batches are the same for any number.
         prefetch: micro-batches each worker keeps ready.
 
     Raises UserError for an unreadable sample; where `dataset.broken_budget` is above 0, `broken` marks a broken one.
     """
     units = _MicroBatches(plan, start_step, place.rank, place.world)
-    batches = _load(dataset, units, workers, prefetch, pin_memory)
+    batches = _load(dataset, units, workers, prefetch, pin_memory, kind)
     for step in range(start_step, plan.total_steps):
         yield [next(batches) for _ in plan.share(step, place.rank, place.world).indices]
 
 
 def eval_loader(
     dataset: EvalDataset, batch: int, workers: int, *, numbers: range | None = None, prefetch: int = 4,
-    pin_memory: bool = False,
+    pin_memory: bool = False, kind: Workers = "processes",
 ) -> Iterator[Batch]:  # fmt: skip
     """Blocks of `batch` samples in order, or those that `numbers` names: block k begins with sample k x `batch`.
 
@@ -51,7 +61,7 @@ def eval_loader(
     """
     numbers = range(-(-len(dataset) // batch)) if numbers is None else numbers
     blocks = _Blocks(len(dataset), batch, numbers)
-    for number, block in zip(numbers, _load(dataset, blocks, workers, prefetch, pin_memory)):
+    for number, block in zip(numbers, _load(dataset, blocks, workers, prefetch, pin_memory, kind)):
         first = number * batch
         yield {**block, "valid": torch.arange(first, first + batch) < len(dataset)}
 
@@ -103,11 +113,35 @@ def _load(
     workers: int,
     prefetch: int,
     pin_memory: bool,
+    kind: Workers,
 ) -> Iterator[Batch]:
+    by_threads = kind == "threads" and workers > 0
+    load = _by_threads if by_threads else _by_processes
+    for item in load(_Stacked(dataset), units, workers, prefetch, pin_memory):
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _by_threads(
+    stacked: "_Stacked", units: _MicroBatches | _Blocks, workers: int, prefetch: int, pin_memory: bool
+) -> Iterator[Batch | UserError]:
+    def make(positions: NDArray[np.int64]) -> Batch | UserError:
+        made = stacked[positions]
+        if isinstance(made, UserError) or not pin_memory:
+            return made
+        return {name: value.pin_memory() for name, value in made.items()}
+
+    return ahead(make, units, workers, workers * prefetch)
+
+
+def _by_processes(
+    stacked: "_Stacked", units: _MicroBatches | _Blocks, workers: int, prefetch: int, pin_memory: bool
+) -> Iterator[Batch | UserError]:
     if workers:
         _end_with_this_process()
     loader: DataLoader[Any] = DataLoader(
-        _Stacked(dataset),
+        stacked,
         batch_size=None,
         sampler=units,
         num_workers=workers,
@@ -122,10 +156,7 @@ def _load(
     items = iter(loader)
     mine = [process for process in multiprocessing.active_children() if process not in others]
     try:
-        for item in _refuse_dead(items, mine):
-            if isinstance(item, UserError):
-                raise item
-            yield item
+        yield from _refuse_dead(items, mine)
     finally:
         # What is raised keeps this frame, and the processes of an iterator that the garbage collector finds never end.
         del items

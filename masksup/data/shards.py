@@ -8,6 +8,7 @@ belong together, so a wrong image is never handed out.
 import hashlib
 import os
 import tarfile
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from masksup.errors import UserError
 LOCATIONS = {"shard_I": "<i4", "offset_I": "<i8", "length_I": "<i8"}
 FOLDER = "shards"  # within the folder of the index
 BLOCK = tarfile.BLOCKSIZE
-OPEN_SHARDS = 64  # descriptors that one process keeps open for one index
+OPEN_SHARDS = 64  # descriptors that one thread of a process keeps open for one index
 _AGAIN = "expected the shard that masksup shards wrote (pack the index again)"
 
 
@@ -92,14 +93,21 @@ class Shards:
         return data[BLOCK:]
 
 
-class _Descriptors:
-    """Open shards of one process, the least recently used closed first.
+class _Descriptor(int):
+    """Closes itself with its last owner, which may be a thread that ends."""
+
+    def __del__(self) -> None:
+        os.close(self)
+
+
+class _Descriptors(threading.local):
+    """Open shards of one thread, so that none closes what another reads; the least recently used closed first.
 
     Forked workers may share them, because `pread` has no position that one could move under another.
     """
 
     def __init__(self) -> None:
-        self._of: OrderedDict[Path, int] = OrderedDict()
+        self._of: OrderedDict[Path, _Descriptor] = OrderedDict()
 
     def of(self, path: Path, size: int) -> int:
         """A descriptor of `path`; UserError unless the file has `size` bytes when it is opened."""
@@ -112,17 +120,13 @@ class _Descriptors:
         if found != size:
             os.close(descriptor)
             raise UserError(f"{path}: found {counted(found, 'byte')}, expected {size:,} (pack the index again)")
-        self._of[path] = descriptor
+        self._of[path] = _Descriptor(descriptor)
         if len(self._of) > OPEN_SHARDS:
-            os.close(self._of.popitem(last=False)[1])
-        return descriptor
+            self._of.popitem(last=False)
+        return self._of[path]
 
     def __len__(self) -> int:
         return len(self._of)
-
-    def __del__(self) -> None:
-        while self._of:
-            os.close(self._of.popitem()[1])
 
 
 def _same_member(found: bytes, expected: bytes) -> bool:

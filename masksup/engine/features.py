@@ -29,7 +29,7 @@ from masksup.base.random import uniform
 from masksup.base.words import counted
 from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
-from masksup.data.loader import eval_loader
+from masksup.data.loader import eval_loader, workers_of
 from masksup.data.sampler import Plan
 from masksup.data.split import Part
 from masksup.data.transforms import eval_transform
@@ -144,7 +144,8 @@ class FeatureFolder:
         out: np.memmap[Any, np.dtype[np.float32]] | None = None
         done = 0
         try:
-            for block in eval_loader(images_of(part, config), config.eval.batch, config.data.workers):
+            workers, kind = workers_of(config.data), config.data.loader
+            for block in eval_loader(images_of(part, config), config.eval.batch, workers, kind=kind):
                 images = block["image"].to(self.device).to(memory_format=memory_format(config.precision))
                 with autocast(self.device, self.dtype), deterministic_forms():
                     x_BDHW = self.network.features(images.flip(-1) if flip else images)

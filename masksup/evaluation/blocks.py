@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
-from masksup.data.loader import eval_loader
+from masksup.data.loader import eval_loader, workers_of
 from masksup.data.masks import FixedMasks, hide, unpack
 from masksup.data.split import Part
 from masksup.data.transforms import eval_transform
@@ -36,7 +36,8 @@ def image_blocks(part: Part, config: Config, numbers: range) -> Iterator[Block]:
         config.data.broken_budget,
         part.chosen,
     )
-    for block in eval_loader(dataset, config.eval.batch, config.data.workers, numbers=numbers):
+    workers, kind = workers_of(config.data), config.data.loader
+    for block in eval_loader(dataset, config.eval.batch, workers, numbers=numbers, kind=kind):
         yield block["image"], block["valid"], block["broken"], block["sample"]
 
 

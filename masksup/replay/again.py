@@ -14,7 +14,7 @@ from masksup.base.place import ALONE
 from masksup.base.words import counted
 from masksup.config.auto import adds_as_tree
 from masksup.config.load import load_config
-from masksup.data.loader import train_loader
+from masksup.data.loader import train_loader, workers_of
 from masksup.data.split import train_dataset
 from masksup.engine.ema import copy_values
 from masksup.engine.features import feature_batches
@@ -151,7 +151,9 @@ def _batches(run_dir: Path, built: Built, done: int) -> Batches:
     if config.model.frozen:
         kept = open_features(built, run_dir, check=True)
         return feature_batches(kept["train"], part, built.plan, done, config)
-    return train_loader(train_dataset(config, part, built.plan), built.plan, done, config.data.workers)
+    return train_loader(
+        train_dataset(config, part, built.plan), built.plan, done, workers_of(config.data), kind=config.data.loader
+    )
 
 
 def _step(built: Built, stepper: Stepper, micro_batches: list[dict[str, Tensor]], at: int) -> dict[str, Tensor]:

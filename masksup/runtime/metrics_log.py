@@ -28,9 +28,14 @@ from masksup.runtime.metrics_rows import in_words, read_rows, sorted_out
 # TensorBoard shows its groups of curves in the order of their names: these once more, before AP of the classes.
 FIRST = {"train/loss": "0_overview/loss", "eval/mAP": "0_overview/mAP"}
 
+_here = threading.local()
+
 
 class Record:
-    """Writes points at a step, in the run's own folder; on rank 0 only (`writes`), elsewhere nothing happens."""
+    """Writes points at a step, in the run's own folder; on rank 0 only (`writes`), elsewhere nothing happens.
+
+    A thread writes, in the order of the calls, so that the training does not wait for TensorBoard or the disk.
+    """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
         self.folder, self.writes = folder, writes
@@ -52,23 +57,39 @@ class Record:
         self._drawing: Future[None] | None = None
         self._drawn_at = -math.inf
         self._thread = ThreadPoolExecutor(1, "pictures")
+        self._writer, self._failed = ThreadPoolExecutor(1, "record", _note_thread), list[BaseException]()
         self._marks: dict[str, float] = {}
         self._marked = step  # has its point by whoever saved that step
 
-    def _row(self, row: dict[str, Any]) -> None:
-        """A line of `metrics.jsonl`. A disk that refuses does not stop the training; the line is written later."""
+    def beside(self, job: Callable[[], None]) -> None:
+        """Have `job` done by the thread that writes, in its turn; it may call what writes points."""
         if not self.writes:
             return
-        with self._guard():
-            self._rows.append(finite(row))
+        if getattr(_here, "writes", False):
+            job()
+        else:
+            self._writer.submit(self._do, job)
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            with self._guard():
+                job()
+        except BaseException as error:  # whatever it is, who flushes next raises it
+            self._failed.append(error)
+
+    def _row(self, row: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl`. A disk that refuses does not stop the training; the line is written later."""
+        self.beside(lambda: self._rows.append(finite(row)))
 
     def _point(self, write: Callable[[], object]) -> None:
         """Something for TensorBoard, alike."""
-        if self.writes:
+
+        def written() -> None:
             self._points.append(write)
             if not self._refused:
-                with self._guard():
-                    write()
+                write()
+
+        self.beside(written)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -80,29 +101,47 @@ class Record:
             self._refused = True
 
     def flush(self) -> None:
-        """Have all on disk, as far as it takes it; what it refused before first."""
+        """Have all on disk, as far as it takes it; what it refused before first. Waits for it."""
+        self.flushing()()
+
+    def flushing(self) -> Callable[[], None]:
+        """As `flush`, without waiting: what is returned waits. It raises what went wrong in the thread."""
         if not self.writes:
-            return
-        with self._guard():
-            self._rows.flush()
-            if self._refused:  # TensorBoard's writer never recovers
-                self.tensorboard = SummaryWriter(str(self.folder), flush_secs=30)
-                for write in self._points:
-                    write()
-            self.tensorboard.flush()
-            self._points.clear()
-            if self._refused:
-                log.info("the record of this run could be written again, with all that was missing")
-            self._refused = False
+            return lambda: None
+        flushed = self._writer.submit(self._do, self._flush)
+
+        def wait() -> None:
+            flushed.result()
+            if self._failed:
+                raise self._failed.pop(0)
+
+        return wait
+
+    def _flush(self) -> None:
+        self._rows.flush()
+        if self._refused:  # TensorBoard's writer never recovers
+            self.tensorboard = SummaryWriter(str(self.folder), flush_secs=30)
+            for write in self._points:
+                write()
+        self.tensorboard.flush()
+        self._points.clear()
+        if self._refused:
+            log.info("the record of this run could be written again, with all that was missing")
+        self._refused = False
 
     def scalars(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
         """One row of `metrics.jsonl`, and one point a value on the curves `kind/name`."""
         row = {"kind": kind, "step": step, "epoch": round(epoch, 6), **values}
         self._row(row)
-        tags = {f"{kind}/{name}": value for name, value in values.items()}
-        tags |= {FIRST[tag]: value for tag, value in tags.items() if tag in FIRST}
-        for tag, value in tags.items():
-            self._point(lambda t=tag, v=value: self.tensorboard.add_scalar(t, v, step))  # type: ignore[misc]
+        self._scalars(kind, step, dict(values))
+
+    def _scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
+        def write() -> None:
+            for tag, value in ((f"{kind}/{name}", value) for name, value in values.items()):
+                for shown in (tag, FIRST[tag]) if tag in FIRST else (tag,):
+                    self.tensorboard.add_scalar(shown, value, step)
+
+        self._point(write)
 
     def of_ranks(self, step: int, epoch: float, values: dict[str, list[float]]) -> None:
         """A value of each rank, in the order of the ranks: one row of `metrics.jsonl`, and a histogram a name."""
@@ -117,13 +156,14 @@ class Record:
         row = {"kind": "event", "step": step, "text": text} | ({"after": after} if after else {})
         self._row(row)
         self._point(lambda: self.tensorboard.add_text("events", text, step))
-        self.flush()
+        self.flushing()
 
     def begin(self, step: int, start: int, after: str | None) -> None:
         """Note which start of the run this is, and `after` what it goes on at `step`; None: nobody has said."""
         if start > 1:
             going_on = f"resumed, start {start}" if step else f"started again, start {start}"
             self.event(step, going_on + (f", {after} before" if after else ""), after or "resumed")
+            self.flush()
         rows = read_rows(self.path) if self.writes else []
         self._marks = {"start": float(start), **Counter(row["after"] for row in rows if "after" in row)}
 
@@ -135,8 +175,7 @@ class Record:
         saved, so that the stairs rise where it happened and no step has two points: a start goes on from a saved one.
         """
         if self.writes and step > self._marked:
-            for name, value in self._marks.items():
-                self._point(lambda n=name, v=value: self.tensorboard.add_scalar(f"events/{n}", v, step))  # type: ignore[misc]
+            self._scalars("events", step, dict(self._marks))
             self._marked = step
 
     def hyperparameters(self, config: Config, swept: Sequence[str] = ()) -> None:
@@ -183,9 +222,12 @@ class Record:
     def close(self) -> None:
         if not self.writes:
             return
-        self._finish_drawing()
-        self._thread.shutdown()
-        self.flush()
+        try:
+            self._finish_drawing()
+            self.flush()
+        finally:
+            self._thread.shutdown()
+            self._writer.shutdown()
         waiting = self._rows.waiting
         with suppress(OSError):
             self._rows.close()
@@ -194,6 +236,10 @@ class Record:
         threading.excepthook = self._hook
         if waiting:
             log.error(f"{self.path}: lost {counted(waiting, 'line')} that the disk refused to the end")
+
+
+def _note_thread() -> None:
+    _here.writes = True
 
 
 def _take_back(path: Path, step: int) -> None:

@@ -14,6 +14,10 @@ PATIENCE = 30.0
 """Seconds for which the training waits for a disk that is still writing; then it goes on without it."""
 
 
+def _nothing() -> None:
+    """Nothing has to come before a checkpoint."""
+
+
 class Saver:
     """A disk that refuses does not stop the training, nor does one that is slow.
 
@@ -27,7 +31,7 @@ class Saver:
         self._check = check
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._next: tuple[State, str, dict[str, Any] | None] | None = None
+        self._next: tuple[State, str, dict[str, Any] | None, Callable[[], None]] | None = None
         self._writing: tuple[str, float] | None = None
         self._problem: Exception | None = None
 
@@ -52,13 +56,14 @@ class Saver:
         else:
             (self.folder / "best").unlink(missing_ok=True)
 
-    def save(self, state: State, name: str, best: dict[str, Any] | None) -> None:
+    def save(self, state: State, name: str, best: dict[str, Any] | None, first: Callable[[], None] = _nothing) -> None:
         """Begin to write `state` as `name`, or, while another is being written, have it written next.
 
         best: the best score, of this checkpoint or of one that is on disk; as in `Progress.best`.
+        first: called by the thread before it writes.
         """
         with self._lock:
-            self._next = (state, name, best)
+            self._next = (state, name, best, first)
             if self._writing is not None:
                 return
             self._writing = (name, time.monotonic())
@@ -91,9 +96,10 @@ class Saver:
                 if self._next is None:
                     self._writing = None
                     return
-                (state, name, best), self._next = self._next, None
+                (state, name, best, first), self._next = self._next, None
                 self._writing = (name, time.monotonic())
             try:
+                first()
                 self._write(state, name, best)
             except Exception as error:  # whatever it is, the training thread reports it and goes on
                 self._problem = error

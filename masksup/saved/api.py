@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Model:
         if threshold is not None and not 0 < threshold < 1:
             raise UserError(f"threshold: found {threshold}, expected a probability between 0 and 1")
         decisions = self.decisions if threshold is None else self.decisions.with_threshold(threshold)
-        several = [images] if _is_one(images) else images
+        several = cast(Iterable[Picture], [images] if _is_one(images) else images)
         return [
             Prediction(decisions.names(scores_C), dict(zip(self.classes, scores_C.tolist())))
             for scores_C in self._scores(several, exact)
@@ -105,7 +105,7 @@ class Model:
         )
 
 
-def _is_one(images: Any) -> TypeGuard[Picture]:
+def _is_one(images: Any) -> bool:
     if isinstance(images, Tensor | np.ndarray):
         return images.ndim != 4
     return isinstance(images, str | Path | Image.Image)

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masksup.base.random import draws
+from masksup.data.ahead import ahead
 from masksup.data.decode_pil import BrokenImage
+from masksup.data.loader import workers_of
 from masksup.data.transforms import eval_transform
 from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
@@ -34,17 +36,22 @@ class Region:
 
 def load_blocks(files: Sequence[Source], trained: Trained, broken: list[str]) -> Iterator[Loaded]:
     """Model inputs (turned as their EXIF says) in groups of the run's evaluation batch; `broken` gets a line for each
-    file that cannot be read."""
+    file that cannot be read. As many threads as the run has loader workers read ahead of the model."""
     config = trained.config
     transform = eval_transform(config.augment, config.model.size)
-    block: Loaded = []
-    for file in files:
+
+    def read(file: Source) -> Tensor | str:
         try:
-            image = trained.reads(file)
+            return transform(trained.reads(file), draws(0, 0, "transform"))[0]
         except BrokenImage as error:
-            broken.append(str(error))
+            return str(error)
+
+    block: Loaded = []
+    for file, image in zip(files, ahead(read, files, workers_of(config.data), config.eval.batch)):
+        if isinstance(image, str):
+            broken.append(image)
             continue
-        block.append((file, transform(image, draws(0, len(block), "transform"))[0]))
+        block.append((file, image))
         if len(block) == config.eval.batch:
             yield block
             block = []

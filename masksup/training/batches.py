@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from masksup.data.loader import train_loader
+from masksup.data.loader import train_loader, workers_of
 from masksup.data.split import train_dataset
 from masksup.engine.features import feature_batches
 from masksup.training.run import Run
@@ -16,8 +16,8 @@ def micro_batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
     if run.features:
         return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
     return train_loader(
-        train_dataset(config, part, run.plan), run.plan, start, config.data.workers, place,
-        prefetch=config.data.prefetch, pin_memory=run.device.type == "cuda",
+        train_dataset(config, part, run.plan), run.plan, start, workers_of(config.data), place,
+        prefetch=config.data.prefetch, pin_memory=run.device.type == "cuda", kind=config.data.loader,
     )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from masksup.base import clock
 from masksup.base.log import log
 from masksup.base.words import counted
 from masksup.config.auto import adds_as_tree
+from masksup.config.schema import Data
+from masksup.data.loader import workers_of
 from masksup.engine.parallel.tree import most_gradients
 from masksup.training.caution import cautions
 from masksup.training.run import Run
@@ -27,7 +29,7 @@ def introduce(run: Run, told: list[str]) -> None:
     log.info(
         f"{config.model.backbone} + {config.model.head.name}, {config.model.size} px, {counted(trained, 'parameter')} "
         f"trained; {run.device.type}, {str(run.dtype).removeprefix('torch.')}, "
-        f"{_ranks(group.world)}{counted(run.threads, 'thread')}"
+        f"{_ranks(group.world)}{counted(run.threads, 'thread')}, {_loader(config.data)}"
     )
     if adds_as_tree(config) and config.optim.name != "lbfgs":
         count = -(-run.plan.global_batch // run.plan.micro_batch)
@@ -57,6 +59,13 @@ def introduce(run: Run, told: list[str]) -> None:
         log.info(f"recovered: {why}")
     # A launcher knows after what a run goes on: preempted, timeout, lost, ...
     run.record.begin(run.progress.step, run.folder.start, os.environ.get("MASKSUP_RESUMED_AFTER") or None)
+
+
+def _loader(data: Data) -> str:
+    workers = workers_of(data)
+    if not workers:
+        return "images loaded in between"
+    return counted(workers, "loader process" if data.loader == "processes" else "loader thread")
 
 
 def _ranks(world: int) -> str:

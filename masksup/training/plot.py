@@ -11,7 +11,7 @@ from masksup.data.split import Part
 from masksup.evaluation.collect import Counted, Outputs
 from masksup.metrics.histogram import pr_points_of_counts
 from masksup.metrics.precision_recall import pr_points
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.run import Run
 from masksup.training.score_log import CURVES_OF
 

@@ -29,9 +29,9 @@ def save(run: Run, patience: float | None = PATIENCE) -> None:
     if not group.first:
         return
     run.record.mark(progress.step)
-    run.record.flush()  # so that no curve has a hole before the step that a run goes on from
+    flushed = run.record.flushing()  # first, so that no curve has a hole before the step that a run goes on from
     state = snapshot(tensors, facts(run, meta))
-    run.saver.save(state, state.meta["name"], progress.best)
+    run.saver.save(state, state.meta["name"], progress.best, flushed)
 
 
 def facts(run: Run, engine: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from masksup.metrics.precision_recall import pr_curve
 from masksup.metrics.stratified import STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
 from masksup.output.pictures import contact_sheet, draw_prediction
+from masksup.runtime.metrics_log import Record
 from masksup.training.run import Run
 
 CURVES_OF = 100  # classes, of those beyond MANY
@@ -33,13 +34,18 @@ def record_scores(run: Run, summary: dict[str, Any], outputs: Outputs | Counted,
     shown = {name: ap for name, ap in summary["AP"].items() if ap is not None and name in drawn}
     record.scalars("AP", step, epoch, shown)
     if run.config.log.pr_curves:
-        if isinstance(outputs, Counted):
-            curves = pr_curve_of_counts(outputs.counts)
-        else:
-            curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
-        for number, name in enumerate(part.index.classes):
-            if name in drawn and summary["AP"][name] is not None:
-                record.pr_curve(name, step, curves, number)
+        record.beside(lambda: _curves(record, step, outputs, part, shown))
+
+
+def _curves(record: Record, step: int, outputs: Outputs | Counted, part: Part, shown: dict[str, float]) -> None:
+    """Precision-recall curves of the classes in `shown`."""
+    if isinstance(outputs, Counted):
+        curves = pr_curve_of_counts(outputs.counts)
+    else:
+        curves = pr_curve(outputs.probabilities_NC, part.labels_NC)
+    for number, name in enumerate(part.index.classes):
+        if name in shown:
+            record.pr_curve(name, step, curves, number)
 
 
 def _drawn(summary: dict[str, Any]) -> set[str]:

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ import torch
 from loading import SETTINGS, equal, plan, train_set, truncate, write_images
 from PIL import Image
 
-from masksup.config.schema import Augment
+from masksup.base.place import cpus_of_rank
+from masksup.config.schema import Augment, Data
 from masksup.data.dataset import EvalDataset
 from masksup.data.index import Index
-from masksup.data.loader import _refuse_dead, eval_loader, train_loader
+from masksup.data.loader import _refuse_dead, eval_loader, train_loader, workers_of
 from masksup.data.shards import digest_of
 from masksup.data.transforms import eval_transform
 from masksup.data.write_index import IndexContent, write_index
@@ -58,8 +60,9 @@ def test_workers_change_nothing(index: Index, last: Any) -> None:
     assert len(reference) == p.total_steps
     for step, batches in enumerate(reference):
         assert [b["position"].tolist() for b in batches] == [m.tolist() for m in p.micro_batches(step)]
-    for workers in (1, 4):
-        assert equal(reference, list(train_loader(train_set(index, p), p, 0, workers)))
+    for workers, kind in ((1, "processes"), (4, "processes"), (1, "threads"), (4, "threads")):
+        found = list(train_loader(train_set(index, p), p, 0, workers, kind=kind))
+        assert equal(reference, found), (workers, kind)
 
 
 @pytest.mark.parametrize("last", ["continue", "partial"])
@@ -139,16 +142,16 @@ def test_person_samples_are_cut_out_first(tmp_path: Path) -> None:
     assert np.abs(difference).max() <= 3
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_one_line_from_any_process(index: Index, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "kind"), [(0, "processes"), (2, "processes"), (2, "threads")])
+def test_a_broken_image_is_one_line_from_any_process(index: Index, workers: int, kind: Any) -> None:
     truncate(index.path(9))
     p = plan()
     with pytest.raises(UserError) as raised:
-        list(train_loader(train_set(index, p), p, 0, workers))
+        list(train_loader(train_set(index, p), p, 0, workers, kind=kind))
     assert str(raised.value).startswith(f"{index.path(9)}: found other bytes than when the index")
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match=r"009\.jpg: found other bytes"):
-        list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, workers))
+        list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, workers, kind=kind))
 
 
 def test_a_missing_image_is_never_tolerated(index: Index) -> None:
@@ -218,6 +221,41 @@ def test_an_abandoned_loader_leaves_no_process(index: Index) -> None:
     loader.close()  # type: ignore[attr-defined]
     del loader
     assert not workers & children()
+
+
+def test_threads_have_one_thread_of_torch_each_and_are_gone_when_the_loader_is(index: Index) -> None:
+    before, own = set(threading.enumerate()), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        blocks = eval_loader(EvalDataset(index, _SignalProbe()), 2, 2, kind="threads")  # type: ignore[arg-type]
+        assert next(blocks)["image"][0].flatten()[3] == 1
+        assert torch.get_num_threads() == 3
+        newer: list[int] = []
+        thread = threading.Thread(target=lambda: newer.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert newer == [3], "threads of others keep theirs"
+        assert len(set(threading.enumerate()) - before) == 2
+        blocks.close()  # type: ignore[attr-defined]
+        assert set(threading.enumerate()) == before
+    finally:
+        torch.set_num_threads(own)
+
+
+def test_auto_takes_the_cpus_of_the_rank_but_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12))
+    four = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}
+    srun = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_TASKS_PER_NODE": "2"}
+    assert cpus_of_rank({}) == 12
+    assert cpus_of_rank(four) == 3
+    assert cpus_of_rank(srun) == 6, "srun did not say, so the tasks share"
+    assert cpus_of_rank({**srun, "SLURM_CPUS_PER_TASK": "8"}) == 8
+    assert cpus_of_rank({**srun, "SLURM_CPUS_PER_TASK": "99"}) == 12
+    assert workers_of(Data(train="-")) == 11
+    assert workers_of(Data(train="-", workers=0)) == 0
+    for cpus, workers in ((1, 1), (64, 16)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: range(cpus))
+        assert workers_of(Data(train="-")) == workers
 
 
 def test_a_loader_that_fails_leaves_no_process_while_its_error_is_held(index: Index) -> None:

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,12 +110,12 @@ def test_the_folder_may_be_moved_and_the_index_sent_to_another_process(packed: I
     assert pickle.loads(pickle.dumps(moved)).read(0) == first
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_of_files(files: Index, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "kind"), [(0, "processes"), (2, "processes"), (2, "threads")])
+def test_batches_are_those_of_files(files: Index, tmp_path: Path, workers: int, kind: Any) -> None:
     packed = pack_index(files, tmp_path / "packed", 12_000, silent)
     p = plan()
     packed.read(0)  # descriptors that workers inherit
-    batches = [list(train_loader(train_set(index, p), p, 0, workers)) for index in (files, packed)]
+    batches = [list(train_loader(train_set(index, p), p, 0, workers, kind=kind)) for index in (files, packed)]
     assert equal(*batches)
     blocks = [list(eval_loader(EvalDataset(i, eval_transform(SETTINGS, 32)), 5, workers)) for i in (files, packed)]
     assert equal([blocks[0]], [blocks[1]])

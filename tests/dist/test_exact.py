@@ -17,7 +17,7 @@ from masksup.data.write_index import write_index
 from masksup.decisions.calibration import Temperature
 from masksup.decisions.decisions import Decisions, Fitted, Origin, write_decisions
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.saved.open import open_trained
 from tools.same_run import differences
 

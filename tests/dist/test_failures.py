@@ -16,7 +16,7 @@ from forked import runs
 from ranks import Launcher
 
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 
 STEP_SECONDS = 6.0  # what a step may take where a rank is to be found stuck; a healthy one takes 0.05
 KILLS = int(os.environ.get("MASKSUP_DIST_KILLS", "4"))

@@ -19,7 +19,7 @@ from launch.start.ledger import Folder, progress, read_json, recoveries, starts
 from launch.watch.status import rows
 from masksup.config.load import to_yaml
 from masksup.exits import STOPPED
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.shelf import Shelf
 from masksup.runtime.watchdog import process_runs
 from masksup.training.train import train

@@ -9,7 +9,7 @@ from compare import assert_same_run, final_state
 from ranks import Launcher
 
 from masksup.runtime.checkpoint import list_checkpoints
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 
 STEP_SECONDS = 3.0  # what a step may take; a healthy one takes 0.05
 LIMITS = {"parallel__step_seconds": STEP_SECONDS, "parallel__first_step_seconds": 4 * STEP_SECONDS}

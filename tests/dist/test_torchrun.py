@@ -16,7 +16,7 @@ from compare import assert_same_run
 from ranks import Launcher, free_port
 
 import masksup
-from masksup.runtime.metrics_log import read_rows
+from masksup.runtime.metrics_rows import read_rows
 from tools.same_run import differences
 
 REPOSITORY = Path(masksup.__file__).parents[1]

@@ -22,7 +22,8 @@ from masksup.base.json_lines import Appender, read_lines
 from masksup.base.log import start_logging
 from masksup.config.schema import Config
 from masksup.evaluation.scores import evaluate
-from masksup.runtime.metrics_log import Record, read_rows
+from masksup.runtime.metrics_log import Record
+from masksup.runtime.metrics_rows import read_rows
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -265,6 +266,7 @@ def test_a_disk_that_refuses_the_record_is_said_once_and_training_goes_on(
     monkeypatch.setattr("masksup.base.json_lines.os.write", full)
     for step in (1, 2, 3):
         record.scalars("train", step, 0.1, {"loss": 1.0})
+    record.flush()
     assert capsys.readouterr().out.count("ALARM") == 1
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from masksup.cli import main
 from masksup.errors import JobError
-from masksup.runtime.metrics_log import Record, read_rows
+from masksup.runtime.metrics_log import Record
+from masksup.runtime.metrics_rows import read_rows
 from masksup.track import to_mlflow
 from masksup.track.follow import track
 from masksup.track.run import read_run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from masksup.config.schema import Config
 from masksup.data.dataset import Batch, TrainDataset
-from masksup.data.loader import train_loader
+from masksup.data.loader import train_loader, workers_of
 from masksup.data.split import make_plan, open_source
 from masksup.data.transforms import train_transform
 from masksup.engine.precision import set_numerics
@@ -66,5 +66,5 @@ def _open(setting: Setting, config: Config) -> tuple[int, Iterator[list[Batch]]]
     transform = train_transform(config.augment, config.train_size)
     dataset = TrainDataset(source.train.index, transform, plan, "ignore", 10**8, 0.0, source.train.chosen)
     return len(source.classes), train_loader(
-        dataset, plan, 0, config.data.workers, prefetch=config.data.prefetch, pin_memory=not setting.tiny
+        dataset, plan, 0, workers_of(config.data), prefetch=config.data.prefetch, pin_memory=not setting.tiny
     )

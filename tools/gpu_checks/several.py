@@ -5,13 +5,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from tools.gpu_checks.results import Row
 from tools.gpu_checks.setting import Setting
 from tools.gpu_checks.speed import NETWORKS
 
-_TOOL = Path(__file__).parents[1] / "benchmark.py"
 _FIGURES = {
     "over_bare_percent": r"trainer over bare DDP +(-?[\d.]+) %",
     "scaling_percent": r"scaling, trainer +([\d.]+) %",
@@ -38,7 +36,7 @@ def scaling(setting: Setting) -> Iterator[Row]:
         words = [f"--ranks={setting.ranks}", "--scored=64", "--repeats=3", "--steps=2", "--threads=1"]
         words += [f"--backbone={small}", "--size=64", "--batch=4"] if setting.tiny else []
         words += [] if setting.tiny else [f"--backbone={backbone}", f"--size={size}", f"--batch={batch}"]
-        done = subprocess.run([sys.executable, str(_TOOL), *words], stdout=subprocess.PIPE, text=True)
+        done = subprocess.run([sys.executable, "-m", "tools.benchmark_step", *words], stdout=subprocess.PIPE, text=True)
         print(done.stdout)
         found = {key: re.search(pattern, done.stdout) for key, pattern in _FIGURES.items()}
         figures = {key: float(match[1]) for key, match in found.items() if match is not None}

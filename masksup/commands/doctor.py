@@ -1,0 +1,41 @@
+"""`masksup doctor`: what bounds the speed of a run on this machine, and which setting to change."""
+
+import argparse
+from pathlib import Path
+
+from masksup.errors import UserError
+
+SECONDS = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", type=Path, metavar="RUN|CONFIG", help="a run folder, whose record is read too, or a YAML file"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings, such as data.workers=8"
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S",
+                        help="of loading, and of training (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    parser.set_defaults(more="overrides")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, judge, print. Nothing is written but `--json`."""
+    if not 0 < args.seconds <= 600:
+        raise UserError(f"--seconds: found {args.seconds:g}, expected above 0 and at most 600")
+    from masksup.base.files import refuse_unwritable_file, write_json
+    from masksup.base.log import log, start_logging
+    from masksup.doctor.measure import examine
+    from masksup.doctor.verdict import lines, to_json, verdict
+
+    start_logging()
+    if args.json is not None:
+        refuse_unwritable_file("--json", args.json)
+    found = examine(args.path, args.overrides, args.seconds)
+    judged = verdict(found)
+    for line in lines(found, judged):
+        log.info(line)
+    if args.json is not None:
+        write_json(args.json, to_json(found, judged))
