@@ -19,9 +19,9 @@ from masksup.errors import JobError
 from masksup.runtime.metrics_log import Record, read_rows
 from masksup.track import to_mlflow
 from masksup.track.follow import track
+from masksup.track.open import open_tracker
 from masksup.track.run import read_run
 from masksup.track.to_mlflow import ToMlflow, metric_name
-from masksup.track.tracker import open_tracker
 
 Growing = tuple[Path, Callable[[], None]]
 

@@ -23,7 +23,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from masksup.track.run import read_run
-from masksup.track.tracker import open_tracker
+from masksup.track.open import open_tracker
 tracker = open_tracker("wandb", "masksup", None)
 print(tracker.send(read_run(Path(sys.argv[1])), artifacts=False), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
