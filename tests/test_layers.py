@@ -23,7 +23,8 @@ LOADED_WHEN_CALLED = {  # by `masksup.train`, `evaluate` and `load`
 # A page of settings is as long as there are settings.
 LONG = {"masksup/config/schema.py"}
 WITHOUT_TORCH = (
-    "masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base", "masksup.track",
+    "masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base",
+    "masksup.track",
 )  # fmt: skip
 
 SOURCES = {

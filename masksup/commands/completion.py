@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
                 argument.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
             elif argument.dest in ("model", "file", "images", "out", "json"):
                 argument.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, args.shell, preamble={"bash": _BASH}))
+    print(shtab.complete(parser, args.shell, preamble=_BASH if args.shell == "bash" else ""))
 
 
 def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
