@@ -22,7 +22,10 @@ LOADED_WHEN_CALLED = {  # by `masksup.train`, `evaluate` and `load`
 }  # fmt: skip
 # A page of settings is as long as there are settings.
 LONG = {"masksup/config/schema.py"}
-WITHOUT_TORCH = ("masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base")
+WITHOUT_TORCH = (
+    "masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base",
+    "masksup.track",
+)  # fmt: skip
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

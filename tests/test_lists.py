@@ -111,14 +111,24 @@ def test_bash_completes_commands_options_and_keys(tmp_path: Path, capsys: pytest
     assert main(["completion", "bash"]) == 0
     (tmp_path / "masksup").write_text(capsys.readouterr().out)
 
+    for file in ("runs/mine/config.yaml", "run.yml", "rust.txt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+
     def completed(*words: str) -> list[str]:
         line = " ".join(f"'{word}'" for word in words)
         script = (
             f"source {tmp_path / 'masksup'}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; "
             "_shtab_masksup; printf '%s\\n' \"${COMPREPLY[@]}\""
         )
-        return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.split()
 
     assert completed("masksup", "calib") == ["calibrate"]
     assert "--run-dir" in completed("masksup", "train", "--")
     assert completed("masksup", "train", "mine.yaml", "optim.layer") == ["optim.layer_decay="]
+    assert sorted(completed("masksup", "train", "ru")) == ["run.yml", "runs/"]
+    assert completed("masksup", "train", "runs/mine/") == ["runs/mine/config.yaml"]
+    for command in ("track", "report", "replay"):
+        assert completed("masksup", command, "ru") == ["runs"]
+    assert sorted(completed("masksup", "predict", "ru")) == ["run.yml", "runs", "rust.txt"]

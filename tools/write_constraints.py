@@ -7,7 +7,7 @@ from importlib import metadata
 def main() -> None:
     """Walk the requirements of the package, extras included, and print each as `name==version`."""
     found: dict[str, str] = {}
-    _visit("masksup", {"lite0", "export", "demo", "guided", "docs", "test", "lint"}, found)
+    _visit("masksup", {"lite0", "export", "demo", "guided", "mlflow", "wandb", "docs", "test", "lint"}, found)
     del found["masksup"]
     for name in sorted(found):
         if name.startswith(("nvidia-", "cuda-", "triton")):

@@ -26,12 +26,12 @@ def evaluate(
     """See `masksup.evaluate`. rules: keys of `eval`; None: the run's own."""
     given = {key: value for key, value in rules.items() if value is not None}
     checked = _checked(given)
-    for key, found, known in (
+    for option, found, known in (
         ("masked", masked, (None, "low", "high")),
         ("weights", weights, ("auto", "live", "ema")),
     ):
         if found not in known:
-            raise UserError(f"{key}: found {found!r}, expected {', '.join(map(str, known))}")
+            raise UserError(f"{option}: found {found!r}, expected {', '.join(map(str, known))}")
     with told_plainly(), signals.caught("finishes these images, keeps what is done and leaves" if _first() else ""):
         where = None if data is None else Path(data)
         values = {key: getattr(checked.eval, key) for key in given}

@@ -2,13 +2,23 @@
 
 import argparse
 
+_FOLDERS = ("DIR", "RUN", "INDEX")
+_YAML = {"bash": "_masksup_yaml", "zsh": "_files -g '(*.yaml|*.yml)'", "tcsh": "f:*.{yaml,yml}"}
+_BASH = """_masksup_yaml() {
+  compgen -d -S / -- "$1"
+  compgen -f -X '!*.yaml' -- "$1"
+  compgen -f -X '!*.yml' -- "$1"
+  compopt -o nospace 2> /dev/null
+}
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="of which shell")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the script: commands, options, files, folders and, for `train`, `key=` of every setting."""
+    """Print the script: commands, options, folders, YAML files and, for `train`, `key=` of every setting."""
     import shtab
 
     from masksup.config.messages import schema_keys
@@ -18,11 +28,13 @@ def run(args: argparse.Namespace) -> None:
         for argument in command._actions:
             if argument.dest == "overrides":
                 argument.choices = [f"{key}=" for key in schema_keys()]
-            elif argument.metavar == "DIR" or argument.dest in ("model", "runs", "data"):
+            elif argument.metavar == "CONFIG":
+                argument.complete = _YAML  # type: ignore[attr-defined]
+            elif argument.metavar in _FOLDERS:
                 argument.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-            elif argument.dest in ("config", "images", "out", "json"):
+            elif argument.dest in ("model", "file", "images", "out", "json"):
                 argument.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, args.shell))
+    print(shtab.complete(parser, args.shell, preamble=_BASH if args.shell == "bash" else ""))
 
 
 def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     """Send what the tracker does not have yet. UserError and JobError as of `masksup.track.follow.track`."""
     from masksup.base.log import start_logging
     from masksup.track.follow import track
-    from masksup.track.tracker import open_tracker
+    from masksup.track.open import open_tracker
 
     if args.every is not None and not (args.follow and args.every > 0):
         raise UserError(f"--every: found {args.every:g}, expected seconds above 0, together with --follow")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,10 +67,9 @@ class Model:
         if threshold is not None and not 0 < threshold < 1:
             raise UserError(f"threshold: found {threshold}, expected a probability between 0 and 1")
         decisions = self.decisions if threshold is None else self.decisions.with_threshold(threshold)
-        several = cast(Iterable[Picture], [images] if _is_one(images) else images)
         return [
             Prediction(decisions.names(scores_C), dict(zip(self.classes, scores_C.tolist())))
-            for scores_C in self._scores(several, exact)
+            for scores_C in self._scores(_several(images), exact)
         ]
 
     def _scores(self, images: Iterable[Picture], exact: bool) -> Iterator[NDArray[np.float64]]:
@@ -105,10 +104,11 @@ class Model:
         )
 
 
-def _is_one(images: Any) -> bool:
+def _several(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """One image as a list; a batch in one tensor or array is its images."""
     if isinstance(images, Tensor | np.ndarray):
-        return images.ndim != 4
-    return isinstance(images, str | Path | Image.Image)
+        return images if images.ndim == 4 else [images]
+    return [images] if isinstance(images, str | Path | Image.Image) else images
 
 
 def load(path: Path, weights: WhichWeights, device: Device | None, batch: int | None) -> Model:

@@ -1,4 +1,4 @@
-"""What a tracker does, whichever it is, and how it is found."""
+"""What a tracker does, whichever it is."""
 
 import os
 import re
@@ -24,19 +24,6 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """End what is open; all that was sent has arrived then."""
-
-
-def open_tracker(name: str, project: str, uri: str | None) -> Tracker:
-    """The tracker `mlflow` or `wandb`. UserError where it is not installed, or has no `uri`."""
-    if name == "mlflow":
-        from masksup.track.to_mlflow import ToMlflow
-
-        return ToMlflow(project, uri)
-    if uri is not None:
-        raise UserError("--uri: given with --to wandb, which goes by WANDB_BASE_URL; drop it")
-    from masksup.track.to_wandb import ToWandb
-
-    return ToWandb(project)
 
 
 def installed(name: str) -> ModuleType:

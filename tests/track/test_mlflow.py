@@ -20,9 +20,9 @@ from masksup.runtime.metrics_log import Record
 from masksup.runtime.metrics_rows import read_rows
 from masksup.track import to_mlflow
 from masksup.track.follow import track
+from masksup.track.open import open_tracker
 from masksup.track.run import read_run
 from masksup.track.to_mlflow import ToMlflow, metric_name
-from masksup.track.tracker import open_tracker
 
 Growing = tuple[Path, Callable[[], None]]
 
