@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from masksup.base.words import SHOWN
 from masksup.output.pictures import (
+    BAR_HEIGHT,
     COLUMN,
     FALSE,
     LONGEST,
@@ -68,6 +70,16 @@ def test_shown_are_the_top_all_predicted_and_all_true():
     assert bar_lengths(picture, MISSED)[8] == round(0.01 * COLUMN)
     few = draw((768, 768), scores, [False] * 80, top=3)
     assert sum(length > 0 for length in bar_lengths(few, PLAIN)) == 3
+
+
+def test_of_thousands_predicted_the_true_and_the_highest_are_shown():
+    truth = [int(c in (1700, 1999)) for c in range(2000)]
+    picture = draw((400, 460), [1.0] * 2000, [True] * 2000, truth)
+    bar = COLUMN * BAR_HEIGHT
+    legend = 11 * 11  # a square of each colour
+    assert count(picture, FALSE) == (SHOWN - 2) * bar + legend
+    assert count(picture, RIGHT) == 2 * bar + legend, "true ones are never left out"
+    assert picture.width == 400 + 4 * (COLUMN + MARGIN) + 2 * MARGIN
 
 
 @pytest.mark.parametrize(

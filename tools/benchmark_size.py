@@ -34,7 +34,7 @@ from masksup.metrics.histogram import PairCounts, average_precision_of_counts
 from masksup.metrics.tables import tables
 
 LABELS = 5  # of an image
-SCORED = 5_000  # images
+SCORED = 2_000  # images
 STEPS = 5
 _BATCH = 256
 

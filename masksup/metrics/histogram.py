@@ -49,8 +49,10 @@ class PairCounts:
         self.totals += np.array([len(logits_NC), (labels_NC == -1).sum(), broken_N.sum()], np.int64)
         assert self.totals[0] < 2**31, "more samples than the counts can hold"
         judged_NC = labels_NC >= 0
-        column_NC = np.broadcast_to(np.arange(labels_NC.shape[1]), labels_NC.shape)
-        np.add.at(self.bins_2CK, (labels_NC[judged_NC], column_NC[judged_NC], codes_of(logits_NC)[judged_NC]), 1)
+        row_NC = labels_NC.astype(np.int64) * labels_NC.shape[1] + np.arange(labels_NC.shape[1])
+        # Sorted, as bins of many classes are far apart in memory.
+        bins, times = np.unique((row_NC * CODES + codes_of(logits_NC))[judged_NC], return_counts=True)
+        self.bins_2CK.reshape(-1)[bins] += times.astype(np.int32)
         scores_NC = probabilities(logits_NC)
         for row, top in enumerate((None, self.top)):
             predicted_NC = predicted_pairs(scores_NC, labels_NC, self.threshold, top, ranked_by=logits_NC)

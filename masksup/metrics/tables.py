@@ -121,7 +121,7 @@ def _per_class(summary: dict[str, Any], width: int) -> Table:
     names, title = list(summary["AP"]), "AP of each class in percent, and its positives"
     if len(names) > MANY:
         names, title = (
-            _first_and_worst(summary["AP"]),
+            first_and_worst(summary["AP"]),
             (
                 f"AP in percent, and positives, of the first {SHOWN} and the worst {SHOWN} of "
                 f"{counted(len(names), 'class')} (all: under AP in the JSON of masksup eval --json)"
@@ -145,7 +145,7 @@ def _per_class(summary: dict[str, Any], width: int) -> Table:
     return table
 
 
-def _first_and_worst(ap_of: dict[str, float | None]) -> list[str]:
+def first_and_worst(ap_of: dict[str, float | None]) -> list[str]:
     """The first classes in their order, then the lowest AP, lowest first."""
     first = list(ap_of)[:SHOWN]
     known = {name: ap for name, ap in ap_of.items() if ap is not None and name not in set(first)}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from masksup.base.words import SHOWN
 from masksup.output.lettering import draw_text, shortened, text_width
 
 SHORTEST, LONGEST = 384, 768  # bounds of the longer side of the photograph, px: small ones grow, large ones shrink
@@ -28,7 +29,8 @@ def draw_prediction(
     """`image` with its classes to the right: name, score and bar each, sorted by score, as an RGB picture.
 
     `scores` are probabilities in [0, 1]; `present` says which classes are predicted; `truth`, if known, holds 1, 0 or
-    -1 (ignored) for each class. Shown are the `top` highest scores, all that are predicted and all that are true.
+    -1 (ignored) for each class. Shown are the `top` highest scores, all that are predicted and all that are true; of
+    more than 40 the true ones and the highest, and how many more there are.
     `threshold`, one or one a class, is marked on the bars. Colours: without truth blue is predicted; with it blue is
     predicted and true, vermilion predicted and false, orange true and missed; grey is the rest.
     The photograph is scaled so that its longer side is between 384 and 768 px.
@@ -38,16 +40,21 @@ def draw_prediction(
     photo = _fitted(image.convert("RGB"))
     rows = _rows(scores, present, truth, top)
     legend = LEGEND if truth is not None else 0
-    columns = max(1, -(-len(rows) // max((photo.height - legend) // ROW, 12)))
-    per_column = -(-len(rows) // columns)
+    shown = _most(rows, truth)
+    places = len(shown) + (len(shown) < len(rows))
+    columns = max(1, -(-places // max((photo.height - legend) // ROW, 12)))
+    per_column = -(-places // columns)
     height = max(photo.height, per_column * ROW + legend) + 2 * MARGIN
     picture = Image.new("RGB", (photo.width + columns * (COLUMN + MARGIN) + 2 * MARGIN, height), PAPER)
     picture.paste(photo, (MARGIN, MARGIN))
     draw = ImageDraw.Draw(picture)
     left = photo.width + 2 * MARGIN
-    for place, c in enumerate(rows):
-        column, row = divmod(place, per_column)
-        corner = (left + column * (COLUMN + MARGIN), MARGIN + row * ROW)
+    corners = [
+        (left + place // per_column * (COLUMN + MARGIN), MARGIN + place % per_column * ROW) for place in range(places)
+    ]
+    if len(shown) < len(rows):
+        draw_text(draw, corners[-1], f"and {len(rows) - len(shown):,} more", TEXT_SIZE, FAINT)
+    for c, corner in zip(shown, corners):
         mark = threshold[c] if isinstance(threshold, Sequence) else threshold
         known = None if truth is None else truth[c]
         _draw_row(draw, corner, names[c], scores[c], present[c], known, mark)
@@ -84,6 +91,15 @@ def _rows(scores: Sequence[float], present: Sequence[bool], truth: Sequence[int]
     """The classes shown, highest score first; equal scores in class order."""
     order = sorted(range(len(scores)), key=lambda c: (-scores[c], c))
     return [c for rank, c in enumerate(order) if rank < top or present[c] or (truth is not None and truth[c] == 1)]
+
+
+def _most(rows: list[int], truth: Sequence[int] | None) -> list[int]:
+    """Of many classes the true ones and the highest, in their order: a picture of thousands of rows is of no use."""
+    if len(rows) <= SHOWN:
+        return rows
+    first = sorted(rows, key=lambda c: truth is None or truth[c] != 1)[:SHOWN]
+    kept = set(first)
+    return [c for c in rows if c in kept]
 
 
 def _draw_row(

@@ -9,13 +9,14 @@ import jinja2
 import numpy as np
 
 from masksup import __version__
-from masksup.base.words import counted
+from masksup.base.words import MANY, SHOWN, counted, listed
 from masksup.config.load import to_yaml
 from masksup.explain.class_maps import map_kind
 from masksup.metrics.precision_recall import decision_scores, pr_points
 from masksup.metrics.reliability import calibration_scores
 from masksup.metrics.stratified import LEVEL, STRATUM_SCORES
 from masksup.metrics.summary import THRESHOLD_SCORES
+from masksup.metrics.tables import first_and_worst
 from masksup.report import charts
 from masksup.report.compare import Difference, difference
 from masksup.report.gather import Gathered
@@ -33,13 +34,16 @@ def render(runs: Sequence[Gathered]) -> str:
         loader=jinja2.PackageLoader("masksup.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration, "counted": counted}
+    environment.filters |= {
+        "percent": _percent, "signed": _signed, "duration": duration, "counted": counted, "listed": listed
+    }  # fmt: skip
     differences = [difference(runs[0], other) for other in runs[1:]]
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template("report.html").render(
         version=__version__, made=made, level=LEVEL, scores=THRESHOLD_SCORES, stratum_scores=STRATUM_SCORES,
         title=" and ".join(run.name for run in runs), runs=[_run(run) for run in runs],
         differences=[_difference(runs, d) for d in differences], classes=_classes(runs, differences),
+        first=SHOWN, every=len(runs[0].trained.classes),
         curves=_curves(runs), precision_recall=_precision_recall(runs),
     )  # fmt: skip
 
@@ -165,9 +169,15 @@ def _mistake(run: Gathered, sampler: Sampler, mistake: Mistake) -> dict[str, Any
 
 
 def _classes(runs: Sequence[Gathered], differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    """A row a class: positives, and of each run AP and, at its threshold, precision and recall."""
+    """A row a class: positives, and of each run AP and, at its threshold, precision and recall.
+
+    Of very many classes those of the tables of `masksup eval`: the first and, of the first run, the worst.
+    """
     names, rows = runs[0].trained.classes, []
-    for c, name in enumerate(names):
+    shown = names if len(names) <= MANY else first_and_worst(runs[0].summary["AP"])
+    number = {name: c for c, name in enumerate(names)}
+    for name in shown:
+        c = number[name]
         labels_N = runs[0].labels_NC[:, c]
         cells = []
         for run in runs:

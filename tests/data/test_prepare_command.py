@@ -205,7 +205,7 @@ def test_root_that_no_index_could_store_is_named(tmp_path: Path) -> None:
 def test_of_many_classes_the_first_and_the_rarest_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masksup.data.prepare.table._PIECE", 900)  # two samples at a time
+    monkeypatch.setattr("masksup.data.labels._PIECE", 900)  # two samples at a time
     names = [f"c{number:03}" for number in range(400)]
     rows = [["1"] * 340 + ["-1"] * 10 + ["0"] * 50, ["1"] * 300 + ["0"] * 100, ["0"] * 399 + ["1"]]
     text = "\n".join(f"{number}.png,{','.join(row)}" for number, row in enumerate(rows))

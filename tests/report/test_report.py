@@ -92,6 +92,22 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def test_of_many_classes_the_first_and_the_worst_stand_on_the_page(
+    runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masksup.report.page.MANY", 1)
+    monkeypatch.setattr("masksup.report.page.SHOWN", 1)
+    monkeypatch.setattr("masksup.metrics.tables.SHOWN", 1)
+    gathered = gather(open_subject(runs[1], "two", None))
+    page = Page(render([gathered]))
+    ap_of = gathered.summary["AP"]
+    first, *others = ap_of
+    worst = min((name for name in others if ap_of[name] is not None), key=lambda name: ap_of[name])
+    values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
+    assert values == [str(ap_of[first]) if ap_of[first] is not None else "-", str(ap_of[worst])]
+    assert f"These are the first 1 and the worst 1 of {len(ap_of)} classes" in page.text
+
+
 def test_numbers_are_those_of_the_result_and_nothing_comes_from_elsewhere(runs: tuple[Path, Path]) -> None:
     assert main(["report", str(runs[0])]) == 0
     text = (runs[0] / "report.html").read_text()
