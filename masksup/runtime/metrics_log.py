@@ -26,7 +26,7 @@ from masksup.metrics.precision_recall import PrCurve
 from masksup.runtime.metrics_rows import in_words, read_rows, sorted_out
 
 # TensorBoard shows its groups of curves in the order of their names: these once more, before AP of the classes.
-FIRST = {"train/loss": "0_overview/loss", "eval/mAP": "0_overview/mAP"}
+FIRST = {"train/loss": "0_overview/train_loss", "eval/mAP": "0_overview/eval_mAP"}
 
 _here = threading.local()
 
@@ -189,8 +189,9 @@ class Record:
             key: value if isinstance(value, bool | int | float | str) else yaml_inline(value)
             for key, value in flat.items()
         }
-        # SummaryWriter.add_hparams would open a run of its own beside this one.
-        for summary in cast(Any, hparams)(told, {"eval/mAP": 0.0, "best/mAP": 0.0}):
+        # SummaryWriter.add_hparams would open a run of its own beside this one, and its first summary lists columns of
+        # the table: those of one run for all. Without it TensorBoard shows those of all, and first what differs.
+        for summary in cast(Any, hparams)(told, {"eval/mAP": 0.0})[1:]:
             self._point(lambda s=summary: cast(Any, self.tensorboard.file_writer).add_summary(s))  # type: ignore[misc]
 
     def pr_curve(self, tag: str, step: int, curve: PrCurve, row: int) -> None:

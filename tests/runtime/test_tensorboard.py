@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import dump_dom
@@ -41,22 +42,28 @@ def test_a_sweep_shows_all_its_runs_and_what_tells_them_apart(address: str, tmp_
     page, _ = dump_dom(f"{address}/#timeseries", tmp_path / "profile", 20_000)
     for text in (
         *RUNS,
-        "0_overview/loss",
-        "0_overview/mAP",
+        "0_overview/train_loss",
+        "0_overview/eval_mAP",
     ):  # the first cards; those further down come when one scrolls
         assert text in page, f"{text} is not on the page"
     assert "HPARAMS" in page.upper()
 
-    request = urllib.request.Request(
-        f"{address}/experiment/defaultExperimentId/data/plugin/hparams/session_groups",
-        data=json.dumps({
-            "experimentName": "", "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"],
-            "colParams": [], "startIndex": 0, "sliceSize": 100,
-        }).encode(), headers={"Content-Type": "application/json"},
-    )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        groups = json.load(answer)["sessionGroups"]
+    asked = {
+        "experimentName": "", "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"],
+        "colParams": [], "startIndex": 0, "sliceSize": 100,
+    }  # fmt: skip
+    groups = json.load(hparams(address, "session_groups", asked))["sessionGroups"]
     assert {group["name"]: group["hparams"]["optim.lr"] for group in groups} == RUNS
     assert all(group["hparams"]["optim.name"] == "adamw" for group in groups)
+    columns = json.load(hparams(address, "experiment", {"experimentName": "", "includeMetrics": True}))
+    assert columns["hparamInfos"][0]["name"] == "optim.lr", "what differs stands first"
+    assert columns["metricInfos"][0]["name"]["tag"] == "0_overview/eval_mAP"
     shown = {metric["name"]["tag"] for group in groups for metric in group["metricValues"]}
     assert "eval/mAP" in shown
+
+
+def hparams(address: str, what: str, asked: dict[str, Any]) -> Any:
+    """What the page of the HParams tab is answered."""
+    place = f"{address}/experiment/defaultExperimentId/data/plugin/hparams/{what}"
+    headers = {"Content-Type": "application/json"}
+    return urllib.request.urlopen(urllib.request.Request(place, json.dumps(asked).encode(), headers), timeout=60)
