@@ -59,7 +59,7 @@ LEFT_OUT = (
         "data.workers", "data.prefetch", "data.allow_leak", "model.features", "model.features_limit_gb",
         "optim.max_skipped", "parallel.start_seconds", "parallel.first_step_seconds", "parallel.step_seconds",
         "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep", "checkpoint.snapshot_seconds",
-        "log.every_steps", "log.images", "log.picture_minutes", "log.pr_curves",
+        "log.every_steps", "log.images", "log.picture_minutes", "log.pr_curves", "log.plots",
     )),
 )  # fmt: skip
 _SHOWN = 20
