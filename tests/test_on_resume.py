@@ -35,7 +35,7 @@ FREE = {
     "data.workers", "data.prefetch", "data.allow_leak", "model.features", "model.features_limit_gb",
     "optim.max_skipped",
     "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep", "checkpoint.snapshot_seconds",
-    "log.every_steps", "log.images", "log.picture_minutes", "log.pr_curves",
+    "log.every_steps", "log.images", "log.picture_minutes", "log.pr_curves", "log.plots",
     "parallel.start_seconds", "parallel.first_step_seconds", "parallel.step_seconds",
 }  # fmt: skip
 TOLD = {

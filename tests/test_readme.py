@@ -4,6 +4,7 @@ import importlib
 import random
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,6 +235,21 @@ def test_the_example_of_a_data_set_is_prepared(tmp_path: Path, monkeypatch: pyte
     assert main(["prepare", name, "--root", str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 0
     assert open_index(tmp_path / "out" / "val").classes == ("cat", "dog")
     assert open_index(tmp_path / "out" / "val").labels_NC.tolist() == [[0, 1]]
+
+
+def test_the_example_of_a_command_runs(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = re.fullmatch(r'"(\w+)": \("(\w+)", (".+")\),', block("CONTRIBUTING.md", "line: command", "python").strip())
+    assert line is not None
+    module = importlib.import_module(install("command", tmp_path, monkeypatch))
+    monkeypatch.setitem(sys.modules, f"masksup.commands.{line[2]}", module)
+    monkeypatch.setitem(COMMANDS, line[1], (line[2], line[3]))
+    assert train(tiny_config(epochs=1), tmp_path / "run") == 0
+    capsys.readouterr()
+    assert main([line[1], str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.split() == list(open_index(tiny_config().data.train).classes)
+    assert main([line[1], str(tmp_path / "nothing")]) == 2
 
 
 def test_the_example_of_a_backbone_trains(

@@ -64,7 +64,7 @@ def draw_precision_recall(path: Path, curves: Sequence[ClassCurve], title: str) 
         for curve in curves[NAMED:]:
             axes.plot(curve.recall, curve.precision, color=_GREY, linewidth=0.6)
         named = curves[:NAMED]
-        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](range(20)))
+        axes.set_prop_cycle(color=[matplotlib.colormaps["tab20"](k) for k in range(NAMED)])
         lines = [axes.plot(curve.recall, curve.precision, linewidth=1.3)[0] for curve in named]
         _label(axes, "recall", "precision")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))

@@ -47,7 +47,7 @@ class HeldOut:
 def fold_config(path: Path, overrides: Sequence[str], folds: int, fold: int, features: Path) -> Config:
     """The run of the file `path` that holds out `fold`: no other index is opened, and it is scored once, at its end."""
     ours = ["data.eval=null", "data.test=null", f"data.folds={folds}", f"data.fold={fold}", "eval.bootstrap=0"]
-    ours += ["log.images=0", "log.pr_curves=false"]
+    ours += ["log.images=0", "log.pr_curves=false", "log.plots=false"]
     config, _ = load_config(path, [*overrides, *ours])
     ours.append(f"eval.every_epochs={config.epochs}")
     if config.model.frozen and config.model.features is None:

@@ -20,7 +20,8 @@ def shrunk(file: Path, data: Path) -> Config:
         "epochs": 1, "batch.global": BATCH, "data.train": data / "train", "data.eval": data / "val", "data.folds": 0,
         "data.workers": 0, "model.backbone": stand_in(config), "model.weights": "none", "model.batchnorm": "batch",
         "model.size": SIZE, "model.features": "null", "precision.threads": 1, "log.every_steps": 1, "log.images": 0,
-        "log.pr_curves": "false", "schedule.warmup_epochs": min(config.schedule.warmup_epochs, 0.5),
+        "log.pr_curves": "false", "log.plots": "false",
+        "schedule.warmup_epochs": min(config.schedule.warmup_epochs, 0.5),
     }  # fmt: skip
     if config.batch.micro is not None:
         changes["batch.micro"] = BATCH // 2

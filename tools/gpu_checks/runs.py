@@ -36,7 +36,8 @@ def write_config(setting: Setting, name: str, data: Path, **keys: Any) -> Path:
         "ema": {"decay": 0.99}, "batch": {"global": 16, "micro": 8 if setting.ranks <= 2 else 2},
         "precision": {"device": setting.device.type, "threads": 1},
         "checkpoint": {"every_steps": 8, "keep": 99},
-        "log": {"every_steps": 1, "images": 0, "pr_curves": False}, "eval": {"bootstrap": 0, "every_epochs": 16.0},
+        "log": {"every_steps": 1, "images": 0, "pr_curves": False, "plots": False},
+        "eval": {"bootstrap": 0, "every_epochs": 16.0},
         **keys,
     }  # fmt: skip
     file = setting.folder / f"{name}.yaml"
