@@ -48,7 +48,7 @@ test-slurm: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -m 'slurm and not slow' --durations=10 tests/slurm
 
 nightly: install
-	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_MUTATIONS=20000 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_KEEPER_KILLS=200 MASKSUP_MUTATIONS=20000 $(BIN)/python -m pytest
 	$(BIN)/python tools/benchmark_metrics.py --at-least 4
 
 lint: install
