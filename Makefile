@@ -50,7 +50,7 @@ test-slurm: install
 
 nightly: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[wandb]'
-	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_MUTATIONS=20000 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_KEEPER_KILLS=200 MASKSUP_MUTATIONS=20000 $(BIN)/python -m pytest
 	$(BIN)/python tools/benchmark_metrics.py --at-least 4
 
 lint: install

@@ -21,6 +21,14 @@ def runs(pid: int) -> bool:
         return False
 
 
+def youngest_child(pid: int) -> int:
+    """The child of a process that began last; numbers of processes start anew when they have reached the highest."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(
+        max(children, key=lambda child: int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19]))
+    )
+
+
 def on_ranks(world: int, folder: Path, work: Callable[[Group], Any], config: Config) -> list[Any]:
     """What `work` gives on each of `world` ranks. `folder`: a new one for each call."""
     children = []

@@ -69,8 +69,8 @@ class Keeper:
         self.outlives = outlives
         self.host, self.token = os.uname().nodename, os.environ.get("MASKSUP_TOKEN", "")
         self.shelf = Shelf.make()
-        self.furthest: list[int] = []
-        """At each recovery."""
+        self.plans: list[Plan] = []
+        """Of the recoveries."""
         self.hosts: list[str] = []
         """Of all keepers at the start."""
         self.rank, self.recovery = place.rank, 0
@@ -113,7 +113,7 @@ class Keeper:
                 plan = council.next(self._has(), _MEET_S, partial(self._decide, str(council.reason())))
             except _STORE_GONE:
                 return self._alone(status)
-            self.furthest.append(plan.furthest)
+            self.plans.append(plan)
         if self.place.rank not in council.members:
             return SUPERSEDED  # the others have gone on without this node
         if self.place.first:
@@ -247,10 +247,10 @@ class Keeper:
             return Plan(stop="asked to leave")
         if taken_over(self.folder, self.token):
             return Plan(stop="another start holds this run now")
-        furthest = max([int(read_json(self.folder.heartbeat).get("last_step", -1)), *self.furthest])
+        reached = int(read_json(self.folder.heartbeat).get("last_step", -1))
         there = {row["number"]: row for row in has if row and row["number"] not in missing}
         gone, fewest = {number: self.hosts[number] for number in missing}, job_resources(self.folder).fewest_ranks
-        return recovery(why, there, gone, [*self.furthest, furthest], fewest)
+        return recovery(why, there, gone, self.plans, reached, fewest)
 
     def _note(self, **facts: object) -> None:
         append(self.folder.recoveries, {"start": self.start, "recovery": self.recovery, **facts})

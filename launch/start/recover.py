@@ -5,24 +5,28 @@ from dataclasses import replace
 from typing import Any
 
 from launch.start.council import Plan
+from masksup.base.words import counted
 from masksup.runtime.rendezvous import named
 
-SAME_STEP = 2
-"""Recoveries at one furthest step, after which the next failure there is the launcher's."""
+IN_VAIN = 2
+"""Recoveries that brought the run no further, and no newer snapshot, after which the next failure is the launcher's."""
 
 
 def recovery(
-    why: str, has: Mapping[int, Mapping[str, Any]], missing: Mapping[int, str], furthest: Sequence[int], fewest: int
-) -> Plan:
+    why: str, has: Mapping[int, Mapping[str, Any]], missing: Mapping[int, str], before: Sequence[Plan], reached: int,
+    fewest: int,
+) -> Plan:  # fmt: skip
     """The plan after something broke.
 
     has: by number of keeper, its host and the steps of its snapshots. missing: the hosts of keepers that say nothing
-    any more. furthest: the last step that was done before each recovery, this one last. fewest: ranks to go on with.
+    any more. before: the plans of earlier recoveries. reached: the last step that is known to be done. fewest: ranks to
+    go on with.
     """
-    if furthest[:-1].count(furthest[-1]) >= SAME_STEP:
-        return Plan(stop=f"{why}, after {SAME_STEP} recoveries at step {furthest[-1]}")
     steps = set.intersection(*(set(row["steps"]) for row in has.values()))
-    plan = Plan(why, max(steps, default=None), furthest[-1], members=list(has))
+    furthest = max([reached, *(plan.furthest for plan in before)])
+    plan = Plan(why, max(steps, default=None), furthest, members=list(has))
+    if [(other.furthest, other.step) for other in before].count((plan.furthest, plan.step)) >= IN_VAIN:
+        return Plan(stop=f"{why}, after {IN_VAIN} recoveries at step {furthest}")
     if not missing:
         return plan
     hosts = sorted(set(missing.values()))
@@ -31,5 +35,5 @@ def recovery(
         return Plan(stop=lost)  # a place of a node that is there would stand empty
     if len(has) >= fewest:
         return replace(plan, why=lost)
-    too_few = f"{lost}; {len(has)} ranks are left, and the fewest are {fewest}"
+    too_few = f"{lost}; found {counted(len(has), 'rank')} left, expected {fewest}"
     return Plan(stop=too_few) if plan.step is None else replace(plan, why=too_few, leave=True)

@@ -12,6 +12,7 @@ from statistics import median
 
 import pytest
 from compare import assert_same_run
+from forked import youngest_child
 from taken import GROWTH, taken
 
 from launch.cluster.local import alive
@@ -62,8 +63,7 @@ class Job:
 
     def rank_of(self, keeper: int) -> int:
         """The process of its rank: the youngest that it forked."""
-        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
-        return max(map(int, children))
+        return youngest_child(keeper)
 
     def kept(self) -> list[int]:
         """Steps whose snapshot all keepers have."""
@@ -73,6 +73,11 @@ class Job:
             steps.append({step for file in files if (step := _head(file)) is not None})
         return sorted(set.intersection(*steps)) if steps else []
 
+    def newer_kept(self) -> bool:
+        """Whether one is newer than that which the run went on from: two recoveries in vain are the last."""
+        went = [recovery.step or 0 for recovery in recoveries(self.folder)]
+        return max(self.kept(), default=-1) > (went[-1] if went else -1)
+
     def _processes(self) -> list[int]:
         found = []
         for place in Path("/proc").glob("[0-9]*"):
@@ -80,7 +85,7 @@ class Job:
                 words = (place / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"launch.start.keeper" in words and os.fsencode(self.run) in words:
+            if {b"launch.start.keeper", b"launch.start.rank"} & set(words) and os.fsencode(self.run) in words:
                 found.append(int(place.name))
         return found
 
@@ -89,6 +94,12 @@ class Job:
         beat, history = read_json(self.folder.heartbeat), starts(self.folder)
         own = bool(history) and bool(progress(self.folder, history[-1])) and "went_on_at" in beat
         return int(beat["recovery"]) if own else -1
+
+    def begun_anew(self) -> int:
+        """How often steps were done after ranks had died, forked anew or started anew; -1: none are done right now."""
+        forked, started = len(recoveries(self.folder)), len(starts(self.folder)) - 1
+        here = sum(recovery.start == starts(self.folder)[-1].number for recovery in recoveries(self.folder))
+        return forked + started if self.went_on() == here else -1
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         until(condition, what, self.told)
@@ -131,7 +142,7 @@ def job(tmp_path: Path, tiny_config) -> Iterator[Callable[..., Job]]:
 SETTINGS = {
     "epochs": 12.0 * KILLS,
     "batch__micro": 4,
-    "checkpoint__snapshot_seconds": GAP_S,
+    "checkpoint__snapshot_seconds": 0.5,
     "eval__every_epochs": 6.0 * KILLS,
 }
 
@@ -141,7 +152,7 @@ def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_
     print(f"seed {seed}")
     draw, run = random.Random(seed), job()
     for kill in range(KILLS):
-        run.wait(lambda: run.went_on() == kill and run.kept(), "steps and a snapshot")
+        run.wait(lambda: run.went_on() == kill and run.newer_kept(), "steps and a new snapshot")
         if kill:
             time.sleep(draw.expovariate(1 / GAP_S))
         if run.folder.result.exists():
@@ -190,6 +201,29 @@ def test_a_keeper_that_dies_takes_its_rank_along_and_a_signal_to_one_reaches_all
     words = [read_json(file)["status"] for file in sorted(run.folder.exits(2).iterdir())]
     assert words == [STOPPED] * 2
     assert recoveries(run.folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("snapshots", "kills"), [(0.0, 0), (2.0, 5), (0.0, 5)])
+def test_how_long_training_takes_with_and_without_keepers_when_ranks_are_killed(
+    job, snapshots: float, kills: int
+) -> None:
+    """Prints a row of docs/reliability.md, from the first step to the last, by the same kills."""
+    draw = random.Random(7)
+    run = job(
+        epochs=400.0, checkpoint__snapshot_seconds=snapshots, checkpoint__every_steps=100, eval__every_epochs=400.0
+    )
+    for kill in range(kills):
+        run.wait(lambda: run.begun_anew() == kill, "steps")
+        time.sleep(draw.expovariate(1 / 15))
+        process = run.keepers()[draw.randrange(4)]
+        os.kill(run.rank_of(process) if snapshots else process, signal.SIGKILL)
+    run.wait(lambda: run.begun_anew() == kills, "steps")
+    run.to_the_end()
+    history = starts(run.folder)
+    assert (len(history), len(recoveries(run.folder))) == ((1, kills) if snapshots else (1 + kills, 0))
+    seconds = (history[-1].last_step_at or 0) - (history[0].first_step_at or 0)
+    print(f"snapshots every {snapshots:g} s, {kills} kills: {history[-1].last_step} steps in {seconds:.0f} s")
 
 
 SCRIPT = """

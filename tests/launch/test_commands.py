@@ -316,6 +316,29 @@ def test_dry_run_shows_what_the_nodes_run(
     assert "gpu-bind" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "outlives"),
+    [
+        (["--nodes", "2", "checkpoint.snapshot_seconds=1"], True),
+        (["--nodes", "2"], False),
+        (["--nodes", "1", "checkpoint.snapshot_seconds=1"], False),
+        (["--nodes", "2", "checkpoint.snapshot_seconds=1", "--container", "run"], False),  # which has no scontrol
+    ],
+)
+def test_a_job_stays_without_a_lost_node_where_keepers_of_others_can_see_to_it(
+    cluster: Callable[[str, str], None],
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    outlives: bool,
+) -> None:
+    assert main(submit_words(config, "--gpus-per-node", "1", *words, "batch.micro=2", "--dry-run")) == 0
+    said = capsys.readouterr().out
+    srun = shlex.split(next(line for line in said.splitlines() if line.startswith("srun ")))
+    assert ("#SBATCH --no-kill" in said.splitlines()) == outlives
+    assert ("--no-kill" in srun, "--wait=0" in srun) == (outlives, outlives)
+
+
 def test_the_commands_to_type_next_are_quoted(
     cluster: Callable[[str, str], None], config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

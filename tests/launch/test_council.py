@@ -13,6 +13,7 @@ from launch.start.recover import recovery
 HAS = {
     n: {"number": n, "host": f"n{1 + n // 2}", "steps": steps} for n, steps in enumerate([[4, 8], [8], [8, 12], [8]])
 }
+BEFORE = Plan("rank 1 died", 4, 9)
 PLAN = Plan("rank 3 died", 8, 9, members=[0, 1, 2, 3])
 OTHERS = "nothing is heard of the keepers of ranks 2, 3 on n2"
 
@@ -25,23 +26,24 @@ def without(*missing: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("gone", "furthest", "fewest", "plan"),
+    ("gone", "before", "fewest", "plan"),
     [
-        ((), [9], 2, PLAN),
-        ((), [9, 3, 9, 9], 2, Plan(stop="rank 3 died, after 2 recoveries at step 9")),
-        ((2, 3), [9], 2, Plan(OTHERS, 8, 9, members=[0, 1])),
-        ((2, 3), [9], 3, Plan(f"{OTHERS}; 2 ranks are left, and the fewest are 3", 8, 9, members=[0, 1], leave=True)),
-        ((3,), [9], 1, Plan(stop="nothing is heard of the keeper of rank 3 on n2")),  # its place would stand empty
+        ((), [], 2, PLAN),
+        ((), [BEFORE, BEFORE], 2, PLAN),  # there is a newer snapshot since
+        ((), [PLAN, BEFORE, PLAN], 2, Plan(stop="rank 3 died, after 2 recoveries at step 9")),
+        ((2, 3), [], 2, Plan(OTHERS, 8, 9, members=[0, 1])),
+        ((2, 3), [], 3, Plan(f"{OTHERS}; found 2 ranks left, expected 3", 8, 9, members=[0, 1], leave=True)),
+        ((3,), [], 1, Plan(stop="nothing is heard of the keeper of rank 3 on n2")),  # its place would stand empty
     ],
 )
-def test_the_plan_after_something_broke(gone: tuple[int, ...], furthest: list[int], fewest: int, plan: Plan) -> None:
-    assert recovery("rank 3 died", furthest=furthest, fewest=fewest, **without(*gone)) == plan
+def test_the_plan_after_something_broke(gone: tuple[int, ...], before: list[Plan], fewest: int, plan: Plan) -> None:
+    assert recovery("rank 3 died", before=before, reached=9, fewest=fewest, **without(*gone)) == plan
 
 
 def test_there_is_nothing_to_save_where_no_snapshot_is_left() -> None:
     there = {0: {"host": "n1", "steps": [4]}, 1: {"host": "n2", "steps": [8]}}
-    assert recovery("", there, {}, [9], 1) == Plan("", None, 9, members=[0, 1]), "from the disk"
-    assert recovery("", there, {2: "n3"}, [9], 3).stop is not None
+    assert recovery("", there, {}, [], 9, 1) == Plan("", None, 9, members=[0, 1]), "from the disk"
+    assert recovery("", there, {2: "n3"}, [], 9, 3).stop is not None
 
 
 def test_a_keeper_that_falls_silent_is_left_out_and_learns_of_it_when_it_wakes_up(monkeypatch) -> None:
