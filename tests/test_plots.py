@@ -17,7 +17,7 @@ from masksup.training.train import train
 MakeConfig = Callable[..., Config]
 PLOTS = ("curves.png", "precision_recall.png")
 ROWS = [{"kind": "train", "epoch": k / 10, "loss": 1 / (k + 1)} for k in range(20)]
-NAMES = ["日本語", "кошка", "قطة", "हिन्दी", "$x^2$", "_private", "a\nb", "name\ue000", "w" * 80, "plain"]
+NAMES = ["日本語", "кошка", "قطة", "हिन्दी", "$x^2$", r"$\frac$", "_private", "a\nb", "name\ue000", "w" * 80, "plain"]
 
 
 def coloured(path: Path) -> int:
