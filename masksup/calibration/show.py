@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from masksup.base.log import console, log
-from masksup.base.words import counted, listed
+from masksup.base.words import MANY, SHOWN, counted, listed
 from masksup.calibration.cross_validation import RULES
 
 
@@ -52,7 +52,14 @@ def _thresholds(facts: dict[str, Any]) -> Table | None:
     if not rows:
         return None
     level = facts["level"]
-    table = Table(title="Thresholds of calibrated probabilities; precision and recall held out", title_justify="left")
+    title = "Thresholds of calibrated probabilities; precision and recall held out"
+    if len(rows) > MANY:
+        shown = _first_and_worst(rows)
+        title += (
+            f"; the first and the worst {SHOWN} of {counted(len(rows), 'class')} (all: calibration.json of the run)"
+        )
+        rows = {name: rows[name] for name in shown}
+    table = Table(title=title, title_justify="left")
     for name in ("class", "threshold", f"{level} %", "", "precision", "recall", "pos."):
         table.add_column(name, justify="left" if name in ("class", "") else "right", no_wrap=True)
     for name, row in rows.items():
@@ -61,6 +68,14 @@ def _thresholds(facts: dict[str, Any]) -> Table | None:
         cells = (f"{row['threshold']:.3f}", bounds, origin, _percent(row["precision"]), _percent(row["recall"]))
         table.add_row(escape(name), *cells, str(row["positives"]))
     return table
+
+
+def _first_and_worst(rows: dict[str, Any]) -> list[str]:
+    """The first classes in their order, then those with the lowest product of precision and recall."""
+    first = list(rows)[:SHOWN]
+    others = [name for name in rows if name not in set(first)]
+    worth = {name: (rows[name]["precision"] or 0) * (rows[name]["recall"] or 0) for name in others}
+    return first + sorted(others, key=lambda name: worth[name])[:SHOWN]
 
 
 def remarks(facts: dict[str, Any]) -> list[str]:
@@ -97,9 +112,11 @@ def _unreached(facts: dict[str, Any]) -> list[str]:
     """The classes, or all together, that no threshold brings to the precision."""
     lines = []
     missed = {name: row["best_precision"] for name, row in facts["classes"].items()}
-    for name, best in missed.items():
-        if best is not None:
-            lines.append(f"{name}: no threshold reaches {facts['aim']} (best {best:.1f} %), so it takes the shared one")
+    unreached = {name: best for name, best in missed.items() if best is not None}
+    for name, best in list(unreached.items())[:SHOWN]:
+        lines.append(f"{name}: no threshold reaches {facts['aim']} (best {best:.1f} %), so it takes the shared one")
+    if len(unreached) > SHOWN:
+        lines.append(f"so do {len(unreached) - SHOWN:,} more classes (best_precision in calibration.json of the run)")
     if not facts["shared"]["reached"] and any(row["origin"] == "shared" for row in facts["classes"].values()):
         lines.append(
             f"no shared threshold reaches {facts['aim']}: it is the one of the highest precision, which is lower"

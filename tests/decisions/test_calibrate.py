@@ -1,18 +1,22 @@
 """`masksup calibrate` as a user types it: what it keeps, what it says, what it refuses."""
 
 import hashlib
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from wrong_input import one_line
 
 from masksup.calibration.calibrate import part_to_fit
-from masksup.calibration.show import remarks
+from masksup.calibration.show import remarks, show
 from masksup.cli import main
 from masksup.config.schema import Config
 from masksup.decisions.decisions import read_decisions
@@ -95,6 +99,40 @@ def test_what_no_threshold_reaches_is_said_and_given_ones_are_kept(
         elif row["origin"] == "own":
             assert np.isfinite(row["threshold"])
     assert any(row["best_precision"] is not None for row in facts["classes"].values())
+
+
+def test_of_many_thresholds_the_first_and_the_worst_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(c: int) -> dict[str, Any]:
+        same = {
+            "origin": "own",
+            "threshold": 0.5,
+            "low": None,
+            "precision": 50.0,
+            "positives": 9,
+            "best_precision": 1.0,
+        }
+        return {**same, "best_precision": 1.0, "recall": 100 - c / 10}
+
+    scores = dict.fromkeys(("F1", "OF1", "OP", "OR", "labels"), 1.0)
+    held = {"held_out": scores, "in_sample": scores}
+    calibration = dict.fromkeys(
+        ("before", "after", "after_in_sample"), dict.fromkeys(("ECE", "class_ECE", "brier"), 0.1)
+    )
+    facts = {
+        "aim": "precision=90", "folds": 5, "rule": "mixed", "rules": {"mixed": held}, "method": "platt", "level": 95,
+        "calibration": calibration, "classes": {f"class {c}": row(c) for c in range(1, 902)},
+        "shared": {"threshold": None, "reached": True},
+    }  # fmt: skip
+    console = Console(width=120, record=True, file=io.StringIO())
+    monkeypatch.setattr("masksup.calibration.show.console", console)
+    show(facts)
+    text = console.export_text()
+    shown = [int(number) for number in re.findall(r"│ class (\d+) ", text)]
+    assert shown == [*range(1, 41), *range(901, 861, -1)]
+    words = " ".join(text.split())
+    assert "the first and the worst 40 of 901 classes (all: calibration.json" in words
+    assert len([line for line in remarks(facts) if "no threshold reaches" in line]) == 40
+    assert "so do 861 more classes (best_precision in calibration.json of the run)" in remarks(facts)
 
 
 def test_a_rule_that_is_better_by_both_scores_is_named() -> None:
