@@ -97,15 +97,15 @@ class FinishedRun(os.PathLike[str]):
         return load(self.folder, weights, device, batch)
 
     def curves(self) -> Svg:
-        """Loss, mAP, learning rate and speed by epoch, as one picture; `str` of it is the text of an SVG file."""
-        found = training_curves(self.metrics)
-        charts = [_chart(_TITLES[key], xs, ys, 480 * at) for at, (key, (xs, ys)) in enumerate(list(found.items())[:2])]
+        """Loss and mAP by epoch, side by side, where the run has them; the text of it is that of an SVG file."""
+        found = {key: curve for key, curve in training_curves(self.metrics).items() if key in _TITLES}
+        charts = [_chart(_TITLES[key], xs, ys, 480 * at) for at, (key, (xs, ys)) in enumerate(found.items())]
         size = f'width="{480 * len(charts)}" height="300"'
         style = 'font-family="sans-serif" font-size="12" fill="#555"'
         return Svg(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(charts)}</svg>')
 
 
-_TITLES = {"loss": "loss", "mAP": "mAP (%)", "learning_rate": "learning rate", "images_per_second": "images/s"}
+_TITLES = {"loss": "loss", "mAP": "mAP (%)"}
 
 
 def _chart(title: str, xs: Iterable[float], ys: Iterable[float], left: int) -> str:

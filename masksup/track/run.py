@@ -44,6 +44,8 @@ class TrackedRun:
     state: State
     began: float | None
     """When its first start was, in seconds since 1970."""
+    ended: float | None
+    """When its result was written."""
 
     @property
     def name(self) -> str:
@@ -62,12 +64,13 @@ def read_run(folder: Path) -> TrackedRun | None:
     rows = read_rows(folder / "metrics.jsonl")
     if not starts and not rows:
         return None
-    result = read_json(folder / "result.json", "the scores of a run") if (folder / "result.json").exists() else None
+    there = folder / "result.json"
+    result = read_json(there, "the scores of a run") if there.exists() else None
     cancelled = (folder / "launch" / "cancelled").exists()  # by the launcher: it is not to be started again
     return TrackedRun(
         folder, _id(folder, starts), differing(config), _tags(starts, result), _points(rows, result),
         "finished" if result is not None else "cancelled" if cancelled else "going on",
-        starts[0].get("time") if starts else None,
+        starts[0].get("time") if starts else None, None if result is None else there.stat().st_mtime,
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ class ToMlflow:
                 there.sent.update((metric.step, metric.key) for metric in metrics)
             if artifacts:
                 self._add_files(there, run)
-            self._set_status(there, _STATUS[run.state])
+            self._set_status(there, _STATUS[run.state], run.ended)
         return len(new)
 
     def _experiment(self) -> str:
@@ -122,13 +122,13 @@ class ToMlflow:
                 self._client.log_artifact(there.run_id, str(file))
                 self._tag(there, {_HASH + file.name: digest})
 
-    def _set_status(self, there: _InMlflow, status: str) -> None:
+    def _set_status(self, there: _InMlflow, status: str, ended: float | None) -> None:
         if there.status == status:
             return
         if status == "RUNNING":  # cancelled once, and taken up again
             self._client.update_run(there.run_id, status)
         else:
-            self._client.set_terminated(there.run_id, status)
+            self._client.set_terminated(there.run_id, status, None if ended is None else int(1000 * ended))
         there.status = status
 
     def close(self) -> None:

@@ -104,12 +104,13 @@ def test_a_real_server_has_each_point_once(
     assert f"{first - 40} new points up to step 4; see {uri}/#/experiments/" in capsys.readouterr().out
 
     # It goes on while it is followed; nobody sends it twice at a time.
-    following = threading.Thread(
-        target=lambda: track([folder], open_tracker("mlflow", "masksup", uri), "mlflow", artifacts=True, every=0.1)
-    )
+    follower = ToMlflow("masksup", uri)
+    following = threading.Thread(target=lambda: track([folder], follower, "mlflow", artifacts=True, every=0.1))
     following.start()
-    while not (folder / ".track-mlflow.lock").exists() or main(words) == 0:
+    deadline = time.monotonic() + 60
+    while not follower._there and following.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert main(words) == 2
     assert "another process sends this run to mlflow already" in capsys.readouterr().err
     grow()
     following.join(60)
@@ -118,6 +119,7 @@ def test_a_real_server_has_each_point_once(
     assert found == expected(folder)
     assert {step for step, _ in found["train/loss"]} == set(range(1, 8))
     assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
+    assert run.info.end_time == int(1000 * (folder / "result.json").stat().st_mtime)
     assert run.data.params["optim.lr"] == "0.003"
     assert "optim.clip" not in run.data.params  # a default
     assert run.data.tags["protocol.ap_rule"] == "area"
