@@ -85,7 +85,7 @@ class Job:
                 words = (place / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if {b"launch.start.keeper", b"launch.start.rank"} & set(words) and os.fsencode(self.run) in words:
+            if b"launch.start.keeper" in words and os.fsencode(self.run) in words:
                 found.append(int(place.name))
         return found
 
@@ -94,12 +94,6 @@ class Job:
         beat, history = read_json(self.folder.heartbeat), starts(self.folder)
         own = bool(history) and bool(progress(self.folder, history[-1])) and "went_on_at" in beat
         return int(beat["recovery"]) if own else -1
-
-    def begun_anew(self) -> int:
-        """How often steps were done after ranks had died, forked anew or started anew; -1: none are done right now."""
-        forked, started = len(recoveries(self.folder)), len(starts(self.folder)) - 1
-        here = sum(recovery.start == starts(self.folder)[-1].number for recovery in recoveries(self.folder))
-        return forked + started if self.went_on() == here else -1
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         until(condition, what, self.told)
@@ -201,29 +195,6 @@ def test_a_keeper_that_dies_takes_its_rank_along_and_a_signal_to_one_reaches_all
     words = [read_json(file)["status"] for file in sorted(run.folder.exits(2).iterdir())]
     assert words == [STOPPED] * 2
     assert recoveries(run.folder) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("snapshots", "kills"), [(0.0, 0), (2.0, 5), (0.0, 5)])
-def test_how_long_training_takes_with_and_without_keepers_when_ranks_are_killed(
-    job, snapshots: float, kills: int
-) -> None:
-    """Prints a row of docs/reliability.md, from the first step to the last, by the same kills."""
-    draw = random.Random(7)
-    run = job(
-        epochs=400.0, checkpoint__snapshot_seconds=snapshots, checkpoint__every_steps=100, eval__every_epochs=400.0
-    )
-    for kill in range(kills):
-        run.wait(lambda: run.begun_anew() == kill, "steps")
-        time.sleep(draw.expovariate(1 / 15))
-        process = run.keepers()[draw.randrange(4)]
-        os.kill(run.rank_of(process) if snapshots else process, signal.SIGKILL)
-    run.wait(lambda: run.begun_anew() == kills, "steps")
-    run.to_the_end()
-    history = starts(run.folder)
-    assert (len(history), len(recoveries(run.folder))) == ((1, kills) if snapshots else (1 + kills, 0))
-    seconds = (history[-1].last_step_at or 0) - (history[0].first_step_at or 0)
-    print(f"snapshots every {snapshots:g} s, {kills} kills: {history[-1].last_step} steps in {seconds:.0f} s")
 
 
 SCRIPT = """

@@ -155,11 +155,9 @@ def test_what_a_killed_rank_costs_with_keepers_and_through_the_queue(
     (tmp_path / "config.yaml").write_text(to_yaml(config(epochs=40, batch__micro=4, **often)))
     run = Submit(cluster, tmp_path / "config.yaml", tmp_path)("--gpus-per-node", "2", nodes=2)
     wait(lambda: step(run, 1) > 50, "steps")
+    rank = rank_processes(cluster, run)[3] if seconds else int(cluster("node-ranks", "n2").split()[-1])
     killed, before = clock.now(), step(run, 1)
-    if seconds:
-        os.kill(rank_processes(cluster, run)[3], signal.SIGKILL)
-    else:
-        os.kill(int(cluster("node-ranks", "n2").split()[-1]), signal.SIGKILL)
+    os.kill(rank, signal.SIGKILL)
     wait(lambda: len(recoveries(Folder(run))) + len(starts(Folder(run))) == 2, "another beginning")
     until_finished(run)
     if seconds:
