@@ -48,16 +48,20 @@ class PairCounts:
         check_pairs(logits_NC, labels_NC)
         self.totals += np.array([len(logits_NC), (labels_NC == -1).sum(), broken_N.sum()], np.int64)
         assert self.totals[0] < 2**31, "more samples than the counts can hold"
-        judged_NC = labels_NC >= 0
-        row_NC = labels_NC.astype(np.int64) * labels_NC.shape[1] + np.arange(labels_NC.shape[1])
-        # Sorted, as bins of many classes are far apart in memory.
-        bins, times = np.unique((row_NC * CODES + codes_of(logits_NC))[judged_NC], return_counts=True)
-        self.bins_2CK.reshape(-1)[bins] += times.astype(np.int32)
+        self._count(labels_NC, codes_of(logits_NC))
         scores_NC = probabilities(logits_NC)
         for row, top in enumerate((None, self.top)):
             predicted_NC = predicted_pairs(scores_NC, labels_NC, self.threshold, top, ranked_by=logits_NC)
             self.hits_2C[row] += np.count_nonzero(predicted_NC & (labels_NC == 1), axis=0)
             self.predictions_2C[row] += np.count_nonzero(predicted_NC, axis=0)
+
+    def _count(self, labels_NC: Labels, codes_NC: NDArray[np.uint16]) -> None:
+        """Class after class: bins of one class lie together, and their memory is what counting waits for."""
+        classes = labels_NC.shape[1]
+        judged_CN = labels_NC.T >= 0
+        class_P = np.repeat(np.arange(classes), np.count_nonzero(judged_CN, axis=1))
+        row_P = labels_NC.T[judged_CN].astype(np.int64) * classes + class_P
+        np.add.at(self.bins_2CK.reshape(-1), row_P * CODES + codes_NC.T[judged_CN], 1)
 
     @property
     def arrays(self) -> tuple[NDArray[np.int32], Counts, Counts, Counts]:
