@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,8 +23,10 @@ from masksup.base.json_lines import Appender, read_lines
 from masksup.base.log import start_logging
 from masksup.config.schema import Config
 from masksup.evaluation.scores import evaluate
+from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.metrics_log import Record
 from masksup.runtime.metrics_rows import read_rows
+from masksup.runtime.saver import Saver
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -301,3 +304,29 @@ def test_pictures_are_drawn_beside_the_training_when_the_best_improves_and_at_th
         config = tiny_config(epochs=5, log__images=2, log__picture_minutes=minutes)
         assert train(config, tmp_path / f"run{minutes:g}") == 0
         assert drawn == [(step, False) for step in expected]
+
+
+def test_the_training_does_not_wait_for_tensorboard_but_a_checkpoint_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, writers, free = Record(tmp_path), list[threading.Thread](), threading.Event()
+    record.start(0)
+
+    def slow(*_: Any) -> None:
+        writers.append(threading.current_thread())
+        free.wait(30)
+
+    monkeypatch.setattr(record.tensorboard, "add_scalar", slow)
+    record.scalars("train", 1, 0.1, {"loss": 1.0})
+    saver = Saver(tmp_path / "checkpoints", start=1, keep=2)
+    state = snapshot({"model/a": torch.zeros(3)}, {"at": {}})
+    saver.save(state, saver.name(1), None, record.flushing())
+    assert not saver.wait(0.2), "it waits for the points before it"
+    assert not (tmp_path / "checkpoints").exists()
+    free.set()
+    assert saver.wait()
+    assert (tmp_path / "checkpoints" / saver.name(1)).is_dir()
+    assert saver.take_problem() is None
+    record.close()
+    assert writers
+    assert threading.current_thread() not in writers
