@@ -34,6 +34,7 @@ def test_tensorboard_has_no_curve_of_it(summary: dict[str, Any]) -> None:
     record = SimpleNamespace(
         scalars=lambda kind, step, epoch, values: scalars.update({kind: values}),
         pr_curve=lambda name, *_: curves.append(name),
+        beside=lambda write: write(),
     )
     run = SimpleNamespace(
         record=record, progress=SimpleNamespace(step=1), config=SimpleNamespace(log=SimpleNamespace(pr_curves=True))

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from masksup.config.schema import Config
 from masksup.engine.build import new_method, new_network
 from masksup.engine.optim import build_optimizer
-from masksup.engine.precision import choose_dtype, memory_format
+from masksup.engine.precision import choose_dtype, placed
 
 CLASSES = 20
 
@@ -46,7 +46,7 @@ def bare_loop(config: Config, args: argparse.Namespace, device: torch.device) ->
 
 
 def resident_method(config: Config, device: torch.device) -> Any:
-    network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
+    network = placed(new_network(config, CLASSES), device, config.precision)
     return new_method(config, network, CLASSES, None).to(device).train()
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from masksup.base.files import as_json
 from tools.speeds.measured import Setting
 
 # name: (function that measures it, rounds, what it is)
@@ -60,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for name, why in ELSEWHERE.items() if not args.only else ():
         _show(name, why)
     if args.json is not None:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(as_json(found, indent=1) + "\n", encoding="utf-8")
     return int(failed)
 
 

@@ -33,7 +33,7 @@ from masksup.data.split import Part
 from masksup.engine.build import new_method, new_network
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
-from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.precision import choose_device, choose_dtype, placed, set_numerics
 from masksup.engine.state import hash_of
 from masksup.engine.step import Stepper
 from masksup.evaluation.blocks import Block
@@ -201,7 +201,7 @@ def _batch(batch: int, size: int) -> dict[str, Tensor]:
 def trainer_step(config: Config, batch: int, place: Place = ALONE) -> Callable[[], None]:
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
-    network = new_network(config, CLASSES).to(device).to(memory_format=memory_format(config.precision))
+    network = placed(new_network(config, CLASSES), device, config.precision)
     method = new_method(config, network, CLASSES, None).to(device).train()
     engine = make_engine(config, method, device, dtype, place)
     stepper = Stepper(engine, device, 0)
@@ -221,7 +221,7 @@ def bare_step(config: Config, batch: int, place: Place = ALONE) -> Callable[[], 
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
     network: torch.nn.Module = new_network(config, CLASSES)
-    network = network.to(device).to(memory_format=memory_format(config.precision)).train()
+    network = placed(network, device, config.precision).train()
     if place.world > 1:
         network = DistributedDataParallel(
             network, device_ids=None if device.type == "cpu" else [torch.cuda.current_device()]

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from masksup.base.files import write_atomically
+from masksup.base.files import as_json, write_atomically
 
 _PICTURES = {"image/png": "_repr_png_", "image/svg+xml": "_repr_svg_"}
 
@@ -26,7 +26,7 @@ def main() -> None:
     notebook = json.loads(file.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         execute(notebook)
-    write_atomically(file, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(file, as_json(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
 def execute(notebook: dict[str, Any]) -> None:

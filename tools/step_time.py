@@ -13,7 +13,7 @@ from masksup.engine.build import new_method, new_network
 from masksup.engine.compiling import compile_networks
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
-from masksup.engine.precision import choose_device, choose_dtype, memory_format
+from masksup.engine.precision import choose_device, choose_dtype, placed
 from masksup.engine.step import Stepper
 
 Step = Callable[[], object]
@@ -49,7 +49,7 @@ def new_stepper(config: Config, classes: int, device: torch.device | None = None
     """The trainer's step with random weights, on `device` (None: the configuration's). The caller sets the numerics."""
     device = device or choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
-    network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision))
+    network = placed(new_network(config, classes), device, config.precision)
     method = new_method(config, network, classes, None)
     method.set_up(config.seed)
     method.to(device).train()

@@ -33,7 +33,7 @@ from masksup.data.loader import eval_loader, workers_of
 from masksup.data.sampler import Plan
 from masksup.data.split import Part
 from masksup.data.transforms import eval_transform
-from masksup.engine.precision import autocast, deterministic_forms, memory_format
+from masksup.engine.precision import autocast, deterministic_forms, placed
 from masksup.engine.state import hash_of
 from masksup.errors import UserError
 from masksup.models.network import Network
@@ -146,7 +146,7 @@ class FeatureFolder:
         try:
             workers, kind = workers_of(config.data), config.data.loader
             for block in eval_loader(images_of(part, config), config.eval.batch, workers, kind=kind):
-                images = block["image"].to(self.device).to(memory_format=memory_format(config.precision))
+                images = placed(block["image"], self.device, config.precision)
                 with autocast(self.device, self.dtype), deterministic_forms():
                     x_BDHW = self.network.features(images.flip(-1) if flip else images)
                 maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]

@@ -13,7 +13,7 @@ from masksup.data.sampler import Plan
 from masksup.data.split import Part, make_plan, train_dataset
 from masksup.engine.ema import copy_values
 from masksup.engine.features import images_of, turned_at
-from masksup.engine.precision import autocast, choose_dtype, deterministic_forms, memory_format
+from masksup.engine.precision import autocast, choose_dtype, deterministic_forms, placed
 from masksup.models.network import Network
 
 ENOUGH = 64
@@ -37,7 +37,7 @@ def mean_logits(config: Config, network: Network, train: Part) -> Tensor:
     logits = []
     for start in range(0, len(positions), each):
         images = _images(config, train, plan, positions[start : start + each])
-        images = images.to(device).to(memory_format=memory_format(config.precision))
+        images = placed(images, device, config.precision)
         with autocast(device, choose_dtype(config.precision, device)), deterministic_forms():
             logits.append(network(images).double().cpu())
     copy_values(before, dict(network.named_buffers()))

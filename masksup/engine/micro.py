@@ -18,7 +18,7 @@ from masksup.config.schema import Config
 from masksup.data.split import Source
 from masksup.engine.build import new_method, new_network
 from masksup.engine.parallel.tree import most_gradients
-from masksup.engine.precision import autocast, choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.precision import autocast, choose_device, choose_dtype, placed, set_numerics
 from masksup.errors import UserError
 
 _SHARE = 0.8  # of what is free: sums of gradients, loader processes and the allocator's gaps need some, too
@@ -124,7 +124,7 @@ def _peaks(config: Config, source: Source, device: torch.device) -> Callable[[in
 def _step(config: Config, source: Source, device: torch.device, size: int) -> None:
     """Forward and backward on pixels without meaning."""
     classes = len(source.classes)
-    network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision))
+    network = placed(new_network(config, classes), device, config.precision)
     network.backbone.frozen_batch_norm = True  # one image may have no variance, and takes no less
     method = new_method(config, network, classes, source.train).to(device).train()
     with autocast(device, choose_dtype(config.precision, device)):

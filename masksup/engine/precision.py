@@ -5,8 +5,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from masksup.config.schema import Precision
 from masksup.errors import UserError
@@ -99,6 +101,14 @@ def deterministic_forms() -> Iterator[None]:
             f"precision.deterministic: found true, but {found[1]} has no deterministic form on this device; expected "
             "another backbone, head or method, or precision.deterministic=false, which gives up bit-equal runs"
         ) from error
+
+
+_Placed = TypeVar("_Placed", bound=nn.Module | Tensor)
+
+
+def placed(what: _Placed, device: torch.device, precision: Precision) -> _Placed:
+    """A network, which is changed, or images, on a device in the memory layout that the settings ask for."""
+    return what.to(device).to(memory_format=memory_format(precision))  # type: ignore[return-value]
 
 
 def memory_format(precision: Precision) -> torch.memory_format:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from masksup.data.masks import HOLE_RATIOS, FixedMasks, Level, evaluation_masks, hide, unpack
 from masksup.decisions.decisions import Decisions
-from masksup.engine.precision import autocast, choose_device, choose_dtype, memory_format
+from masksup.engine.precision import autocast, choose_device, choose_dtype, placed
 from masksup.explain.class_maps import Kind, class_maps
 from masksup.methods.masksup import MaskSup
 from masksup.methods.oass import OASS
@@ -63,8 +63,8 @@ def look(
     config = trained.config
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
-    method = trained.method.to(device).to(memory_format=memory_format(config.precision)).eval()
-    images = image_3SS[None].to(device).to(memory_format=memory_format(config.precision))
+    method = placed(trained.method, device, config.precision).eval()
+    images = placed(image_3SS[None], device, config.precision)
     with torch.no_grad(), autocast(device, dtype):
         x_BDHW = trained.network.features(images)
         found = class_maps(trained.network.head, x_BDHW)

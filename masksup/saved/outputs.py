@@ -9,7 +9,7 @@ from masksup.base.place import ALONE
 from masksup.data.masks import FixedMasks
 from masksup.data.split import Part
 from masksup.engine.compiling import compile_networks
-from masksup.engine.precision import choose_device, choose_dtype, memory_format
+from masksup.engine.precision import choose_device, choose_dtype, placed
 from masksup.evaluation.blocks import Block, image_blocks, masked_blocks
 from masksup.evaluation.collect import Collector, Found, Outputs, Pairs
 from masksup.evaluation.forward import Predictor, collect
@@ -35,7 +35,7 @@ def ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
     """Move the model to where it runs, compiled where its run was. Its device and the type it computes in."""
     config = trained.config
     device = choose_device(config.precision)
-    trained.method.to(device).to(memory_format=memory_format(config.precision))
+    placed(trained.method, device, config.precision)
     compile_networks(trained.method, config.precision)
     return device, choose_dtype(config.precision, device)
 

@@ -6,7 +6,7 @@ import torch
 
 from masksup.config.schema import Config
 from masksup.engine.build import new_network
-from masksup.engine.precision import autocast, choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.precision import autocast, choose_device, choose_dtype, placed, set_numerics
 
 _BEFORE = 2  # steps that are not timed: memory is found, kernels are chosen
 _TIMED = 3
@@ -17,9 +17,9 @@ def seconds_an_image(config: Config, classes: int) -> float:
     """Of one image in training, forward and backward, on this machine: measured on pixels without meaning."""
     set_numerics(config.precision)
     device = choose_device(config.precision)
-    network = new_network(config, classes).to(device).to(memory_format=memory_format(config.precision)).train()
+    network = placed(new_network(config, classes), device, config.precision).train()
     images = torch.zeros(config.batch.micro_size, 3, config.train_size, config.train_size, dtype=torch.uint8)
-    images = images.to(device).to(memory_format=memory_format(config.precision))
+    images = placed(images, device, config.precision)
     began = 0.0
     for number in range(_BEFORE + _TIMED):
         if number == _BEFORE:

@@ -21,7 +21,7 @@ from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
 from masksup.data.split import Part, open_source, whole
 from masksup.engine.features import FeatureFolder
-from masksup.engine.precision import choose_device, choose_dtype, memory_format, set_numerics
+from masksup.engine.precision import choose_device, choose_dtype, placed, set_numerics
 from masksup.evaluation.blocks import count_blocks, feature_blocks
 from masksup.evaluation.collect import Outputs
 from masksup.evaluation.forward import Predictor, run_model
@@ -118,7 +118,7 @@ def _predict(trained: Trained, part: Part) -> Outputs:
         return predict_alone(trained, part)
     device = choose_device(config.precision)
     dtype = choose_dtype(config.precision, device)
-    trained.method.to(device).to(memory_format=memory_format(config.precision))
+    placed(trained.method, device, config.precision)
     assert config.model.features is not None
     folder = FeatureFolder(Path(config.model.features), trained.network, config, device, dtype)
     features = folder.features(whole(part.index), False, print)

@@ -20,7 +20,7 @@ from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
 from masksup.engine.micro import largest_micro
 from masksup.engine.parallel.engine import check_engine, make_engine
-from masksup.engine.precision import choose_device, choose_dtype, choose_threads, memory_format, set_numerics
+from masksup.engine.precision import choose_device, choose_dtype, choose_threads, placed, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
@@ -143,7 +143,7 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     told, new_head = ([], False) if resumes else _first_weights(config, network, classes)
     if surplus := too_many_ranks(config, place.world):
         told.append(f"the ranks without a micro-batch share the scoring alone: {surplus}")
-    network.to(device).to(memory_format=memory_format(config.precision))
+    placed(network, device, config.precision)
     if config.model.frozen:
         freeze(network)
         if place.first and not resumes:

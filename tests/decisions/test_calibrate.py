@@ -132,7 +132,7 @@ def test_of_many_thresholds_the_first_and_the_worst_are_shown(monkeypatch: pytes
     words = " ".join(text.split())
     assert "the first and the worst 40 of 901 classes (all: calibration.json" in words
     assert len([line for line in remarks(facts) if "no threshold reaches" in line]) == 40
-    assert "so do 861 more classes (best_precision in calibration.json of the run)" in remarks(facts)
+    assert "the same holds for 861 other classes (best_precision in calibration.json of the run)" in remarks(facts)
 
 
 def test_a_rule_that_is_better_by_both_scores_is_named() -> None:
