@@ -36,6 +36,11 @@ def prepare_celeba(
         raise UserError(f"--root {root}: no such folder, expected CelebA")
     names, labels = _attributes(_file(root, "list_attr_celeba"))
     parts = _partition(_file(root, "list_eval_partition"))
+    if lost := [row for row in labels if row.image not in parts]:
+        raise UserError(
+            f"{_file(root, 'list_eval_partition')}: found no line of {lost[0].image} ({len(lost):,} such images), "
+            f"expected all images of {_file(root, 'list_attr_celeba').name}"
+        )
     wanted = list(named_splits(split)) if split else list(_SPLITS.values())
     folder = _folder(root, images)
     tables = {}
@@ -74,11 +79,18 @@ def _folder(root: Path, images: str | None) -> Path:
 
 
 def _rows(file: Path) -> list[tuple[int, list[str]]]:
-    """Words of each line, of a published text without its first line, which counts the images."""
+    """Words of each line, of a published text without its first line, which counts the images. UserError for others."""
     if file.suffix == ".csv":
         return read_table(file).rows
     lines = [(number, line.split()) for number, line in enumerate(read_text(file).splitlines(), 1) if line.split()]
-    return lines[1:] if lines and len(lines[0][1]) == 1 and lines[0][1][0].isdigit() else lines
+    if not lines or len(lines[0][1]) > 1 or not lines[0][1][0].isdigit():
+        return lines
+    stated, found = int(lines[0][1][0]), len(lines) - 2  # the second line names the attributes
+    if stated != found:
+        raise UserError(
+            f"{file}, line 1: found that it has {stated:,} images, but {found:,} below; expected the whole file"
+        )
+    return lines[1:]
 
 
 def _attributes(file: Path) -> tuple[tuple[str, ...], list[Row]]:

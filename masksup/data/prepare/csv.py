@@ -13,7 +13,7 @@ from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.columns import ColumnRules, Columns, columns_of
 from masksup.data.prepare.tables.contents import contents_of, images_folder
 from masksup.data.prepare.tables.find_images import FindImages
-from masksup.data.prepare.tables.joined import Cell, refuse_vectors, separator_of, split_labels
+from masksup.data.prepare.tables.joined import Cell, refuse_cut_lists, refuse_vectors, separator_of, split_labels
 from masksup.data.prepare.tables.labelled import Labelled, Row, set_uncertain
 from masksup.data.prepare.tables.marks import Meaning, labelled_by_columns, meaning
 from masksup.data.prepare.tables.split_column import divided
@@ -108,6 +108,7 @@ def _listed(table: Table, columns: Columns, rules: ColumnRules) -> Labelled:
     listed = split_labels(table, cells, rules.separator, rules.known)
     if rules.known is None:
         refuse_vectors(table, cells, listed)
+        refuse_cut_lists(table, cells, listed)
     rows = [Row(line, row[columns.image], {}) for line, row in columns.rows]
     for number, names in enumerate(listed):
         rows[number // len(columns.labels)].labels |= dict.fromkeys(names, 1)

@@ -15,13 +15,14 @@ from masksup.data.prepare.options import named_splits
 from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.contents import contents_of
 from masksup.data.prepare.tables.find_images import FindImages
+from masksup.data.prepare.tables.joined import joining
 from masksup.data.prepare.tables.labelled import Labelled, Row
 from masksup.data.prepare.tables.words import looks_like_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 _NO_CLASSES = {"images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "Images", "JPEGImages"}
-_MAC = "__MACOSX"  # what macOS adds to an archive
+_MADE = {"__MACOSX", "@eaDir"}  # by macOS in archives, by Synology beside pictures
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "trainval", "test", "testing"}
 
 
@@ -56,15 +57,23 @@ def prepare_folders(
         table.columns = tuple(sorted(names))
     rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     contents = contents_of("folders", tables, FindImages(root), root, rules, skip_broken=skip_broken)
+    if found := joining(dict.fromkeys(names, 1), skipped=" "):
+        contents[0].warnings += (
+            f"the folder '{found[1]}' seems to join classes by '{found[0]}', and is a class like the others; link its "
+            "images into the folder of each class instead",
+        )
     for content in contents:
         content.warnings += _copies(content)
     return contents
 
 
+def _hidden(name: str) -> bool:
+    """Whether this is a folder that programs make for themselves, such as .ipynb_checkpoints."""
+    return name.startswith(".") or name in _MADE
+
+
 def _folders(folder: Path) -> list[str]:
-    return sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name != _MAC
-    )
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
 
 
 def _inner(folder: Path) -> list[Path]:
@@ -122,7 +131,7 @@ def _labelled(root: Path, folder: Path, nested: str | None) -> Labelled:
     for number, name in enumerate(_folders(folder), 1):
         classes |= {name} if nested in (None, "outer") else set()
         for place, below, found in os.walk(folder / name):
-            below.sort()
+            below[:] = sorted(name for name in below if not _hidden(name))
             for file in sorted(found):
                 path = Path(place, file)
                 if file.startswith(".") or not looks_like_image(file):

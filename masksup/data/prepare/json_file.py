@@ -13,8 +13,9 @@ Kind = type | tuple[type, ...]
 
 def read_json(file: Path) -> Any:
     """The content of a JSON file in UTF-8, -16 or -32. UserError naming file and line if it is missing or malformed."""
+    text = _text(file)
     try:
-        return json.loads(_text(file))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: malformed JSON ({error.msg})") from error
     except ValueError as error:  # an integer of thousands of digits
@@ -29,7 +30,8 @@ def _text(file: Path) -> str:
         return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{file}: found bytes that are no {error.encoding} (at {error.start}), expected text"
+            f"{file}: found bytes that are no {error.encoding.upper()} (at {error.start}), expected JSON as text; "
+            "save it as UTF-8"
         ) from error
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}, expected a readable text file") from error

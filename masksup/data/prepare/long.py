@@ -6,6 +6,7 @@ as in Open Images, and absent where none does; --unlisted says otherwise.
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from masksup.data.prepare.tables.cells import Table, read_table
 from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.contents import contents_of, images_folder
 from masksup.data.prepare.tables.find_images import FindImages
+from masksup.data.prepare.tables.joined import Cell, joining, refuse_cut_lists
 from masksup.data.prepare.tables.labelled import Labelled, Row, set_uncertain
 from masksup.data.prepare.tables.names import Names
 from masksup.data.prepare.tables.split_column import divided
@@ -33,6 +35,7 @@ from masksup.data.prepare.tables.words import (
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError, nearest
 
+_IN_NAMES = " -_.'()"  # there is no --separator here to say that such a name is whole
 _CONFIDENCE = ("confidence", "conf", "score", "probability", "value", "present", "verified")
 
 
@@ -74,15 +77,17 @@ def prepare_long(
     read = {name: read_table(file, encoding) for name, file in files.items()}
     read = divided(read, split_column, ignore_column or ())
     label = labels_column[0] if labels_column else None
+    rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
+    known = rules.chosen(root)
     tables = {
-        name: _joined(table, _columns(table, image_column, label), named, confidence) for name, table in read.items()
+        name: _joined(table, _columns(table, image_column, label), named, confidence, known)
+        for name, table in read.items()
     }
     next(iter(tables.values())).warnings += named.warnings()
     verified = any(value == 0 for table in tables.values() for row in table.rows for value in row.labels.values())
     for table in tables.values():
         table.unlisted = -1 if (unlisted or ("ignore" if verified else "absent")) == "ignore" else 0
         set_uncertain(table, uncertain)
-    rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     return contents_of("long", tables, find, root, rules, skip_broken=skip_broken)
 
 
@@ -128,13 +133,13 @@ def _column(table: Table, given: str | None, head: list[str], known: tuple[str, 
 
 
 def _joined(
-    table: Table, columns: tuple[int, int, int | None, int], named: Names, least: float
-) -> Labelled:  # fmt: skip
+    table: Table, columns: tuple[int, int, int | None, int], named: Names, least: float, known: tuple[str, ...] | None
+) -> Labelled:
     """The rows of one image as one."""
     image, label, confidence, first = columns
     rows: dict[str, Row] = {}
     contradicted: set[tuple[str, str]] = set()
-    _refuse_joined(table, [(line, cells[label]) for line, cells in table.rows[first:] if label < len(cells)])
+    _refuse_joined(table, [Cell(line, cells[label]) for line, cells in table.rows[first:] if label < len(cells)], known)
     for line, cells in table.rows[first:]:
         if len(cells) <= max(image, label, confidence or 0):
             raise UserError(f"{table.where(line)}: malformed CSV: found {counted(len(cells), 'column')}")
@@ -156,16 +161,17 @@ def _joined(
     return Labelled(table.file, None, list(rows.values()), warnings, table.where)
 
 
-def _refuse_joined(table: Table, cells: list[tuple[int, str]]) -> None:
-    """UserError where a cell joins labels of which one stands by itself in another row."""
-    alone = {name for _, name in cells}
-    for mark in "|;":
-        for line, name in cells:
-            if mark in name and any(part.strip() in alone for part in name.split(mark)):
-                raise UserError(
-                    f"{table.where(line)}: found the label {name[:60]!r}, which '{mark}' seems to join, expected one "
-                    "label a row; `prepare csv` reads several in a cell"
-                )
+def _refuse_joined(table: Table, cells: list[Cell], known: tuple[str, ...] | None) -> None:
+    """UserError where cells seem to hold several labels; names that --classes holds are single."""
+    cells = [cell for cell in cells if cell.text and cell.text not in (known or ())]
+    first = {cell.text: cell for cell in reversed(cells)}
+    if found := joining(Counter(cell.text for cell in cells), known or (), skipped=_IN_NAMES):
+        sign, name = found
+        raise UserError(
+            f"{table.where(first[name].line)}: found the label {name[:60]!r}, which '{sign}' seems to join, expected "
+            "one label a row; `prepare csv` reads several in a cell, and a name that --classes holds is whole"
+        )
+    refuse_cut_lists(table, cells, [[cell.text] for cell in cells])
 
 
 def _value(table: Table, line: int, cell: str, least: float) -> int:

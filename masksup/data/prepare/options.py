@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from masksup.base import files
 from masksup.base.words import counted, is_name
-from masksup.data.prepare.tables.words import same_but_case
+from masksup.data.prepare.tables.words import same_but_case, seems_nothing
 from masksup.errors import UserError
 
 # Coordinates beyond this are damage; up to it boxes are finite in float32, sums and all.
@@ -88,18 +88,24 @@ def require_classes(classes: tuple[str, ...], where: str) -> tuple[str, ...]:
 
 
 def spellings(names: Iterable[str], same_case: bool) -> tuple[dict[str, str], list[str]]:
-    """What each name is called that differs from an earlier one in case or blanks only, and what to say of them.
+    """What each name is called that differs from an earlier one in case or blanks only, and what to say of the names.
 
     Without `same_case` they stay classes of their own, and nothing is called otherwise.
     """
+    names = [*names]
+    empty = [name for name in dict.fromkeys(names) if seems_nothing(name)]
+    told = [
+        f"'{name}' is a class like the others; if it is none, leave it out of the annotations, or of COCO by --classes"
+        for name in empty
+    ]
     first: dict[str, str] = {}
     alike = {name: usual for name in names if (usual := first.setdefault(same_but_case(name), name)) != name}
     if not alike:
-        return {}, []
+        return {}, told
     shown = "; ".join(f"'{usual}' and '{name}'" for name, usual in list(alike.items())[:8])
     if same_case:
-        return alike, [f"{counted(len(alike), 'spelling')} taken as the same class: {shown}"]
-    return {}, [f"classes that differ in writing only: {shown}; --same-case makes them one"]
+        return alike, [*told, f"{counted(len(alike), 'spelling')} taken as the same class: {shown}"]
+    return {}, [*told, f"classes that differ in writing only: {shown}; --same-case makes them one"]
 
 
 def storable(text: str) -> bool:

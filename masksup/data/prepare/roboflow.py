@@ -63,8 +63,14 @@ def _with_boxes(table: Table) -> Labelled:
             left, top, right, bottom = map(float, edges)
         except (IndexError, ValueError):
             raise UserError(f"{table.where(line)}: found '{','.join(cells)[:80]}', expected a box of numbers") from None
-        row = rows.setdefault(name, Row(line, name, {}, []))
+        row = rows.setdefault(name, Row(line, name, {}, [], _size(head, cells)))
         row.labels[label] = 1
         assert row.boxes is not None
         row.boxes.append((label, left, top, right, bottom))
     return Labelled(table.file, None, list(rows.values()), [], table.where)
+
+
+def _size(head: list[str], cells: list[str]) -> tuple[int, int] | None:
+    """Width and height that the table states, which tell whether the boxes are those of the turned picture."""
+    stated = [cells[head.index(side)] for side in ("width", "height") if side in head]
+    return (int(stated[0]), int(stated[1])) if len(stated) == 2 and all(map(str.isdecimal, stated)) else None

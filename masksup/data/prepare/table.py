@@ -23,7 +23,7 @@ class _Counts:
     """Of the labels of one split."""
 
     positives_C: NDArray[np.int64]
-    ignored: int
+    ignored_C: NDArray[np.int64]
     labelled: int
     """Images with a positive."""
 
@@ -32,7 +32,11 @@ class _Counts:
         sample_P, class_P = present(content.labels_NC)
         positives_C = np.bincount(class_P, minlength=len(content.classes))
         labelled = np.unique(content.sample_image_N[sample_P])
-        return cls(positives_C, int(counts_of(content.labels_NC, -1).sum()), len(labelled))
+        return cls(positives_C, counts_of(content.labels_NC, -1), len(labelled))
+
+    @property
+    def ignored(self) -> int:
+        return int(self.ignored_C.sum())
 
 
 def print_table(contents: list[IndexContent]) -> None:
@@ -45,13 +49,17 @@ def print_table(contents: list[IndexContent]) -> None:
 
 
 def _warnings(contents: list[IndexContent], counts: list[_Counts]) -> list[str]:
-    """What the preparer noticed, classes without positives, and images shared by splits."""
+    """What the preparer noticed, classes without positives or without negatives, and images shared by splits."""
     lines = []
     for content, count in zip(contents, counts):
         lines += [f"{content.split}: {text}" for text in content.warnings]
         silent = [content.classes[c] for c in np.flatnonzero(count.positives_C == 0)]
         if silent and count.ignored < content.labels_NC.size:
             lines.append(f"{content.split}: {counted(len(silent), 'class')} without positives: {listed(silent)}")
+        without_C = (count.positives_C > 0) & (count.positives_C + count.ignored_C == len(content.ids))
+        if without_C.any():
+            full = [content.classes[c] for c in np.flatnonzero(without_C)]
+            lines.append(f"{content.split}: {counted(len(full), 'class')} without negatives: {listed(full)}")
     for first, second in combinations(contents, 2):
         shared = _shared_files(first, second)
         if shared:

@@ -8,7 +8,7 @@ from pathlib import Path
 from masksup.base.words import counted
 from masksup.data.prepare.options import class_list, require_classes
 from masksup.data.prepare.tables.labelled import Labelled, Row
-from masksup.data.prepare.tables.words import NOTHING, plain, same_but_case
+from masksup.data.prepare.tables.words import same_but_case, seems_nothing
 from masksup.errors import UserError, nearest
 
 _SHOWN = 8
@@ -145,7 +145,7 @@ def _same_case(tables: list[Labelled], rules: ClassRules, chosen: tuple[str, ...
 
 def _warn_of_nothing(tables: list[Labelled], chosen: tuple[str, ...] | None) -> None:
     for name, count in _names(tables).items():
-        if plain(name) in NOTHING and (chosen is None or name in chosen):
+        if seems_nothing(name) and (chosen is None or name in chosen):
             tables[0].warnings.append(
                 f"'{name}' is a class like the others ({counted(count, 'sample')}); --none '{name}' if it is no label"
             )

@@ -31,10 +31,14 @@ def contents_of(
     kind: str, tables: dict[str, Labelled], find: FindImages, root: Path, rules: ClassRules, *, skip_broken: bool,
     first_decides: bool = False,
 ) -> list[IndexContent]:  # fmt: skip
-    """One index a table, EXIF orientation applied. UserErrors as of `settle_classes` and `assemble`."""
+    """One index a table. EXIF orientation is applied; where rows state a size, as the sizes say.
+
+    UserErrors as of `settle_classes` and `assemble`.
+    """
     classes = settle_classes(list(tables.values()), rules, root, first_decides)
     splits = [_split(name, table, classes, find) for name, table in tables.items()]
-    return assemble(find.folder, kind, splits, classes, skip_broken=skip_broken, exif=True)
+    sized = any(row.size for table in tables.values() for row in table.rows)
+    return assemble(find.folder, kind, splits, classes, skip_broken=skip_broken, exif=None if sized else True)
 
 
 def _boxes(row: Row, number: dict[str, int]) -> tuple[NDArray[np.float32], NDArray[np.int16], NDArray[np.uint8]]:
@@ -66,7 +70,7 @@ def _split(name: str, table: Labelled, classes: tuple[str, ...], find: FindImage
         labels_C = np.full(len(classes), table.unlisted, np.int8)
         for label, value in row.labels.items():
             labels_C[number[label]] = value
-        raw.samples.append(Sample(path, path, labels_C, where, *_boxes(row, number)))
+        raw.samples.append(Sample(path, path, labels_C, where, *_boxes(row, number), claimed_size=row.size))
     if repeated:
         raw.warnings.append(f"left out {counted(repeated, 'row')} that repeat another one")
     find.require_stripped()

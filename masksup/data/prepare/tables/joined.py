@@ -1,16 +1,18 @@
 """Labels in one cell: a list as Python, JSON or Label Studio writes it, or names that '|' or --separator joins.
 
-Another separator is never guessed, and never overlooked: where most cells hold one, or what it parts stands in other
-cells by itself, the table is refused until --separator says what is meant. With --classes there is nothing to guess.
+Another separator is never guessed, and never overlooked, whatever sign it is: where most cells hold one, or what it
+parts stands in other cells by itself, the table is refused until --separator says what is meant. With --classes there
+is nothing to guess.
 """
 
 import json
 import re
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from masksup.data.prepare.tables.cells import Table
-from masksup.data.prepare.tables.words import NOTHING, plain
+from masksup.data.prepare.tables.words import seems_nothing
 from masksup.errors import UserError
 
 USUAL = "|"
@@ -20,7 +22,9 @@ _ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,:'"\s\[\](){}
 _BITS = re.compile(r"[01]+")
 _DICTIONARY = re.compile(r"\[?\s*\{.*:.*\}\s*\]?", re.DOTALL)
 _OTHERS = (",", ";", " ")
-_RARE = ("/", "+", "&", ":")  # part of many a name, so that only a part that is a label tells
+_WITHIN = frozenset("-_.'’()")  # signs of single names: they join only what are labels themselves, all of it
+# What is left of a list that was cut, or that numpy or a set wrote in another way.
+_CUT_LIST = re.compile(r"""^[\[({]\s*['"]|[\[{]\s*['"]|['"]\s*[\]}]|^set\(\)$""")
 
 
 @dataclass(frozen=True)
@@ -125,23 +129,59 @@ def _clear(cells: list[Cell], known: Collection[str] | None) -> str | None:
 def _refuse_unclear(table: Table, cells: list[Cell], known: Collection[str] | None) -> None:
     """UserError where '|' does not seem to be what joins labels."""
     sure = set(known or ())
-    names = [
-        (cell, name)
-        for cell in cells
-        for name in _parts(cell.text, USUAL)
-        if name not in sure and plain(name) not in NOTHING
-    ]
-    alone = {name for _, name in names} | sure
-    others = [s for s in (*_OTHERS, *_RARE) if s != " " or not any(USUAL in cell.text for cell in cells)]
-    for separator in others:
-        holding = [(cell, name) for cell, name in names if len(_parts(name, separator)) > 1]
-        # Where a part is a label by itself, a cell is likely a list, however few such cells there are.
-        proven = [cell for cell, name in holding if any(part in alone for part in _parts(name, separator))]
-        if proven or (separator not in _RARE and 2 * len(holding) > len(names)):
-            cell = (proven or [holding[0][0]])[0]
-            shown = "space" if separator == " " else f"'{separator}'"
+    first: dict[str, Cell] = {}
+    counts: Counter[str] = Counter()
+    for cell in cells:
+        for name in _parts(cell.text, USUAL):
+            if name not in sure and not seems_nothing(name):
+                counts[name] += 1
+                first.setdefault(name, cell)
+    skipped = " " if any(USUAL in cell.text for cell in cells) else ""
+    if found := joining(counts, sure, skipped):
+        sign, name = found
+        shown = "space" if sign == " " else f"'{sign}'"
+        holding = sum(count for other, count in counts.items() if len(_parts(other, sign)) > 1)
+        raise UserError(
+            f"{table.where(first[name].line)}: found the labels {first[name].text[:60]!r}, which {shown} seems to join "
+            f"(it is in {holding} of {counts.total()} names); --separator {shown} parts them there, --separator "
+            f"'{USUAL}' keeps them whole"
+        )
+
+
+def joining(counts: Mapping[str, int], sure: Collection[str] = (), skipped: str = "") -> tuple[str, str] | None:
+    """A sign that seems to join labels, with a name that shows it; None where all names seem to be single.
+
+    counts: how often each name occurs. sure: further names that are single. skipped: signs that are none.
+    """
+    alone = counts.keys() | set(sure)
+    others = sorted({sign for name in counts for sign in name if not (sign.isalnum() or sign.isspace())} - {*_OTHERS})
+    for sign in (sign for sign in (*_OTHERS, *others) if sign not in skipped):
+        parted = {name: parts for name in counts if sign in name and len(parts := _parts(name, sign)) > 1}
+        if sign == " ":
+            parted = {name: parts for name in counts if len(parts := name.split()) > 1}
+        if sign in _WITHIN:
+            proven = [name for name, parts in parted.items() if all(part in alone for part in parts)]
+        else:
+            # Where a part is a label by itself, a cell is likely a list, however few such cells there are.
+            proven = [name for name, parts in parted.items() if any(part in alone for part in parts)]
+        if not proven and sign in _OTHERS and 2 * sum(counts[name] for name in parted) > sum(counts.values()):
+            proven = list(parted)
+        if not proven and sign not in _OTHERS and sign not in _WITHIN:
+            # Of parts and kinds (color/red) each has its place; in a list, what is first here is last there.
+            leading = {parts[0] for parts in parted.values()}
+            proven = [name for name, parts in parted.items() if leading & {*parts[1:]}]
+        if proven:
+            return sign, proven[0]
+    return None
+
+
+def refuse_cut_lists(table: Table, cells: list[Cell], listed: list[list[str]]) -> None:
+    """UserError for a label that is a piece of a list, or that stands in brackets or quotes here and bare elsewhere."""
+    first = {name: cell for cell, names in zip(reversed(cells), reversed(listed)) for name in names}
+    for name, cell in reversed(first.items()):
+        bare = name.strip("[](){}<>'\" ")
+        if _CUT_LIST.search(name) or (bare != name and bare in first):
             raise UserError(
-                f"{table.where(cell.line)}: found the labels {cell.text[:60]!r}, which {shown} seems to join (it is in "
-                f"{len(holding)} of {len(names)} names); --separator {shown} parts them there, --separator '|' keeps "
-                "them whole"
+                f"{table.where(cell.line)}: found the label {name[:60]!r}, which seems to be a piece of a list, "
+                "expected names joined by '|', or lists such as ['cat', 'dog'], which take no --separator"
             )

@@ -16,6 +16,8 @@ class Row:
     labels: dict[str, int]
     boxes: list[tuple[str, float, float, float, float]] | None = None
     """Class and xyxy in px, where objects are marked."""
+    size: tuple[int, int] | None = None
+    """Width and height that the table states, in px."""
 
 
 @dataclass

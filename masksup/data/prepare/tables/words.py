@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 # Labels that often mean that there is none.
 NOTHING = {
     "na", "n/a", "nan", "null", "none", "nofinding", "nofindings", "nolabel", "nolabels", "background", "nothing",
-    "unlabeled", "unlabelled", "empty", "-", "?", "unknown", "<na>",
+    "unlabeled", "unlabelled", "empty", "unknown", "<na>", "#n/a", "#na", "nil", "void", "notapplicable", "normal",
 }  # fmt: skip
 # Columns of 1 and 0 that are seldom classes: numbers of rows, parts of a data set, whom a picture shows.
 SELDOM_CLASSES = {
@@ -47,6 +47,12 @@ VALUES = {
 def plain(name: str) -> str:
     """A name without case, blanks and what stands for them: "Image Index" and image_index are one."""
     return _BETWEEN.sub("", name.casefold())
+
+
+def seems_nothing(name: str) -> bool:
+    """Whether a label often means that there is none: "No Finding", "n/a", and "-" or "?" without a letter."""
+    name = name.strip("[](){}'\" ")
+    return plain(name) in NOTHING or all(unicodedata.category(letter)[0] in "PZ" for letter in name)
 
 
 @lru_cache(1 << 16)  # asked of each pair of names
