@@ -116,7 +116,9 @@ def _unreached(facts: dict[str, Any]) -> list[str]:
     for name, best in list(unreached.items())[:SHOWN]:
         lines.append(f"{name}: no threshold reaches {facts['aim']} (best {best:.1f} %), so it takes the shared one")
     if len(unreached) > SHOWN:
-        lines.append(f"so do {len(unreached) - SHOWN:,} more classes (best_precision in calibration.json of the run)")
+        lines.append(
+            f"so do {counted(len(unreached) - SHOWN, 'more class')} (best_precision in calibration.json of the run)"
+        )
     if not facts["shared"]["reached"] and any(row["origin"] == "shared" for row in facts["classes"].values()):
         lines.append(
             f"no shared threshold reaches {facts['aim']}: it is the one of the highest precision, which is lower"

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from masksup.base.files import written_whole
+from masksup.base.words import counted
 from masksup.metrics.precision_recall import Floats
 from masksup.output.lettering import fonts_for, shortened, written
 
@@ -71,7 +72,7 @@ def draw_precision_recall(path: Path, curves: Sequence[ClassCurve], title: str) 
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         legend = axes.legend(
             lines, [str(number) for number in range(len(named))], loc="upper left", bbox_to_anchor=(1.0, 1.0),
-            title=f"AP, {len(named)} of {len(curves)} classes" if len(curves) > NAMED else "AP",
+            title=f"AP, {len(named)} of {counted(len(curves), 'class')}" if len(curves) > NAMED else "AP",
             frameon=False, alignment="left", fontsize=9, title_fontsize=9,
         )  # fmt: skip
         for text, curve in zip(legend.get_texts(), named):

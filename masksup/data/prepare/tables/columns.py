@@ -116,7 +116,7 @@ def _without_header(table: Table, rules: ColumnRules) -> Columns:
         return Columns(0, (), {name: c for c, name in enumerate(rules.known, 1)}, rows)
     if marks and len(first) > 2:
         raise UserError(
-            f"{table.where(line)}: found no header above {len(first) - 1} columns of 1 and 0, expected "
+            f"{table.where(line)}: found no header above {counted(len(first) - 1, 'column')} of 1 and 0, expected "
             "'image,<class>,<class>,...'; --classes A,B,... names as many classes in their order"
         )
     if len(first) == 2 or (rules.separator is not None and rules.separator == table.delimiter):

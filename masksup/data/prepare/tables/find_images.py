@@ -133,8 +133,8 @@ class FindImages:
         found = self._by_name.get(_any_case(path), []) if "/" not in path else []
         if len(found) > 1:
             raise UserError(
-                f"{where}: found {len(found)} images called '{path}' ({found[0]} and {found[1]}), expected the folder "
-                "in the name"
+                f"{where}: found {counted(len(found), 'image')} called '{path}' ({found[0]} and {found[1]}), "
+                "expected the folder in the name"
             )
         if len(found) == 1:
             self._elsewhere.append((path, found[0]))
