@@ -1,5 +1,6 @@
 """masksup-launch sweep: one job array, one element a setting; again, only what is missing or failed."""
 
+import os
 import shlex
 import sys
 import time
@@ -89,8 +90,9 @@ def note(home: Path, file: Path, found: list[Setting], proposed: Named) -> None:
         setting.folder: {"name": setting.name, "seed": setting.seed, "overrides": list(setting.overrides)}
         for setting in found
     }
+    base = os.path.abspath(file.parent / asked.base)  # noqa: PTH100  (resolve() would follow links)
     write_json(home / "launch" / "sweep.json", {
-        "file": str(file.absolute()), "base": str((file.parent / asked.base).absolute()), "time": time.time(),
+        "file": str(file.absolute()), "base": base, "time": time.time(),
         "halving": asked.halving.model_dump() if asked.halving else None, "settings": {**old, **new},
     })  # fmt: skip
 

@@ -26,7 +26,7 @@ def test_few_images_are_said_and_too_few_are_refused(
     torch.set_num_threads(1)
     run = tmp_path / "run"
     assert train(tiny_config(epochs=1), run) == 0
-    assert main(["calibrate", str(run), "--min-positives", "5000"]) == 2
+    assert main(["calibrate", str(run), "--min-positives", "5000", "--folds", "999"]) == 2
     err = capsys.readouterr().err
     assert "too few to fit a threshold to; expected at least 5000 (--min-positives)" in err
     assert not (run / "decisions.json").exists()

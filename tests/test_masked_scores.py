@@ -68,7 +68,7 @@ def test_a_run_prints_its_masked_scores_beside_the_clean_ones(tiny_config, tmp_p
         assert [cell.strip() for cell in line.split("│")[2:-1]] == [
             f"{summary[key]:.2f}" for key in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
         ]
-    assert any("Scores of classes that an image shows only as" in line for line in lines)
+    assert any("Scores by size and occlusion of the objects" in line for line in lines)
 
 
 def test_a_frozen_run_is_masked_from_its_images(tiny_config, tiny_data, tmp_path):

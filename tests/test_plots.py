@@ -66,6 +66,15 @@ def test_names_are_drawn_as_they_are_in_any_script(tmp_path: Path) -> None:
     assert list(pictures.values()) == NAMES, "no two names look alike"
 
 
+def test_a_class_with_one_positive_has_a_dot(tmp_path: Path) -> None:
+    pictures = []
+    for precision in (0.3, 0.7):
+        curve = ClassCurve("dog", np.array([1.0]), np.array([precision]), 30.0)
+        draw_precision_recall(tmp_path / "pr.png", [curve], "run")
+        pictures.append((tmp_path / "pr.png").read_bytes())
+    assert pictures[0] != pictures[1], "the point is seen"
+
+
 def test_of_many_classes_the_first_have_names_and_all_have_curves(tmp_path: Path) -> None:
     curves = [ClassCurve(f"c{k}", np.array([0.1, 1.0]), np.array([1.0, k / 100]), 50.0) for k in range(100)]
     sizes = []

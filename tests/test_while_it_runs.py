@@ -42,7 +42,7 @@ def test_twenty_nine_steps_draw_a_curve_that_a_stop_does_not_change(
     rows = [row for row in read_rows(tmp_path / "clean" / "metrics.jsonl") if row["kind"] == "train"]
     assert [row["step"] for row in rows] == list(range(1, 30))
     epochs = re.findall(r"^epoch ([\d.]+): loss \d+\.\d{4}  mAP [\d.]+  CF1", said, flags=re.MULTILINE)
-    assert epochs == ["3", "6", "9.2"]
+    assert epochs == ["3.2", "6.08", "9.2"]
     assert rows[-1]["epoch"] == 9.2
     assert "step 29/29  epoch 9.20" in said
     steps = iter(range(100))
@@ -70,3 +70,4 @@ def test_what_will_disappoint_is_said_once(
         "no label is found at the threshold 0.999, so CP to OF1 say nothing: masksup calibrate fits thresholds",
     ):
         assert said.count(caution) == 1, caution
+    assert "\nepoch 1.28: loss " in said, "as at the end: best epoch (1.28)"

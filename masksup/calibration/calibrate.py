@@ -109,13 +109,15 @@ def fit_to(trained: Trained, samples: Readable, plan: FitPlan, resamples: int, g
             f"{counted(len(samples), 'sample')} are few: with others of this kind the shared threshold would lie "
             f"anywhere from {low:.2f} to {high:.2f}; expected {FEW} or more"
         )
-    file = write_decisions(trained.run, decisions)
-    write_sealed(trained.run / CALIBRATION, facts)
-    log.info(f"kept: {file}, by which predict and exported models decide; {trained.run / CALIBRATION}")
+    here = Path.cwd()
+    run = trained.run.relative_to(here) if trained.run.is_relative_to(here) else trained.run  # as a person types it
+    file = write_decisions(run, decisions)
+    write_sealed(run / CALIBRATION, facts)
+    log.info(f"kept: {file}, by which predict and exported models decide; {run / CALIBRATION}")
     tell_next(
-        (("masksup", "predict", trained.run, "PHOTOS", "--out", "labels.csv"), "labels by these thresholds"),
-        (("masksup", "export", trained.run, "--out", f"{trained.run.name}.onnx"), "one file that runs without torch"),
-        (("masksup", "pack", trained.run, "--out", f"{trained.run.name}.zip"), "one archive to share"),
+        (("masksup", "predict", run, "PHOTOS", "--out", "labels.csv"), "labels by these thresholds"),
+        (("masksup", "export", run, "--out", f"{trained.run.name}.onnx"), "one file that runs without torch"),
+        (("masksup", "pack", run, "--out", f"{trained.run.name}.zip"), "one archive to share"),
     )
 
 
@@ -183,8 +185,6 @@ def _readable(part: Part, outputs: Outputs) -> Readable:
 
 def _refuse_too_little(samples: Readable, wanted: CalibrationOptions) -> None:
     title, labels_NC = samples.title, samples.labels_NC
-    if len(samples) < wanted.folds:
-        raise UserError(f"--folds: found {wanted.folds}, but {title} has {len(samples)} readable samples")
     if not (labels_NC == 1).any() or not (labels_NC == 0).any():
         raise UserError(f"{title}: found no label that is present, or none that is absent; nothing can be fitted")
     positives = int((labels_NC == 1).sum())
@@ -194,6 +194,8 @@ def _refuse_too_little(samples: Readable, wanted: CalibrationOptions) -> None:
             f"{counted(len(samples), 'sample')}, too few to fit a threshold to; expected at least {wanted.least} "
             "(--min-positives); label more, or keep the threshold of the run"
         )
+    if len(samples) < wanted.folds:  # last: fewer folds do not help who has too few labels
+        raise UserError(f"--folds: found {wanted.folds}, but {title} has {len(samples)} readable samples")
 
 
 def _decisions(trained: Trained, samples: Readable, plan: FitPlan, scores: FoldScores, resamples: int) -> Decisions:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     subjects = _subjects(args.runs, args.data, running)
     set_numerics(subjects[0].trained.config.precision)
     write_atomically(target, render([gather(subject) for subject in subjects]))
-    log.info(f"report: {target} ({target.stat().st_size / 2**20:.1f} MiB; opens in any browser, needs no network)")
+    log.info(f"report: {target} ({target.stat().st_size / 2**10:,.0f} KiB; opens in any browser, needs no network)")
 
 
 def _target(paths: list[Path], out: Path | None) -> Path:

@@ -1,5 +1,6 @@
 """Settings of different sections that do not go together."""
 
+from masksup.base.words import counted
 from masksup.config.components import CSRA_HEADS
 from masksup.config.schema import Config, Section
 from masksup.errors import UserError
@@ -128,7 +129,7 @@ def too_many_ranks(c: Config, world: int) -> str | None:
         return None
     return (
         f"batch.micro: found {count} micro-batch{'es' if count > 1 else ''} of {c.batch.micro_size} in a batch of "
-        f"{c.batch.global_}, fewer than the {world} ranks; expected at most {count} ranks, or batch.micro "
+        f"{c.batch.global_}, fewer than the {world} ranks; expected at most {counted(count, 'rank')}, or batch.micro "
         f"{max(c.batch.global_ // world, 1)} or less"
     )
 

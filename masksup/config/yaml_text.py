@@ -90,6 +90,8 @@ def parse_yaml(text: str | bytes, texts: bool = False) -> Any:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file (safe loader, duplicate keys refused)."""
+    if (own := path / "config.yaml").is_file():
+        raise UserError(f"{path}: found a run folder, expected a configuration file; its own is {own}")
     try:
         text = read_text(path)
     except FileNotFoundError:

@@ -75,18 +75,16 @@ def _under_masks(summary: dict[str, Any]) -> Table:
 
 
 def _by_stratum(summary: dict[str, Any]) -> Table:
-    """A row a stratum; the range behind a score is its interval."""
+    """A row a stratum, of the classes that an image shows only as such objects; behind a score its interval."""
     scores = summary["stratified"]
     rows = {"all": scores["all"]}
     for division in ("size", "occlusion"):
         rows |= scores[division]["strata"] or {}
     ranges = summary["protocol"]["intervals"]
-    title = "Scores of classes that an image shows only as small, medium, large or occluded objects" + (
-        f" (and {LEVEL} % interval)" if ranges else ""
-    )
+    title = "Scores by size and occlusion of the objects" + (f", with {LEVEL} % intervals" if ranges else "")
     title += ", by the clean rules" if summary["protocol"]["compat"] != "none" else ""
     table = Table(title=title, title_justify="left")
-    table.add_column("only")
+    table.add_column("objects")
     for key in STRATUM_SCORES:
         table.add_column(key, justify="right")
     table.add_column("pos.", justify="right", style="dim", no_wrap=True)
@@ -104,13 +102,13 @@ def _by_stratum(summary: dict[str, Any]) -> Table:
 def _outside(scores: dict[str, Any]) -> str:
     """What became of the positive pairs that are in no row."""
     parts = []
-    for division, what in (("size", "of several sizes"), ("occlusion", "occluded and not")):
+    for division, what in (("size", "are of several sizes"), ("occlusion", "are both occluded and not")):
         group = scores[division]
         if group["strata"]:
-            without = f", {group['without_boxes']} without counted boxes" if group["without_boxes"] else ""
+            without = f", {group['without_boxes']} have no counted box" if group["without_boxes"] else ""
             parts.append(f"{group['mixed']} {what}{without}")
     note = ". 'Occluded' includes 'truncated'" if scores["occlusion"]["strata"] else ""
-    return f"Positives that count in the first row only: {'; '.join(parts)}{note}."
+    return f"Positives in the first row alone: {'; '.join(parts)}{note}."
 
 
 def _range(ends: list[float]) -> str:

@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from masksup.base.files import written_whole
@@ -52,7 +53,7 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]], title: str) -> bool:
             if label.startswith("mAP"):
                 best = max(points, key=lambda point: point[1])
                 axes.plot(*best, marker="o", color="#c4401c", label=f"best: {best[1]:.2f} at epoch {best[0]:.3g}")
-                axes.legend(loc="lower right", frameon=False)
+                axes.legend(loc="best", frameon=False)
     return True
 
 
@@ -66,7 +67,7 @@ def draw_precision_recall(path: Path, curves: Sequence[ClassCurve], title: str) 
             axes.plot(curve.recall, curve.precision, color=_GREY, linewidth=0.6)
         named = curves[:NAMED]
         axes.set_prop_cycle(color=[matplotlib.colormaps["tab20"](k) for k in range(NAMED)])
-        lines = [axes.plot(curve.recall, curve.precision, linewidth=1.3)[0] for curve in named]
+        lines = [_line(axes, curve) for curve in named]
         _label(axes, "recall", "precision")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         legend = axes.legend(
@@ -77,6 +78,12 @@ def draw_precision_recall(path: Path, curves: Sequence[ClassCurve], title: str) 
         for text, curve in zip(legend.get_texts(), named):
             _write(text, f"{curve.ap:.1f}  {shortened(curve.name, _NAME, _LETTERS)}")
     return True
+
+
+def _line(axes: Axes, curve: ClassCurve) -> Line2D:
+    """A line, and of a class with a single positive, whose curve is one point, a dot."""
+    marker = "o" if len(curve.recall) == 1 else None
+    return axes.plot(curve.recall, curve.precision, linewidth=1.3, marker=marker, clip_on=marker is None)[0]
 
 
 def _points(rows: Sequence[dict[str, Any]], kind: str, key: str) -> list[tuple[float, float]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from masksup.base.files import write_atomically
 from masksup.base.log import log, start_logging
-from masksup.base.words import counted
 from masksup.calibration.aims import parse_aim
 from masksup.calibration.calibrate import Readable, fit_to
 from masksup.calibration.cross_validation import FitPlan
@@ -64,8 +63,8 @@ def calibrate_winner(search: Climb) -> None:
     positives = int((held.labels_NC == 1).sum())
     if positives < _LEAST or not (held.labels_NC == 0).any():
         log.warning(
-            f"{counted(positives, 'present label')} of {held.labels_NC.size}, too few or too many to fit thresholds "
-            "to; the run keeps its own, 0.5"
+            f"thresholds: {positives} of {held.labels_NC.size} labels are present, expected at least {_LEAST} and one "
+            "that is absent; nothing is fitted, and a class is predicted from probability 0.5"
         )
         return
     plan = FitPlan(parse_aim("f1", len(trained.classes)), "platt", _LEAST, "mixed", folds, trained.config.seed)

@@ -61,7 +61,7 @@ class ToMlflow:
         there = self._there[run.id]
         if self._uri.startswith("http"):
             return f"{self._uri.rstrip('/')}/#/experiments/{there.experiment_id}/runs/{there.run_id}"
-        return f"mlflow server --backend-store-uri {self._uri}"
+        return f"mlflow server --backend-store-uri {self._uri} (its pages come with pip install mlflow)"
 
     def send(self, run: TrackedRun, *, artifacts: bool) -> int:
         """See `Tracker`. After a crash at any point the next call sends what is missing and nothing twice."""

@@ -37,19 +37,19 @@ def introduce(run: Run, told: list[str]) -> None:
         if most > 1:
             size = f"{4 * trained / 2**20:,.1f} MiB"
             log.info(
-                f"gradients: {counted(count, 'micro-batch')} a step; a rank holds up to {most} gradients of {size} "
-                "(parallel.sum)"
+                f"gradients: each step adds those of {counted(count, 'micro-batch')}; a process keeps up "
+                f"to {most} of them in memory, {size} each (parallel.sum)"
             )
     if not adds_as_tree(config) and group.world > 1:
         log.info("gradients: the library adds them, so another number of ranks gives other last bits (parallel.sum)")
     for line in told:
         log.info(line)
     if config.model.batchnorm == "frozen":
-        log.info("batch norm: keeps the statistics of the weights in training (model.batchnorm)")
+        log.info("batch norm: training leaves its statistics as they came with the weights (model.batchnorm)")
     if run.progress.step:
         log.info(f"going on from step {run.progress.step} of {run.plan.total_steps} (start {run.folder.start})")
     else:
-        for line in cautions(run):
+        for line in cautions(run) if group.place.first else ():  # other ranks would say the same
             log.warning(line)
         swept = os.environ.get("MASKSUP_HPARAMS", "")  # by the launcher of a sweep: the keys that tell its runs apart
         run.record.hyperparameters(config, swept.split(","))

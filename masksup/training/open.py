@@ -151,7 +151,7 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     method = new_method(config, network, len(classes), source.train).to(device)
     if new_head and config.model.head_start == "prior":
         start_at_prior(config, method, source.train)
-        told[-1] += "; in the new head each class begins at its share of the training part"
+        told[-1] += "; the new head begins by predicting how frequent each class is in training (model.head_start)"
     check_engine(config, method, device, place)
     scored = copy.deepcopy(method).eval()
     if config.model.lora.rank:

@@ -56,9 +56,7 @@ def _judge(run: Run, outputs: Outputs | Counted, part: Part) -> bool:
     if improved:
         name = run.saver.name(progress.step)
         progress.best = {"step": progress.step, "epoch": epoch, "mAP": mean_ap, "checkpoint": name}
-    every = run.config.eval.every_epochs
-    ended = run.plan.epochs if progress.step == run.plan.total_steps else (epoch + 1e-9) // every * every
-    log.info(f"epoch {ended:g}: {_short(progress.loss, summary)}{'  best so far' if improved else ''}")
+    log.info(f"epoch {epoch:.3g}: {_short(progress.loss, summary)}{'  best so far' if improved else ''}")
     record_scores(run, summary, outputs, part, epoch)
     last = progress.step == run.plan.total_steps
     if run.config.log.images and (improved or last):

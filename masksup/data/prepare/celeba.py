@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from masksup.base.words import counted
 from masksup.data.prepare.options import named_splits, read_text
 from masksup.data.prepare.tables.cells import read_table
 from masksup.data.prepare.tables.classes import ClassRules
@@ -88,7 +89,7 @@ def _rows(file: Path) -> list[tuple[int, list[str]]]:
     stated, found = int(lines[0][1][0]), len(lines) - 2  # the second line names the attributes
     if stated != found:
         raise UserError(
-            f"{file}, line 1: found that it has {stated:,} images, but {found:,} below; expected the whole file"
+            f"{file}, line 1: found that it has {counted(stated, 'image')}, but {found:,} below; expected the whole file"
         )
     return lines[1:]
 
