@@ -89,7 +89,7 @@ def _rows(file: Path) -> list[tuple[int, list[str]]]:
     stated, found = int(lines[0][1][0]), len(lines) - 2  # the second line names the attributes
     if stated != found:
         raise UserError(
-            f"{file}, line 1: found that it has {counted(stated, 'image')}, but {found:,} below; expected the whole file"
+            f"{file}, line 1: found {counted(stated, 'image')} stated and {found:,} below; expected the whole file"
         )
     return lines[1:]
 
