@@ -126,7 +126,7 @@ def test_celeba_that_was_cut_is_refused(tmp_path: Path) -> None:
     pictures(tmp_path, "img_align_celeba/000001.jpg", "img_align_celeba/000002.jpg")
     (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n")
     (tmp_path / "list_attr_celeba.txt").write_text("3\nMale\n000001.jpg 1\n000002.jpg -1\n")
-    with pytest.raises(UserError, match="line 1: found that it has 3 images, but 2 below"):
+    with pytest.raises(UserError, match="line 1: found 3 images stated and 2 below"):
         DATASETS.resolve("celeba")(tmp_path)
     (tmp_path / "list_attr_celeba.txt").write_text("2\nMale\n000001.jpg 1\n000002.jpg -1\n")
     with pytest.raises(UserError, match=r"list_eval_partition\.txt: found no line of 000002\.jpg"):
