@@ -82,6 +82,8 @@ def test_recipes_are_the_files_and_filters_choose(tmp_path: Path, capsys: pytest
     assert {recipe.file for recipe in recipes} == {file for file in files if not file.stem.startswith("base")}
     found = chosen(recipes, "voc2007", "mcar")
     assert [r.published for r in found if r.size == 448 and "resnet101" in r.backbone] == ["mAP 94.8", "mAP 95.6"]
+    memory = {recipe.file.stem: recipe.memory for recipe in recipes if recipe.memory}
+    assert memory == {"quickstart": "1.0 GB", "voc2007_mini_resnet101": "2.6 GB", "voc2007_mini_vit_l16": "7.0 GB"}
     out = tmp_path / "all.json"
     assert main(["recipes", "--data", "coco_small", "--configs", str(ROOT / "configs"), "--json", str(out)]) == 0
     rows = json.loads(out.read_text())

@@ -21,7 +21,8 @@ def run(args: argparse.Namespace) -> None:
     rows = [
         {
             "data": recipe.data, "method": " ".join(recipe.parts[1:]), "backbone": recipe.backbone, "px": recipe.size,
-            "published": recipe.published, "measured here": recipe.measured, "file": str(recipe.file),
+            "published": recipe.published, "measured here": recipe.measured,
+            "memory": recipe.memory, "file": str(recipe.file),
         }
         for recipe in found
     ]  # fmt: skip

@@ -23,6 +23,8 @@ class Recipe:
     size: int
     published: str | None
     measured: str | None
+    memory: str | None
+    """Of a training here, where it was measured."""
     file: Path
 
 
@@ -63,9 +65,11 @@ def _read(file: Path) -> Recipe:
     config, head = load_config(file)[0], " ".join(_head_lines(file))
     published = re.search(r"Published: (mAP [\d.]+)", head)
     measured = re.search(r"Measured (?:here )?\d{4}-\d\d-\d\d.*?: (?:val )?(mAP [\d.]+(?: \+- [\d.]+)?)", head)
+    memory = re.search(r"Memory: ([\d.]+ [GM]B)", head)
     return Recipe(
         Path(config.data.train).parent.name, (file.parent.name, *_parts(config)), config.model.backbone,
-        config.model.size, published[1] if published else None, measured[1] if measured else None, file,
+        config.model.size, published[1] if published else None, measured[1] if measured else None,
+        memory[1] if memory else None, file,
     )  # fmt: skip
 
 
