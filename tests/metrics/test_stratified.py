@@ -276,7 +276,7 @@ def test_the_table_of_real_photographs(coco_val, tiny_config):
         row, (low, high) = strata[name], strata[name]["mAP_interval"]
         assert rows[name][2].split() == [f"{row['mAP']:.2f}", f"{low:.1f}-{high:.1f}"]
         assert rows[name][5].strip() == str(row["positives"])
-    assert f"{summary['stratified']['size']['mixed']} of several sizes" in out.getvalue()
+    assert f"{summary['stratified']['size']['mixed']} are of several sizes" in out.getvalue()
     labels = np.asarray(coco_val.labels_NC)
     assert sum(row["positives"] for row in strata.values()) + summary["stratified"]["size"]["mixed"] == 181
     expected = mean_average_precision(average_precision(predictions(coco_val).logits_NC, labels))
