@@ -135,7 +135,7 @@ def resume(paths: list[Path], options: dict[str, object], overrides: Sequence[st
         done = submit([(folder.run, config)], resources, row.get("cluster", "slurm"), f"masksup-{folder.run.name}",
                       folder.path)  # fmt: skip
         crashes = crashes_in_vain(starts(folder))
-        anew = f"; its {crashes} crashes are forgiven and counted anew" if crashes else ""
+        anew = f"; {counted(crashes, 'crash')} forgiven, and counted anew" if crashes else ""
         print(f"{folder.run}: job {done[0].job}{anew}")
         return True
 

@@ -105,6 +105,7 @@ def test_eval_repeats_the_score_of_the_result(run: Path, tmp_path: Path, tiny_da
     assert main(arguments) == 0
     found, result = json.loads(file.read_text()), json.loads((run / "result.json").read_text())
     assert found["AP"] == result["best"]["eval"]["AP"]
+    assert found["protocol"]["tf32"] is False
     assert found["protocol"]["checkpoint_sha256"] == result["best"]["eval"]["protocol"]["checkpoint_sha256"]
     with np.load(predictions) as arrays:
         index = open_index(tiny_data / "val")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from masksup.data.split import make_plan, open_source
 from masksup.data.write_index import write_index
 from masksup.errors import UserError
 from masksup.exits import STOPPED
+from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from masksup.runtime.machine import device_model, versions
 from masksup.runtime.run_folder import as_in_folder, open_run, read_run_config, refuse_other_config
 from masksup.training.train import train
@@ -173,6 +175,19 @@ def test_operation_that_may_change_results_is_told_and_kept_through_later_starts
     assert result(tmp_path)["changed"] == [{"step": 2, "start": 2, "settings": {"eval.batch": "32 -> 7"}}]
     starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
     assert [row["settings"]["eval.batch"] for row in starts] == [32, 7, 7]
+
+
+def test_a_checkpoint_of_another_version_is_one_line(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    assert train(tiny_config(epochs=1), tmp_path) == 0
+    (tmp_path / "result.json").unlink()
+    (newest, *_) = list_checkpoints(tmp_path / "checkpoints")
+    saved = read_checkpoint(newest)
+    shutil.rmtree(tmp_path / "checkpoints")
+    meta = {**saved.meta, "at": {**saved.meta["at"], "of_tomorrow": 1}}
+    (tmp_path / "checkpoints").mkdir()
+    write_checkpoint(tmp_path / "checkpoints", newest.name, replace(saved, meta=meta))
+    with pytest.raises(UserError, match=r"written by another version of this program .*of_tomorrow.*--run-dir"):
+        train(tiny_config(epochs=1), tmp_path)
 
 
 def test_another_device_or_library_is_one_warning_and_kept(

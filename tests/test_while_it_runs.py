@@ -53,6 +53,19 @@ def test_twenty_nine_steps_draw_a_curve_that_a_stop_does_not_change(
     assert_same_run(tmp_path / "cut", tmp_path / "clean")
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.04, False), (0.06, True)])
+def test_a_training_that_waited_for_data_names_the_doctor(
+    share: float, said: bool, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    paces = {"images_per_second": 9.0, "step_seconds": 1.0, "data_wait_seconds": share, "data_wait_share": share}
+    monkeypatch.setattr("masksup.runtime.progress.Meter.read", lambda _: {**paces, "memory_mib": 1.0})
+    assert train(tiny_config(eval={"bootstrap": 0}), tmp_path / "run") == 0
+    told = f"masksup doctor {tmp_path / 'run'}", "waiting for data took 6% of the training: what to change"
+    out = " ".join(capsys.readouterr().out.split())
+    assert [line in out for line in told] == [said, said]
+
+
 def test_what_will_disappoint_is_said_once(
     tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,7 @@ def _per_class(summary: dict[str, Any], width: int) -> Table:
     # Three cells of a class and the frame and padding rich puts around them.
     columns = max(1, (width - 1) // (name_width + len("100.00") + count_width + 9))
     rows = -(-len(names) // columns)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", min_width=min(width, len(title)))
     for _ in range(-(-len(names) // rows)):
         table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=name_width)
         table.add_column("AP", justify="right", no_wrap=True)

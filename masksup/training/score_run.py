@@ -19,12 +19,15 @@ from masksup.evaluation.kept import Unfinished, outputs_key
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.tables import headline, tables
 from masksup.runtime.checkpoint import SUMS, Damaged, read_checkpoint
+from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.progress import duration
 from masksup.training import patience
 from masksup.training.adapted import as_scored
 from masksup.training.plot import plot_curves, plot_precision_recall
 from masksup.training.run import Run
 from masksup.training.score_log import CURVES, contact_sheet_of, known, record_scores
+
+WAITED_MUCH = 0.05  # the share of the training that a step waited for images
 
 
 def score_epoch(run: Run) -> bool:
@@ -119,10 +122,21 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
     )
     folder = run.folder.path
     calibrated = [(("masksup", "calibrate", folder), "a threshold for each class")] if run.source.eval else []
+    waited = _share_waited(run)
+    slow = [(("masksup", "doctor", folder), f"waiting for data took {waited:.0%} of the training: what to change")]
     tell_next(
         (("masksup", "predict", folder, "PHOTOS", "--pictures", "labelled"), "labels for your images"), *calibrated,
         (("masksup", "report", folder), "a page with scores, curves and mistakes"),
+        *(slow if waited > WAITED_MUCH and not run.config.model.frozen else ()),
     )  # fmt: skip
+
+
+def _share_waited(run: Run) -> float:
+    """The share of the training, all starts of it, in which a step waited for its images."""
+    run.record.flush()
+    rows = [row for row in read_rows(run.record.path) if row["kind"] == "train" and row.get("data_wait_share")]
+    lasted = sum(row["data_wait_seconds"] / row["data_wait_share"] for row in rows)
+    return sum(row["data_wait_seconds"] for row in rows) / lasted if rows else 0.0
 
 
 def _print_scores(result: dict[str, Any]) -> None:

@@ -88,6 +88,13 @@ def test_every_key_that_holds_text_is_looked_at(key: str) -> None:
         joined({"site": {key: value}})
 
 
+@pytest.mark.parametrize("letter", ["%", ":", "\\"])
+def test_a_folder_that_slurm_or_python_would_read_otherwise_is_refused(letter: str) -> None:
+    with pytest.raises(UserError, match="run folder: found ") as told:
+        refuse_folders([Path(f"/runs/50{letter}j")])
+    assert repr(letter) in str(told.value)
+
+
 def test_lines_of_setup_run_before_the_launcher_and_cannot_take_its_code_away(here: Path) -> None:
     resources = joined({"site": {"setup": ["export PYTHONPATH=/else/where", "MODULE=loaded; printf ''"]}})
     work = sbatch_script.Work("x", (here,), here / "code", here / "keep")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from unprivileged import without_privileges
 
 import masksup.runtime.checkpoint as checkpoint
+from masksup.base.log import start_logging
 from masksup.config.schema import Config
 from masksup.errors import JobError, UserError
 from masksup.runtime import fence
@@ -231,7 +232,9 @@ def test_without_locks_who_starts_last_has_the_folder(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     monkeypatch.setattr(fence, "_held", None)
     config, run = tiny_config(), tmp_path / "run"
+    start_logging()
     first = open_run(run, config)
+    assert "run: its file system has no locks" in capsys.readouterr().out.replace("\n", "")
     saver = Saver(first.checkpoints, first.start, 2, first.refuse_replaced)
     saver.save(a_state(), saver.name(1), None)
     saver.wait()

@@ -1,5 +1,7 @@
 """Lines for people."""
 
+from pathlib import Path
+
 import pytest
 
 from masksup.base.log import log, start_logging
@@ -10,3 +12,13 @@ def test_names_in_a_line_are_printed_as_they_are(capsys: pytest.CaptureFixture[s
     start_logging()
     log.info(line)
     assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_a_disk_that_refuses_the_log_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging(Path("/dev/full"))
+    for number in range(20):
+        log.info(f"line {number}")
+    start_logging()
+    out = capsys.readouterr().out
+    assert out.count("ALARM: /dev/full: could not be written, training goes on: No space left on device") == 1
+    assert out.count("line ") == 20

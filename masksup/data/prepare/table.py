@@ -74,7 +74,7 @@ def _sizes(contents: list[IndexContent], counts: list[_Counts]) -> Table:
         box=box.SIMPLE_HEAD,
     )
     sizes.add_column("split")
-    for head in ("images", "samples", "boxes", "positive labels", "ignored labels", "without any label"):
+    for head in ("images", "samples", "boxes", "positives", "ignored", "unlabelled"):
         sizes.add_column(head, justify="right")
     for content, count in zip(contents, counts):
         images = len(content.image_names)
