@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from processor import avx2
 
 from masksup.cli import main
 from masksup.config.schema import Config
@@ -284,6 +285,7 @@ def run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFac
     return folder / "run"
 
 
+@avx2
 def test_training_predict_an_archive_and_an_export_see_the_same_pixels(run: Path) -> None:
     from masksup.export.card import preprocessing_of
     from masksup.inference.preprocess import load_image

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from logits import logit
 from PIL import Image
+from processor import avx2
 
 from masksup.cli import main
 from masksup.config.schema import Config
@@ -71,6 +72,7 @@ def pictures(tiny_data: Path) -> list[Path]:
     return [Path(index.where(sample)) for sample in range(len(index))]
 
 
+@avx2
 def test_labels_without_torch_are_those_of_predict(
     run: Path, exported: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +125,7 @@ def labelled_by_both(
     return printed[0], scores[0]
 
 
+@avx2
 def test_any_file_name_is_one_line_and_comes_back_from_the_files(
     run: Path, exported: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +180,7 @@ def odd_images(folder: Path, picture: Path) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+@avx2
 def test_odd_images_are_labelled_by_their_pixels_and_each_once(
     run: Path, exported: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +202,7 @@ def test_odd_images_are_labelled_by_their_pixels_and_each_once(
         assert f"{nothing}: found no image in this folder; expected .bmp, .gif" in line
 
 
+@avx2
 def test_scores_of_eval_are_reproduced(
     run: Path, exported: Path, pictures: list[Path], tiny_data: Path, tmp_path: Path
 ) -> None:

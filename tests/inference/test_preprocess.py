@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processor import avx2
 
 from masksup.config.schema import Augment
 from masksup.data.decode import decode_bytes
@@ -37,7 +38,7 @@ def evaluated(image_HW3: np.ndarray, wanted: Preprocessing) -> np.ndarray:
     return transform(pixels_3HW, np.random.default_rng(0))[0].numpy()
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch resizes otherwise without AVX2")
+@avx2
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
 def test_pixels_are_those_of_evaluation(shape: tuple[int, int]) -> None:
     width, height = shape

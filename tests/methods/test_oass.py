@@ -109,8 +109,8 @@ def test_it_is_the_literal_description(strategy: str, compat: str, head: str, pa
     assert expected[1].requires_grad == (not with_teacher), "with a teacher the patch loss trains nothing"
     assert expected[2].detach() > 1e-3
     for (name, ours), theirs in zip(method.network.named_parameters(), twin.parameters()):
-        scale = float(theirs.grad.abs().max())
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=2e-4 * scale + 1e-6, msg=name)
+        # As a whole: the L1 of the reconstruction has kinks, where the last bit decides a few elements.
+        assert (ours.grad - theirs.grad).norm() <= 1e-3 * theirs.grad.norm() + 1e-6, name
     for (name, buffer), other in zip(method.network.named_buffers(), twin.buffers()):
         torch.testing.assert_close(buffer, other, rtol=1e-4, atol=1e-5, msg=name)
 
