@@ -94,7 +94,10 @@ def lines(found: "Found", judged: Verdict) -> list[str]:
         )
     told.append(f"bound by the {judged.bound}: {judged.why}")
     if found.recorded is not None and judged.bound != "loader" and found.recorded.data_wait_share > _WAITING:
-        told.append("the record says otherwise: the run waited for data where it ran; run this on that machine")
+        told.append(
+            "the record says otherwise: handing batches over counts as waiting, too, which data.loader=threads spares; "
+            "or the machine of the run reads more slowly: ask there"
+        )
     return [*told, *(f"  try {setting:24s} # {meaning}" for setting, meaning in judged.change)]
 
 
