@@ -2,7 +2,8 @@
 
 import os
 import pickle
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def all_end(pids: Collection[int], seconds: float = 10) -> bool:
+    """Whether processes end within `seconds`: one that was killed takes a moment to be gone."""
+    end = time.monotonic() + seconds
+    while any(map(runs, pids)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def youngest_child(pid: int) -> int:

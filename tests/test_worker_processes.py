@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from forked import runs
+from forked import all_end
 
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
@@ -73,7 +73,7 @@ def test_a_loader_process_that_the_machine_kills(config: Path) -> None:
     os.kill(workers[0], signal.SIGKILL)
     out = end_of(process)
     assert process.returncode == 1, out
-    assert not any(map(runs, workers))
+    assert all_end(workers)
     told = [line for line in out.splitlines() if "masksup:" in line]
     assert len(told) == 1, out
     assert all(word in told[0] for word in (str(workers[0]), "memory", "data.workers", "batch.micro")), told
@@ -109,4 +109,4 @@ def test_a_bug_keeps_its_traceback_and_leaves_nobody(config: Path) -> None:
     assert process.returncode == 1, out
     assert out.rstrip().endswith("AssertionError: a bug")
     assert len(workers) >= 2
-    assert not any(map(runs, workers))
+    assert all_end(workers)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from compare import assert_same_run
-from forked import runs
+from forked import all_end
 from ranks import Launcher
 
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint
@@ -313,8 +313,7 @@ def test_a_loader_process_of_one_rank_that_the_machine_kills(job: Launcher, writ
     assert len(told) == 1, ranks.text()
     assert f"rank 1: loader process {workers[1]} was killed" in told[0], ranks.text()
     assert "Traceback" not in ranks.text()
-    time.sleep(1)
-    assert not any(map(runs, workers)), "they end with their rank"
+    assert all_end(workers), "they end with their rank"
 
 
 def test_a_second_ctrl_c_leaves_at_once_with_130(job: Launcher, write_config, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -104,12 +105,14 @@ def _run(out: Path, setting: Setting, step: Step, log: Path, seconds: float) -> 
         except subprocess.TimeoutExpired:
             return None
         finally:
-            for pid in (*_family(process.pid), process.pid):
+            family = _family(process.pid)
+            for pid in (*family, process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            _wait_for_ends(family)
 
 
 def _family(pid: int) -> list[int]:
@@ -119,6 +122,16 @@ def _family(pid: int) -> list[int]:
     except OSError:  # it has ended
         return []
     return [one for child in children for one in (*_family(child), child)]
+
+
+def _wait_for_ends(pids: list[int], seconds: float = 10.0) -> None:
+    """A process that was killed takes a moment to be gone; longer than `seconds`, it hangs in the kernel."""
+    end = time.monotonic() + seconds
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            file = os.pidfd_open(pid)
+            select.select([file], [], [], max(0.0, end - time.monotonic()))  # readable once it has ended
+            os.close(file)
 
 
 def _status(out: Path, names: list[str]) -> int:
