@@ -3,8 +3,13 @@
 import math
 from bisect import bisect_right
 
-from masksup.config.schema import Schedule
+from masksup.config.schema import Config, Schedule
 from masksup.data.sampler import Plan
+
+
+def rates_at(config: Config, plan: Plan, step: int) -> tuple[float, float | None]:
+    """Learning rate at `step` (from 0), before the groups' factors, and one-cycle's momentum: for `set_rates`."""
+    return config.optim.lr * rate_factor(config.schedule, plan, step), onecycle_momentum(config.schedule, plan, step)
 
 
 def rate_factor(schedule: Schedule, plan: Plan, step: int) -> float:

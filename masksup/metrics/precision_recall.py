@@ -17,7 +17,7 @@ from masksup.metrics.pairs import Labels, Scores, check_pairs
 Compat = Literal["none", "csra", "csra_wider", "mcar"]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-_IGNORED_IS_NEGATIVE = ("csra_wider", "mcar")
+IGNORED_IS_NEGATIVE = ("csra_wider", "mcar")
 MOST_POINTS = 80
 
 
@@ -67,7 +67,7 @@ def predicted_pairs(
             predicted_NC &= _largest(np.where(judged_NC, ranked_NC, -np.inf), top)
         else:
             predicted_NC &= _first_largest(ranked_NC, top)
-    if compat not in _IGNORED_IS_NEGATIVE:
+    if compat not in IGNORED_IS_NEGATIVE:
         predicted_NC &= judged_NC
     return predicted_NC
 

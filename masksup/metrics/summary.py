@@ -11,7 +11,13 @@ from masksup.metrics.auroc import auroc
 from masksup.metrics.average_precision import ApRule, average_precision, mean_average_precision
 from masksup.metrics.histogram import PairCounts, auroc_of_counts, average_precision_of_counts
 from masksup.metrics.pairs import Labels, Scores, probabilities
-from masksup.metrics.precision_recall import Compat, check_compat, precision_recall, precision_recall_of_counts
+from masksup.metrics.precision_recall import (
+    IGNORED_IS_NEGATIVE,
+    Compat,
+    check_compat,
+    precision_recall,
+    precision_recall_of_counts,
+)
 
 TOP = 3
 _THRESHOLD = {"none": 0.5, "csra": 0.5, "csra_wider": 0.5, "mcar": 0.6}
@@ -125,7 +131,6 @@ def _percent(fraction: float) -> float | None:
 
 def _protocol(ap_rule: str, threshold: float, compat: str, computed: str) -> dict[str, Any]:
     original = compat != "none"
-    negative = compat in ("csra_wider", "mcar")
     return {
         "unit": "percent",
         "ap_rule": ap_rule,
@@ -135,7 +140,7 @@ def _protocol(ap_rule: str, threshold: float, compat: str, computed: str) -> dic
         "threshold": threshold,
         "top": TOP,
         "ignored_in_ap": "left out",
-        "ignored_at_threshold": "negative" if negative else "left out",
+        "ignored_at_threshold": "negative" if compat in IGNORED_IS_NEGATIVE else "left out",
         "class_without_positives": "left out of means over classes",
         "class_without_negatives": "AP 100" if original else "left out of mAP",
         "auroc_ties": "count half",

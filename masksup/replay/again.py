@@ -16,20 +16,18 @@ from masksup.config.auto import adds_as_tree
 from masksup.config.load import load_config
 from masksup.data.loader import train_loader, workers_of
 from masksup.data.split import train_dataset
-from masksup.engine.ema import copy_values
 from masksup.engine.features import feature_batches
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
-from masksup.engine.schedule import onecycle_momentum, rate_factor
+from masksup.engine.schedule import rates_at
 from masksup.engine.state import of_this_rank, refuse_other_model, restore
 from masksup.engine.step import Stepper
 from masksup.errors import UserError
-from masksup.models.lora import base_state
 from masksup.replay.watch import MicroBatch, Watch
 from masksup.runtime.checkpoint import Damaged, State, list_checkpoints, read_checkpoint, step_of
 from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.run_folder import as_in_folder
-from masksup.saved.base_file import BASE, read_base
+from masksup.training.adapted import put_base
 from masksup.training.frozen import open_features
 from masksup.training.open import build
 from masksup.training.run import Built
@@ -104,11 +102,11 @@ def replay(run_dir: Path, step: int) -> Replayed:
     micro_batches = next(batches)
     ids = [[built.source.train.index.id(int(sample)) for sample in batch["sample"]] for batch in micro_batches]
     with Watch(stepper, ids) as watch:
-        logs = _step(built, stepper, micro_batches, step - 1)
+        lr, logs = _step(built, stepper, micro_batches, step - 1)
     row = rows.get(step)
     return Replayed(
         step, built.plan.total_steps, name, step - 1 - done, _loss(logs["loss"], row), float(logs["gradient_norm"]),
-        _rate(built, step - 1), row, watch.micro_batches,
+        lr, row, watch.micro_batches,
     )  # fmt: skip
 
 
@@ -141,9 +139,7 @@ def _put_back(run_dir: Path, name: str, saved: State, built: Built, stepper: Ste
     refuse_other_model(whole.kept_state(), saved.part("model"), name)
     restore(of_this_rank(saved, ALONE), stepper, None)
     if built.config.model.lora.rank:
-        base, own = read_base(run_dir, saved.meta["at"]["base_sha256"]), base_state(built.network.backbone)
-        refuse_other_model(own, base, str(run_dir / BASE))
-        copy_values(base, own)
+        put_base(run_dir, saved.meta["at"]["base_sha256"], built.network.backbone)
 
 
 def _batches(run_dir: Path, built: Built, done: int) -> Batches:
@@ -156,15 +152,13 @@ def _batches(run_dir: Path, built: Built, done: int) -> Batches:
     )
 
 
-def _step(built: Built, stepper: Stepper, micro_batches: list[dict[str, Tensor]], at: int) -> dict[str, Tensor]:
-    """As the loop of a training does it."""
-    momentum = onecycle_momentum(built.config.schedule, built.plan, at)
-    set_rates(stepper.engine.param_groups, _rate(built, at), momentum)
-    return stepper.step(micro_batches, at, at / built.plan.total_steps, built.plan.share(at, 0, 1))
-
-
-def _rate(built: Built, at: int) -> float:
-    return built.config.optim.lr * rate_factor(built.config.schedule, built.plan, at)
+def _step(
+    built: Built, stepper: Stepper, micro_batches: list[dict[str, Tensor]], at: int
+) -> tuple[float, dict[str, Tensor]]:
+    """As the loop of a training does it: the learning rate, and what the step logs."""
+    lr, momentum = rates_at(built.config, built.plan, at)
+    set_rates(stepper.engine.param_groups, lr, momentum)
+    return lr, stepper.step(micro_batches, at, at / built.plan.total_steps, built.plan.share(at, 0, 1))
 
 
 def _rows(run_dir: Path) -> dict[int, dict[str, Any]]:

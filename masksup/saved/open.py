@@ -19,7 +19,7 @@ from masksup.errors import UserError
 from masksup.methods.method import Method
 from masksup.models.lora import merged
 from masksup.models.network import Network
-from masksup.runtime.checkpoint import META, SUMS, Damaged, State, list_checkpoints, read_checkpoint
+from masksup.runtime.checkpoint import META, Damaged, State, checkpoint_sha256, list_checkpoints, read_checkpoint
 from masksup.saved.base_file import BASE, read_base
 from masksup.saved.packed import read_packed
 from masksup.saved.running import Running
@@ -105,7 +105,7 @@ def open_trained(path: Path, weights: WhichWeights = "auto") -> Trained:
     run = resolved.parent.parent if resolved.parent.name == "checkpoints" else None
     run = run if run is not None and (run / "config.yaml").is_file() else None
     name = f"{run.name}/{resolved.name}" if run is not None else resolved.name
-    sha256 = (folder / SUMS).read_text(encoding="ascii")[:64]
+    sha256 = checkpoint_sha256(folder)
     return Trained(config, classes, network, method, name, sha256, step, epoch, kind, run, note, reading=reading)
 
 

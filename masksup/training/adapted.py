@@ -1,5 +1,7 @@
 """A run that adapts its backbone by LoRA: the file of what is adapted, and the merged network that is scored."""
 
+from pathlib import Path
+
 from torch import Tensor
 
 from masksup.config.schema import Config
@@ -7,6 +9,7 @@ from masksup.engine.ema import copy_values
 from masksup.engine.state import refuse_other_model
 from masksup.errors import UserError
 from masksup.methods.method import Method
+from masksup.models.backbones import Backbone
 from masksup.models.lora import base_state, merged
 from masksup.saved.base_file import BASE, read_base, write_base
 from masksup.training.run import Run
@@ -32,14 +35,10 @@ def keep_base(run: Run) -> None:
     run.progress.base_sha256 = group.broadcast(run.progress.base_sha256)
 
 
-def put_base(run: Run) -> None:
-    """Put back what is adapted, in a run that goes on, after its checkpoint; nothing without LoRA. Collective."""
-    if not run.config.model.lora.rank:
-        return
-    with run.group.together():
-        saved = read_base(run.folder.path, run.progress.base_sha256)
-        own = base_state(run.network.backbone)
-        refuse_other_model(own, saved, str(run.folder.path / BASE))
+def put_base(run_dir: Path, sha256: str | None, backbone: Backbone) -> None:
+    """Put back what is adapted, after a checkpoint, which says its sha256. UserError where it is another's."""
+    saved, own = read_base(run_dir, sha256), base_state(backbone)
+    refuse_other_model(own, saved, str(run_dir / BASE))
     copy_values(saved, own)
 
 

@@ -237,7 +237,9 @@ def _resumed(run: Run, kept: State | None) -> Run:
         refuse_other_model(run.whole.kept_state(), saved.part("model"), name)
     restore(of_this_rank(saved, group.place), run.stepper, run.ema)
     run = replace(run, progress=_progress_of(saved))
-    put_base(run)
+    if run.config.model.lora.rank:
+        with group.together():
+            put_base(run.folder.path, run.progress.base_sha256, run.network.backbone)
     with group.together():
         if group.first:
             run.saver.take_up(run.progress.best)

@@ -18,7 +18,7 @@ from masksup.evaluation.forward import Predictor, collect, keeps_pairs
 from masksup.evaluation.kept import Unfinished, outputs_key
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.tables import headline, tables
-from masksup.runtime.checkpoint import SUMS, Damaged, read_checkpoint
+from masksup.runtime.checkpoint import Damaged, checkpoint_sha256, read_checkpoint
 from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.progress import duration
 from masksup.training import patience
@@ -186,10 +186,10 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _final_scores(run: Run, checkpoint: str) -> dict[str, Any]:
     scores: dict[str, Any] = {}
-    sums = run.folder.checkpoints / checkpoint / SUMS
+    folder = run.folder.checkpoints / checkpoint
     facts = {
         "weights": run.config.eval_weights, "checkpoint": f"{run.folder.path.name}/{checkpoint}",
-        "checkpoint_sha256": sums.read_text(encoding="ascii")[:64] if sums.exists() else None,
+        "checkpoint_sha256": checkpoint_sha256(folder) if folder.exists() else None,
     }  # fmt: skip
     for name, part in (("eval", run.source.eval), ("test", run.source.test)):
         if part is None:

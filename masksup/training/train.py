@@ -8,7 +8,7 @@ from masksup.base.place import ALONE, Place
 from masksup.base.signals import stop_requested
 from masksup.config.schema import Config
 from masksup.engine.optim import set_rates
-from masksup.engine.schedule import onecycle_momentum, rate_factor
+from masksup.engine.schedule import rates_at
 from masksup.evaluation.kept import Stopped
 from masksup.exits import STOPPED
 from masksup.runtime import fence, heartbeat
@@ -82,8 +82,8 @@ def _loop(run: Run, bar: Bar) -> str | None:
                 run.stepper.warm_up(step_batches[0], first, first / plan.total_steps)
         group.beat("in step", progress.step)
         share = plan.share(progress.step, group.place.rank, group.world)
-        lr = config.optim.lr * rate_factor(config.schedule, plan, progress.step)
-        set_rates(run.stepper.engine.param_groups, lr, onecycle_momentum(config.schedule, plan, progress.step))
+        lr, momentum = rates_at(config, plan, progress.step)
+        set_rates(run.stepper.engine.param_groups, lr, momentum)
         logs = run.stepper.step(step_batches, progress.step, progress.step / plan.total_steps, share)
         run.stepper.catch_up()
         if run.ema is not None:
