@@ -26,6 +26,8 @@ def draw(file: Path, number: int, rule: str | None) -> None:
     """As `cases/README.md` says."""
     file.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
+    if rule and rule.startswith("as "):
+        number, rule = int(rule.removeprefix("as ")), None
     image = Image.new("RGB", (20 if rule and "square" in rule else 40, 20), (40 * number, 200, 0))
     if rule and ":" in rule:
         values = np.linspace(*map(float, rule.split(":")), 800).reshape(20, 40)

@@ -24,7 +24,7 @@ from masksup.errors import UserError
 def pictures(root: Path, *names: str) -> None:
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 20), (number, len(name), 0)).save(root / name)
+        Image.new("RGB", (40, 20), (40 * number, len(name), 0)).save(root / name)
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -114,7 +114,7 @@ def test_folders_are_classes_and_links_are_further_labels(tmp_path: Path) -> Non
     (single,) = prepare_folders(tmp_path / "train", classes="dog,cat")
     assert (single.split, single.classes) == ("train", ("dog", "cat"))
     (tmp_path / "train/dog/copy.jpg").write_bytes((tmp_path / "train/cat/a.jpg").read_bytes())
-    assert any("copies of others" in line for line in prepare_folders(tmp_path / "train")[0].warnings)
+    assert any("equal bytes and other labels" in line for line in prepare_folders(tmp_path / "train")[0].warnings)
 
 
 @pytest.mark.parametrize("names", ["[no, 1.10]", "{0: no, 1: 1.10}"])
