@@ -112,20 +112,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare one data set. Raises UserError for wrong input; nothing is written then."""
-    from masksup.config.components import DATASETS
-    from masksup.data.prepare.assemble import reading_files
     from masksup.data.prepare.originals import refuse_other_rules, write_originals
     from masksup.data.prepare.table import print_table
     from masksup.data.write_index import write_index
     from masksup.errors import UserError
 
-    prepare, options = DATASETS.resolve(args.dataset), _options(args)
+    options = _options(args)
     if args.write_originals:
         refuse_other_rules(args.dataset, options)
     try:
         _refuse_foreign_out(args.out)
-        with reading_files(_file_rules(args)):
-            contents: list[IndexContent] = prepare(args.root, **options)
+        contents = read(args)
         if args.write_originals:
             write_originals(contents, args.root, options.get("split"), args.write_originals)
         indexes = [write_index(args.out / content.split, content) for content in contents]
@@ -141,6 +138,17 @@ def run(args: argparse.Namespace) -> int:
         )
     _print_next(args.out, [index.split for index in indexes])
     return 0
+
+
+def read(args: argparse.Namespace) -> "list[IndexContent]":
+    """What the annotations say under the options given, an item a split. Raises UserError for wrong input."""
+    from masksup.config.components import DATASETS
+    from masksup.data.prepare.assemble import reading_files
+
+    prepare, options = DATASETS.resolve(args.dataset), _options(args)
+    with reading_files(_file_rules(args)):
+        contents: list[IndexContent] = prepare(args.root, **options)
+    return contents
 
 
 def _file_rules(args: argparse.Namespace) -> "FileRules":

@@ -137,33 +137,6 @@ def test_classes_select_and_order(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "has no class 'dgo'; did you mean 'dog'?" in capsys.readouterr().err
 
 
-def test_two_categories_of_one_name_are_merged_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tree = content(categories=[{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "dog"}])
-    tree["annotations"].append({"image_id": 2, "category_id": 3, "bbox": [0, 0, 1, 1]})
-    root = write(tmp_path, tree)
-    assert main(["prepare", "coco", "--root", str(root), "--out", str(root / "x")]) == 2
-    assert "found the class 'dog' twice (categories 1 and 3)" in capsys.readouterr().err
-    index = prepared(root, "--same-name", "merge")
-    assert index.classes == ("dog", "cat")
-    assert labels(index) == {"one": ["dog"], "two": ["dog", "cat"]}
-    assert index.box_class_M.tolist() == [0, 1, 0]
-
-
-@pytest.mark.parametrize("stray", [{"image_id": 9, "category_id": 1}, {"image_id": 1, "category_id": 9}])
-def test_a_stray_annotation_is_left_out_on_request(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], stray: dict[str, Any]
-) -> None:
-    tree = content()
-    tree["annotations"].insert(1, {**stray, "bbox": [0, 0, 9, 9]})
-    root = write(tmp_path, tree)
-    assert main(["prepare", "coco", "--root", str(root), "--out", str(root / "x")]) == 2
-    line = capsys.readouterr().err
-    assert "annotations[1]: found " in line
-    assert "--skip-broken leaves such annotations out" in line
-    assert labels(prepared(root, "--skip-broken")) == {"one": ["dog"], "two": ["cat"]}
-    assert "left out 1 stray annotation (first: " in " ".join(capsys.readouterr().out.split())
-
-
 @pytest.mark.parametrize(
     ("images", "names"),
     [

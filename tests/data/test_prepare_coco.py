@@ -38,8 +38,8 @@ TINY: dict[str, Any] = {
 def make_coco(root: Path, content: Any = TINY, split: str = "train", images: str = "images/train") -> Path:
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / images).mkdir(parents=True, exist_ok=True)
-    for name in ("three", "five", "seven"):
-        Image.new("RGB", (40, 20)).save(root / images / f"{name}.jpg")
+    for number, name in enumerate(("three", "five", "seven")):
+        Image.new("RGB", (40, 20), (40 * number, 0, 0)).save(root / images / f"{name}.jpg")
     text = content if isinstance(content, str) else json.dumps(content)
     (root / "annotations" / f"instances_{split}.json").write_text(text)
     return root

@@ -157,13 +157,13 @@ def test_images_shared_by_splits_are_a_warning_unless_one_split_is_part_of_the_o
 ) -> None:
     splits = {
         "train": "0.png,cat\n1.png,cat\n", "trainval": "0.png,cat\n1.png,cat\n2.png,cat\n",
-        "test": "copy.png,cat\n3.png,cat\n",
+        "test": "copy.png,dog\n3.png,cat\n",
     }  # fmt: skip
     root = make_csv(tmp_path / "root", splits)
     shutil.copy(root / "1.png", root / "copy.png")
     prepare("csv", "--root", root, "--out", tmp_path / "out")
     text = capsys.readouterr().out
-    assert "test and train share 1 image" in text
+    assert "test and train share 1 image (equal bytes; first: copy.png and 1.png), 1 pair of them with other" in text
     assert "test and trainval share 1 image" in text
     assert "train and trainval share" not in text
 

@@ -23,7 +23,7 @@ BOX = {"bbox": [0, 0, 5, 5]}
 def pictures(root: Path, *names: str) -> Path:
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 20), (number, len(name), 0)).save(root / name)
+        Image.new("RGB", (40, 20), (40 * number, len(name), 0)).save(root / name)
     return root
 
 

@@ -193,7 +193,7 @@ def test_boxes_outside_are_clipped_and_empty_ones_dropped_with_their_label_kept(
 
 def test_stated_size_that_is_not_the_files_is_a_warning(tmp_path: Path) -> None:
     wrong = xml(thing("cat"), "<size><width>10</width><height>20</height></size>")
-    root = make_voc(tmp_path / "VOC", {"a": wrong, "b": xml("")}, {"train": ["a", "b"]})
+    root = make_voc(tmp_path / "VOC", {"a": wrong, "b": xml(thing("cat"))}, {"train": ["a", "b"]})
     content = prepare_voc(root)[0]
     assert content.sizes_I2.tolist() == [[20, 10], [20, 10]]
     assert len(content.warnings) == 1

@@ -16,6 +16,7 @@ from masksup.data.prepare.depths import Facts, range_of, refuse_misfits, refuse_
 from masksup.data.prepare.frames import frames_of, turn_boxes
 from masksup.data.prepare.images import SIDEWAYS, ImageFacts, check_images
 from masksup.data.prepare.options import storable
+from masksup.data.prepare.twins import within
 from masksup.data.reading import PixelRange
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
@@ -126,6 +127,7 @@ def assemble(
             classes,
         )
         content.exif, content.note, content.warnings = exif, note, (*split.warnings, *content.warnings)
+        content.warnings += (*within(content),)
         content.pixel_range = pixel_range
         contents.append(content)
     return contents

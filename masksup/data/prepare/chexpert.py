@@ -36,6 +36,7 @@ def prepare_chexpert(
     ignored: list[str] | None = None,
     classes: str | None = None,
     drop_class: list[str] | None = None,
+    none: list[str] | None = None,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
     """The official splits train, valid and test, as far as they are there, or those of `split`, NAME or NAME=FILE."""
@@ -52,7 +53,7 @@ def prepare_chexpert(
         set_uncertain(table, uncertain)
         for row in table.rows:
             row.image = _TOP.sub("", row.image, count=1)
-    rules = ClassRules(classes, tuple(drop_class or ()))
+    rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()))
     return contents_of("chexpert", tables, FindImages(base), root, rules, skip_broken=skip_broken)
 
 

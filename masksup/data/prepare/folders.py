@@ -62,8 +62,6 @@ def prepare_folders(
             f"the folder '{found[1]}' seems to join classes by '{found[0]}', and is a class like the others; link its "
             "images into the folder of each class instead",
         )
-    for content in contents:
-        content.warnings += _copies(content)
     return contents
 
 
@@ -156,17 +154,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _copies(content: IndexContent) -> tuple[str, ...]:
-    """A copy in another class makes its image two samples, each of which denies the label of the other."""
-    seen: dict[bytes, int] = {}
-    pairs = [(seen.setdefault(digest.tobytes(), n), n) for n, digest in enumerate(content.file_hash_I16)]
-    twice = [pair for pair in pairs if pair[0] != pair[1]]
-    if not twice:
-        return ()
-    first, second = (content.image_names[n] for n in twice[0])
-    return (
-        f"{counted(len(twice), 'image')} are copies of others (first: {second} of {first}); link instead of copying "
-        "where one image has several classes",
-    )

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from masksup.base.words import MANY, SHOWN, counted, listed
 from masksup.data.labels import counts_of, present
+from masksup.data.prepare.twins import between
 from masksup.data.write_index import IndexContent
 
 _NAME_WIDTH = 18
@@ -61,9 +62,7 @@ def _warnings(contents: list[IndexContent], counts: list[_Counts]) -> list[str]:
             full = [content.classes[c] for c in np.flatnonzero(without_C)]
             lines.append(f"{content.split}: {counted(len(full), 'class')} without negatives: {listed(full)}")
     for first, second in combinations(contents, 2):
-        shared = _shared_files(first, second)
-        if shared:
-            lines.append(f"{first.split} and {second.split} share {counted(shared, 'image')} (equal bytes)")
+        lines += between(first, second)
     return lines
 
 
@@ -122,12 +121,3 @@ def _chosen(counts: list[_Counts]) -> tuple[NDArray[np.int64], str]:
         "the index)"
     )
     return np.concatenate([np.arange(SHOWN), rarest]), title
-
-
-def _shared_files(first: IndexContent, second: IndexContent) -> int:
-    """Images in both splits by their bytes; 0 where one split is a part of the other by name (train, trainval)."""
-    hashes = [{row.tobytes() for row in content.file_hash_I16} for content in (first, second)]
-    shared = len(hashes[0] & hashes[1])
-    small, large = sorted((first, second), key=lambda content: len(content.image_names))
-    part = small.split in large.split and set(small.image_names) <= set(large.image_names)
-    return 0 if part else shared
