@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from masksup.base.json_option import add_json
 from masksup.cli import Parser, hint, option_names, refuse_unknown
 from masksup.errors import UserError
 from masksup.exits import status_of
@@ -54,6 +55,7 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see configs/sweeps/")
     command.add_argument("--sweep-dir", type=Path, metavar="DIR", help="folder of its runs (default: runs/NAME)")
     command.add_argument("--results", action="store_true", help="only show the table of what is finished")
+    add_json(command, "with --results: the rows of the table")
     _add_resources(command)
 
 
@@ -69,6 +71,7 @@ def _add_status(command: argparse.ArgumentParser) -> None:
 def _add_preflight(command: argparse.ArgumentParser) -> None:
     command.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="whose disk is tried (default: .)")
     command.add_argument("--data", type=Path, nargs="*", default=[], metavar="INDEX", help="data to be readable")
+    add_json(command, "what each rank found, and the bad nodes,")
     _add_resources(command, submits=False)
     command.add_argument("--cluster-config", type=Path, metavar="FILE", help="defaults of the site")
 
@@ -153,8 +156,10 @@ def _sweep(args: argparse.Namespace) -> int:
     from launch.sweeps.results import show_results
 
     if args.results:
-        show_results(args.sweep_dir or Path("runs") / args.file.stem)
+        show_results(args.sweep_dir or Path("runs") / args.file.stem, args.json)
         return 0
+    if args.json is not None:
+        raise UserError("--json: found it without --results, expected both: masksup-launch sweep FILE --results --json")
     return sweep(args.file, args.sweep_dir, args.cluster_config, options_of(args), args.cluster, args.dry_run)
 
 
@@ -166,8 +171,17 @@ def _status(args: argparse.Namespace) -> int:
 
 def _preflight(args: argparse.Namespace) -> int:
     from launch.start.first_node import preflight
+    from launch.start.preflight import REPORT
+    from masksup.base.files import read_json
+    from masksup.base.json_option import STDOUT, given_as_json
 
-    return preflight(args.folder.absolute(), [path.absolute() for path in args.data], resources_of(args))
+    table_to = 2 if args.json == STDOUT else 1
+    folder = args.folder.absolute()
+    with given_as_json(args.json) as give:
+        status = preflight(folder, [path.absolute() for path in args.data], resources_of(args), table_to)
+        if (folder / REPORT).exists():
+            give(read_json(folder / REPORT, "the report of masksup-launch preflight"))
+    return status
 
 
 def _cancel(args: argparse.Namespace) -> int:

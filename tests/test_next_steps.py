@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from masksup.base.log import log, start_logging
+from masksup.base.next_steps import tell_next
 from masksup.cli import main
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
@@ -52,3 +55,22 @@ def test_after_preparing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         f"data.train={tmp_path / 'data' / 'train'}", f"data.eval={tmp_path / 'data' / 'val'}",
         f"data.test={tmp_path / 'data' / 'test'}",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [30, 200])
+def test_a_narrow_terminal_gets_whole_words_and_whole_commands(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("log", "next_steps"):
+        narrow = Console(force_terminal=True, width=width, highlight=False, soft_wrap=True, color_system=None)
+        monkeypatch.setattr(f"masksup.base.{module}.console", narrow)
+    start_logging()
+    log.info("a class without positives is left out of the mean")
+    tell_next((("masksup", "report", "runs/of a long name"), "a page"), (("masksup", "predict", "b"), "labels"))
+    said = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    commands = ["  masksup report 'runs/of a long name'", "  masksup predict b"]
+    if width == 200:
+        assert said[1:] == ["next:", f"{commands[0]}   # a page", f"{commands[1].ljust(len(commands[0]))}   # labels"]
+    else:
+        assert said[:2] == ["a class without positives is", "left out of the mean"]
+        assert said[2:] == ["next:", "  # a page", commands[0], "  # labels", commands[1]]

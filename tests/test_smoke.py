@@ -1,5 +1,6 @@
 """`masksup smoke`: the chain holds, tells where it breaks, and touches nothing of the user's."""
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,10 @@ def test_the_chain_holds(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.chdir(tmp_path)  # without the data that the configuration names
-    assert main(["smoke", str(CONFIGS / f"{name}.yaml")]) == 0
-    out = capsys.readouterr().out
+    assert main(["smoke", str(CONFIGS / f"{name}.yaml"), "--json"]) == 0
+    said = capsys.readouterr()
+    ways, out = json.loads(said.out)["ways"], said.err
+    assert {way["precision"] for way in ways} == {"fp32", "fp16", "int8"}
     for precision in ("fp32", "fp16", "int8"):
         assert out.count(f"│ {precision} ") in (2, 4), out  # one or two numbers of threads
     assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]

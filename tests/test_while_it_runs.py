@@ -45,6 +45,8 @@ def test_twenty_nine_steps_draw_a_curve_that_a_stop_does_not_change(
     assert epochs == ["3.2", "6.08", "9.2"]
     assert rows[-1]["epoch"] == 9.2
     assert "step 29/29  epoch 9.20" in said
+    left = re.findall(r"^step (\d+)/29 .* images/s  left \d", said, flags=re.MULTILINE)
+    assert left == [str(step) for step in range(2, 30)], "before the second step nobody knows the pace"
     steps = iter(range(100))
     with monkeypatch.context() as patch:
         patch.setattr("masksup.training.train.stop_requested", lambda: "SIGTERM" if next(steps) >= 11 else None)

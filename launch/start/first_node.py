@@ -18,6 +18,7 @@ from launch.cluster.options import words
 from launch.cluster.resources import Resources
 from launch.cluster.sbatch_script import Work
 from launch.start.ledger import Folder, Start, Token
+from launch.start.preflight import REPORT
 from launch.start.start import (
     Scheduler,
     Verdict,
@@ -168,8 +169,11 @@ def shown(work: Work, resources: Resources) -> str:
     return f"# ranks, at each start\n{' '.join(said)} \\\n{shlex.join(command)}\n"
 
 
-def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
-    """masksup-launch preflight: inside an allocation on its nodes, else on nodes that are asked for now."""
+def preflight(folder: Path, indexes: list[Path], resources: Resources, table_to: int = 1) -> int:
+    """masksup-launch preflight: inside an allocation on its nodes, else on nodes that are asked for now.
+
+    table_to: the file descriptor that its table goes to.
+    """
     resources = resources.on(resources.most_nodes)
     inside = {"--time": resources.time} if "SLURM_JOB_ID" not in os.environ else {}
     wanted = {
@@ -186,8 +190,10 @@ def preflight(folder: Path, indexes: list[Path], resources: Resources) -> int:
     ]  # fmt: skip
     refuse_absent()
     refuse_full(folder)
+    (folder / REPORT).unlink(missing_ok=True)
     root = str(Path(launch.__file__ or "").parents[1])
-    return subprocess.run(command, env={**os.environ, **resources.environment, "PYTHONPATH": root}).returncode
+    variables = {**os.environ, **resources.environment, "PYTHONPATH": root}
+    return subprocess.run(command, env=variables, stdout=table_to).returncode
 
 
 def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:

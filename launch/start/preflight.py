@@ -25,6 +25,7 @@ from masksup.exits import USER_ERROR
 
 _DISK_MIB, _NETWORK_MIB, _ROUNDS = 32, 16, 5
 _MEET_S = 90.0
+REPORT = "preflight.json"
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -50,10 +51,10 @@ def main(folder: Path, indexes: list[Path]) -> int:
         if place.first:
             print(f"masksup-launch: preflight: {error}", file=sys.stderr)
             with suppress(OSError):  # where this is what is wrong
-                write_json(folder / "preflight.json", {"error": str(error), "bad": {}})
+                write_json(folder / REPORT, {"error": str(error), "bad": {}})
         return USER_ERROR if isinstance(error, UserError) else 1
     show(report)
-    write_json(folder / "preflight.json", {"bad": report.bad, "cards": [asdict(card) for card in report.cards]})
+    write_json(folder / REPORT, {"bad": report.bad, "cards": [asdict(card) for card in report.cards]})
     return 1 if report.bad else 0
 
 
@@ -188,7 +189,7 @@ def show(report: Report) -> None:
 def read_bad(folder: Path) -> tuple[list[str], str]:
     """The bad nodes of the report in `folder`, and a line that says what is wrong."""
     try:
-        report = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [], "preflight left no report"
     lines = [f"{node}: {'; '.join(found)}" for node, found in sorted(report["bad"].items())]

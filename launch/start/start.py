@@ -23,7 +23,7 @@ from launch.start.ledger import (
     starts,
     write_json,
 )
-from launch.start.preflight import read_bad
+from launch.start.preflight import REPORT, read_bad
 from launch.sweeps.results import sweep_of, swept_keys
 from masksup.base import clock
 from masksup.base.files import write_atomically
@@ -115,7 +115,7 @@ def _refusal(folder: Folder, token: Token) -> str | None:
 
 def _preflight(folder: Folder, start: Start, resources: Resources, start_ranks: StartRanks) -> int:
     """The exit status of `launch.start.preflight`: 0 where all is well."""
-    (folder.path / "preflight.json").unlink(missing_ok=True)
+    (folder.path / REPORT).unlink(missing_ok=True)
     command = rank_command(resources, "launch.start.preflight", [str(folder.path), *indexes(folder.config)])
     return start_ranks(command, variables(start, resources), folder, start)
 

@@ -2,13 +2,14 @@
 
 import shlex
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.start.ledger import Folder, read_json, score_of, starts
 from masksup.base import csv_text
 from masksup.base.files import write_atomically
+from masksup.base.json_option import given_as_json
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,13 @@ def renew_results(run: Path) -> None:
         print(f"{run}: results of the sweep are not renewed: {type(error).__name__}: {error}", flush=True)
 
 
-def show_results(home: Path) -> None:
-    print("\n" + as_text(home, scored(home)), end="")
+def show_results(home: Path, json: str | None = None) -> None:
+    """The table on standard output, or its rows where `--json` says so."""
+    table = scored(home)
+    with given_as_json(json) as give:
+        give([{**asdict(row), "mean": row.mean, "spread": row.spread} for row in table])
+    if json is None:
+        print("\n" + as_text(home, table), end="")
 
 
 def swept_keys(home: Path) -> list[str]:

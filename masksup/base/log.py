@@ -32,7 +32,10 @@ def _print(text: str, style: str) -> None:
     """A line on the terminal, which may be a file on a full disk: then there is nobody to tell."""
     try:
         # Names of files and classes are somebody's: none may speak to the terminal, which obeys control characters.
-        console.print("\n".join(map(printable, text.split("\n"))), style=style, markup=False)
+        shown = "\n".join(map(printable, text.split("\n")))
+        # A terminal that is too narrow gets whole words; commands to be copied, which are set in, stay as they are.
+        copied = text.startswith("  ") or not console.is_terminal
+        console.print(shown, style=style, markup=False, soft_wrap=copied)
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         raise
     except OSError:

@@ -65,11 +65,11 @@ class Readable:
 
 def calibrate(
     path: Path, data: Path | None, weights: WhichWeights, wanted: CalibrationOptions, running: Running
-) -> None:
+) -> dict[str, Any]:
     """Fit, print what it is worth on samples it was not fitted on, and keep it in the run folder.
 
     Writes `decisions.json`, by which `predict` and exported models decide, and `calibration.json`, the scores and the
-    reliability diagrams behind it.
+    reliability diagrams behind it. Returns what the latter holds.
     """
     start_logging()
     _check(wanted)
@@ -85,13 +85,15 @@ def calibrate(
     samples = _readable(part, predict_alone(trained, part))
     _refuse_too_little(samples, wanted)
     plan = FitPlan(aim, wanted.method, wanted.least, wanted.rule, wanted.folds, trained.config.seed)
-    fit_to(trained, samples, plan, wanted.resamples, given)
+    return fit_to(trained, samples, plan, wanted.resamples, given)
 
 
-def fit_to(trained: Trained, samples: Readable, plan: FitPlan, resamples: int, given: dict[str, float]) -> None:
+def fit_to(
+    trained: Trained, samples: Readable, plan: FitPlan, resamples: int, given: dict[str, float]
+) -> dict[str, Any]:
     """Fit to samples that a run has not learnt from, print what it is worth, and keep it in the run folder.
 
-    `given`: thresholds that are set by hand.
+    `given`: thresholds that are set by hand. Returns what `calibration.json` holds.
     """
     assert trained.run is not None
     check_finite(samples.logits_NC)
@@ -119,6 +121,7 @@ def fit_to(trained: Trained, samples: Readable, plan: FitPlan, resamples: int, g
         (("masksup", "export", run, "--out", f"{trained.run.name}.onnx"), "one file that runs without torch"),
         (("masksup", "pack", run, "--out", f"{trained.run.name}.zip"), "one archive to share"),
     )
+    return facts
 
 
 def _check(wanted: CalibrationOptions) -> None:

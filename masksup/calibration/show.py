@@ -14,7 +14,7 @@ def show(facts: dict[str, Any]) -> None:
     """Print what the rules are worth, calibration before and after, and the thresholds."""
     for table in (_rules(facts), _calibration(facts), _thresholds(facts)):
         if table is not None:
-            console.print(table)
+            console.print(table, soft_wrap=False)
     for line in remarks(facts):
         log.info(line)
 

@@ -10,7 +10,9 @@ it was interrupted. `--plan` only writes the settings that it would try.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from masksup.base.json_option import add_json, given_as_json
 from masksup.base.place import find_place
 from masksup.errors import UserError
 from masksup.exits import STOPPED
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", default=[], metavar="key=value", help="settings of all, such as precision.threads=4"
     )
     parser.add_argument("--plan", action="store_true", help="write the settings and say why; train nothing")
+    add_json(parser, "what choices.json holds, and the chosen run with its test scores,")
     parser.set_defaults(more="overrides")
 
 
@@ -52,11 +55,12 @@ def run(args: argparse.Namespace) -> int:
     from masksup.evaluation.kept import Stopped
 
     start_logging()
-    try:
-        _search(args)
-    except Stopped:
-        log.info(f"stopped by {signals.stop_requested()}; the same command goes on from here")
-        return STOPPED
+    with given_as_json(args.json) as give:
+        try:
+            give(_search(args))
+        except Stopped:
+            log.info(f"stopped by {signals.stop_requested()}; the same command goes on from here")
+            return STOPPED
     return 0
 
 
@@ -76,16 +80,16 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--csv and --root: found one without the other; a table needs the folder of its images")
 
 
-def _search(args: argparse.Namespace) -> None:
+def _search(args: argparse.Namespace) -> dict[str, Any]:
     from masksup.base.log import console, log
     from masksup.data.split import whole
     from masksup.models.backbones import takes_any_side
-    from masksup.selection.climb import Budget, Climb, climb
+    from masksup.selection.climb import Budget, Climb, climb, to_json
     from masksup.selection.data import indexes
     from masksup.selection.facts import facts_of
     from masksup.selection.finish import calibrate_winner, train_winner, write_winner
     from masksup.selection.ladder import Start, ladder
-    from masksup.selection.show import last_lines, plan_lines, table_of
+    from masksup.selection.show import last_lines, plan_lines, table_of, test_scores
 
     train_index, test_index = indexes(args.data, args.csv, args.root, args.test, args.out)
     facts = facts_of(whole(train_index), args.folds)
@@ -99,11 +103,12 @@ def _search(args: argparse.Namespace) -> None:
     if args.plan:
         for line in plan_lines(search, train_index.folder):
             log.info(line)
-        return
+        return to_json(search)
     climb(search, train_index.folder)
     winner = write_winner(search, train_index.folder, test_index.folder if test_index else None)
-    console.print(table_of(search))
+    console.print(table_of(search), soft_wrap=False)
     train_winner(search, winner)
     calibrate_winner(search)
     for line in last_lines(search, test_index is not None):
         log.info(line)
+    return {**to_json(search), "run": str(search.run), "test": test_scores(search) if test_index else None}

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from masksup.base.json_option import add_json, given_as_json
 from masksup.commands.options import add_model, model_of
 from masksup.saved.running import add_running, running_of
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class", action="append", default=[], dest="given", metavar="NAME=P",
         help="set a threshold by hand, repeatable",
     )  # fmt: skip
+    add_json(parser, "what calibration.json of the run holds")
     add_running(parser)
 
 
@@ -42,4 +44,5 @@ def run(args: argparse.Namespace) -> None:
     wanted = CalibrationOptions(
         args.aim, args.method, args.rule, args.min_positives, args.folds, args.bootstrap, tuple(args.given)
     )
-    calibrate(model_of(args), args.data, args.weights, wanted, running_of(args))
+    with given_as_json(args.json) as give:
+        give(calibrate(model_of(args), args.data, args.weights, wanted, running_of(args)))

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from masksup.base.json_option import add_json, given_as_json
 from masksup.errors import UserError
 
 SECONDS = 5.0
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S",
                         help="of loading, and of training (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    add_json(parser, "the numbers and the verdict")
     parser.set_defaults(more="overrides")
 
 
@@ -25,17 +26,14 @@ def run(args: argparse.Namespace) -> None:
     """Measure, judge, print. Nothing is written but `--json`."""
     if not 0 < args.seconds <= 600:
         raise UserError(f"--seconds: found {args.seconds:g}, expected above 0 and at most 600")
-    from masksup.base.files import refuse_unwritable_file, write_json
     from masksup.base.log import log, start_logging
     from masksup.doctor.measure import examine
     from masksup.doctor.verdict import lines, to_json, verdict
 
     start_logging()
-    if args.json is not None:
-        refuse_unwritable_file("--json", args.json)
-    found = examine(args.path, args.overrides, args.seconds)
-    judged = verdict(found)
-    for line in lines(found, judged):
-        log.info(line)
-    if args.json is not None:
-        write_json(args.json, to_json(found, judged))
+    with given_as_json(args.json) as give:
+        found = examine(args.path, args.overrides, args.seconds)
+        judged = verdict(found)
+        for line in lines(found, judged):
+            log.info(line)
+        give(to_json(found, judged))

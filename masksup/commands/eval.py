@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 
 from masksup.base import signals
+from masksup.base.json_option import STDOUT, add_json, given_as_json, json_file
 from masksup.base.place import find_place
 from masksup.commands.options import add_model, model_of, refuse_threshold
 from masksup.errors import UserError
+from masksup.exits import STOPPED
 from masksup.saved.running import add_running, running_of
 
 
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compat", choices=("none", "csra", "csra_wider", "mcar"), help="an original's metric rules")
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is predicted")
     parser.add_argument("--masked", choices=("low", "high"), help="hide 1-10 %% or 50-60 %% of each image")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    add_json(parser, "the scores with their protocol")
     parser.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write every sample's logits there")
     parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples for the intervals; 0: no intervals")
     parser.add_argument(
@@ -31,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score and show. Returns the exit status of `masksup.output.scores.score_model`."""
+    """Score and show. Returns the exit status: 0, or 75 if it was asked to stop."""
     place = find_place()
     # Before torch is loaded, which takes seconds.
     signals.install("finishes these images, keeps what is done and leaves" if place.first else "")
-    from masksup.output.scores import EvalFiles, score_model
+    from masksup.output.scores import EvalFiles, scores_of
     from masksup.runtime.join import told_once
 
     refuse_threshold(args.threshold)
@@ -45,8 +47,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--voc-competition: it needs --write-voc-server DIR; it names the files there")
     names = ("ap_rule", "compat", "threshold", "bootstrap")
     rules = {name: getattr(args, name) for name in names}
-    wanted = EvalFiles(args.json, args.predictions, args.write_voc_server, args.voc_competition)
+    wanted = EvalFiles(json_file(args.json), args.predictions, args.write_voc_server, args.voc_competition)
     running = running_of(args)
-    with told_once(place):
-        model = model_of(args)
-    return score_model(model, args.data, args.weights, rules, wanted, args.masked, running)
+    # A file is written by `scores_of`, before it shows anything.
+    with given_as_json(STDOUT if args.json == STDOUT else None) as give:
+        with told_once(place):
+            model = model_of(args)
+        summary = scores_of(model, args.data, args.weights, rules, wanted, args.masked, running)
+        if summary is not None and place.first:
+            give(summary)
+    return STOPPED if summary is None else 0

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masksup.base.json_option import add_json, given_as_json
+
 if TYPE_CHECKING:
     from masksup.data.prepare.assemble import FileRules
     from masksup.data.write_index import IndexContent
@@ -92,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write-originals", type=Path, metavar="DIR", help="also write the JSON lists of the released CSRA code"
     )
+    add_json(parser, "what was found, with the positives of every class,")
     files = parser.add_argument_group("image files")
     files.add_argument("--verify", action="store_true", help="decode every image, which finds damage in its middle")
     files.add_argument(
@@ -110,10 +113,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag, **settings)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Prepare one data set. Raises UserError for wrong input; nothing is written then."""
+    with given_as_json(args.json) as give:
+        give(_prepare(args))
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the indexes, show what was found, and return it."""
     from masksup.data.prepare.originals import refuse_other_rules, write_originals
-    from masksup.data.prepare.table import print_table
+    from masksup.data.prepare.table import print_table, to_json
     from masksup.data.write_index import write_index
     from masksup.errors import UserError
 
@@ -137,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
             f"{index.split}: {_KEYS.get(index.split, 'data.train')}={args.out / index.split} (index {index.hash[:12]})"
         )
     _print_next(args.out, [index.split for index in indexes])
-    return 0
+    return to_json(contents, args.out)
 
 
 def read(args: argparse.Namespace) -> "list[IndexContent]":

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from masksup.base import signals
+from masksup.base.json_option import add_json, given_as_json
 from masksup.base.place import Place, find_place
 
 
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings, such as optim.lr=0.02")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="run folder (default: runs/NAME of the config)")
     parser.add_argument("--print-config", action="store_true", help="show every value and where it came from")
+    add_json(parser, "what result.json of the run holds (of --print-config: the settings)")
     parser.set_defaults(more="overrides")
 
 
@@ -34,14 +36,19 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         from masksup.config.show import print_config
 
-        print_config(config, sources)
+        print_config(config, sources, args.json)
         return 0
     run_dir = args.run_dir or Path("runs") / args.config.stem
     if place.world == 1:
         refuse_taken(run_dir)
+    from masksup.base.files import read_json
     from masksup.training.train import train
 
-    return train(config, run_dir, place)
+    with given_as_json(args.json) as give:
+        status = train(config, run_dir, place)
+        if status == 0 and place.first:
+            give(read_json(run_dir / "result.json", "the result of a run"))
+    return status
 
 
 def _told_once(place: Place) -> AbstractContextManager[None]:

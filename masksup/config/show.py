@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from masksup.base.json_option import given_as_json
 from masksup.base.log import console
 from masksup.config.component import Component
 from masksup.config.load import dump
@@ -12,15 +13,21 @@ from masksup.config.on_resume import find_field, on_resume
 from masksup.config.schema import Config
 from masksup.config.yaml_text import yaml_inline
 
+_HEADINGS = ("setting", "value", "from", "meaning", "on resume")
 
-def print_config(config: Config, sources: dict[str, str]) -> None:
-    """Print `describe`: a table on a terminal, else lines that are YAML."""
+
+def print_config(config: Config, sources: dict[str, str], json: str | None = None) -> None:
+    """Print `describe`: a table on a terminal, else lines that are YAML; or JSON rows where `--json` says so."""
     rows = list(describe(config, sources))
+    with given_as_json(json) as give:
+        give([dict(zip(_HEADINGS, row)) for row in rows])
+    if json is not None:
+        return
     if not console.is_terminal:
         for key, value, source, meaning, mark in rows:
             print(f"{key}: {value}  # {source}{'; ' + meaning if meaning else ''} On resume: {mark}.")
         return
-    table = Table("setting", "value", "from", "meaning", "on resume")
+    table = Table(*_HEADINGS)
     for key, value, source, *rest in rows:
         table.add_row(key, value, source, *rest, style="" if source == "default" else "bold")
     console.print(table, soft_wrap=False)

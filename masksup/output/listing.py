@@ -3,34 +3,27 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-STDOUT = "-"
+from masksup.base import json_option
+
 Row = Mapping[str, Any]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json [FILE]`: the rows as a JSON array of objects, whose keys are the headings of the table."""
-    parser.add_argument(
-        "--json", nargs="?", const=STDOUT, metavar="FILE", help="the rows as JSON (without FILE: in place of the table)"
-    )
+    json_option.add_json(parser, "the rows")
 
 
 def show(rows: Sequence[Row], into: str | None, wide: str = "") -> None:
-    """Print the rows, which share their keys, or write them as JSON to the file `into`.
+    """Print the rows, which share their keys, or write them as JSON where `--json` says so.
 
     wide: the column that takes what is left of the terminal. Where no terminal reads, each row is a line.
     """
-    from masksup.base.files import as_json, refuse_unwritable_file, write_atomically
-
+    with json_option.given_as_json(into) as give:
+        give(list(rows))
     if into is None:
         _print_table(rows, wide)
-    elif into == STDOUT:
-        print(as_json(list(rows), indent=1))
-    else:
-        refuse_unwritable_file("--json", Path(into))
-        write_atomically(Path(into), as_json(list(rows), indent=1) + "\n")
 
 
 def _print_table(rows: Sequence[Row], wide: str) -> None:

@@ -23,7 +23,6 @@ from masksup.evaluation.collect import Collector, Counted, Counts, Outputs, Pair
 from masksup.evaluation.forward import keeps_pairs
 from masksup.evaluation.kept import Stopped, Unfinished, outputs_key
 from masksup.evaluation.scores import evaluate
-from masksup.exits import STOPPED
 from masksup.metrics.precision_recall import decision_scores
 from masksup.metrics.tables import headline, tables, without_negatives
 from masksup.output.voc_server import ServerFiles, server_files, usual_competition, write_server_files
@@ -51,27 +50,18 @@ class EvalFiles:
         return self.predictions is not None or self.voc_server is not None
 
 
-def score_model(
-    path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: EvalFiles,
-    masked: Level | None, running: Running,
-) -> int:  # fmt: skip
-    """`masksup eval`: score a run or checkpoint on an index and print the tables.
-
-    masked: hide part of every image under masks of this level, fixed for each sample id.
-    The ranks of the job that this process is one of share the work; rank 0 prints and writes.
-
-    Returns the exit status: 0, or 75 if it was asked to stop: what is done is kept beside the model until the same
-    command goes on.
-    """
-    summary = scores_of(path, data, weights, overrides, wanted, masked, running)
-    return STOPPED if summary is None else 0
-
-
 def scores_of(
     path: Path, data: Path | None, weights: WhichWeights, overrides: dict[str, Any], wanted: EvalFiles,
     masked: Level | None, running: Running, *, shown: bool = True,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """As `score_model`, whose tables are `shown` or not; the scores with their protocol, or None if asked to stop."""
+    """`masksup eval`: score a run or checkpoint on an index and print the tables, if they are to be `shown`.
+
+    masked: hide part of every image under masks of this level, fixed for each sample id.
+    The ranks of the job that this process is one of share the work; rank 0 prints and writes.
+
+    Returns the scores with their protocol; None if it was asked to stop: what is done is kept beside the model until
+    the same command goes on.
+    """
     place = find_place()
     start_logging(rank=place.rank)
     with told_once(place):
@@ -191,7 +181,7 @@ def _show(summary: dict[str, Any], trained: Trained) -> None:
     else:
         log.info(headline(summary))
         for table in tables(summary, console.width):
-            console.print(table)
+            console.print(table, soft_wrap=False)
     _remarks(summary, trained)
 
 

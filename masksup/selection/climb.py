@@ -168,7 +168,13 @@ def _tell(search: Climb, rung: Rung) -> None:
 
 
 def keep(search: Climb) -> None:
-    """Write `choices.json`: what was tried, with which score, and what was chosen."""
+    """Write `choices.json`."""
+    search.out.mkdir(parents=True, exist_ok=True)
+    write_json(search.out / CHOICES, to_json(search))
+
+
+def to_json(search: Climb) -> dict[str, Any]:
+    """What was tried, with which score, and what was chosen."""
     rows = []
     for rung in search.rungs:
         score = search.scores.get(rung.name)
@@ -180,15 +186,13 @@ def keep(search: Climb) -> None:
         if rung.name in search.passed_over:
             found["not_tried"] = search.passed_over[rung.name]
         rows.append(found)
-    tree = {
+    return {
         "format": FORMAT, **search.facts.to_json(), "options": search.options,
         "protocol": f"mean AP (area) of {search.facts.folds} folds of the training part, held out in turn and pooled, "
         f"over classes with at least {search.facts.folds} positives; the first rung that the best one does not beat by "
         "more than a standard error of the paired difference",
         "rungs": rows, "chosen": search.winner.name if search.scores else None,
     }  # fmt: skip
-    search.out.mkdir(parents=True, exist_ok=True)
-    write_json(search.out / CHOICES, tree)
 
 
 def _take_up(search: Climb) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -43,6 +44,12 @@ def table_of(search: Climb) -> Table:
     return table
 
 
+def test_scores(search: Climb) -> dict[str, Any]:
+    """Of the chosen run, where a test part was named."""
+    scores: dict[str, Any] = read_json(search.run / "result.json", "the result of a run")["last"]["test"]
+    return scores
+
+
 def last_lines(search: Climb, tested: bool) -> list[str]:
     """What was chosen, what its score is worth, and what to do with it."""
     winner = search.winner
@@ -52,7 +59,7 @@ def last_lines(search: Climb, tested: bool) -> list[str]:
         "too good, for it was chosen by this figure"
     ]
     if tested:
-        result = read_json(search.run / "result.json", "the result of a run")["last"]["test"]
+        result = test_scores(search)
         lines.append(
             f"on the test part, which chose nothing: {result['mAP']:.1f} mAP over {result['protocol']['data']}"
         )

@@ -56,9 +56,9 @@ class Cell:
     ms: float
 
 
-def run_smoke(file: Path) -> int:
+def run_smoke(file: Path) -> dict[str, Any]:
     """Run the chain for the configuration in `file`. UserError if the configuration is wrong; JobError, naming the
-    numbers, if two parts of the chain disagree."""
+    numbers, if two parts of the chain disagree. Returns what was found, ready for JSON."""
     check_packages()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="masksup-smoke-") as folder:
@@ -72,12 +72,20 @@ def run_smoke(file: Path) -> int:
         index = open_index(data / "val")
         expected = _evaluated(trained, index, json.loads((run / "result.json").read_text(encoding="utf-8")))
         cells = _matrix(trained, index, Path(folder), expected)
-    console.print(_table(cells, file.stem))
+    console.print(_table(cells, file.stem), soft_wrap=False)
     log.info(
         f"smoke: {file.name} trained, scored (mAP {expected:.2f}), exported and run in {len(cells)} ways, in "
         f"{time.monotonic() - began:.0f} s"
     )
-    return 0
+    return {"config": str(file), "mAP": expected, "ways": [_row(cell) for cell in cells]}
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    return {
+        "precision": cell.precision, "device": cell.device, "threads": cell.threads, "batch": cell.batch,
+        "ms_per_image": cell.ms, "furthest": cell.check.largest_difference, "decisions": cell.check.agreement,
+        "mAP": cell.mean_ap,
+    }  # fmt: skip
 
 
 def _evaluated(trained: Trained, index: Index, result: dict[str, Any]) -> float:

@@ -37,8 +37,8 @@ def introduce(run: Run, told: list[str]) -> None:
         if most > 1:
             size = f"{4 * trained / 2**20:,.1f} MiB"
             log.info(
-                f"gradients: each step adds those of {counted(count, 'micro-batch')}; a process keeps up "
-                f"to {most} of them in memory, {size} each (parallel.sum)"
+                f"gradients: a step adds up {counted(count, 'micro-batch')}, in at most {most} x {size} of memory "
+                "(parallel.sum)"
             )
     if not adds_as_tree(config) and group.world > 1:
         log.info("gradients: the library adds them, so another number of ranks gives other last bits (parallel.sum)")

@@ -10,6 +10,7 @@ from masksup.base.log import log
 from masksup.base.words import figure
 from masksup.runtime import heartbeat
 from masksup.runtime.progress import Bar, Meter, duration
+from masksup.training.due import scoring_is_due
 from masksup.training.run import Run
 
 
@@ -26,17 +27,24 @@ def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Ba
     heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
     run.progress.loss = values["loss"] if math.isfinite(values["loss"]) else None
     note = f"epoch {epoch:.2f}  loss {values['loss']:.4f}  {figure(values['images_per_second'])} images/s"
-    bar.note = _live(run, note, values)
+    bar.note = _live(run, note, values) + ("  scoring ..." if scoring_is_due(run) else "")
     if bar.disable:
-        left = (run.plan.total_steps - step) * run.progress.seconds / step
-        log.info(f"step {step}/{run.plan.total_steps}  {note}  left {duration(left)}")
+        log.info(f"step {step}/{run.plan.total_steps}  {note}{_left(run)}")
+
+
+def _left(run: Run) -> str:
+    """The time to the last step by the pace of the steps before this one, of which the first has none."""
+    done = run.progress.step - 1
+    if done == 0:
+        return ""
+    return f"  left {duration((run.plan.total_steps - run.progress.step) * run.progress.seconds / done)}"
 
 
 def _live(run: Run, note: str, values: dict[str, float]) -> str:
     """What a terminal shows above the bar."""
     best = f"  best mAP {run.progress.best['mAP']:.2f}" if run.progress.best else ""
     memory = f"  {values['memory_mib'] / 1024:.1f} GiB"
-    return f"{note}  rate {figure(values['learning_rate'])}{memory}{best}"
+    return f"{note}{best}  lr {figure(values['learning_rate'])}{memory}"
 
 
 def _of_step(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:

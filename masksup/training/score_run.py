@@ -156,7 +156,7 @@ def _print_scores(result: dict[str, Any]) -> None:
         )
     if final is not None:
         for table in tables(final, console.width):
-            console.print(table)
+            console.print(table, soft_wrap=False)
 
 
 def _chosen(result: dict[str, Any]) -> str:

@@ -139,6 +139,7 @@ def _stop(run: Run, name: str | None) -> str:
 def _finish(run: Run) -> str | None:
     """Score the run at its end. The signal that cut this off, if one did; the last step was saved before."""
     heartbeat.note(phase="finishing")
+    log.info("all steps are done; the final scores and plots follow")
     try:
         finish(run)
     except Stopped:

@@ -123,9 +123,13 @@ def test_the_same_command_again_trains_nothing(
     found: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = choices(found)
-    assert auto(tiny_data, found, "--trials", "3", "--test", str(tiny_data / "test")) == 0
-    assert "this run is finished" in capsys.readouterr().out
-    after = choices(found)
+    assert auto(tiny_data, found, "--trials", "3", "--test", str(tiny_data / "test"), "--json") == 0
+    said, after = capsys.readouterr(), choices(found)
+    assert "this run is finished" in said.err
+    told = json.loads(said.out)
+    assert after.items() <= told.items()
+    assert Path(told["run"]).is_dir()
+    assert told["test"]["mAP"] > 0
     for row in [*before["rungs"], *after["rungs"]]:
         row.pop("seconds", None)
     assert before == after

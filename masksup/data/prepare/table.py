@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,27 @@ def print_table(contents: list[IndexContent]) -> None:
         console.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
 
 
+def to_json(contents: list[IndexContent], out: Path) -> dict[str, Any]:
+    """The same for programs: every split with its folder below `out`, and the positives of every class."""
+    counts, classes = [_Counts.of(content) for content in contents], contents[0].classes
+    splits = [
+        {
+            "split": content.split, "index": str(out / content.split), **_numbers(content, count),
+            "classes": dict(zip(classes, count.positives_C.tolist())),
+        }
+        for content, count in zip(contents, counts)
+    ]  # fmt: skip
+    return {"data": contents[0].name, "splits": splits, "warnings": _warnings(contents, counts)}
+
+
+def _numbers(content: IndexContent, count: _Counts) -> dict[str, int]:
+    images = len(content.image_names)
+    return {
+        "images": images, "samples": len(content.ids), "boxes": len(content.boxes_M4),
+        "positives": int(count.positives_C.sum()), "ignored": count.ignored, "unlabelled": images - count.labelled,
+    }  # fmt: skip
+
+
 def _warnings(contents: list[IndexContent], counts: list[_Counts]) -> list[str]:
     """What the preparer noticed, classes without positives or without negatives, and images shared by splits."""
     lines = []
@@ -76,12 +99,7 @@ def _sizes(contents: list[IndexContent], counts: list[_Counts]) -> Table:
     for head in ("images", "samples", "boxes", "positives", "ignored", "unlabelled"):
         sizes.add_column(head, justify="right")
     for content, count in zip(contents, counts):
-        images = len(content.image_names)
-        cells = (
-            images, len(content.ids), len(content.boxes_M4), int(count.positives_C.sum()), count.ignored,
-            images - count.labelled,
-        )  # fmt: skip
-        sizes.add_row(Text(content.split), *(f"{cell:,}" for cell in cells))
+        sizes.add_row(Text(content.split), *(f"{cell:,}" for cell in _numbers(content, count).values()))
     return sizes
 
 
