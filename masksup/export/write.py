@@ -80,27 +80,31 @@ def export(
     else:
         model = onnx_model.to_onnx(program, deployed.outputs, opset)
         if precision == "int8":
-            model = onnx_model.to_int8(model)
-            if onnx_model.quantised_products(model) == 0:
-                log.warning(
-                    "--precision int8: no matrix product of this model can be quantised; the file computes in fp32"
-                )
+            model = _in_int8(model)
         check = judged(
             session_run(new_session(onnx_model.serialise(model), "cpu", torch.get_num_threads(), str(file)), deployed)
         )
         written = {entry.domain: entry.version for entry in model.opset_import}[""]
         content = _sealed(model, card_of(trained, decisions, precision, check, written))
     _publish(file, content, kind)
-    whole = 4 * sum(parameter.numel() for parameter in trained.method.parameters())
-    if precision == "int8" and len(content) > 0.75 * whole:
-        log.warning(
-            f"--precision int8: the file is {100 * len(content) / whole:.0f} % as large as fp32: only matrix products "
-            "become int8, and most weights of this network are in convolutions; expected fp16 for a smaller file"
-        )
     log.info(f"{file}: {kind}, {precision}, {len(content) / 1e6:.1f} MB, {counted(len(trained.classes), 'class')}")
     for line in check.lines():
         log.info(f"  {line}")
     return check
+
+
+def _in_int8(model: Any) -> Any:
+    """Quantised, with a warning where that changes little."""
+    small = onnx_model.to_int8(model)
+    if onnx_model.quantised_products(small) == 0:
+        log.warning("--precision int8: no matrix product of this model can be quantised; the file computes in fp32")
+    share = small.ByteSize() / model.ByteSize()
+    if share > 0.75:
+        log.warning(
+            f"--precision int8: the file is {100 * share:.0f} % as large as fp32: only matrix products become int8, "
+            "and most weights of this network are in convolutions; expected fp16 for a smaller file"
+        )
+    return small
 
 
 def session_run(session: Any, deployed: Deployed) -> Runner:

@@ -2,11 +2,14 @@
 
 import codecs
 import csv
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,9 @@ def run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def exported(run: Path) -> Path:
     out = run.parent / "model.onnx"
-    assert main(["export", str(run), "--out", str(out), "--precision", "fp32,fp16,int8"]) == 0
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main(["export", str(run), "--out", str(out), "--precision", "fp32,fp16,int8"]) == 0
+    (run.parent / "printed.txt").write_text(printed.getvalue())
     return run.parent / "model_fp32.onnx"
 
 
@@ -229,6 +234,33 @@ def test_the_file_says_what_it_is(run: Path, exported: Path) -> None:
         assert other.card.precision == precision
         assert other.card.facts["check"]["largest_difference"] > card.facts["check"]["largest_difference"]
     assert not list(exported.parent.glob(".*partial*"))
+
+
+def said_of_size(printed: str, precision: str) -> list[int]:
+    """The percentages that warn that a file is about as large as that of fp32."""
+    return [int(p) for p in re.findall(rf"--precision {precision}: the file is (\d+) % as large as fp32", printed)]
+
+
+def test_int8_that_saves_little_says_so(run: Path, exported: Path) -> None:
+    """Nearly all weights of this residual network are in convolutions."""
+    printed = (exported.parent / "printed.txt").read_text()
+    share = exported.with_name("model_int8.onnx").stat().st_size / exported.stat().st_size
+    assert share > 0.9
+    assert said_of_size(printed, "int8") == [pytest.approx(100 * share, abs=1)]
+    assert said_of_size(printed, "fp16") == []
+
+
+@pytest.mark.slow
+def test_int8_that_saves_much_says_nothing(
+    tiny_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights of a transformer are in matrix products."""
+    assert train(tiny_config(epochs=1, model__backbone="test_vit", eval__bootstrap=0), tmp_path / "run") == 0
+    out = ["--out", str(tmp_path / "model.onnx"), "--precision", "fp32,int8"]
+    assert main(["export", str(tmp_path / "run"), *out]) == 0
+    large, small = ((tmp_path / f"model_{precision}.onnx").stat().st_size for precision in ("fp32", "int8"))
+    assert small < 0.7 * large
+    assert said_of_size(capsys.readouterr().out, "int8") == []
 
 
 def test_a_torch_program_loads_without_this_package(run: Path, exported: Path, tmp_path: Path) -> None:
