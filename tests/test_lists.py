@@ -69,9 +69,12 @@ def test_options_of_every_part_are_listed(registry: Registry) -> None:
 def test_settings_of_a_section_and_a_wrong_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings", "stop"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("stop.patience_epochs")
-    assert "stop.patience_epochs=5" in lines[1]
+    assert lines[0] == "stop.patience_epochs"
+    assert "example: stop.patience_epochs=5" in " ".join(lines)
+    assert main(["settings"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [row["setting"] for row in find_settings()]
+    assert max(len(line) for line in lines) <= 80
     assert main(["settings", "lr"]) == 2
     assert "did you mean optim.lr?" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 
@@ -55,7 +55,8 @@ def _receive(told: str, number: int, _: FrameType | None) -> None:
     if number == signal.SIGINT and name in _received:
         raise KeyboardInterrupt  # a second Ctrl-C means now; the run folder stays good
     if told and not _received:  # not by print: the signal may have come in the middle of a line
-        os.write(sys.stderr.fileno(), f"\nmasksup: {name}: {told}; a second Ctrl-C leaves at once\n".encode())
+        with suppress(OSError, ValueError):  # a notebook's has no descriptor
+            os.write(sys.stderr.fileno(), f"\nmasksup: {name}: {told}; a second Ctrl-C leaves at once\n".encode())
     _received.append(name)
 
 

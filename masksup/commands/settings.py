@@ -16,4 +16,4 @@ def run(args: argparse.Namespace) -> None:
     """List settings with default, kind of value, meaning, an example and what a resume makes of another value."""
     from masksup.config.settings import find_settings
 
-    show(find_settings(args.section), args.json, wide="meaning")
+    show(find_settings(args.section), args.json, wide="meaning", prose=True)

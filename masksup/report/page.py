@@ -205,7 +205,10 @@ def _class_chart(runs: Sequence[Gathered], c: int) -> dict[str, Any] | None:
             return None
         # By logits, as the decisions are: probabilities near 1 are ties that a threshold of logits cuts.
         recall, precision = pr_points(run.outputs.logits_NC[:, c], labels_N, said)
-        lines.append({"path": box.path(recall, precision), "dot": box.at(hits / there, hits / said) if said else None})
+        lines.append({
+            "path": box.path(recall, precision), "dot": box.at(hits / there, hits / said) if said else None,
+            "single": box.at(1.0, precision[recall.argmax()]) if there == 1 else None,
+        })  # fmt: skip
     return {"frame": box, "lines": lines}
 
 

@@ -315,6 +315,16 @@ def test_dots_of_a_page_lie_on_their_curves(runs: tuple[Path, Path]) -> None:
         assert (float(x), float(y)) in [tuple(map(float, point.split())) for point in path.split("L")]
 
 
+def test_the_curve_of_a_class_with_one_positive_is_a_point_that_is_drawn(runs: tuple[Path, Path]) -> None:
+    run = gather(open_subject(runs[0], "one", None))
+    labels_NC = run.labels_NC.copy()
+    labels_NC[labels_NC[:, 1] == 1, 1] = 0
+    labels_NC[3, 1] = 1
+    page = render([replace(run, labels_NC=labels_NC)])
+    ((path, x, y),) = re.findall(r'd="M([^"]+)"/><circle class="single" cx="([^"]+)" cy="([^"]+)"', page)
+    assert (float(x), float(y)) in [tuple(map(float, point.split())) for point in path.split("L")]
+
+
 def test_lost_hours_are_those_of_all_starts_less_the_useful(tmp_path: Path) -> None:
     result = {"seconds": 3600.0, "ranks": 4, "images_per_second": 10.0, "device": "cuda", "attempts": 2}
     assert cost_of(tmp_path, result).lost is None

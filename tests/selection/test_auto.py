@@ -32,7 +32,7 @@ QUICK = ["precision.threads=1", "data.workers=0", "log.images=0"]
 
 
 def auto(data: Path, out: Path, *more: str) -> int:
-    return main(["auto", "--data", str(data / "train"), "--out", str(out), *SMALL, *more, *QUICK])
+    return main(["auto", "--data", str(data / "train"), "--out", str(out), *SMALL, *QUICK, *more])
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_cut_off_it_goes_on_to_the_same_end(
     clean, out = tmp_path / "clean", tmp_path / "out"
     more = ["--trials", trials, "--test", str(tiny_data / "test")]
     assert auto(tiny_data, clean, *more) == 0
-    words = ["auto", "--data", str(tiny_data / "train"), "--out", str(out), *SMALL, *more, *QUICK]
+    words = ["auto", "--data", str(tiny_data / "train"), "--out", str(out), *SMALL, *QUICK, *more]
     code = "import sys; from masksup.cli import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 120
