@@ -31,7 +31,7 @@ ROWS: dict[str, tuple[str, int, str]] = {
     "recording": ("recording:recording", 3, "records and pictures in a run of 20 ms steps"),
     "saving": ("recording:saving", 3, "a save of 300 MB"),
     "methods": ("steps:methods", 5, "MaskSup and MCAR over a plain step"),
-    "shards": ("loading:smaller", 5, "shards of smaller JPEGs over files"),
+    "shards": ("loading:smaller", 5, "shards of pixels and of smaller JPEGs over files"),
     "step": ("steps:plain", 5, "training step over a bare loop"),
     "loader": ("loading:loader", 5, "loader over PIL and torchvision v1"),
     "workers": ("loading:workers", 3, "loader threads over processes"),

@@ -1,9 +1,10 @@
-"""Training images per second and core: image files, shards of them, and shards of smaller JPEGs, side by side.
+"""Training images per second and core: image files, shards of them, of their pixels and of smaller JPEGs, side by side.
 
     python -m tools.benchmark_shards data/coco2014/train [--size 448] [--quality 90] [--short-side 512] [--rounds 5]
 
-Packs the index twice into a temporary folder. Then the loader of a training, in this process with one thread, takes the
-same samples from each: it reads, decodes, cuts, flips and resizes them. Rounds alternate; the medians are compared.
+Packs the index three times into a temporary folder. Then the loader of a training, in this process with one thread,
+takes the same samples from each: it reads, decodes, cuts, flips and resizes them. Rounds alternate; the medians are
+compared.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main() -> None:
         forms = {
             "files": files,
             "shards": pack_index(files, place / "shards", 1 << 30, lambda _: None),
+            "shards, raw": pack_index(files, place / "raw", 1 << 30, lambda _: None, Reencoding(None)),
             f"shards, q{how.quality}, {how.short_side} px": pack_index(
                 files, place / "small", 1 << 30, lambda _: None, how
             ),

@@ -10,6 +10,11 @@ packed index again and compares it with the hash that was taken when the data we
 
 Large photographs are slow to decode. This stores smaller ones: other images, so the hash is another one, and every
 score of them says so.
+
+    masksup shards data/coco2014/train --out data/coco2014_raw/train --reencode raw
+
+This stores the pixels as they are, so that nothing is left to decode: the batches are those of the files, bit for bit,
+and loading is fastest. A photograph of 640 x 480 takes 0.9 MB, about five times what its JPEG does.
 """
 
 import argparse
@@ -18,6 +23,7 @@ from pathlib import Path
 
 from masksup.base.words import counted
 
+_RAW = "raw"
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -29,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--check", action="store_true", help="compare every image with its hash; write nothing")
     parser.add_argument("--shard-size", type=_bytes, default="1G", metavar="SIZE",
                         help="most bytes of a shard, e.g. 500M (default 1G)")  # fmt: skip
-    parser.add_argument("--reencode", type=_quality, metavar="qN",
-                        help="store every image as a JPEG of this quality, q1 to q100, e.g. q90")  # fmt: skip
+    parser.add_argument("--reencode", type=_form, metavar="qN|raw",
+                        help="store every image as a JPEG of this quality, q1 to q100, e.g. q90; "
+                        "raw: as its pixels, so that nothing is left to decode")  # fmt: skip
     parser.add_argument("--short-side", type=_pixels, metavar="PIXELS",
                         help="with --reencode: shrink images whose shorter side is longer, e.g. 512")  # fmt: skip
 
@@ -48,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
     if args.check:
         print(f"{args.index}: {counted(check_shards(index), 'image')}, as when the data were prepared")
         return
-    how = None if args.reencode is None else Reencoding(args.reencode, args.short_side)
+    how = (
+        None if args.reencode is None else Reencoding(None if args.reencode == _RAW else args.reencode, args.short_side)
+    )
     packed = pack_index(index, args.out, args.shard_size, print, how)
     assert packed.shards is not None
     print(
@@ -64,10 +73,12 @@ def _bytes(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _quality(text: str) -> int:
+def _form(text: str) -> int | str:
     match = re.fullmatch(r"q(\d+)", text)
+    if text == _RAW:
+        return text
     if match is None or not 1 <= int(match[1]) <= 100:
-        raise argparse.ArgumentTypeError(f"found {text}, expected q1 to q100, such as q90")
+        raise argparse.ArgumentTypeError(f"found {text}, expected raw, or q1 to q100 such as q90")
     return int(match[1])
 
 

@@ -1,8 +1,10 @@
-"""Image files to RGB tensors: JPEG by torchvision.io, everything else by PIL; never a guess at a broken file.
+"""Image files to RGB tensors: JPEG by torchvision.io, PPM as it lies there, everything else by PIL; never a guess at a
+broken file.
 
 What is read, and how it becomes RGB, is in `masksup.data.decode_pil`.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from masksup.data.decode_pil import ORIENTATION, broken, decode_pixels, open_image, read_header
+from masksup.data.decode_pil import ORIENTATION, Header, broken, decode_pixels, open_image, read_header
 from masksup.data.reading import PixelRange
 from masksup.data.shards import read_file
 from masksup.errors import UserError
@@ -42,7 +44,12 @@ def decode_bytes(
 ) -> Tensor:  # fmt: skip
     """As `decode`, for the bytes of a file; `name` stands for it in errors."""
     header = read_header(data, name, max_pixels)
-    image = _decode_jpeg(data, name, exif) if header.kind == "jpeg" else _decode_pil(data, name, exif, pixel_range)
+    if header.kind == "jpeg":
+        image = _decode_jpeg(data, name, exif)
+    elif header.kind == "ppm":
+        image = _pixels(data, header)
+    else:
+        image = _decode_pil(data, name, exif, pixel_range)
     return image if crop is None else crop_box(image, crop)
 
 
@@ -76,6 +83,13 @@ def _decode_jpeg(data: bytes, name: str, exif: bool) -> Tensor:
     except RuntimeError as error:
         raise broken(name, error) from None
     return image
+
+
+def _pixels(data: bytes, header: Header) -> Tensor:
+    shape = (header.height, header.width, 3)
+    # A copy, because torch has no tensors that cannot be written to.
+    pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8, count=math.prod(shape), offset=header.start)
+    return pixels.view(shape).permute(2, 0, 1)
 
 
 def _decode_pil(data: bytes, name: str, exif: bool, pixel_range: PixelRange) -> Tensor:

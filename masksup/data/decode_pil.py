@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from masksup.base.words import first_line
+from masksup.base.words import counted, first_line
 from masksup.data.reading import DoesNotFit, PixelRange, to_bytes
 from masksup.errors import UserError
 
@@ -25,6 +25,9 @@ FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")
 ORIENTATION = 0x0112  # of EXIF
 # JPEG frames whose every block of 8 x 8 pixels takes a bit at least; decoders fill what is missing with grey.
 _HUFFMAN = (0xC0, 0xC1, 0xC2, 0xC3)
+_PPM = re.compile(
+    rb"P6\n([1-9]\d{0,8}) ([1-9]\d{0,8})\n255\n"
+)  # in the form in which `masksup shards` and PIL write it
 # Pillow's own limit warns from 89 million pixels on and refuses 179 million, whatever `data.max_pixels` says; that one
 # is checked of every header before a pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -35,11 +38,15 @@ class BrokenImage(UserError):
 
 
 class Header(NamedTuple):
-    """What the head of a file says, before any pixel is decoded (width and height as stored)."""
+    """What the head of a file says, before any pixel is decoded (width and height as stored).
 
-    kind: Literal["jpeg", "cmyk", "other"]
+    start: of "ppm" the byte where its pixels begin, which are RGB, row after row.
+    """
+
+    kind: Literal["jpeg", "cmyk", "ppm", "other"]
     width: int
     height: int
+    start: int = 0
 
 
 def read_header(data: bytes, name: str, max_pixels: int | None = None) -> Header:
@@ -58,7 +65,20 @@ def _header(data: bytes, name: str) -> Header:
         raise BrokenImage(f"{name}: found an empty file, expected an image")
     if data[:2] == b"\xff\xd8":
         return _jpeg_header(data, name)
+    ppm = _PPM.match(data)
+    if ppm is not None:
+        return _ppm_header(ppm, data, name)
     return Header("other", *open_image(data, name).size)
+
+
+def _ppm_header(match: re.Match[bytes], data: bytes, name: str) -> Header:
+    width, height, start = int(match[1]), int(match[2]), match.end()
+    if len(data) - start < 3 * width * height:
+        raise BrokenImage(
+            f"{name}: found a PPM file with {counted(len(data) - start, 'byte')} of pixels, expected "
+            f"{3 * width * height:,} for {width} x {height}"
+        )
+    return Header("ppm", width, height, start)
 
 
 def _jpeg_header(data: bytes, name: str) -> Header:

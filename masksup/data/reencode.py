@@ -1,4 +1,4 @@
-"""The images of an index as smaller JPEGs, for data sets whose decoding keeps a GPU waiting."""
+"""The images of an index as smaller JPEGs or as plain pixels, for data sets whose decoding keeps a GPU waiting."""
 
 import os
 from collections import deque
@@ -22,14 +22,16 @@ _AHEAD = 4  # images that each thread may be ahead of the one that is written
 
 @dataclass(frozen=True)
 class Reencoding:
-    """quality: of JPEG, 1 to 100. short_side: pixels; larger images are shrunk to it, None: none is."""
+    """quality: of JPEG, 1 to 100; None: pixels as they are, as PPM. short_side: pixels; larger images are shrunk to it,
+    None: none is."""
 
-    quality: int
+    quality: int | None
     short_side: int | None = None
 
     def __str__(self) -> str:
         side = "" if self.short_side is None else f", short side at most {self.short_side} px"
-        return f"images re-encoded as JPEG of quality {self.quality}{side}"
+        form = "PPM" if self.quality is None else f"JPEG of quality {self.quality}"
+        return f"images re-encoded as {form}{side}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,7 +39,7 @@ class Reencoding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """data: a JPEG. width, height: of it, px."""
+    """data: a JPEG or PPM file. width, height: of it, px."""
 
     data: bytes
     width: int
@@ -74,7 +76,7 @@ def scaled(index: Index, sizes_I2: NDArray[np.int32]) -> dict[str, NDArray[Any]]
 
 
 def _encode(index: Index, image: int, how: Reencoding) -> Encoded:
-    """Turned and brought to 8 bits as the index says; the JPEG itself needs neither."""
+    """Turned and brought to 8 bits as the index says; what is stored needs neither."""
     pixels_3HW = decode_bytes(
         index.read_image(image), index.where_image(image), exif=index.exif, max_pixels=_MAX_PIXELS,
         pixel_range=index.pixel_range,
@@ -85,5 +87,9 @@ def _encode(index: Index, image: int, how: Reencoding) -> Encoded:
         shape = [max(1, round(height * scale)), max(1, round(width * scale))]
         pixels_3HW = F.resize(pixels_3HW, shape, interpolation=F.InterpolationMode.BICUBIC, antialias=True)
         height, width = shape
+    if how.quality is None:
+        return Encoded(
+            b"P6\n%d %d\n255\n" % (width, height) + pixels_3HW.permute(1, 2, 0).numpy().tobytes(), width, height
+        )
     jpeg: Tensor = encode_jpeg(pixels_3HW.contiguous(), how.quality)
     return Encoded(jpeg.numpy().tobytes(), width, height)

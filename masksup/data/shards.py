@@ -22,6 +22,8 @@ from masksup.errors import UserError
 
 # Column -> dtype: where each image lies. They are no part of the index's hash, which identifies what is scored.
 LOCATIONS = {"shard_I": "<i4", "offset_I": "<i8", "length_I": "<i8"}
+# CRC-32 of each image, which takes a quarter of the time of its hash. Shards of earlier versions have none.
+CHECKSUMS = {"crc_I": "<u4"}
 FOLDER = "shards"  # within the folder of the index
 BLOCK = tarfile.BLOCKSIZE
 OPEN_SHARDS = 64  # descriptors that one thread of a process keeps open for one index
@@ -61,6 +63,7 @@ class Shards:
     shard_I: NDArray[np.int32]
     offset_I: NDArray[np.int64]  # of the image's first byte
     length_I: NDArray[np.int64]
+    crc_I: NDArray[np.uint32] | None = None
     _open: "_Descriptors" = field(default_factory=lambda: _Descriptors())
 
     def path(self, image: int) -> Path:
@@ -86,7 +89,7 @@ class Shards:
             raise UserError(f"{path}: found it unreadable ({error.strerror}), {_AGAIN}") from None
         if len(data) != length + BLOCK:
             raise UserError(f"{path}: found its end within '{name}' (bytes {offset} to {offset + length}), {_AGAIN}")
-        if not _same_member(data[:BLOCK], tar_header(name, length)[-BLOCK:]):
+        if not _is_member(data[:BLOCK], name, length):
             raise UserError(
                 f"{path}: found something else than '{name}' ({counted(length, 'byte')}) at byte {offset}, {_AGAIN}"
             )
@@ -129,9 +132,14 @@ class _Descriptors(threading.local):
         return len(self._of)
 
 
-def _same_member(found: bytes, expected: bytes) -> bool:
-    """Whether two header blocks name the same member: name, size, magic. Versions of Python differ in other fields."""
-    return all(found[a:b] == expected[a:b] for a, b in ((0, 100), (124, 136), (257, 262)))
+def _is_member(found: bytes, name: str, length: int) -> bool:
+    """Whether a header block names this member: name, size, magic. Versions of Python differ in other fields."""
+    if name.isascii() and len(name) < 100 and length < 8**11:  # as nearly all are, and 40 times as fast
+        fields = (name.encode().ljust(100, b"\0"), b"%011o\0" % length, b"ustar")
+    else:
+        expected = tar_header(name, length)[-BLOCK:]
+        fields = (expected[:100], expected[124:136], expected[257:262])
+    return (found[:100], found[124:136], found[257:262]) == fields
 
 
 def _read_at(descriptor: int, offset: int, length: int) -> bytes:

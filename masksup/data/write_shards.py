@@ -2,9 +2,10 @@
 
 import hashlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,22 @@ from masksup.base.files import naming, partial_name, sync, to_disk
 from masksup.base.words import counted
 from masksup.data.index import COLUMNS, Index, columns_hash, open_index, read_header
 from masksup.data.reencode import Reencoding, encoded, scaled
-from masksup.data.shards import BLOCK, FOLDER, LOCATIONS, digest_of, tar_header
+from masksup.data.shards import BLOCK, CHECKSUMS, FOLDER, LOCATIONS, digest_of, tar_header
 from masksup.data.write_index import header_text, publish
 from masksup.errors import UserError
 
 _END = bytes(2 * BLOCK)  # of a tar file
-# Of a member: shard number, offset and length in bytes, digest of the content.
-_Member = tuple[int, int, int, bytes]
+_PLACES = LOCATIONS | CHECKSUMS
+
+
+class _Member(NamedTuple):
+    """shard: its number. offset, length: in bytes. crc, digest: of the content."""
+
+    shard: int
+    offset: int
+    length: int
+    crc: int
+    digest: bytes
 
 
 def pack_index(
@@ -46,11 +56,11 @@ def pack_index(
             members, shards = _write_shards(index, _contents(index, how, sizes), partial / FOLDER, shard_bytes, said)
             columns: dict[str, NDArray[Any]] = {
                 key: np.array([member[i] for member in members], dtype)
-                for i, (key, dtype) in enumerate(LOCATIONS.items())
+                for i, (key, dtype) in enumerate(_PLACES.items())
             }
             changes: dict[str, Any] = {"shards": shards}
             if how is not None:
-                digests = np.frombuffer(b"".join(member[3] for member in members), np.uint8).reshape(-1, 16)
+                digests = np.frombuffer(b"".join(member.digest for member in members), np.uint8).reshape(-1, 16)
                 columns |= scaled(index, np.array(sizes, np.int32).reshape(-1, 2)) | {"file_hash_I16": digests}
                 changes |= _renamed(index, columns, how)
             _write_index(index, partial, columns, changes)
@@ -83,7 +93,8 @@ def _renamed(index: Index, columns: dict[str, NDArray[Any]], how: Reencoding) ->
 def check_shards(index: Index) -> int:
     """Read every image and compare it with its hash; the number of images. UserError for the first that differs."""
     for image in range(index.images):
-        index.read_image(image)
+        if not index.is_hashed(image, index.read_image(image)):
+            raise index.changed(image)
     return index.images
 
 
@@ -102,14 +113,14 @@ def _write_shards(
                 if len(members) > first and file.tell() + len(header) + len(data) + padding + len(_END) > shard_bytes:
                     break
                 file.write(header)
-                members.append((len(shards), file.tell(), len(data), digest_of(data)))
+                members.append(_Member(len(shards), file.tell(), len(data), zlib.crc32(data), digest_of(data)))
                 file.write(data + bytes(padding))
                 data = next(contents, None)
             file.write(_END)
             size = file.tell()
             to_disk(file)
         # Named by what it holds, so that an index can only meet its own shards under a name.
-        content = hashlib.blake2b(b"".join(member[3] for member in members[first:]), digest_size=8).hexdigest()
+        content = hashlib.blake2b(b"".join(member.digest for member in members[first:]), digest_size=8).hexdigest()
         name = f"{len(shards):05d}-{content}.tar"
         (folder / "next").rename(folder / name)
         shards.append({"name": name, "bytes": size})

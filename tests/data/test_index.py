@@ -73,7 +73,7 @@ def test_columns_are_mapped_not_read_and_a_worker_maps_the_same_files(tmp_path: 
     assert len(pickled) < 1000  # a spawned worker gets the folder's name, not a copy
     for one in (index, pickle.loads(pickled)):
         for column in COLUMNS:
-            mapped = getattr(one, column)
+            mapped = getattr(one, column).base
             assert isinstance(mapped, np.memmap)
             assert mapped.mode == "r"
             assert Path(mapped.filename) == tmp_path / "train" / f"{column}.npy"

@@ -7,6 +7,7 @@ import pickle
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ from loading import SETTINGS, equal, plan, train_set, truncate, write_images
 from PIL import Image, ImageOps
 
 from masksup.cli import main
-from masksup.config.schema import Config
+from masksup.config.schema import Augment, Config
 from masksup.data import shards
 from masksup.data.dataset import EvalDataset
+from masksup.data.decode_pil import BrokenImage
 from masksup.data.index import Index, open_index
 from masksup.data.loader import eval_loader, train_loader
 from masksup.data.prepare.images import check_images
 from masksup.data.reencode import Reencoding
 from masksup.data.split import open_source
 from masksup.data.transforms import eval_transform
-from masksup.data.write_index import IndexContent, write_index
+from masksup.data.write_index import IndexContent, header_text, write_index
 from masksup.data.write_shards import check_shards, pack_index
 from masksup.errors import UserError
 from masksup.training.train import train
@@ -347,6 +349,54 @@ def test_encoded_anew_images_are_smaller_and_boxes_follow_and_the_index_says_so(
         )
 
 
+def test_raw_shards_give_the_batches_of_the_files_with_nothing_to_decode(tmp_path: Path, capsys) -> None:
+    index, out = photographs(tmp_path), tmp_path / "raw"
+    assert main(["shards", str(index.folder), "--out", str(out), "--reencode", "raw"]) == 0
+    assert "images re-encoded as PPM\n" in capsys.readouterr().out
+    raw = open_index(out)
+    assert raw.note == "by hand; images re-encoded as PPM"
+    assert raw.hash != index.hash, "the bytes are others, even where the pixels are not"
+    assert check_shards(raw) == 4
+    for number in range(4):
+        assert Image.open(io.BytesIO(raw.read_image(number))).format == "PPM", "a file that other programs read"
+    for size in (48, 700):
+        wanted, found = (
+            list(eval_loader(EvalDataset(each, eval_transform(Augment(), size)), 4, 0)) for each in (index, raw)
+        )
+        assert equal([wanted], [found])
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["checksum", "hash"])
+def test_a_changed_byte_of_a_shard_is_seen_by_its_checksum_or_in_older_shards_by_its_hash(
+    tmp_path: Path, old: bool
+) -> None:
+    index = pack_index(photographs(tmp_path), tmp_path / "raw", 1 << 30, silent, Reencoding(None, 60))
+    if old:
+        header = json.loads((index.folder / "index.json").read_text())
+        del header["columns"]["crc_I"], header["header_sha256"]
+        (index.folder / "index.json").write_text(header_text(header))
+        (index.folder / "crc_I.npy").unlink()
+        index = open_index(index.folder)
+    assert check_shards(index) == 4
+    assert index.shards is not None
+    with index.shards.path(2).open("r+b") as file:
+        file.seek(int(index.shards.offset_I[2]) + 1000)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    index.read_image(1)
+    with pytest.raises(BrokenImage, match=r"2\.jpg: found other bytes than when the index"):
+        index.read_image(2)
+
+
+def test_a_shard_whose_checksums_are_of_it_but_not_its_hashes_is_seen_by_the_check(tmp_path: Path) -> None:
+    index = pack_index(photographs(tmp_path), tmp_path / "raw", 1 << 30, silent, Reencoding(None, 60))
+    others = index.file_hash_I16.copy()
+    others[1, 0] ^= 1
+    with pytest.raises(BrokenImage, match=r"1\.jpg: found other bytes"):
+        check_shards(replace(index, file_hash_I16=others))
+
+
 def test_encoding_anew_is_the_same_every_time_and_in_shards_of_any_size(tmp_path: Path) -> None:
     index = photographs(tmp_path)
     for name, size in (("one", 1 << 20), ("many", 1)):
@@ -375,8 +425,8 @@ def test_a_run_and_its_scores_name_images_that_were_encoded_anew(tiny_config: Ma
     ("words", "told"),
     [
         (["--short-side", "512"], "--short-side: found it without --reencode"),
-        (["--reencode", "90"], "found 90, expected q1 to q100"),
-        (["--reencode", "q0"], "found q0, expected q1 to q100"),
+        (["--reencode", "90"], "found 90, expected raw, or q1 to q100"),
+        (["--reencode", "q0"], "found q0, expected raw, or q1 to q100"),
         (["--reencode", "q90", "--short-side", "0"], "found 0, expected a number of pixels"),
     ],
 )

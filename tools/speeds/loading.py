@@ -34,17 +34,18 @@ def loader(setting: Setting) -> Iterator[Figure]:
 
 
 def smaller(setting: Setting) -> Iterator[Figure]:
-    """Shards of smaller JPEGs over the image files, loaded for training."""
+    """Shards of plain pixels and of smaller JPEGs over the image files, loaded for training."""
     files = index_of_photos(setting, 4 if setting.tiny else 64)
     steps = 1 if setting.tiny else 4
-    for size, how in ((448, Reencoding(90, 512)), (224, Reencoding(90, 256))):
-        packed = pack_index(files, setting.folder / f"shards {size}", 1 << 30, lambda _: None, how)
+    raw, at_448, at_224 = Reencoding(None), Reencoding(90, 512), Reencoding(90, 256)
+    for number, (size, how) in enumerate(((448, raw), (448, at_448), (224, at_224))):
+        packed = pack_index(files, setting.folder / f"shards {number}", 1 << 30, lambda _: None, how)
         again = _loads(files, size, steps)
         times = interleaved(
             {"shards": _loads(packed, size, steps), "files": again, "files again": again}, setting.rounds
         )
-        what = f"shards of q{how.quality}, {how.short_side} px over files, at {size} px"
-        yield Figure(what, ratio(times, "files", "shards"), "x", ("at least", 2.5) if size == 448 else None,
+        what = f"shards over files at {size} px; {how}"
+        yield Figure(what, ratio(times, "files", "shards"), "x", ("at least", 2.5) if how == raw else None,
                      noise(times, "files", "files again"), _rates(times, steps * _BATCH))  # fmt: skip
 
 
