@@ -172,7 +172,7 @@ def test_commands_of_the_documents_have_their_options(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for block_ in re.findall(r"^ *```sh\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE):
         for line in block_.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.split(" && ")[0].split(" > ")[0], comments=True)
+            words = shlex.split(re.split(r" (?:&&|>|\|) ", line)[0], comments=True)
             if words[:1] == ["masksup"] and "..." not in words:
                 parse(words[1:])
 
