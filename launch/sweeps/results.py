@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.start.ledger import Folder, read_json, score_of, starts
+from launch.ledger import Folder, read_json, score_of, starts
 from masksup.base import csv_text
 from masksup.base.files import write_atomically
 
