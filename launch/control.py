@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from launch.cluster import local, slurm
-from launch.cluster.active import Seen, look
+from launch.cluster.active import Seen, look, recognise
 from launch.cluster.resources import joined
+from launch.ledger import Folder, job_of, read_json, starts
 from launch.start.decide import crashes_in_vain
-from launch.start.ledger import Folder, job_of, read_json, starts
-from launch.submit import submit
+from launch.submit import hand_in
 from launch.watch.status import find_runs
 from masksup.base.files import write_atomically
 from masksup.base.words import counted
@@ -124,6 +124,7 @@ def resume(paths: list[Path], options: dict[str, object], overrides: Sequence[st
 
     options: resources, and overrides: settings of operation, in place of those.
     """
+    jobs: dict[str, Folder] = {}
 
     def act(folder: Folder, seen: Seen) -> bool:
         if folder.result.exists() or seen.active:
@@ -132,14 +133,16 @@ def resume(paths: list[Path], options: dict[str, object], overrides: Sequence[st
         row = read_json(folder.job)
         resources = joined({str(folder.job): row.get("resources", {}), "command line": options})
         config = load_config(folder.config, overrides)[0]
-        done = submit([(folder.run, config)], resources, row.get("cluster", "slurm"), f"masksup-{folder.run.name}",
-                      folder.path)  # fmt: skip
+        done = hand_in([(folder.run, config)], resources, row.get("cluster", "slurm"), f"masksup-{folder.run.name}",
+                       folder.path, {folder: seen})  # fmt: skip
+        jobs[done[0].job] = folder
         crashes = crashes_in_vain(starts(folder))
         anew = f"; {counted(crashes, 'crash')} forgiven, and counted anew" if crashes else ""
         print(f"{folder.run}: job {done[0].job}{anew}")
         return True
 
     _, failed = to_each(paths, act)
+    recognise(jobs)
     return 2 if failed else 0
 
 

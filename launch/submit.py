@@ -4,30 +4,26 @@ import fcntl
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.cluster import local, sbatch_script, slurm
-from launch.cluster.active import look, remember
-from launch.cluster.gres import gpus_in, read_gpus
+from launch.cluster.active import Seen, look, recognise, remember
+from launch.cluster.checks import check_resources, refuse_full
 from launch.cluster.resources import Resources
 from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import place_of, snapshot
-from launch.start.ledger import Folder, write_json
+from launch.ledger import Folder, job_of, write_json
 from launch.start.start import outlives_nodes
-from masksup.base.files import to_disk, write_atomically
+from masksup.base.files import write_atomically
 from masksup.config.auto import adds_as_tree, with_sum
 from masksup.config.conflicts import refuse_ranks, refuse_zero
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
-from masksup.errors import UserError, nearest
+from masksup.errors import UserError
 from masksup.runtime.run_folder import as_in_folder, refuse_other_config, refuse_other_data
-
-# File systems that other nodes do not see, as /proc/mounts calls them.
-_NODE_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "overlay", "zfs", "f2fs", "squashfs"}
-_FREE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,26 @@ def submit(
     runs: list[tuple[Path, Config]], resources: Resources, cluster: str, name: str, home: Path
 ) -> list[Submitted]:
     """Submit runs that are neither active nor finished: one job, or one array. `home` keeps code and scripts."""
+    done = hand_in(runs, resources, cluster, name, home)
+    recognise({row.job: Folder(row.run) for row in done})
+    return done
+
+
+def hand_in(
+    runs: list[tuple[Path, Config]],
+    resources: Resources,
+    cluster: str,
+    name: str,
+    home: Path,
+    seen: Mapping[Folder, Seen] | None = None,
+) -> list[Submitted]:
+    """`submit` without its last question to SLURM (`recognise`), and with `seen` without its first: so that many
+    submissions ask as often as one."""
     folders = [Folder(run) for run, _ in runs]
     check_resources(resources, cluster)
     check_ranks([run for run, _ in runs], [config for _, config in runs], resources)
     with _nothing_left(home, *(folder.run for folder in folders)), _alone(home):
-        check_runs(runs)
+        check_runs(runs, seen)
         work = work_on(runs, resources, name, home)
         if cluster == "slurm":
             try_out(work, resources)
@@ -90,21 +101,6 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def refuse_full(folder: Path) -> None:
-    """UserError unless a small file can be written and kept in `folder`, which is made, but not left where it can't."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".probe-", dir=folder) as file:
-            file.write(bytes(_FREE_BYTES))
-            to_disk(file)
-    except OSError as error:
-        with suppress(OSError):
-            for path in new:
-                path.rmdir()
-        raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
-
-
 def check_ranks(runs: Iterable[Path], configs: Iterable[Config], resources: Resources) -> None:
     """UserError for names of folders and numbers of ranks that are known to fail before any job is there."""
     refuse_folders(runs)
@@ -114,49 +110,6 @@ def check_ranks(runs: Iterable[Path], configs: Iterable[Config], resources: Reso
         refuse_ranks(config, fits * resources.ranks_on_a_node)
         for nodes in sizes:
             refuse_zero(config, nodes * resources.ranks_on_a_node)
-
-
-class NoAnswer(UserError):
-    """The SLURM of this machine does not answer."""
-
-
-def refuse_absent() -> None:
-    """UserError where there is no SLURM on this machine, NoAnswer where it does not answer."""
-    if not slurm.here():
-        raise UserError("found no sbatch and srun on this machine, expected a login node of SLURM")
-    problem = slurm.try_call("sinfo", "-h", "-o", "%R")
-    if problem:
-        raise NoAnswer(f"SLURM does not answer here ({problem})")
-
-
-def check_resources(resources: Resources, cluster: str) -> None:
-    """UserError naming what the cluster does not have; NoAnswer where it cannot be asked."""
-    if cluster == "local":
-        return
-    if resources.limit_seconds <= resources.signal_seconds + 60 and resources.limit_seconds > 0:
-        raise UserError(
-            f"time: found {resources.time}, expected more than signal_seconds ({resources.signal_seconds}) and a "
-            "minute, as SLURM's clock is coarse; or lower signal_seconds"
-        )
-    try:
-        refuse_absent()
-    except UserError as error:
-        raise type(error)(f"{error}; --cluster local runs it on this machine") from None
-    known = slurm.partitions()
-    for partition in (resources.partition or "").split(","):
-        if partition and partition not in known:
-            raise UserError(f"partition: found '{partition}'; {nearest(partition, known)}")
-    chosen = [known[p] for p in (resources.partition or "").split(",") if p] or list(known.values())
-    where = f"partition {resources.partition}" if resources.partition else "any partition"
-    wanted = gpus_in(resources.gres or "") or dict([read_gpus(str(resources.gpus_per_node)) or (None, 0)])
-    for kind, count in wanted.items():
-        most = max((gpus.get(kind, 0) for gpus in chosen), default=count)
-        if count > most:
-            key = "gres" if resources.gres else "gpus_per_node"
-            found = f"{kind}:{count}" if kind else count
-            kinds = ", ".join(sorted({str(k) for gpus in chosen for k in gpus if k})) if kind else ""
-            raise UserError(f"{key}: found {found}; a node of {where} has at most {most}"
-                            + (f" of this type; there are {kinds or 'none'}" if kind else ""))  # fmt: skip
 
 
 def try_out(work: sbatch_script.Work, resources: Resources) -> None:
@@ -173,8 +126,11 @@ def try_out(work: sbatch_script.Work, resources: Resources) -> None:
             raise UserError(f"SLURM refuses the job: {said}") from None
 
 
-def check_runs(runs: Iterable[tuple[Path, Config]]) -> None:
-    """UserError where a folder is another configuration's, finished, or in work."""
+def check_runs(runs: Iterable[tuple[Path, Config]], seen: Mapping[Folder, Seen] | None = None) -> None:
+    """UserError where a folder is another configuration's, finished, or in work.
+
+    seen: what SLURM said of them a moment ago, which holds unless a run was submitted since.
+    """
     found = {Folder(run): config for run, config in runs}
     for folder, config in found.items():
         if folder.config.exists():
@@ -184,9 +140,10 @@ def check_runs(runs: Iterable[tuple[Path, Config]]) -> None:
             raise UserError(f"{folder.run}: found a folder that is not a run, expected a run folder or a new name")
         if folder.result.exists():
             raise UserError(f"{folder.run}: this run is finished; its scores are in {folder.result}")
-    for folder, seen in look(found).items():
-        if seen.active:
-            raise UserError(f"{folder.run}: job {seen.job} already works on this run or waits to; cancel it first")
+    for folder, known in (look(found) if seen is None else seen).items():
+        job = job_of(folder)
+        if known.active or job != known.job:
+            raise UserError(f"{folder.run}: job {job} already works on this run or waits to; cancel it first")
 
 
 def prepare_folder(folder: Folder, config: Config, resources: Resources, cluster: str, code: Path, home: Path) -> None:
@@ -199,17 +156,6 @@ def prepare_folder(folder: Folder, config: Config, resources: Resources, cluster
     write_atomically(folder.config, to_yaml(as_in_folder(folder.run, config)))
     row = {"job": None, "cluster": cluster, "code": str(code), "home": str(home), "resources": resources.model_dump()}
     write_json(folder.job, row)
-
-
-def node_local(path: Path) -> str | None:
-    """The type of the file system below `path` if other nodes most likely do not see it."""
-    best, kind = "", ""
-    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
-        _, mount, fs, *_ = line.split(" ")
-        mount = mount.encode().decode("unicode_escape")
-        if len(mount) >= len(best) and (path == Path(mount) or Path(mount) in path.parents):
-            best, kind = mount, fs
-    return kind if kind in _NODE_LOCAL else None
 
 
 def missing_data(config: Config) -> Iterable[Path]:

@@ -6,19 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from launch.cluster import sbatch_script
+from launch.cluster.checks import NoAnswer, check_resources, node_local
 from launch.cluster.resources import Resources
+from launch.ledger import Folder
 from launch.start import first_node
-from launch.start.ledger import Folder
-from launch.submit import (
-    NoAnswer,
-    check_ranks,
-    check_resources,
-    check_runs,
-    missing_data,
-    node_local,
-    submit,
-    work_on,
-)
+from launch.submit import check_ranks, check_runs, missing_data, submit, work_on
 from masksup.config.conflicts import too_many_ranks
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config

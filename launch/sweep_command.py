@@ -10,13 +10,15 @@ from typing import Any
 from launch.cluster import sbatch_script
 from launch.cluster.active import look
 from launch.cluster.resources import Resources, read_resources
+from launch.ledger import Folder, read_json, starts, write_json
 from launch.start import first_node
-from launch.start.ledger import Folder, read_json, write_json
+from launch.start.decide import crashes_in_vain
 from launch.submit import check_runs, submit, work_on
 from launch.submit_command import check_as_shown, warn
 from launch.sweeps import guided
 from launch.sweeps.results import show_results, write_results
 from launch.sweeps.settings import Named, Setting, read_sweep, settings
+from masksup.base.words import counted
 from masksup.errors import UserError
 from masksup.runtime.run_folder import refuse_other_config
 
@@ -40,6 +42,9 @@ def sweep(
             [(home / s.folder, s.config) for s in todo], resources, cluster, f"masksup-{home.name}", home / "launch"
         )
         print(f"job         {submitted[0].job.partition('_')[0]}, an array of {len(submitted)}")
+        crashes = [count for s in todo if (count := crashes_in_vain(starts(Folder(home / s.folder))))]
+        if crashes:
+            print(f"forgiven    {counted(sum(crashes), 'crash')} of {counted(len(crashes), 'setting')}, counted anew")
     print(f"settings    {len(found)}: {len(todo)} submitted, {len(active)} active, {len(done)} finished")
     if asked.guided and len(proposed) < asked.guided.count:
         print(f"guided      {len(proposed)} of {asked.guided.count}; the same command again proposes more")

@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launch.cluster import slurm
-from launch.cluster.active import look, remember
+from launch.cluster.active import look, recognise, remember
+from launch.cluster.checks import refuse_full
 from launch.cluster.gres import gpus_in
 from launch.cluster.options import words
 from launch.cluster.resources import Resources, joined
 from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import snapshot
+from launch.ledger import Folder, read_json
 from launch.start import first_node
-from launch.start.ledger import Folder, read_json
-from launch.submit import check_runs, prepare_folder, refuse_full
+from launch.submit import check_runs, prepare_folder
 from launch.sweep_command import note, settings_now, sort_out
 from launch.sweeps import guided
 from launch.sweeps.settings import read_sweep, settings
@@ -67,7 +68,9 @@ def _take(folder: Folder, config: Config, resources: Resources, home: Path) -> N
     check_runs([(folder.run, config)])
     refuse_full(home)
     prepare_folder(folder, config, resources, "slurm", snapshot(home), home)
-    remember({first_node.own_token(os.environ).job: folder}, os.environ.get("SLURM_JOB_NAME", ""))
+    own = {first_node.own_token(os.environ).job: folder}
+    remember(own, os.environ.get("SLURM_JOB_NAME", ""))
+    recognise(own)
 
 
 def _sweep(file: Path) -> int:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from test_layers import FLOORS
+from test_layers import FLOORS, LAUNCH
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -16,6 +16,7 @@ def test_every_file_that_the_page_names_exists() -> None:
 
 
 def test_the_page_has_the_floors_in_their_order() -> None:
-    order = re.search(r"    errors.*?\n\n", TEXT, re.DOTALL)
-    assert order is not None
-    assert re.findall(r"\w+", order[0]) == FLOORS
+    for first, order in (("errors", FLOORS), ("ledger", LAUNCH)):
+        found = re.search(rf"    {first} <.*?\n\n", TEXT, re.DOTALL)
+        assert found is not None
+        assert re.findall(r"\w+", found[0]) == order

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from launch.cluster.resources import read_resources
-from launch.start.ledger import Folder, starts
+from launch.ledger import Folder, starts
 from launch.sweeps.settings import settings
 from masksup.base.files import write_sealed
 from masksup.config.load import dump, load_config, to_yaml, validate

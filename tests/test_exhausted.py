@@ -14,8 +14,8 @@ import torch
 import launch.start.rank
 import masksup.cli
 from launch.cluster.resources import Resources
+from launch.ledger import Folder
 from launch.start.decide import why_not_again
-from launch.start.ledger import Folder
 from masksup.config.schema import Config
 from masksup.data.index import open_index
 from masksup.data.shapes import draw_shapes, prepare_shapes

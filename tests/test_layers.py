@@ -16,6 +16,11 @@ FLOORS = [
     "report", "selection", "replay", "doctor", "track", "api",
     "demo", "smoke", "commands", "cli",
 ]  # fmt: skip
+# Of `launch`: rooms, and modules that are commands. Each imports from itself and from those before it.
+LAUNCH = [
+    "ledger", "cluster", "sweeps", "start", "watch",
+    "submit", "submit_command", "sweep_command", "control", "without_submitit", "plain", "file_schemas", "__main__",
+]  # fmt: skip
 LOOSE = {"__init__", "__main__", "cli", "errors", "exits"}
 LOADED_WHEN_CALLED = {  # by `masksup.train`, `evaluate` and `load`
     "masksup.api.finished", "masksup.api.train", "masksup.api.evaluate", "masksup.saved.api", "masksup.saved.running",
@@ -57,6 +62,15 @@ def test_imports_go_down(name: str) -> None:
         assert not imported.startswith("launch"), f"{name} imports {imported}"
         if imported.startswith("masksup."):
             assert floor(imported) <= floor(name), f"{name} imports {imported}, which stands above it"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("launch.")])
+def test_the_launcher_imports_go_down(name: str) -> None:
+    own = LAUNCH.index(name.split(".")[1])
+    for imported in imports(name):
+        if imported.startswith("launch."):
+            assert LAUNCH.index(imported.split(".")[1]) <= own, f"{name} imports {imported}, which stands above it"
+        assert not imported.startswith(("tools", "masksup.commands")), f"{name} imports {imported}"
 
 
 def test_the_package_itself_imports_nothing_but_for_its_api() -> None:

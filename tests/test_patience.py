@@ -9,7 +9,7 @@ import pytest
 from compare import assert_same_run
 from test_train import stop_after
 
-from launch.start.ledger import Folder
+from launch.ledger import Folder
 from launch.sweeps.halving import score_at
 from launch.watch.status import judge
 from masksup.config.schema import Config

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.cluster import local, slurm
-from launch.start.ledger import Folder, job_of, read_json, starts, write_json
+from launch.ledger import Folder, job_of, read_json, starts, write_json
 from masksup.errors import UserError
 
 
@@ -55,14 +55,23 @@ def _local(folder: Folder, job: str) -> slurm.Job:
 
 
 def remember(jobs: Mapping[str, Folder], name: str) -> None:
-    """Note the numbers of jobs that were submitted just now, in their runs' folders, with what else they have."""
+    """Note the numbers of jobs that were submitted just now in their runs' folders, without a question to SLURM."""
+    for job, folder in jobs.items():
+        known = {} if local.is_local(job) else identity(None, name)
+        row = {"job": job, "submitted": time.time(), "identity": known}
+        write_json(folder.job, read_json(folder.job) | row)
+
+
+def recognise(jobs: Mapping[str, Folder]) -> None:
+    """Note, by one question, what else SLURM knows jobs by that `remember` has noted."""
     try:
         known = slurm.queue(job for job in jobs if not local.is_local(job))
-    except UserError:  # it is submitted; who asks later compares what is known
-        known = {}
+    except UserError:  # they are submitted; who asks later compares what is known
+        return
     for job, folder in jobs.items():
-        row = {"job": job, "submitted": time.time(), "identity": identity(known.get(job), name)}
-        write_json(folder.job, read_json(folder.job) | ({**row, "identity": {}} if local.is_local(job) else row))
+        row = read_json(folder.job)
+        if job in known and row.get("job") == job:
+            write_json(folder.job, row | {"identity": row.get("identity", {}) | identity(known[job])})
 
 
 def identity(job: slurm.Job | None, name: str = "") -> dict[str, Any]:

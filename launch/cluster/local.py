@@ -1,22 +1,16 @@
-"""The same job on this machine, without SLURM: a process of its own that outlives the shell, and comes back alike."""
+"""The same job on this machine, without SLURM: a process of its own that outlives the shell (`launch.start.here`)."""
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from launch.cluster.sbatch_script import Work
-from launch.start.ledger import Folder, Start, Token
-from launch.start.start import Scheduler, job_resources, run_start, say
-from launch.sweeps.halving import EarlyStop
-from launch.sweeps.results import renew_results
-from masksup.base import clock
-from masksup.base.lived import lived
+from launch.ledger import Folder
 
-_FOLLOW_S = 60
+_MODULES = {b"launch.start.here", b"launch.cluster.local", b"launch.local"}
+"""What such a process runs; the others are its names in copies of the code that earlier versions made."""
 
 
 def submit(work: Work) -> list[str]:
@@ -26,7 +20,7 @@ def submit(work: Work) -> list[str]:
     log = work.keep / f"local-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-u", "-m", "launch.cluster.local", *map(str, work.runs)],
+            [sys.executable, "-P", "-u", "-m", "launch.start.here", *map(str, work.runs)],
             env={**os.environ, "PYTHONPATH": str(work.code)}, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True, cwd=Path.cwd(),
         )  # fmt: skip
@@ -48,8 +42,7 @@ def alive(job: str, run: Path) -> bool:
         words = Path(f"/proc/{pid(job)}/cmdline").read_bytes().split(b"\0")  # nothing in one that has ended
     except (OSError, ValueError):
         return False
-    # The second name is that of earlier versions, whose copies of the code may still run; so below.
-    return not {b"launch.cluster.local", b"launch.local"}.isdisjoint(words) and os.fsencode(run) in words
+    return not _MODULES.isdisjoint(words) and os.fsencode(run) in words
 
 
 def ranks(folder: Folder) -> list[int]:
@@ -65,65 +58,3 @@ def ranks(folder: Folder) -> list[int]:
         ):
             found.append(int(place.name))
     return sorted(found)
-
-
-def main(runs: list[str]) -> int:
-    """Bring each run to its end. The exit status is 1 where one did not get there."""
-    failed = 0
-    for k, run in enumerate(runs):
-        name = f"local-{os.getpid()}" + (f"_{k}" if len(runs) > 1 else "")
-        failed += _to_the_end(Folder(Path(run)), name) != "done"
-    return int(failed > 0)
-
-
-def _to_the_end(folder: Folder, job: str) -> str:
-    restart = 0
-    while True:
-        token = Token(job, restart)
-        verdict = run_start(folder, token, ["localhost"], HERE, clock.now())
-        renew_results(folder.run)
-        if verdict.not_again is not None:
-            say(f"not started again: {verdict.not_again}")
-            return verdict.outcome
-        restart += 1
-
-
-def free_port() -> int:
-    """A port that nobody listens on, for the ranks to meet at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_here(command: list[str], variables: dict[str, str], folder: Folder, start: Start) -> int:
-    """All ranks as processes of this machine. Returns the highest exit status."""
-    world = job_resources(folder).on(1).world
-    ranks, port = [], str(free_port())
-    for rank in range(world):
-        env = {
-            **os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        }  # fmt: skip
-        with folder.log(start.number, str(rank)).open("ab") as log:
-            ranks.append(subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT))  # fmt: skip
-    early = EarlyStop(folder)
-    while all(process.poll() is None for process in ranks):
-        time.sleep(0.2)
-        if early.due():
-            ranks[0].send_signal(signal.SIGUSR2)
-    follow = lived() + _FOLLOW_S
-    while any(process.poll() is None for process in ranks) and lived() < follow:
-        time.sleep(0.2)
-    for process in ranks:
-        process.kill()  # nothing to one that has ended
-        process.wait()
-    highest: int = max(abs(process.returncode) for process in ranks)
-    return highest
-
-
-HERE = Scheduler(start_here, node_states=lambda _: {}, is_preempted=lambda _: False)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

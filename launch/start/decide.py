@@ -7,7 +7,7 @@ from typing import Any
 
 from launch.cluster.resources import Resources
 from launch.cluster.slurm import complaint
-from launch.start.ledger import Start
+from launch.ledger import Start
 from masksup.base.exhausted import LESS
 from masksup.exits import STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED

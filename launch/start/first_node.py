@@ -14,10 +14,11 @@ from pathlib import Path
 
 import launch
 from launch.cluster import slurm
+from launch.cluster.checks import refuse_absent, refuse_full
 from launch.cluster.options import words
 from launch.cluster.resources import Resources
 from launch.cluster.sbatch_script import Work
-from launch.start.ledger import Folder, Start, Token
+from launch.ledger import Folder, Start, Token
 from launch.start.preflight import REPORT
 from launch.start.start import (
     Scheduler,
@@ -33,7 +34,6 @@ from launch.start.start import (
     taken_over,
     variables,
 )
-from launch.submit import refuse_absent, refuse_full
 from launch.sweeps.halving import EarlyStop
 from launch.sweeps.results import renew_results
 from masksup.base import clock

@@ -26,9 +26,9 @@ from typing import Any, NoReturn
 
 from torch._C._distributed_c10d import HashStore, PrefixStore
 
+from launch.ledger import Folder, append, read_json
 from launch.start import rank
 from launch.start.council import PAUSE_S, Council, Plan
-from launch.start.ledger import Folder, append, read_json
 from launch.start.orphaned import queue_again
 from launch.start.recover import recovery
 from launch.start.start import job_resources, leave_word, outlives_nodes, taken_over

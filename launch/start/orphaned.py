@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from launch.cluster import slurm
-from launch.start.ledger import Folder
+from launch.ledger import Folder
 
 _LAUNCHER_S = 8.0
 """How long the launcher may be silent, which speaks every two seconds."""

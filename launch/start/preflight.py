@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.ledger import write_json
 from launch.start.fitness import RankReport, problems, shared_mistake
-from launch.start.ledger import write_json
 from masksup.base.files import to_disk
 from masksup.base.place import Place, find_place
 from masksup.errors import JobError, UserError

@@ -11,7 +11,7 @@ import traceback  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import launch  # noqa: E402
-from launch.start.ledger import Folder, read_json  # noqa: E402
+from launch.ledger import Folder, read_json  # noqa: E402
 from launch.start.start import SHOWN_S, leave_word  # noqa: E402
 from masksup.base.lived import lived  # noqa: E402
 from masksup.base.place import find_place  # noqa: E402

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.cluster.resources import Resources
-from launch.start.decide import Left, bad_nodes, first_error, outcome, refused_for_good, why_not_again
-from launch.start.ledger import (
+from launch.ledger import (
     Folder,
     Start,
     Token,
@@ -23,6 +22,7 @@ from launch.start.ledger import (
     starts,
     write_json,
 )
+from launch.start.decide import Left, bad_nodes, first_error, outcome, refused_for_good, why_not_again
 from launch.start.preflight import REPORT, read_bad
 from launch.sweeps.results import sweep_of, swept_keys
 from masksup.base import clock

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.cluster.active import look
-from launch.start.ledger import Folder, read_json, score_of, write_json
+from launch.ledger import Folder, read_json, score_of, write_json
 from launch.sweeps.draws import Range, read_ranges
 from launch.sweeps.settings import Guided, Named
 from masksup.errors import UserError

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.start.ledger import Folder, read_json
+from launch.ledger import Folder, read_json
 from launch.sweeps.results import sweep_of
 from launch.sweeps.settings import Halving
 from masksup.base.files import write_atomically

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.start.ledger import Folder, read_json, score_of, starts
+from launch.ledger import Folder, read_json, score_of, starts
 from masksup.base import csv_text
 from masksup.base.files import write_atomically
 from masksup.base.json_option import given_as_json

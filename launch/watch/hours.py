@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.cluster.slurm import Accounted
-from launch.start.ledger import Recovery, Start
+from launch.ledger import Recovery, Start
 
 # How far the launcher's first sign of life may be from the start that SLURM notes (whole seconds, and its own delay).
 _SLACK_S = 5.0

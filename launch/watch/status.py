@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.cluster import local, slurm
 from launch.cluster.active import Seen, look
-from launch.start.ledger import Folder, Start, job_of, progress, read_json, recoveries, score_of, starts
+from launch.ledger import Folder, Start, job_of, progress, read_json, recoveries, score_of, starts
 from launch.watch.hours import gpu_hours
 from masksup.errors import UserError
 

@@ -16,7 +16,7 @@ from forked import youngest_child
 from taken import GROWTH, taken
 
 from launch.cluster.local import alive
-from launch.start.ledger import Folder, progress, read_json, recoveries, starts
+from launch.ledger import Folder, progress, read_json, recoveries, starts
 from launch.watch.status import rows
 from masksup.config.load import to_yaml
 from masksup.exits import STOPPED
@@ -201,7 +201,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from launch.start import keeper, rank
-from launch.start.ledger import Folder, recoveries
+from launch.ledger import Folder, recoveries
 from masksup.base.place import ALONE
 import masksup.output.scores, masksup.training.train
 import torch
@@ -235,7 +235,7 @@ MORTAL = """
 import os, signal, sys, time
 from pathlib import Path
 from launch.start import keeper, rank
-from launch.start.ledger import Folder
+from launch.ledger import Folder
 from masksup.base import signals
 from masksup.base.place import ALONE
 

@@ -20,11 +20,11 @@ from rich.console import Console
 from launch import without_submitit
 from launch.__main__ import main
 from launch.cluster import sbatch_script, slurm, snapshot
+from launch.cluster.checks import refuse_full
 from launch.cluster.resources import Resources, read_resources, seconds
+from launch.ledger import Folder, Start, Token, begin, read_json, starts, write_json
 from launch.start import first_node
-from launch.start.ledger import Folder, Start, Token, begin, read_json, starts, write_json
 from launch.start.start import rank_command
-from launch.submit import refuse_full
 from launch.watch.status import Row, find_runs, judge, rows
 from launch.watch.table import show, summary
 from masksup.config.load import to_yaml

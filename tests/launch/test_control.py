@@ -12,7 +12,7 @@ from launch.__main__ import main
 from launch.cluster import local
 from launch.cluster.resources import Resources
 from launch.control import logs
-from launch.start.ledger import Folder, Token, begin, read_json, starts, write_json
+from launch.ledger import Folder, Token, begin, read_json, starts, write_json
 from launch.submit import prepare_folder
 from launch.sweep_command import note, sort_out
 from launch.sweeps.results import as_text, scored

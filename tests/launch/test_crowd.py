@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.resources import Resources
+from launch.ledger import Folder, Start, starts, write_json
 from launch.start import first_node
-from launch.start.ledger import Folder, Start, starts, write_json
 from launch.start.start import Scheduler, leave_word
 from masksup.exits import STOPPED
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.cluster.resources import Resources
+from launch.ledger import Start
 from launch.start.decide import Left, bad_nodes, crashes_in_vain, first_error, outcome, why_not_again
-from launch.start.ledger import Start
 
 HOUR = Resources(nodes=2, gpus_per_node=2, time="1:00:00", signal_seconds=90)
 

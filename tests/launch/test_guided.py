@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from launch.__main__ import main
-from launch.start.ledger import Folder, write_json
+from launch.ledger import Folder, write_json
 from launch.sweeps.guided import keep, propose
 from launch.sweeps.settings import Guided
 from masksup.errors import UserError

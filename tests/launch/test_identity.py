@@ -11,8 +11,8 @@ import pytest
 from launch.__main__ import main
 from launch.cluster import slurm
 from launch.cluster.resources import Resources
+from launch.ledger import Folder, Start, Token, begin, end, write_json
 from launch.start.decide import Left, first_error, outcome, why_not_again
-from launch.start.ledger import Folder, Start, Token, begin, end, write_json
 from launch.start.rank import refuse_other_code
 from launch.watch.status import judge, rows
 from launch.watch.table import shortened

@@ -12,8 +12,8 @@ import pytest
 
 from launch.cluster.resources import Resources
 from launch.cluster.slurm import Accounted
+from launch.ledger import Folder, Start, Token, append, begin, end, starts, write_json
 from launch.start.first_node import allotted_gpus
-from launch.start.ledger import Folder, Start, Token, append, begin, end, starts, write_json
 from launch.start.start import Scheduler, StartRanks, leave_word, run_start
 from launch.watch.hours import gpu_hours
 from masksup.base.json_lines import read_lines

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from launch import without_submitit
 from launch.cluster import sbatch_script
+from launch.cluster.checks import refuse_full
 from launch.cluster.options import OF_COMMAND, refuse_own
 from launch.cluster.resources import Resources, joined
 from launch.cluster.safe import refuse_folders
-from launch.submit import refuse_full
 from masksup.errors import UserError
 
 TEXT = st.text(st.sampled_from(list("ab \n\r\t'\"\\$`;&|<>(){}#%:!*~,=\u2028\x85é\ud800\x0b")), min_size=1, max_size=12)

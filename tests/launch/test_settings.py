@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from launch.cluster.resources import Resources
+from launch.ledger import write_json
 from launch.start.decide import Left, outcome
-from launch.start.ledger import write_json
 from launch.sweeps.halving import hopeless, score_at
 from launch.sweeps.results import as_text, scored, swept_keys
 from launch.sweeps.settings import Halving, settings

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from launch.cluster import slurm
-from launch.start.ledger import Folder, Start, read_json, starts
+from launch.ledger import Folder, Start, read_json, starts
 from launch.watch.status import Row, rows
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.slurm import fields, queue
-from launch.start.ledger import Folder, job_of, read_json, starts, write_json
+from launch.ledger import Folder, job_of, read_json, starts, write_json
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 

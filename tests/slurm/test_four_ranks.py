@@ -12,7 +12,7 @@ import pytest
 from compare import assert_same_run
 
 from launch.cluster import slurm
-from launch.start.ledger import Folder, job_of, read_json, score_of, starts
+from launch.ledger import Folder, job_of, read_json, score_of, starts
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
 from masksup.data.shapes import prepare_shapes

@@ -11,7 +11,7 @@ from compare import assert_same_run
 from forked import youngest_child
 
 from launch.cluster import slurm
-from launch.start.ledger import Folder, job_of, read_json, recoveries, starts
+from launch.ledger import Folder, job_of, read_json, recoveries, starts
 from masksup.base import clock
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config

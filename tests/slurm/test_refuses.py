@@ -11,7 +11,7 @@ import pytest
 
 from launch.cluster import slurm
 from launch.cluster.resources import Resources
-from launch.start.ledger import Folder, Token, job_of, read_json, starts, write_json
+from launch.ledger import Folder, Token, job_of, read_json, starts, write_json
 
 from .conftest import ROOT, Cluster, Submit, state, step, wait
 
@@ -54,7 +54,7 @@ def test_a_folder_that_nodes_do_not_share_is_warned_of_and_found_on_the_nodes(
     write_json(folder.job, {"resources": Resources().model_dump()})
     code = (
         "from pathlib import Path; from launch.start.rank import wait_for_token\n"
-        "from launch.start.ledger import Folder\n"
+        "from launch.ledger import Folder\n"
         f"wait_for_token(Folder(Path({str(run)!r})), {str(Token('1', 0))!r}, patience=1)"
     )
     left = subprocess.run(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from launch.cluster.slurm import accounting, fields, queue
-from launch.start.ledger import Folder, job_of, read_json, starts
+from launch.ledger import Folder, job_of, read_json, starts
 from launch.watch.hours import gpu_hours
 
 from .conftest import ROOT, Cluster, state, step, until_finished, wait
