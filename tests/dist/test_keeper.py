@@ -12,7 +12,7 @@ from statistics import median
 
 import pytest
 from compare import assert_same_run
-from forked import youngest_child
+from forked import in_background, youngest_child
 from taken import GROWTH, taken
 
 from launch.cluster.local import alive
@@ -20,13 +20,15 @@ from launch.start.ledger import Folder, progress, read_json, recoveries, starts
 from launch.watch.status import rows
 from masksup.config.load import to_yaml
 from masksup.exits import STOPPED
+from masksup.runtime.checkpoint import list_checkpoints
 from masksup.runtime.metrics_rows import read_rows
 from masksup.runtime.shelf import Shelf
 from masksup.runtime.watchdog import process_runs
 from masksup.training.train import train
+from tools.same_run import differences
 
 KILLS = int(os.environ.get("MASKSUP_KEEPER_KILLS", "2"))
-TORTURE = KILLS >= 30
+TORTURE, EVERY = KILLS >= 30, 100
 GAP_S = 15.0 if TORTURE else 0.5
 """The mean of the time between two kills, each of which waits for a step and a snapshot since the one before."""
 pytestmark = pytest.mark.timeout(600 + 60 * KILLS)
@@ -139,20 +141,28 @@ def job(tmp_path: Path, tiny_config) -> Iterator[Callable[..., Job]]:
             os.kill(pid, signal.SIGKILL)
 
 
-EPOCHS = (24.0 if TORTURE else 12.0) * KILLS
 SETTINGS = {
-    "epochs": EPOCHS,
+    "epochs": 12.0 * KILLS,
     "batch__micro": 4,
-    "checkpoint__snapshot_seconds": 2.0 if TORTURE else 0.5,
-    "eval__every_epochs": EPOCHS / 2,
+    "checkpoint__snapshot_seconds": 0.5,
+    "eval__every_epochs": 6.0 * KILLS,
+}
+# How far a run comes during many kills is a matter of the machine: it is ended then, and compared at a common step.
+LONG = {
+    "epochs": 100_000.0,
+    "checkpoint__snapshot_seconds": 2.0,
+    "eval__every_epochs": 200.0,
+    "checkpoint__every_steps": EVERY,
 }
 
 
 def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_path: Path) -> None:
     seed, samples = random.randrange(10**6), []
     print(f"seed {seed}", flush=True)
-    clean = in_background(lambda: train(tiny_config(**SETTINGS), tmp_path / "clean"))
-    draw, run, due = random.Random(seed), job(), 0.0
+    settings = SETTINGS | (LONG if TORTURE else {})
+    undisturbed = tiny_config(**settings, **({"checkpoint__keep": 10**6} if TORTURE else {}))
+    clean = in_background(lambda: train(undisturbed, tmp_path / "clean"))
+    draw, run, due = random.Random(seed), job(**settings), 0.0
     for kill in range(KILLS):
         run.wait(lambda: run.went_on() == kill and run.newer_kept(), "steps and a new snapshot")
         time.sleep(max(due - time.monotonic(), 0))
@@ -162,30 +172,42 @@ def test_killed_ranks_go_on_from_memory_and_end_bit_equal(job, tiny_config, tmp_
         os.kill(run.rank_of(run.keepers()[draw.randrange(4) if kill else 0]), signal.SIGKILL)
         due = time.monotonic() + draw.expovariate(1 / GAP_S)
         run.wait(lambda: len(recoveries(run.folder)) > kill or run.folder.result.exists(), "a recovery")
-    run.to_the_end()
-    told = about_recoveries(run)
-    print(told)
-    assert os.waitpid(clean, 0)[1] == 0
-    assert_same_run(tmp_path / "clean", run.run)
     if TORTURE:
+        last = end_at_a_checkpoint(run)
+        until(lambda: last in saved_steps(tmp_path / "clean"), "the same step without kills")
+        os.kill(clean, signal.SIGKILL)
+        os.waitpid(clean, 0)
+        print(about_recoveries(run, "cancelled"))
+        assert differences(tmp_path / "clean", run.run, last) == []
         assert_flat(samples)
+    else:
+        run.to_the_end()
+        print(about_recoveries(run, "done"))
+        assert os.waitpid(clean, 0)[1] == 0
+        assert_same_run(tmp_path / "clean", run.run)
 
 
-def in_background(work: Callable[[], int]) -> int:
-    """The process that does it."""
-    if child := os.fork():
-        return child
-    status = 1
-    try:
-        status = work()
-    finally:
-        os._exit(status)
+def saved_steps(run: Path) -> set[int]:
+    return {int(path.name.split("-")[1]) for path in list_checkpoints(run / "checkpoints")}
 
 
-def about_recoveries(run: Job) -> str:
+def end_at_a_checkpoint(run: Job) -> int:
+    """Ends a run once it has saved at a multiple of EVERY since the last recovery. That step."""
+    run.wait(lambda: run.went_on() == len(recoveries(run.folder)), "steps")
+    first = int(read_json(run.folder.heartbeat)["last_step"])
+    run.wait(lambda: max(saved_steps(run.run), default=0) >= first + EVERY, "a checkpoint")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "launch", "cancel", str(run.run)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    run.to_the_end()
+    return max(step for step in saved_steps(run.run) if step % EVERY == 0)
+
+
+def about_recoveries(run: Job, outcome: str) -> str:
     """Their figures, once all is as it should be."""
     found, row = recoveries(run.folder), rows([run.run], run.run.parent)[0]
-    assert [start.outcome for start in starts(run.folder)] == ["done"], "the launcher had nothing to do"
+    assert [start.outcome for start in starts(run.folder)] == [outcome], "the launcher had nothing to do"
     assert len(found) >= KILLS / 2, "the run was over too soon"
     assert all(recovery.step is not None for recovery in found), "one did not go on from memory"
     assert (row.starts, row.recoveries) == (1, len(found))
