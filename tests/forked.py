@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from masksup.base.place import Place
+from masksup.base.signals import end_with_parent
 from masksup.config.schema import Config
 from masksup.runtime.ranks import Group
 
@@ -38,6 +39,19 @@ def youngest_child(pid: int) -> int:
     return int(
         max(children, key=lambda child: int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19]))
     )
+
+
+def in_background(work: Callable[[], int]) -> int:
+    """The process that does it, and exits with what it gives; it ends with this one."""
+    if child := os.fork():
+        return child
+    status = 1
+    try:
+        os.setsid()  # its own share of the machine, where the kernel shares it by session
+        end_with_parent()
+        status = work()
+    finally:
+        os._exit(status)
 
 
 def on_ranks(world: int, folder: Path, work: Callable[[Group], Any], config: Config) -> list[Any]:

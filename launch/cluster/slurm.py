@@ -191,13 +191,15 @@ def is_preempted(job: str) -> bool:
 
 @dataclass(frozen=True)
 class Accounted:
-    """One start of a job in SLURM's accounting. Times are seconds since the epoch."""
+    """One start of a job in SLURM's accounting, or a part of one that lost a node. Times: seconds since the epoch."""
 
     id: str
     state: str
     start: float | None
     end: float | None
     seconds: int
+    gpus: int | None = None
+    """None where the cluster does not account for them."""
 
 
 def accounting(ids: Iterable[str]) -> list[Accounted] | None:
@@ -207,15 +209,16 @@ def accounting(ids: Iterable[str]) -> list[Accounted] | None:
         return None
     try:
         text = call(
-            "sacct", "-n", "-X", "-P", "--duplicates", "-S", "2000-01-01", "-o", "JobID,State,Start,End,ElapsedRaw",
-            "-j", ",".join(wanted),
+            "sacct", "-n", "-X", "-P", "--duplicates", "-S", "2000-01-01", "-j", ",".join(wanted),
+            "-o", "JobID,State,Start,End,ElapsedRaw,AllocTRES",
         )  # fmt: skip
     except UserError:
         return None
     rows = []
     for line in text.splitlines():
-        name, state, start, end, elapsed = (line.split("|") + [""] * 5)[:5]
-        rows.append(Accounted(name, state.split()[0] if state else "", _moment(start), _moment(end), int(elapsed or 0)))
+        name, state, start, end, elapsed, held = (line.split("|") + [""] * 6)[:6]
+        gpus, word = gpus_in(held).get(None), state.split()[0] if state else ""
+        rows.append(Accounted(name, word, _moment(start), _moment(end), int(elapsed or 0), gpus))
     return rows
 
 

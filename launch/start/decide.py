@@ -37,6 +37,13 @@ class Left:
     """Successive halving asked it to leave."""
     srun: str = ""
     """What srun itself printed."""
+    trained_before: bool = False
+    """An earlier start of this job did steps: what srun was asked for is not wrong in itself."""
+
+    @property
+    def refused(self) -> bool:
+        """No rank ran, for a reason that will be the same at every start."""
+        return not self.exits and not self.trained_before and refused_for_good(self.srun)
 
 
 def outcome(left: Left, resources: Resources) -> str:
@@ -51,7 +58,7 @@ def outcome(left: Left, resources: Resources) -> str:
         return "cancelled"
     if left.hopeless and statuses <= {DONE, STOPPED}:
         return "hopeless"
-    if USER_ERROR in statuses or (not left.exits and refused_for_good(left.srun)) or memory_was_used_up(left.srun):
+    if USER_ERROR in statuses or left.refused or memory_was_used_up(left.srun):
         return "wrong"
     if everybody and statuses <= {DONE, STOPPED} and STOPPED in statuses:
         near = left.seconds >= resources.limit_seconds - resources.signal_seconds - _COARSE_S
@@ -73,7 +80,7 @@ def first_error(left: Left) -> str | None:
         rank, row = rows[0]
         return f"rank {rank} on {row['host']}: {row['error']}"
     said = complaint(left.srun).removeprefix("srun: ")
-    if not left.exits and refused_for_good(left.srun):
+    if left.refused:
         return f"srun: {said}"
     return (
         f"rank {missing[0]} left no word (killed, or its node is gone); srun: {said or left.status}"
@@ -83,9 +90,12 @@ def first_error(left: Left) -> str | None:
 
 
 # What srun says where a start would fail alike whenever it is tried; a node or a controller that is away may come back.
+# "Invalid generic resource (gres) specification" is not among it: sbatch has accepted the same GPUs, and SLURM was seen
+# to say so of a job that was queued again onto nodes with another type of them. Other nodes, or another try, may do.
 _FOR_GOOD = re.compile(
-    r"unrecognized option|invalid option|Invalid .*specification|Invalid (argument|mpi|MPI|numeric value|--)"
-    r"|Couldn't find the specified plugin|Cannot create context for|execve\(\): .*No such file"
+    r"unrecognized option|invalid option|Invalid (?!generic resource).*specification"
+    r"|Invalid (argument|mpi|MPI|numeric value|--)|Couldn't find the specified plugin"
+    r"|Cannot create context for|execve\(\): .*No such file"
     r"|More processors requested than permitted|Memory required by task is not available"
     r"|Requested node configuration is not available"
 )

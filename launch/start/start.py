@@ -211,7 +211,7 @@ def _judge(
     left = Left(
         world, status, exits, clock.now() - began, finished=folder.result.exists(),
         cancelled=folder.cancelled.exists(), hopeless=folder.stopped_early.exists(),
-        preempted=scheduler.is_preempted(start.job), srun=said,
+        preempted=scheduler.is_preempted(start.job), srun=said, trained_before=_trained(folder, start),
     )  # fmt: skip
     result = outcome(left, resources)
     error = first_error(left) if result in ("wrong", "crashed", "lost") else None
@@ -225,6 +225,12 @@ def _judge(
     reason = why_not_again(result, starts(folder), resources)
     say(f"start {start.number}: {result}" + (f": {error}" if error else ""))
     return Verdict(result, reason, bad)
+
+
+def _trained(folder: Folder, start: Start) -> bool:
+    """Whether an earlier start of this job did steps."""
+    earlier = (before for before in starts(folder) if before.job == start.job and before.number < start.number)
+    return any(before.first_step is not None for before in earlier)
 
 
 def _srun_said(folder: Folder, start: Start) -> str:

@@ -38,28 +38,47 @@ def gpu_hours(
     now: float | None = None,
     recoveries: Sequence[Recovery] = (),
 ) -> Hours:
-    """Sum over the starts of a run; `accounts`, where the cluster keeps them, say how long each was allocated."""
+    """Sum over the starts of a run; `accounts`, where the cluster keeps them, say what each was given, and how long.
+
+    A start that loses a node holds fewer GPUs from then on; its mean is taken for all of its parts.
+    """
     moment = time.time() if now is None else now
     left = list(accounts or [])
     sums = [0.0, 0.0, 0.0, 0.0]
-    gpus = max([start.gpus for start in history], default=0) or 1
     for start, after in zip(history, [*history[1:], None]):
-        row = next((row for row in left if _same(row, start)), None)
-        if row is not None:
-            left.remove(row)
-        seconds = row.seconds if row is not None else _end(start, moment) - start.began
+        rows = [row for row in left if _same(row, start, moment)]
+        left = [row for row in left if row not in rows]
         own = [recovery for recovery in recoveries if recovery.start == start.number]
-        for k, part in enumerate(_split(start, after, max(seconds, 0.0), moment, own)):
-            sums[k] += part * (start.gpus or 1) / 3600
+        seconds, held = _accounted(rows, start) if rows else _noted(start, _end(start, moment), own)
+        for k, part in enumerate(_split(start, after, seconds, moment, own)):
+            sums[k] += part * (held / seconds if seconds else 0.0) / 3600
     # Starts that ended before the launcher could note them.
-    sums[1] += sum(row.seconds for row in left) * gpus / 3600
+    usual = max([start.gpus for start in history], default=0)
+    sums[1] += sum(row.seconds * (usual if row.gpus is None else row.gpus or 1) for row in left) / 3600
     return Hours(*sums)
 
 
-def _same(row: Accounted, start: Start) -> bool:
+def _same(row: Accounted, start: Start, now: float) -> bool:
+    """Whether a row is the start, or the part of it before or after a node was lost."""
     if row.id != start.job or row.start is None:
         return False
-    return row.start - _SLACK_S <= start.began <= (row.end or float("inf")) + _SLACK_S
+    within = row.start - _SLACK_S <= start.began <= (row.end or float("inf")) + _SLACK_S
+    return within or start.began < row.start <= _end(start, now)
+
+
+def _accounted(rows: Sequence[Accounted], start: Start) -> tuple[float, float]:
+    """Seconds and GPU-seconds of a start by SLURM's accounts."""
+    seconds = [float(row.seconds) for row in rows]
+    return sum(seconds), sum(s * ((start.gpus if row.gpus is None else row.gpus) or 1) for s, row in zip(seconds, rows))
+
+
+def _noted(start: Start, end: float, recoveries: Sequence[Recovery]) -> tuple[float, float]:
+    """Seconds and GPU-seconds by the launcher's notes: a rank has one GPU, and after a recovery there may be fewer."""
+    gpus, since, held = start.gpus or 1, start.began, 0.0
+    for recovery in recoveries:
+        until = min(max(recovery.agreed, since), max(end, since))
+        held, since, gpus = held + gpus * (until - since), until, max(min(gpus, recovery.ranks), 1)
+    return max(end - start.began, 0.0), held + gpus * max(end - since, 0.0)
 
 
 def _end(start: Start, now: float) -> float:

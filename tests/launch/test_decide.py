@@ -1,5 +1,6 @@
 """What becomes of a run whose ranks have left."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -118,6 +119,29 @@ def test_a_rank_that_the_kernel_killed_for_its_memory_is_not_started_again(said:
     assert (
         outcome(Left(2, 137, exits, 1.0, False, False, srun="srun: error: n1: task 0: Killed\n"), Resources()) == "lost"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "at_first", "later"),
+    [
+        ("srun: error: Unable to create step for job 7: Invalid generic resource (gres) specification", "lost", "lost"),
+        (
+            "srun: error: Unable to create step: Requested node configuration is not available",
+            "wrong",
+            "lost",
+        ),
+        ("srun: unrecognized option '--gpu-bnd'", "wrong", "lost"),
+        ("srun: error: Unable to create step for job 7: Socket timed out", "lost", "lost"),
+    ],
+)
+def test_what_srun_refuses_is_for_good_only_where_no_start_of_the_job_has_trained(
+    said: str, at_first: str, later: str
+) -> None:
+    """Queued again, a job may be given nodes with other GPUs; the limit of crashes without progress ends it."""
+    refused = left({}, status=1, srun=said)
+    assert outcome(refused, HOUR) == at_first
+    assert outcome(replace(refused, trained_before=True), HOUR) == later
+    assert said.removeprefix("srun: ").removeprefix("error: ") in str(first_error(refused))
 
 
 def test_a_rank_without_a_word_is_named() -> None:

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from time import localtime, strftime
 
 import pytest
 
+from launch.cluster import slurm
 from launch.cluster.resources import Resources
 from launch.cluster.slurm import Accounted
-from launch.ledger import Folder, Start, Token, append, begin, end, starts, write_json
+from launch.ledger import Folder, Recovery, Start, Token, append, begin, end, starts, write_json
 from launch.start.first_node import allotted_gpus
 from launch.start.start import Scheduler, StartRanks, leave_word, run_start
 from launch.watch.hours import gpu_hours
@@ -184,7 +187,9 @@ def test_a_process_that_lost_the_fence_leaves_before_it_publishes_a_checkpoint(t
     """The race of a node that was cut off: the old copy is in the middle of a save when the new one takes over."""
     code = f"""
 import torch
+from dataclasses import replace
 from pathlib import Path
+from time import localtime, strftime
 from masksup.runtime import fence
 from masksup.runtime.checkpoint import State, write_checkpoint
 fence.hold(Path({str(tmp_path / "fence")!r}), "7.0")
@@ -223,6 +228,31 @@ def test_hours_follow_the_accounts_where_there_are_some() -> None:
     rows = [Accounted("7", "NODE_FAIL", 0.0, 130.0, 130), Accounted("7", "PREEMPTED", 140.0, 150.0, 10)]
     found = gpu_hours([first], rows)
     assert found.total * 1800 == pytest.approx(140), "the start that never got to write is counted too"
+
+
+def test_hours_count_the_gpus_that_were_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of three nodes that loses one at 60 s; before it a start of one node that nobody could note."""
+    start = timed(1, 0, 100, outcome="done", first_step=0, first_step_at=20, last_step=80, last_step_at=100)
+    start.gpus = 3
+    lost = Recovery(1, 1, broke=58, agreed=60, why="", step=40, furthest=40, ranks=2, ready=62, from_step=40)
+    noted = gpu_hours([start], None, recoveries=[lost])
+    assert noted.total * 3600 == pytest.approx(60 * 3 + 40 * 2)
+    told = [
+        "7|RESIZING|{}|{}|70|cpu=3,gres/gpu=3",
+        "7|COMPLETED|{}|{}|30|cpu=2,gres/gpu=2",
+        "7|NODE_FAIL|{}|{}|9|gres/gpu=1",
+    ]
+    moments = [(0, 70), (70, 100), (-29, -20)]
+    monkeypatch.setattr(slurm, "call", lambda *_: "\n".join(
+        line.format(*(strftime("%Y-%m-%dT%H:%M:%S", localtime(at)) for at in ends)) for line, ends in zip(told, moments)
+    ))  # fmt: skip
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
+    rows = slurm.accounting(["7"])
+    found = gpu_hours([start], rows, recoveries=[lost])
+    assert found.total * 3600 == pytest.approx(70 * 3 + 30 * 2 + 9)
+    assert found.startup * 3600 == pytest.approx((20 + 4) * 2.7 + 9), "the mean of what the start held, and the other"
+    without = [replace(row, gpus=None) for row in rows or []]
+    assert gpu_hours([start], without).total * 3600 == pytest.approx((70 + 30 + 9) * 3)
 
 
 def test_the_files_of_the_launcher_are_readable_json(folder: Folder) -> None:
