@@ -182,11 +182,13 @@ def test_predict_takes_folders_and_globs_turns_exif_and_draws(
     assert capsys.readouterr().out.count(" prediction: ") == 1
 
 
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
 def test_predict_labels_the_rest_and_names_the_broken(
-    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], end: bytes
 ) -> None:
     shutil.copy(photo, tmp_path / "a.jpg")
-    (tmp_path / "b.jpg").write_bytes(photo.read_bytes()[:300])
+    Image.effect_noise((64, 48), 60).convert("RGB").save(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:1500] + end)
     shutil.copy(photo, tmp_path / "c.jpg")
     assert main(["predict", str(run), str(tmp_path)]) == 2
     captured = capsys.readouterr()

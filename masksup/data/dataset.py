@@ -106,7 +106,7 @@ def _image(
     try:
         image = decode_bytes(
             index.read(sample), index.where(sample), exif=index.exif, max_pixels=max_pixels,
-            pixel_range=index.pixel_range, crop=crop,
+            pixel_range=index.pixel_range, crop=crop, whole=index.verified,
         )  # fmt: skip
     except BrokenImage:
         if not tolerate:

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from masksup.data.decode_pil import ORIENTATION, Header, broken, decode_pixels, open_image, read_header
+from masksup.data.decode_pil import (
+    ORIENTATION,
+    Header,
+    broken,
+    decode_pixels,
+    open_image,
+    read_header,
+    refuse_early_end,
+)
 from masksup.data.reading import PixelRange
 from masksup.data.shards import read_file
 from masksup.errors import UserError
@@ -40,16 +48,16 @@ def decode(
 
 def decode_bytes(
     data: bytes, name: str, *, exif: bool, max_pixels: int, pixel_range: PixelRange = None,
-    crop: Sequence[float] | None = None,
+    crop: Sequence[float] | None = None, whole: bool = False,
 ) -> Tensor:  # fmt: skip
-    """As `decode`, for the bytes of a file; `name` stands for it in errors."""
+    """As `decode`, for the bytes of a file; `name` stands for it in errors. `whole`: it is known not to end early."""
     header = read_header(data, name, max_pixels)
     if header.kind == "jpeg":
-        image = _decode_jpeg(data, name, exif)
+        image = _decode_jpeg(data, name, exif, whole)
     elif header.kind == "ppm":
         image = _pixels(data, header)
     else:
-        image = _decode_pil(data, name, exif, pixel_range)
+        image = _decode_pil(data, name, exif, pixel_range, whole)
     return image if crop is None else crop_box(image, crop)
 
 
@@ -75,13 +83,15 @@ def crop_box(image_3HW: Tensor, xyxy: Sequence[float]) -> Tensor:
     return out_HWC.permute(2, 0, 1)
 
 
-def _decode_jpeg(data: bytes, name: str, exif: bool) -> Tensor:
-    # torchvision raises at the first byte that is missing, where libjpeg itself would go on with grey.
+def _decode_jpeg(data: bytes, name: str, exif: bool, whole: bool) -> Tensor:
+    # torchvision raises where the end marker is missing, and says nothing where it comes too early.
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
         image: Tensor = decode_jpeg(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=exif)
     except RuntimeError as error:
         raise broken(name, error) from None
+    if not whole:
+        refuse_early_end(data, name, image.numpy(), exif)
     return image
 
 
@@ -92,5 +102,6 @@ def _pixels(data: bytes, header: Header) -> Tensor:
     return pixels.view(shape).permute(2, 0, 1)
 
 
-def _decode_pil(data: bytes, name: str, exif: bool, pixel_range: PixelRange) -> Tensor:
-    return torch.from_numpy(decode_pixels(data, name, exif=exif, pixel_range=pixel_range)).permute(2, 0, 1)
+def _decode_pil(data: bytes, name: str, exif: bool, pixel_range: PixelRange, whole: bool) -> Tensor:
+    pixels_HW3 = decode_pixels(data, name, exif=exif, pixel_range=pixel_range, whole=whole)
+    return torch.from_numpy(pixels_HW3).permute(2, 0, 1)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from masksup.base.words import counted, first_line
+from masksup.data.ends_early import ends_early, seems_early
 from masksup.data.reading import DoesNotFit, PixelRange, to_bytes
 from masksup.errors import UserError
 
@@ -111,18 +112,32 @@ def open_image(data: bytes, name: str) -> Image.Image:
         raise broken(name, error) from None
 
 
-def decode_pixels(data: bytes, name: str, *, exif: bool, pixel_range: PixelRange = None) -> NDArray[np.uint8]:
+def decode_pixels(
+    data: bytes, name: str, *, exif: bool, pixel_range: PixelRange = None, whole: bool = False
+) -> NDArray[np.uint8]:
     """uint8 RGB HW3, turned as the EXIF orientation says if `exif`. BrokenImage, naming `name`, if it is damaged or
-    its pixels do not fit `pixel_range`."""
+    its pixels do not fit `pixel_range`. `whole`: it is known to have all its pixels."""
     image = open_image(data, name)
     try:
-        return rgb_pixels(image, exif=exif, pixel_range=pixel_range, again=lambda: open_image(data, name))
+        pixels_HW3 = rgb_pixels(image, exif=exif, pixel_range=pixel_range, again=lambda: open_image(data, name))
     except MemoryError:
         raise
     except DoesNotFit as error:
         raise BrokenImage(f"{name}: found {error}") from None
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise broken(name, error) from None
+    if image.format == "JPEG" and not whole:
+        refuse_early_end(data, name, pixels_HW3.transpose(2, 0, 1), exif)
+    return pixels_HW3
+
+
+def refuse_early_end(jpeg: bytes, name: str, pixels_3HW: NDArray[np.uint8], turned: bool) -> None:
+    """BrokenImage where a JPEG that was decoded to these pixels says that it ends before all of them were there."""
+    if seems_early(jpeg, pixels_3HW, turned) and ends_early(jpeg):
+        raise BrokenImage(
+            f"{name}: found a truncated JPEG (its end-of-image marker comes before its last pixels), expected a whole "
+            "one"
+        )
 
 
 def rgb_pixels(

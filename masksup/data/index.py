@@ -51,6 +51,7 @@ class Index:
     classes: tuple[str, ...]
     exif: bool  # whether decoding applies the EXIF orientation
     turned: int  # images whose EXIF orientation says that they are turned; older indexes did not count them
+    verified: bool  # whether `prepare --verify` decoded every image, so that none of them ends early
     pixel_range: PixelRange  # the values of deeper pictures that become 0 and 255; None: there were none
     hash: str  # sha256 of all columns, the classes, `exif` and `pixel_range`: identifies what is scored
     note: str  # said wherever a score is shown, e.g. "synthetic"
@@ -187,6 +188,7 @@ def mapped(folder: Path) -> Index:
     try:
         fields = {key: header[key] for key in ("name", "split", "exif", "hash", "note")}
         fields["turned"] = int(header.get("turned", 0))
+        fields["verified"] = bool(header.get("verified", False))
         pixels = str(header.get("pixel_range", range_text(SIXTEEN_BITS)))
         fields["pixel_range"] = range_from_text(pixels, f"{folder / 'index.json'}: pixel_range")
         classes, root, shapes = tuple(header["classes"]), Path(header["root"]), header["columns"]

@@ -79,7 +79,7 @@ def _encode(index: Index, image: int, how: Reencoding) -> Encoded:
     """Turned and brought to 8 bits as the index says; what is stored needs neither."""
     pixels_3HW = decode_bytes(
         index.read_image(image), index.where_image(image), exif=index.exif, max_pixels=_MAX_PIXELS,
-        pixel_range=index.pixel_range,
+        pixel_range=index.pixel_range, whole=index.verified,
     )  # fmt: skip
     height, width = pixels_3HW.shape[1:]
     if how.short_side is not None and min(height, width) > how.short_side:

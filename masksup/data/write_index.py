@@ -50,6 +50,7 @@ class IndexContent:
     box_share_M: NDArray[np.float32]
     box_flags_M: NDArray[np.uint8]
     turned: int = 0
+    verified: bool = False
     pixel_range: PixelRange = None
     warnings: tuple[str, ...] = ()  # for the table of `masksup prepare`; not written
 
@@ -66,6 +67,7 @@ def write_index(folder: Path, content: IndexContent) -> Index:
     header = {
         "format": FORMAT, "version": version, "name": content.name, "split": content.split,
         "root": str(content.root), "exif": content.exif, "turned": content.turned,
+        "verified": content.verified,
         "pixel_range": range_text(content.pixel_range), "note": content.note,
         "hash": columns_hash(columns, content.classes, content.exif, content.pixel_range),
         "images": len(content.image_names),

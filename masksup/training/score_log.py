@@ -72,6 +72,7 @@ def contact_sheet_of(run: Run, outputs: Outputs, part: Part, threshold: float) -
             exif=index.exif,
             max_pixels=run.config.data.max_pixels,
             pixel_range=index.pixel_range,
+            whole=True,  # or it were among the broken ones
         )
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         scores, truth = outputs.probabilities_NC[row].tolist(), index.labels_NC[sample].tolist()

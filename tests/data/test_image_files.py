@@ -242,7 +242,7 @@ def test_an_xml_file_that_states_the_turned_size_turns_its_picture(tmp_path: Pat
 def test_an_index_without_the_new_fields_is_read_as_before(tmp_path: Path) -> None:
     index = prepared(table(tmp_path / "root", {"a.tif": tiff((RAMP * 65535).astype("u2"))}), tmp_path / "out")
     header = json.loads((index.folder / "index.json").read_text())
-    for key in ("pixel_range", "turned", "header_sha256"):
+    for key in ("pixel_range", "turned", "verified", "header_sha256"):
         del header[key]
     (index.folder / "index.json").write_text(json.dumps(header))
     old = open_index(index.folder)

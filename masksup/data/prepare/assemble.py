@@ -128,7 +128,7 @@ def assemble(
         )
         content.exif, content.note, content.warnings = exif, note, (*split.warnings, *content.warnings)
         content.warnings += (*within(content),)
-        content.pixel_range = pixel_range
+        content.pixel_range, content.verified = pixel_range, files.verify
         contents.append(content)
     return contents
 

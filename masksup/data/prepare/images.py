@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from masksup.base.files import read_regular
 from masksup.data.decode_pil import FORMATS, ORIENTATION, BrokenImage, deep_values, is_deep, read_header
+from masksup.data.ends_early import ends_early
 from masksup.data.prepare.options import storable
 from masksup.data.reading import span
 from masksup.errors import UserError
@@ -115,30 +116,11 @@ def _decode(data: bytes) -> None:
     from masksup.data.decode import decode_bytes  # loads torch
 
     try:
-        decode_bytes(data, "image", exif=False, max_pixels=MOST_PIXELS)
+        decode_bytes(data, "image", exif=False, max_pixels=MOST_PIXELS, whole=True)
     except BrokenImage as error:
         raise BrokenFile(str(error).removeprefix("image: found ")) from None
-    if data[:2] == b"\xff\xd8" and _ends_early(data):
+    if data[:2] == b"\xff\xd8" and ends_early(data):
         raise BrokenFile("truncated JPEG (its end-of-image marker comes before its last pixels)")
-
-
-def _ends_early(jpeg: bytes) -> bool:
-    """Whether a decoder would read beyond the end marker, and so show other pixels where other bytes stand there.
-
-    Decoders fill what is missing with grey and say nothing. At an eighth of the size, asking twice costs little.
-    """
-    end = jpeg.find(b"\xff\xd9", _first_scan(jpeg))
-    try:
-        return _shown(jpeg[:end]) != _shown(jpeg[:end] + bytes(range(1, 255)) * 4)
-    except OSError:  # of a progressive file, PIL notices by itself
-        return True
-
-
-def _shown(jpeg: bytes) -> bytes:
-    with Image.open(io.BytesIO(jpeg + b"\xff\xd9"), formats=("JPEG",)) as image:
-        if not image.info.get("progressive"):  # whose last scans do not show at this size
-            image.draft(None, (1, 1))
-        return image.tobytes()
 
 
 def _facts_of(data: bytes, exif: bool) -> ImageFacts:
