@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from masksup.base.files import Bytes
 from masksup.data.decode_pil import ORIENTATION, Header, broken, decode_pixels, open_image, read_header
 from masksup.data.reading import PixelRange
 from masksup.data.shards import read_file
@@ -39,7 +40,7 @@ def decode(
 
 
 def decode_bytes(
-    data: bytes, name: str, *, exif: bool, max_pixels: int, pixel_range: PixelRange = None,
+    data: Bytes, name: str, *, exif: bool, max_pixels: int, pixel_range: PixelRange = None,
     crop: Sequence[float] | None = None,
 ) -> Tensor:  # fmt: skip
     """As `decode`, for the bytes of a file; `name` stands for it in errors."""
@@ -75,7 +76,7 @@ def crop_box(image_3HW: Tensor, xyxy: Sequence[float]) -> Tensor:
     return out_HWC.permute(2, 0, 1)
 
 
-def _decode_jpeg(data: bytes, name: str, exif: bool) -> Tensor:
+def _decode_jpeg(data: Bytes, name: str, exif: bool) -> Tensor:
     # torchvision raises at the first byte that is missing, where libjpeg itself would go on with grey.
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
@@ -85,12 +86,12 @@ def _decode_jpeg(data: bytes, name: str, exif: bool) -> Tensor:
     return image
 
 
-def _pixels(data: bytes, header: Header) -> Tensor:
+def _pixels(data: Bytes, header: Header) -> Tensor:
     shape = (header.height, header.width, 3)
     # A copy, because torch has no tensors that cannot be written to.
     pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8, count=math.prod(shape), offset=header.start)
     return pixels.view(shape).permute(2, 0, 1)
 
 
-def _decode_pil(data: bytes, name: str, exif: bool, pixel_range: PixelRange) -> Tensor:
+def _decode_pil(data: Bytes, name: str, exif: bool, pixel_range: PixelRange) -> Tensor:
     return torch.from_numpy(decode_pixels(data, name, exif=exif, pixel_range=pixel_range)).permute(2, 0, 1)
