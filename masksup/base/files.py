@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from masksup.errors import UserError
 
+Bytes = bytes | memoryview  # of a file, or a part of one that was not copied
 _SEAL = "sha256"  # key of the hash of all else in a JSON file
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from masksup.base.files import Bytes
 from masksup.data.decode_pil import (
     ORIENTATION,
     Header,
@@ -47,7 +48,7 @@ def decode(
 
 
 def decode_bytes(
-    data: bytes, name: str, *, exif: bool, max_pixels: int, pixel_range: PixelRange = None,
+    data: Bytes, name: str, *, exif: bool, max_pixels: int, pixel_range: PixelRange = None,
     crop: Sequence[float] | None = None, whole: bool = False,
 ) -> Tensor:  # fmt: skip
     """As `decode`, for the bytes of a file; `name` stands for it in errors. `whole`: it is known not to end early."""
@@ -83,7 +84,7 @@ def crop_box(image_3HW: Tensor, xyxy: Sequence[float]) -> Tensor:
     return out_HWC.permute(2, 0, 1)
 
 
-def _decode_jpeg(data: bytes, name: str, exif: bool, whole: bool) -> Tensor:
+def _decode_jpeg(data: Bytes, name: str, exif: bool, whole: bool) -> Tensor:
     # torchvision raises where the end marker is missing, and says nothing where it comes too early.
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
@@ -95,13 +96,13 @@ def _decode_jpeg(data: bytes, name: str, exif: bool, whole: bool) -> Tensor:
     return image
 
 
-def _pixels(data: bytes, header: Header) -> Tensor:
+def _pixels(data: Bytes, header: Header) -> Tensor:
     shape = (header.height, header.width, 3)
     # A copy, because torch has no tensors that cannot be written to.
     pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8, count=math.prod(shape), offset=header.start)
     return pixels.view(shape).permute(2, 0, 1)
 
 
-def _decode_pil(data: bytes, name: str, exif: bool, pixel_range: PixelRange, whole: bool) -> Tensor:
+def _decode_pil(data: Bytes, name: str, exif: bool, pixel_range: PixelRange, whole: bool) -> Tensor:
     pixels_HW3 = decode_pixels(data, name, exif=exif, pixel_range=pixel_range, whole=whole)
     return torch.from_numpy(pixels_HW3).permute(2, 0, 1)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from masksup.base.files import Bytes
 from masksup.base.words import counted, first_line
 from masksup.data.ends_early import ends_early, seems_early
 from masksup.data.reading import DoesNotFit, PixelRange, to_bytes
@@ -50,7 +51,7 @@ class Header(NamedTuple):
     start: int = 0
 
 
-def read_header(data: bytes, name: str, max_pixels: int | None = None) -> Header:
+def read_header(data: Bytes, name: str, max_pixels: int | None = None) -> Header:
     """What the head of a file says. BrokenImage, naming `name`, if it is none, or has more than `max_pixels`."""
     header = _header(data, name)
     if max_pixels is not None and header.width * header.height > max_pixels:
@@ -61,7 +62,7 @@ def read_header(data: bytes, name: str, max_pixels: int | None = None) -> Header
     return header
 
 
-def _header(data: bytes, name: str) -> Header:
+def _header(data: Bytes, name: str) -> Header:
     if not data:
         raise BrokenImage(f"{name}: found an empty file, expected an image")
     if data[:2] == b"\xff\xd8":
@@ -72,7 +73,7 @@ def _header(data: bytes, name: str) -> Header:
     return Header("other", *open_image(data, name).size)
 
 
-def _ppm_header(match: re.Match[bytes], data: bytes, name: str) -> Header:
+def _ppm_header(match: re.Match[Any], data: Bytes, name: str) -> Header:
     width, height, start = int(match[1]), int(match[2]), match.end()
     if len(data) - start < 3 * width * height:
         raise BrokenImage(
@@ -82,7 +83,7 @@ def _ppm_header(match: re.Match[bytes], data: bytes, name: str) -> Header:
     return Header("ppm", width, height, start)
 
 
-def _jpeg_header(data: bytes, name: str) -> Header:
+def _jpeg_header(data: Bytes, name: str) -> Header:
     """Walk the markers to the frame header (ITU T.81, B.2.2); about 25 times as fast as opening the file with PIL."""
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
@@ -102,7 +103,7 @@ def _jpeg_header(data: bytes, name: str) -> Header:
     raise BrokenImage(f"{name}: found a JPEG file without a frame header, expected a whole image")
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
+def open_image(data: Bytes, name: str) -> Image.Image:
     """The image with its head read, its pixels not yet. BrokenImage, naming `name`, if it is none."""
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -113,7 +114,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 
 def decode_pixels(
-    data: bytes, name: str, *, exif: bool, pixel_range: PixelRange = None, whole: bool = False
+    data: Bytes, name: str, *, exif: bool, pixel_range: PixelRange = None, whole: bool = False
 ) -> NDArray[np.uint8]:
     """uint8 RGB HW3, turned as the EXIF orientation says if `exif`. BrokenImage, naming `name`, if it is damaged or
     its pixels do not fit `pixel_range`. `whole`: it is known to have all its pixels."""
@@ -131,7 +132,7 @@ def decode_pixels(
     return pixels_HW3
 
 
-def refuse_early_end(jpeg: bytes, name: str, pixels_3HW: NDArray[np.uint8], turned: bool) -> None:
+def refuse_early_end(jpeg: Bytes, name: str, pixels_3HW: NDArray[np.uint8], turned: bool) -> None:
     """BrokenImage where a JPEG that was decoded to these pixels says that it ends before all of them were there."""
     if seems_early(jpeg, pixels_3HW, turned) and ends_early(jpeg):
         raise BrokenImage(

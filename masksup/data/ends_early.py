@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from masksup.base.files import Bytes
+
 # Among pixels, FF is escaped (00), repeated (FF) or restarts the decoder (D0 to D7): a marker is none of these.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END, _SCAN, _NO_FRAME = 0xD9, 0xDA, (0xC4, 0xC8, 0xCC)
 _CORNER = 4  # px
 
 
-def seems_early(jpeg: bytes, pixels_3HW: NDArray[np.uint8], turned: bool) -> bool:
+def seems_early(jpeg: Bytes, pixels_3HW: NDArray[np.uint8], turned: bool) -> bool:
     """Whether a file that was decoded to these pixels may end early. `turned`: they may be turned as EXIF says.
 
     What is missing shows as a lower right corner of one colour; of a progressive file, scans are missing. One
@@ -33,14 +35,15 @@ def seems_early(jpeg: bytes, pixels_3HW: NDArray[np.uint8], turned: bool) -> boo
     return any(_flat(pixels_3HW[:, rows, columns]) for rows, columns in corners)
 
 
-def ends_early(jpeg: bytes) -> bool:
+def ends_early(jpeg: Bytes) -> bool:
     """Whether a decoder would read beyond the end marker, and so show other pixels where other bytes stand there.
 
     At an eighth of the size, asking twice costs little.
     """
+    whole = bytes(jpeg)
     end = next((at for marker, at in _segments(jpeg) if marker == _END), len(jpeg))
     try:
-        return bool(_shown(jpeg[:end]) != _shown(jpeg[:end] + bytes(range(1, 255)) * 4))
+        return bool(_shown(whole[:end]) != _shown(whole[:end] + bytes(range(1, 255)) * 4))
     except OSError:  # of a progressive file, PIL notices by itself
         return True
 
@@ -49,7 +52,7 @@ def _flat(pixels_3HW: NDArray[np.uint8]) -> bool:
     return bool(np.all(pixels_3HW == pixels_3HW[:, :1, :1]))
 
 
-def _segments(jpeg: bytes) -> Iterator[tuple[int, int]]:
+def _segments(jpeg: Bytes) -> Iterator[tuple[int, int]]:
     """Markers and where they stand, to the end of the image (ITU T.81, B.1.1)."""
     at = 2
     while found := _MARKER.search(jpeg, at):
@@ -58,7 +61,7 @@ def _segments(jpeg: bytes) -> Iterator[tuple[int, int]]:
         at += 2 + (0 if jpeg[at + 1] == _END else int.from_bytes(jpeg[at + 2 : at + 4]))
 
 
-def _scans(jpeg: bytes) -> tuple[bool, bool]:
+def _scans(jpeg: Bytes) -> tuple[bool, bool]:
     """Whether the file is progressive, and whether its scans name all bits of all coefficients of all components."""
     progressive = False
     missing: dict[int, bytearray] = {}  # of each component, the bits of each coefficient that were not named yet

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.files import json_sha256, read_json, refuse_special
+from masksup.base.files import Bytes, json_sha256, read_json, refuse_special
 from masksup.data.decode_pil import BrokenImage
 from masksup.data.labels import Labels, SparseLabels
 from masksup.data.reading import SIXTEEN_BITS, PixelRange, Reading, range_from_text, range_text
@@ -100,13 +100,13 @@ class Index:
         """Name of image number `image`: its path relative to `root` when the data were prepared."""
         return _text(self.image_name_bytes, self.image_name_start_I1, image)
 
-    def read_image(self, image: int) -> bytes:
+    def read_image(self, image: int) -> Bytes:
         """The file of image number `image`, or what a shard holds of it.
 
         UserError where it is not to be had, BrokenImage where it is not what it was when the index was made.
         """
         if self.shards is not None:
-            data = self.shards.read(image, self.image_name(image))
+            data: Bytes = self.shards.read(image, self.image_name(image))
         else:
             data = read_file(self._file(image))
         checksums = None if self.shards is None else self.shards.crc_I
@@ -114,7 +114,7 @@ class Index:
             raise self.changed(image)
         return data
 
-    def is_hashed(self, image: int, data: bytes) -> bool:
+    def is_hashed(self, image: int, data: Bytes) -> bool:
         """Whether these are the bytes that the index has the hash of."""
         return bool(digest_of(data) == self.file_hash_I16[image].tobytes())
 
@@ -125,7 +125,7 @@ class Index:
             "the same file (put it back, or prepare the data again)"
         )
 
-    def read(self, sample: int) -> bytes:
+    def read(self, sample: int) -> Bytes:
         """The same for the image that sample number `sample` lies in."""
         return self.read_image(int(self.sample_image_N[sample]))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.files import open_regular, refuse_special
+from masksup.base.files import Bytes, open_regular, refuse_special
 from masksup.base.words import counted
 from masksup.errors import UserError
 
@@ -41,7 +41,7 @@ def read_file(path: Path) -> bytes:
         raise UserError(f"{path}: found it unreadable ({error.strerror}), expected an image") from None
 
 
-def digest_of(data: bytes) -> bytes:
+def digest_of(data: Bytes) -> bytes:
     """What an index keeps of the bytes of each image."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
@@ -70,7 +70,7 @@ class Shards:
         """The shard that holds image number `image`."""
         return self.folder / self.names[int(self.shard_I[image])]
 
-    def read(self, image: int, name: str) -> bytes:
+    def read(self, image: int, name: str) -> memoryview:
         """The bytes of image number `image`, whose name in the index is `name`.
 
         UserError, never bytes of something else, for a shard that is missing, cut off, or holds another member there.
@@ -93,7 +93,7 @@ class Shards:
             raise UserError(
                 f"{path}: found something else than '{name}' ({counted(length, 'byte')}) at byte {offset}, {_AGAIN}"
             )
-        return data[BLOCK:]
+        return memoryview(data)[BLOCK:]
 
 
 class _Descriptor(int):

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from masksup.base.words import counted
 from masksup.config.schema import Config, Data
-from masksup.data.dataset import TrainDataset
+from masksup.data.dataset import EvalDataset, TrainDataset
 from masksup.data.folds import folds_of
 from masksup.data.index import Index, open_index
 from masksup.data.labels import Labels, SparseLabels, counts_of
 from masksup.data.reading import PixelRange, range_text
 from masksup.data.sampler import Plan, class_balance
-from masksup.data.transforms import train_transform
+from masksup.data.transforms import eval_transform, train_transform
 from masksup.errors import UserError
 
 
@@ -127,6 +127,12 @@ def train_dataset(config: Config, train: Part, plan: Plan) -> TrainDataset:
     transform = train_transform(config.augment, config.train_size)
     data = config.data
     return TrainDataset(train.index, transform, plan, data.ignored, data.max_pixels, data.broken_budget, train.chosen)
+
+
+def eval_dataset(config: Config, part: Part) -> EvalDataset:
+    """The samples of a part in order, one view of each, as a network of `config` sees them when it is scored."""
+    transform = eval_transform(config.augment, config.model.size)
+    return EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget, part.chosen)
 
 
 def refuse_other_classes(key: str, found: Index, classes: tuple[str, ...], whose: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.files import naming, partial_name, sync, to_disk
+from masksup.base.files import Bytes, naming, partial_name, sync, to_disk
 from masksup.base.words import counted
 from masksup.data.index import COLUMNS, Index, columns_hash, open_index, read_header
 from masksup.data.reencode import Reencoding, encoded, scaled
@@ -70,7 +70,7 @@ def pack_index(
     return open_index(out)
 
 
-def _contents(index: Index, how: Reencoding | None, sizes: list[tuple[int, int]]) -> Iterator[bytes]:
+def _contents(index: Index, how: Reencoding | None, sizes: list[tuple[int, int]]) -> Iterator[Bytes]:
     """The bytes of every image. Puts the size of each that was encoded anew into `sizes`."""
     if how is None:
         yield from map(index.read_image, range(index.images))
@@ -99,7 +99,7 @@ def check_shards(index: Index) -> int:
 
 
 def _write_shards(
-    index: Index, contents: Iterator[bytes], folder: Path, shard_bytes: int, said: Callable[[str], None]
+    index: Index, contents: Iterator[Bytes], folder: Path, shard_bytes: int, said: Callable[[str], None]
 ) -> tuple[list[_Member], list[dict[str, Any]]]:
     members: list[_Member] = []
     shards: list[dict[str, Any]] = []
@@ -114,7 +114,8 @@ def _write_shards(
                     break
                 file.write(header)
                 members.append(_Member(len(shards), file.tell(), len(data), zlib.crc32(data), digest_of(data)))
-                file.write(data + bytes(padding))
+                file.write(data)
+                file.write(bytes(padding))
                 data = next(contents, None)
             file.write(_END)
             size = file.tell()

@@ -31,8 +31,7 @@ from masksup.config.schema import Config
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader, workers_of
 from masksup.data.sampler import Plan
-from masksup.data.split import Part
-from masksup.data.transforms import eval_transform
+from masksup.data.split import Part, eval_dataset
 from masksup.engine.precision import autocast, deterministic_forms, placed
 from masksup.engine.state import hash_of
 from masksup.errors import UserError
@@ -241,8 +240,7 @@ def turned_at(positions: NDArray[np.int64], config: Config) -> NDArray[np.bool_]
 
 def images_of(part: Part, config: Config) -> EvalDataset:
     """The images that features are computed of: all of the index of `part`, by number."""
-    transform = eval_transform(config.augment, config.model.size)
-    return EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget)
+    return eval_dataset(config, Part(part.index))
 
 
 def _reserve(path: Path) -> None:

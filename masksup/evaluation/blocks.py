@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from masksup.config.schema import Config
-from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader, workers_of
 from masksup.data.masks import FixedMasks, hide, unpack
-from masksup.data.split import Part
-from masksup.data.transforms import eval_transform
+from masksup.data.split import Part, eval_dataset
 from masksup.engine.features import FrozenFeatures
 
 # inputs (images B3SS, uint8 or float 0..1, or features BDHW); valid_B, False for padding; broken_B, True where the
@@ -29,15 +27,8 @@ def count_blocks(part: Part, config: Config) -> int:
 
 def image_blocks(part: Part, config: Config, numbers: range) -> Iterator[Block]:
     """The blocks of `eval.batch` samples that `numbers` names; the last of all is padded to full size."""
-    dataset = EvalDataset(
-        part.index,
-        eval_transform(config.augment, config.model.size),
-        config.data.max_pixels,
-        config.data.broken_budget,
-        part.chosen,
-    )
     workers, kind = workers_of(config.data), config.data.loader
-    for block in eval_loader(dataset, config.eval.batch, workers, numbers=numbers, kind=kind):
+    for block in eval_loader(eval_dataset(config, part), config.eval.batch, workers, numbers=numbers, kind=kind):
         yield block["image"], block["valid"], block["broken"], block["sample"]
 
 

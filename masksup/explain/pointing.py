@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masksup.data.dataset import EvalDataset
 from masksup.data.index import CROWD, DIFFICULT, Index
-from masksup.data.split import Part
-from masksup.data.transforms import eval_transform
+from masksup.data.split import Part, eval_dataset
 from masksup.engine.precision import choose_device
 from masksup.errors import UserError
 from masksup.explain.class_maps import class_maps
@@ -37,10 +35,7 @@ def pointing_game(trained: Trained, part: Part) -> Pointing:
         raise UserError(f"{index.folder}: holds no boxes, which the pointing game needs")
     if len(index.crop_N4) or config.augment.eval_resize != "squish":
         raise UserError(f"{index.folder}: the pointing game takes whole images that are squeezed (eval_resize squish)")
-    data = EvalDataset(
-        index, eval_transform(config.augment, config.model.size), config.data.max_pixels,
-        config.data.broken_budget, part.chosen,
-    )  # fmt: skip
+    data = eval_dataset(config, part)
     device = choose_device(config.precision)
     trained.method.to(device)
     pairs, hits, chance, possible = 0, 0, 0.0, 0

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from masksup.base.random import draws
 from masksup.base.words import counted
-from masksup.data.dataset import EvalDataset
 from masksup.data.index import open_index
-from masksup.data.split import Part, open_source
+from masksup.data.split import Part, eval_dataset, open_source
 from masksup.data.transforms import eval_transform
 from masksup.data.url import Source
 from masksup.decisions.decisions import Decisions
@@ -93,9 +92,7 @@ def check_images(trained: Trained, given: Sequence[str]) -> Images:
         named = f"{given[0]}{', ...' if given[1:] else ''}"
         return Images(torch.stack([_load(files[row], trained) for row in rows]), named)
     part = part_of(trained)
-    config = trained.config
-    transform = eval_transform(config.augment, config.model.size)
-    dataset = EvalDataset(part.index, transform, config.data.max_pixels, config.data.broken_budget, part.chosen)
+    dataset = eval_dataset(trained.config, part)
     return Images(torch.stack([dataset[row]["image"] for row in _spread(len(dataset))]), part.title)
 
 

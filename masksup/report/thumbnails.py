@@ -6,8 +6,7 @@ import io
 from PIL import Image
 from torch import Tensor
 
-from masksup.data.dataset import EvalDataset
-from masksup.data.transforms import eval_transform
+from masksup.data.split import eval_dataset
 from masksup.explain.heat import overlay
 from masksup.explain.looks import Looks, look
 from masksup.report.gather import Gathered
@@ -20,12 +19,8 @@ class Sampler:
     """The inputs of a run's network and what it sees in them, each computed once."""
 
     def __init__(self, run: Gathered) -> None:
-        config = run.trained.config
         self._run = run
-        self._data = EvalDataset(
-            run.part.index, eval_transform(config.augment, config.model.size),
-            config.data.max_pixels, config.data.broken_budget, run.part.chosen,
-        )  # fmt: skip
+        self._data = eval_dataset(run.trained.config, run.part)
         self._looks: dict[int, Looks] = {}
 
     def photo(self, row: int) -> Image.Image:
