@@ -17,6 +17,7 @@ from masksup.data.decode_pil import BrokenImage, decode_pixels
 from masksup.data.ends_early import ends_early, seems_early
 from masksup.data.index import Index, open_index
 from masksup.data.transforms import eval_transform
+from masksup.data.write_shards import pack_index
 
 NOISE = Image.effect_noise((120, 80), 60).convert("RGB")
 END = b"\xff\xd9"
@@ -101,8 +102,9 @@ def table(folder: Path, content: bytes, *options: str) -> Index:
 def test_a_run_names_it_or_counts_it_within_the_budget(tmp_path: Path) -> None:
     index = table(tmp_path / "photos", cut(jpeg(), 0.5))
     transform = eval_transform(Augment(), 32)
-    with pytest.raises(BrokenImage, match=r"photos/b\.jpg: found a truncated JPEG"):
-        EvalDataset(index, transform)[1]
+    for stored in (index, pack_index(index, tmp_path / "packed", 10**6, print)):
+        with pytest.raises(BrokenImage, match=r"b\.jpg\W.*found a truncated JPEG"):
+            EvalDataset(stored, transform)[1]
     tolerant = EvalDataset(index, transform, broken_budget=0.5)
     assert [bool(tolerant[n]["broken"]) for n in (0, 1)] == [False, True]
 
