@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from launch.sweeps.results import sweep_of
 from launch.watch.status import STATES, Row, as_json, find_runs, rows
+from masksup.base.fitted import fitted, needed
 from masksup.base.words import counted
 from masksup.errors import UserError, nearest
 
@@ -114,8 +115,23 @@ def chosen(table: list[Row], asked: View) -> list[Row]:
 def show(table: list[Row], console: Console, folder: Path, columns: Sequence[str] = tuple(_COLUMNS)) -> None:
     if not table:
         return
-    printed = Table(box=None, pad_edge=False)
     room = max(_NARROWEST, console.width - _REST)
+    printed = _printed(table, columns, room)
+    if needed(printed) > console.width:  # why a run waits is the first thing to go
+        printed = _printed([replace(row, note=None) for row in table], columns, room)
+    console.print(fitted(printed, console.width, "--columns chooses others"))
+    for row in table:
+        for text in (row.error if row.state != "running" else None, row.note if row.state != "waiting" else None):
+            if text:
+                console.print(f"{row.run}: {text}", markup=False, soft_wrap=True)
+    for name, group in _by_sweep(table, folder).items():
+        console.print(f"sweep {name}: {summary(group)}", markup=False, soft_wrap=True)
+    console.print(summary(table), markup=False, soft_wrap=True)
+
+
+def _printed(table: list[Row], columns: Sequence[str], room: int) -> Table:
+    """room: letters for the name of a run."""
+    printed = Table(box=None, pad_edge=False)
     for name in columns:
         printed.add_column(name, no_wrap=True, justify="right" if _COLUMNS[name].number else "left")
     for row in table:
@@ -125,14 +141,7 @@ def show(table: list[Row], console: Console, folder: Path, columns: Sequence[str
         if "state" in cells:
             cells["state"] = f"[{_COLOURS.get(row.state, 'yellow')}]{escape(cells['state'])}[/]"
         printed.add_row(*[text if name == "state" else escape(text) for name, text in cells.items()])
-    console.print(printed)
-    for row in table:
-        for text in (row.error if row.state != "running" else None, row.note if row.state != "waiting" else None):
-            if text:
-                console.print(f"{row.run}: {text}", markup=False, soft_wrap=True)
-    for name, group in _by_sweep(table, folder).items():
-        console.print(f"sweep {name}: {summary(group)}", markup=False, soft_wrap=True)
-    console.print(summary(table), markup=False, soft_wrap=True)
+    return printed
 
 
 def shortened(name: str, room: int) -> str:
