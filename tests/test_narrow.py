@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from launch.sweeps.results import ScoredSetting, as_text
 from launch.watch.status import Row
 from launch.watch.table import show
 from masksup.base.fitted import fitted
@@ -86,6 +87,17 @@ def test_status(width: int, tmp_path: Path) -> None:
         ["optim.l…ra/seed5", "104512_3", "waiting"], ["b", "104513", "running"]
     ]  # fmt: skip
     assert all("…" not in row[16:] for row in rows), "a cut number is another number"
+
+
+@WIDTHS
+def test_the_results_of_a_sweep(width: int, tmp_path: Path) -> None:
+    names = [f"optim.lr=0.001,model.head.name=csra,augment.crop=random_{k}" for k in range(2)]
+    found = [ScoredSetting(name, (), (80.12, 81.34), 0, None) for name in names]
+    lines = as_text(tmp_path, found, width).splitlines()[:3]
+    assert max(map(len, lines)) <= width
+    assert [line.split()[1:] for line in lines] == [["mAP", "spread", "seeds"], *[["80.73", "0.86", "2"]] * 2]
+    assert len({line.split()[0] for line in lines[1:]}) == 2
+    assert all(name in as_text(tmp_path, found) for name in names), "a file has them in full"
 
 
 @WIDTHS

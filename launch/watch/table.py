@@ -14,7 +14,7 @@ from rich.table import Table
 from launch.sweeps.results import sweep_of
 from launch.watch.status import STATES, Row, as_json, find_runs, rows
 from masksup.base.fitted import fitted, needed
-from masksup.base.words import counted
+from masksup.base.words import counted, shortened
 from masksup.errors import UserError, nearest
 
 
@@ -142,14 +142,6 @@ def _printed(table: list[Row], columns: Sequence[str], room: int) -> Table:
             cells["state"] = f"[{_COLOURS.get(row.state, 'yellow')}]{escape(cells['state'])}[/]"
         printed.add_row(*[text if name == "state" else escape(text) for name, text in cells.items()])
     return printed
-
-
-def shortened(name: str, room: int) -> str:
-    """A name cut in its middle: the beginnings of names in a sweep are alike, and so are their ends."""
-    if len(name) <= room:
-        return name
-    head = (room - 1) // 2
-    return f"{name[:head]}…{name[len(name) - (room - 1 - head) :]}"
 
 
 def _by_sweep(table: list[Row], folder: Path) -> dict[str, list[Row]]:
