@@ -1,7 +1,9 @@
 """What a sweep ends in: its settings sorted by score, with mean and spread over seeds."""
 
 import shlex
+import shutil
 import statistics
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from launch.ledger import Folder, read_json, score_of, starts
 from masksup.base import csv_text
 from masksup.base.files import write_atomically
 from masksup.base.json_option import given_as_json
+from masksup.base.words import shortened
+
+_NUMBERS, _NARROWEST = 23, 12  # columns: what the numbers of a row need; the least that a name gets
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,17 @@ def as_csv(table: list[ScoredSetting]) -> str:
     return csv_text.as_csv(rows)
 
 
-def as_text(home: Path, table: list[ScoredSetting]) -> str:
+def as_text(home: Path, table: list[ScoredSetting], columns: int | None = None) -> str:
+    """columns: of the terminal; None: names in full."""
     width = max([len(row.name) for row in table], default=7)
+    if columns is not None:
+        width = min(width, max(columns - _NUMBERS, _NARROWEST))
     lines = [f"{'setting':{width}}  {'mAP':>6}  {'spread':>6}  seeds"]
     for row in table:
         mean = "     -" if row.mean is None else f"{row.mean:6.2f}"
         spread = "     -" if row.spread is None else f"{row.spread:6.2f}"
         lacking = f"  ({row.missing} without a result{': ' + row.error if row.error else ''})" if row.missing else ""
-        lines.append(f"{row.name:{width}}  {mean}  {spread}  {len(row.scores):5d}{lacking}")
+        lines.append(f"{shortened(row.name, width):{width}}  {mean}  {spread}  {len(row.scores):5d}{lacking}")
     if table and table[0].scores:
         base = read_json(home / "launch" / "sweep.json").get("base", "")
         lines += ["", "best: masksup train " + shlex.join([base, *table[0].overrides])]
@@ -101,7 +109,8 @@ def show_results(home: Path, json: str | None = None) -> None:
     with given_as_json(json) as give:
         give([{**asdict(row), "mean": row.mean, "spread": row.spread} for row in table])
     if json is None:
-        print("\n" + as_text(home, table), end="")
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n" + as_text(home, table, columns), end="")
 
 
 def swept_keys(home: Path) -> list[str]:

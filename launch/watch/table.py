@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from launch.sweeps.results import sweep_of
 from launch.watch.status import STATES, Row, as_json, find_runs, rows
-from masksup.base.words import counted
+from masksup.base.fitted import fitted, needed
+from masksup.base.words import counted, shortened
 from masksup.errors import UserError, nearest
 
 
@@ -114,18 +115,11 @@ def chosen(table: list[Row], asked: View) -> list[Row]:
 def show(table: list[Row], console: Console, folder: Path, columns: Sequence[str] = tuple(_COLUMNS)) -> None:
     if not table:
         return
-    printed = Table(box=None, pad_edge=False)
     room = max(_NARROWEST, console.width - _REST)
-    for name in columns:
-        printed.add_column(name, no_wrap=True, justify="right" if _COLUMNS[name].number else "left")
-    for row in table:
-        cells = {name: _COLUMNS[name].text(row) for name in columns}
-        if "run" in cells:
-            cells["run"] = shortened(row.run, room)
-        if "state" in cells:
-            cells["state"] = f"[{_COLOURS.get(row.state, 'yellow')}]{escape(cells['state'])}[/]"
-        printed.add_row(*[text if name == "state" else escape(text) for name, text in cells.items()])
-    console.print(printed)
+    printed = _printed(table, columns, room)
+    if needed(printed) > console.width:  # why a run waits is the first thing to go
+        printed = _printed([replace(row, note=None) for row in table], columns, room)
+    console.print(fitted(printed, console.width, "--columns chooses others"))
     for row in table:
         for text in (row.error if row.state != "running" else None, row.note if row.state != "waiting" else None):
             if text:
@@ -135,12 +129,19 @@ def show(table: list[Row], console: Console, folder: Path, columns: Sequence[str
     console.print(summary(table), markup=False, soft_wrap=True)
 
 
-def shortened(name: str, room: int) -> str:
-    """A name cut in its middle: the beginnings of names in a sweep are alike, and so are their ends."""
-    if len(name) <= room:
-        return name
-    head = (room - 1) // 2
-    return f"{name[:head]}…{name[len(name) - (room - 1 - head) :]}"
+def _printed(table: list[Row], columns: Sequence[str], room: int) -> Table:
+    """room: letters for the name of a run."""
+    printed = Table(box=None, pad_edge=False)
+    for name in columns:
+        printed.add_column(name, no_wrap=True, justify="right" if _COLUMNS[name].number else "left")
+    for row in table:
+        cells = {name: _COLUMNS[name].text(row) for name in columns}
+        if "run" in cells:
+            cells["run"] = shortened(row.run, room)
+        if "state" in cells:
+            cells["state"] = f"[{_COLOURS.get(row.state, 'yellow')}]{escape(cells['state'])}[/]"
+        printed.add_row(*[text if name == "state" else escape(text) for name, text in cells.items()])
+    return printed
 
 
 def _by_sweep(table: list[Row], folder: Path) -> dict[str, list[Row]]:

@@ -61,3 +61,11 @@ def one_line(text: str) -> str:
 def is_name(text: str) -> bool:
     """Whether `text` can be the name of a class on every page, in every table and file: of 1 to 200 letters."""
     return len(text.strip()) > 0 and len(text) <= 200 and printable(text) == text
+
+
+def shortened(name: str, room: int) -> str:
+    """A name cut in its middle: the beginnings of names in a sweep are alike, and so are their ends."""
+    if len(name) <= room:
+        return name
+    head = (room - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (room - 1 - head) :]}"

@@ -5,6 +5,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from masksup.base.fitted import fitted
 from masksup.base.log import console, log
 from masksup.base.words import MANY, SHOWN, counted, listed
 from masksup.calibration.cross_validation import RULES
@@ -14,7 +15,7 @@ def show(facts: dict[str, Any]) -> None:
     """Print what the rules are worth, calibration before and after, and the thresholds."""
     for table in (_rules(facts), _calibration(facts), _thresholds(facts)):
         if table is not None:
-            console.print(table, soft_wrap=False)
+            console.print(fitted(table, console.width), soft_wrap=False)
     for line in remarks(facts):
         log.info(line)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.base.files import refuse_unwritable_file, write_json, written_whole
+from masksup.base.fitted import fitted
 from masksup.base.log import console, log, start_logging
 from masksup.base.place import find_place
 from masksup.base.signals import stop_requested
@@ -181,7 +182,7 @@ def _show(summary: dict[str, Any], trained: Trained) -> None:
     else:
         log.info(headline(summary))
         for table in tables(summary, console.width):
-            console.print(table, soft_wrap=False)
+            console.print(fitted(table, console.width), soft_wrap=False)
     _remarks(summary, trained)
 
 

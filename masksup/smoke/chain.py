@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from masksup.base.fitted import fitted
 from masksup.base.log import console, log
 from masksup.base.words import counted
 from masksup.data.index import Index, open_index
@@ -72,7 +73,7 @@ def run_smoke(file: Path) -> dict[str, Any]:
         index = open_index(data / "val")
         expected = _evaluated(trained, index, json.loads((run / "result.json").read_text(encoding="utf-8")))
         cells = _matrix(trained, index, Path(folder), expected)
-    console.print(_table(cells, file.stem), soft_wrap=False)
+    console.print(fitted(_table(cells, file.stem), console.width), soft_wrap=False)
     log.info(
         f"smoke: {file.name} trained, scored (mAP {expected:.2f}), exported and run in {len(cells)} ways, in "
         f"{time.monotonic() - began:.0f} s"

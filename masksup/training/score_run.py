@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from masksup.base.files import write_json
+from masksup.base.fitted import fitted
 from masksup.base.log import console, log
 from masksup.base.next_steps import tell_next
 from masksup.base.words import counted, figure
@@ -156,7 +157,7 @@ def _print_scores(result: dict[str, Any]) -> None:
         )
     if final is not None:
         for table in tables(final, console.width):
-            console.print(table, soft_wrap=False)
+            console.print(fitted(table, console.width), soft_wrap=False)
 
 
 def _chosen(result: dict[str, Any]) -> str:

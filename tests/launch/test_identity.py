@@ -15,7 +15,7 @@ from launch.ledger import Folder, Start, Token, begin, end, write_json
 from launch.start.decide import Left, first_error, outcome, why_not_again
 from launch.start.rank import refuse_other_code
 from launch.watch.status import judge, rows
-from launch.watch.table import shortened
+from masksup.base.words import shortened
 from masksup.config.schema import Config
 from masksup.errors import UserError
 from masksup.runtime import heartbeat

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from masksup.base.fitted import fitted
 from masksup.base.words import MANY, SHOWN, counted, listed
 from masksup.data.labels import counts_of, present
 from masksup.data.prepare.twins import between
@@ -46,7 +47,8 @@ def print_table(contents: list[IndexContent]) -> None:
     """Print a table of all splits of one data set and the warnings, one line each however long, to standard output."""
     counts = [_Counts.of(content) for content in contents]
     console = Console()
-    console.print(Group(_sizes(contents, counts), _positives(contents, counts, console.width)))
+    for table in (_sizes(contents, counts), _positives(contents, counts, console.width)):
+        console.print(fitted(table, console.width))
     for line in _warnings(contents, counts):
         console.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
 
