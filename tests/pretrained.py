@@ -7,12 +7,13 @@ import torch
 from masksup.models.backbones import build_backbone
 
 BACKBONE = "test_resnet"
+LINEAR_BACKBONE = "mobilevit_xxs"  # with linear layers beside convolutions and batch norm
 
 
-def write_weights(file: Path) -> Path:
-    """Weights of `BACKBONE` whose batch norms have seen something."""
+def write_weights(file: Path, name: str = BACKBONE) -> Path:
+    """Weights of the network `name` whose batch norms have seen something."""
     torch.manual_seed(1)
-    backbone = build_backbone(BACKBONE, 32, grad_checkpointing=False, options={}).train()
+    backbone = build_backbone(name, 32, grad_checkpointing=False, options={}).train()
     for _ in range(3):
         backbone(torch.randn(8, 3, 32, 32))
     torch.save(backbone.model.state_dict(), file)

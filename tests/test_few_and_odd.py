@@ -61,8 +61,9 @@ def test_figures_have_no_exponent() -> None:
 
 def test_a_number_that_is_shown_has_its_plural_from_counted() -> None:
     """No message says "1 images"."""
-    assert [counted(n, thing) for n, thing in ((0, "class"), (1, "box"), (1200, "batch"), (2, "core"))] == [
-        "0 classes", "1 box", "1,200 batches", "2 cores",
+    told = [counted(n, thing) for n, thing in ((0, "class"), (1, "box"), (1200, "batch"), (2, "core"), (3, "epoch"))]
+    assert told == [
+        "0 classes", "1 box", "1,200 batches", "2 cores", "3 epochs",
     ]  # fmt: skip
     nouns = "images|samples|classes|boxes|files|rows|columns|lines|runs|starts|settings|threads|tensors|parameters"
     plural = re.compile(rf" (other |more |broken )?({nouns})\b(?!/)")

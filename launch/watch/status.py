@@ -13,6 +13,7 @@ from launch.cluster.active import Seen, look
 from launch.ledger import Folder, Start, job_of, progress, read_json, recoveries, score_of, starts
 from launch.watch.hours import gpu_hours
 from masksup.errors import UserError
+from masksup.selection import CHOICES, FOLDS
 
 FRESH_S = 20.0
 """A run whose last sign of life is older than this is silent."""
@@ -64,13 +65,15 @@ class Row:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Run folders at or below `folder`, sorted."""
+    """Run folders at or below `folder`, sorted; without the folds by which `masksup auto` chooses."""
     found = []
     for place, below, files in os.walk(folder):
         path = Path(place)
         if "config.yaml" in files and ("launch" in below or "starts.jsonl" in files):
             found.append(path)
             below.clear()
+        if CHOICES in files and FOLDS in below:
+            below.remove(FOLDS)
         below[:] = [name for name in below if name not in ("launch", "submitit") and not name.startswith("code-")]
     return sorted(found)
 

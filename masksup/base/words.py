@@ -10,7 +10,8 @@ _LISTED = 20
 
 def counted(number: int, thing: str) -> str:
     """`number` with its noun: "1 image", "1,200 images", "2 classes"."""
-    ending = "" if number == 1 else "es" if thing.endswith(("s", "x", "ch", "sh")) else "s"
+    hissed = thing.endswith(("s", "x", "ch", "sh")) and not thing.endswith("epoch")
+    ending = "" if number == 1 else "es" if hissed else "s"
     return f"{number:,} {thing}{ending}"
 
 

@@ -12,17 +12,18 @@ from masksup.base.files import read_json, write_atomically, write_json
 from masksup.base.log import log
 from masksup.base.signals import stop_requested
 from masksup.config.yaml_text import write_yaml
+from masksup.data.masks import Level
 from masksup.errors import UserError
 from masksup.evaluation.kept import Stopped
-from masksup.metrics.paired import Resampled
+from masksup.runtime.progress import duration
+from masksup.selection import CHOICES
 from masksup.selection.cost import seconds_an_image
 from masksup.selection.facts import Facts
-from masksup.selection.judge import chosen, gain, judged
+from masksup.selection.judge import Score, chosen, gain, score_of
 from masksup.selection.ladder import Rung, waits_for
 from masksup.selection.out_of_fold import HeldOut, fold_config, held_out_fold, pooled, run_of
 
 FORMAT = "masksup choices 1"
-CHOICES = "choices.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Climb:
     options: dict[str, Any]
     """What the user chose. With other values it is another search."""
     held: dict[str, HeldOut] = field(default_factory=dict)
-    scores: dict[str, Resampled] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each rung, over all starts of the command."""
     passed_over: dict[str, str] = field(default_factory=dict)
@@ -56,12 +57,18 @@ class Climb:
         return list(self.options["settings"])
 
     @property
+    def robust(self) -> bool:
+        """Whether images with holes have a say in the choice."""
+        return bool(self.options["robust"])
+
+    @property
     def tried(self) -> list[Rung]:
         return [rung for rung in self.rungs if rung.name in self.scores]
 
     @property
     def winner(self) -> Rung:
-        return self.rung(chosen(self.scores, [rung.name for rung in self.tried]))
+        judged = {name: score.judged for name, score in self.scores.items()}
+        return self.rung(chosen(judged, [rung.name for rung in self.tried]))
 
     def rung(self, name: str) -> Rung:
         return next(rung for rung in self.rungs if rung.name == name)
@@ -78,13 +85,14 @@ class Climb:
     def gains(self) -> dict[tuple[str, str], bool]:
         """Of each pair of rungs, whether the first pays over the second."""
         pairs = [(a, b) for a in self.scores for b in self.scores if a != b]
-        return {(a, b): gain(self.scores[a], self.scores[b]).pays for a, b in pairs}
+        return {(a, b): gain(self.scores[a].judged, self.scores[b].judged).pays for a, b in pairs}
 
 
 def climb(search: Climb, train_index: Path) -> None:
     """Try the rungs in turn. Stopped at a signal; the same call goes on from there."""
     _take_up(search)
     write_rungs(search, train_index)
+    keep(search)  # which tells others from the start whose folds these are
     for rung in search.rungs:
         why = waits_for(rung, search.gains()) or _too_much(search, rung)
         if why is not None:
@@ -95,6 +103,11 @@ def climb(search: Climb, train_index: Path) -> None:
             _try(search, rung)
         _tell(search, rung)
     keep(search)
+    if len(search.tried) == 1:
+        log.warning(
+            f"only {search.tried[0].title} was tried, so nothing was compared: it is taken as it is; more --minutes or "
+            "--trials would try others"
+        )
 
 
 def write_rungs(search: Climb, train_index: Path) -> None:
@@ -111,15 +124,17 @@ def _try(search: Climb, rung: Rung) -> None:
     for fold in range(folds):
         if stop_requested():
             raise Stopped
+        log.info(f"{rung.title}: fold {fold + 1} of {folds}")
         overrides = ["checkpoint.every_minutes=2", *search.overrides]
         if rung.starts_from is not None:
             below = search.file(search.rung(rung.starts_from))
             first = fold_config(below, overrides, folds, fold, search.out / "features")
             overrides = [*overrides, f"model.weights={json.dumps(str(run_of(first, search.out)))}"]
         config = fold_config(search.file(rung), overrides, folds, fold, search.out / "features")
-        found.append(held_out_fold(config, search.out, keep_run=rung.name in begins))
+        masked: Level | None = "high" if search.robust else None
+        found.append(held_out_fold(config, search.out, rung.name in begins, masked))
     search.held[rung.name] = pooled(found)
-    search.scores[rung.name] = judged(search.held[rung.name], search.facts.counted_C)
+    search.scores[rung.name] = score_of(search.held[rung.name], search.facts.counted_C)
 
 
 def _too_much(search: Climb, rung: Rung) -> str | None:
@@ -163,8 +178,12 @@ def _timed(search: Climb, rung: Rung) -> Iterator[None]:
 
 def _tell(search: Climb, rung: Rung) -> None:
     score = search.scores[rung.name]
-    low, high = score.interval
-    log.info(f"{rung.title}: {score.mean_ap:.1f} [{low:.1f}, {high:.1f}], {search.seconds[rung.name]:.0f} s")
+    low, high = score.clean.interval
+    masked = "" if score.masked is None else f", {score.masked.mean_ap:.1f} with more than half of each hidden"
+    log.info(
+        f"{rung.title}: mAP {score.clean.mean_ap:.1f} [{low:.1f}, {high:.1f}] on held-out images{masked}, "
+        f"{duration(search.seconds[rung.name])}"
+    )
 
 
 def keep(search: Climb) -> None:
@@ -182,15 +201,19 @@ def to_json(search: Climb) -> dict[str, Any]:
         if rung.name in search.seconds:
             found["seconds"] = search.seconds[rung.name]
         if score is not None:
-            found |= {"mAP": score.mean_ap, "mAP_interval": list(score.interval)}
+            found |= {"mAP": score.clean.mean_ap, "mAP_interval": list(score.clean.interval)}
+        if score is not None and score.masked is not None:
+            found |= {"mAP_masked": score.masked.mean_ap, "mAP_masked_interval": list(score.masked.interval)}
+            found |= {"mAP_judged": score.judged.mean_ap, "mAP_judged_interval": list(score.judged.interval)}
         if rung.name in search.passed_over:
             found["not_tried"] = search.passed_over[rung.name]
         rows.append(found)
+    judged_by = "; judged by the mean of mAP_masked, under high masks, and mAP" if search.robust else ""
     return {
         "format": FORMAT, **search.facts.to_json(), "options": search.options,
         "protocol": f"mean AP (area) of {search.facts.folds} folds of the training part, held out in turn and pooled, "
-        f"over classes with at least {search.facts.folds} positives; the first rung that the best one does not beat by "
-        "more than a standard error of the paired difference",
+        f"over classes with at least {search.facts.folds} positives{judged_by}; the first rung that the best one does "
+        "not beat by more than a standard error of the paired difference",
         "rungs": rows, "chosen": search.winner.name if search.scores else None,
     }  # fmt: skip
 
@@ -203,7 +226,7 @@ def _take_up(search: Climb) -> None:
     tree = read_json(file, "the choices of masksup auto")
     if tree.get("format") != FORMAT:
         raise UserError(f"{file}: format: found {tree.get('format')!r}, expected '{FORMAT}'; take another --out")
-    before = {"index": tree.get("index"), **(tree.get("options") or {})}
+    before = {"index": tree.get("index"), "robust": False, **(tree.get("options") or {})}
     for key, value in {"index": search.facts.index, **search.options}.items():
         if before.get(key) != value:
             raise UserError(f"{file}: {key}: found {before.get(key)!r}, asked for {value!r}; take another --out")

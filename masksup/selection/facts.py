@@ -42,11 +42,11 @@ class Facts:
             f"{self.title}: {counted(self.samples, 'sample')} of {counted(self.images, 'image')}, typically "
             f"{self.sides[0]} x {self.sides[1]} px; {counted(len(self.positives_C), 'class')}, "
             f"{100 * self.ignored:.1f} % of the labels ignored",
-            f"judged by {counted(int(self.counted_C.sum()), 'class')} with at least {self.folds} positives "
-            f"({int(some.min())} to {int(some.max())} positives, median {int(np.median(some))})",
+            f"settings are judged by {counted(int(self.counted_C.sum()), 'class')} with at least {self.folds} positive "
+            f"samples, one a fold ({int(some.min())} to {int(some.max())}, median {int(np.median(some))})",
         ]
         if few:
-            lines.append(f"{few} with fewer are learnt too, but take no part in the choice")
+            lines.append(f"{counted(few, 'class')} with fewer: learnt too, but without a part in the choice")
         return lines
 
     def to_json(self) -> dict[str, Any]:

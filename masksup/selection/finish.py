@@ -15,6 +15,7 @@ from masksup.config.yaml_text import write_yaml
 from masksup.evaluation.kept import Stopped
 from masksup.saved.open import open_trained
 from masksup.selection.climb import Climb
+from masksup.selection.out_of_fold import train_aside
 from masksup.training.train import train
 
 _LEAST = 50  # positives of a class with a threshold of its own, as in `masksup calibrate`
@@ -45,7 +46,10 @@ def train_winner(search: Climb, winner_yaml: Path) -> None:
     """Train the chosen setting on all of `data.train`. Stopped at a signal."""
     winner, features = search.winner, f"model.features={json.dumps(str(search.out / 'features'))}"
     if winner.starts_from is not None:
-        _train(search.file(search.rung(winner.starts_from)), _start(search), [*search.overrides, features])
+        below = search.rung(winner.starts_from)
+        log.info(f"{below.title}: trained on all images, for {winner.name} begins with it")
+        train_aside(load_config(search.file(below), [*search.overrides, features])[0], _start(search))
+    log.info(f"{winner.title}: trained on all images")
     frozen = [features] if winner.settings["model"].get("frozen") else []
     _train(winner_yaml, search.run, [*search.overrides, *frozen])
 
@@ -61,10 +65,10 @@ def calibrate_winner(search: Climb) -> None:
     """Thresholds for F1 from the outputs of the folds: those of images that each run had not seen."""
     trained, held, folds = open_trained(search.run), search.held[search.winner.name], search.facts.folds
     positives = int((held.labels_NC == 1).sum())
-    if positives < _LEAST or not (held.labels_NC == 0).any():
+    if positives < _LEAST:  # some are absent, or nothing could have been judged
         log.warning(
-            f"thresholds: {positives} of {held.labels_NC.size} labels are present, expected at least {_LEAST} and one "
-            "that is absent; nothing is fitted, and a class is predicted from probability 0.5"
+            f"no thresholds were fitted: {positives} of {held.labels_NC.size} labels are present, at least {_LEAST} "
+            "have to be; each class is predicted from probability 0.5"
         )
         return
     plan = FitPlan(parse_aim("f1", len(trained.classes)), "platt", _LEAST, "mixed", folds, trained.config.seed)

@@ -1,4 +1,8 @@
-"""Which rung is better: by the mean AP over held-out images of all folds, compared on the same images."""
+"""Which rung is better: by the mean AP over held-out images of all folds, compared on the same images.
+
+Where robustness is asked for, each image is scored twice, as it is and with more than half of it hidden, and the mean
+of the two mean APs judges.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +29,33 @@ class Gain:
         return self.mean_ap > self.error
 
 
-def judged(found: HeldOut, counted_C: NDArray[np.bool_]) -> Resampled:
-    """The score of a rung over the classes that count."""
-    logits_NC, labels_NC = found.logits_NC[:, counted_C], found.labels_NC[:, counted_C]
-    return resampled(logits_NC, labels_NC, found.image_N, "area", RESAMPLES)
+@dataclass(frozen=True)
+class Score:
+    """Of a rung, over the classes that count."""
+
+    clean: Resampled
+    masked: Resampled | None = None
+
+    @property
+    def judged(self) -> Resampled:
+        """What the choice goes by; resample r of both has the same images."""
+        if self.masked is None:
+            return self.clean
+        both = self.clean, self.masked
+        return Resampled(
+            np.mean([one.ap_C for one in both], axis=0), float(np.mean([one.mean_ap for one in both])),
+            np.mean([one.mean_ap_R for one in both], axis=0),
+        )  # fmt: skip
+
+
+def score_of(found: HeldOut, counted_C: NDArray[np.bool_]) -> Score:
+    """The score of a rung by its held-out outputs."""
+    labels_NC = found.labels_NC[:, counted_C]
+    clean, *masked = (
+        resampled(logits_NC[:, counted_C], labels_NC, found.image_N, "area", RESAMPLES)
+        for logits_NC in (found.logits_NC, found.masked_NC) if logits_NC is not None
+    )  # fmt: skip
+    return Score(clean, *masked)
 
 
 def gain(of: Resampled, over: Resampled) -> Gain:

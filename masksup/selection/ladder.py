@@ -5,7 +5,7 @@ says what each thing is worth on these images.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from masksup.base.words import counted
@@ -52,16 +52,18 @@ class Start:
         return _GRAIN * round(10 / 7 * size / _GRAIN) if self.any_side else size
 
 
-def ladder(start: Start) -> tuple[Rung, ...]:
-    """The rungs for a network, in the order in which they are tried."""
+def ladder(start: Start, robust: bool = False) -> tuple[Rung, ...]:
+    """The rungs for a network, in the order in which they are tried. robust: MaskSup is one."""
     small, large = start.size, 2 * start.size
     rungs = [_head(start, small), _head(start, large)]
     if start.weights == "none":
-        rungs += [_from_scratch(start, small, 30), _from_scratch(start, small, 90, after=30)]
+        whole = [_from_scratch(start, small, 30), _from_scratch(start, small, 90, after=30)]
     else:
         grows = ((f"head-{large}", f"head-{small}"), (f"finetuned-{small}", f"head-{small}"))
-        rungs += [_finetuned(start, small), _finetuned(start, large, grows)]
-    return tuple(rungs)
+        whole = [_finetuned(start, small), _finetuned(start, large, grows)]
+    if robust:
+        whole.insert(1, _with_masksup(whole[0]))
+    return tuple(rungs + whole)
 
 
 def _model(start: Start, size: int, **more: Any) -> Settings:
@@ -96,6 +98,15 @@ def _finetuned(start: Start, size: int, after: tuple[tuple[str, str], ...] = ())
     }  # fmt: skip
     title = f"fine-tuning from that head, {size} px" + (f", used at {scored} px" if scored != size else "")
     return Rung(f"finetuned-{size}", title, settings, 6, starts_from=f"head-{size}", after=after)
+
+
+def _with_masksup(rung: Rung) -> Rung:
+    """The same with a second view of each image, more than half of it hidden."""
+    settings = {**rung.settings, "method": {"name": "masksup", "masks": "irregular", "level": "high"}}
+    return replace(
+        rung, name=f"masksup-{rung.name}", title=f"{rung.title}, with MaskSup", settings=settings,
+        passes=2 * rung.passes,
+    )  # fmt: skip
 
 
 def _from_scratch(start: Start, size: int, epochs: int, after: int = 0) -> Rung:

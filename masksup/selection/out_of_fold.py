@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from masksup.base.files import written_whole
 from masksup.base.log import start_logging
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
+from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part, open_source, whole
 from masksup.engine.features import FeatureFolder
 from masksup.engine.precision import choose_device, choose_dtype, placed, set_numerics
@@ -29,6 +31,7 @@ from masksup.evaluation.kept import Stopped
 from masksup.metrics.pairs import Labels
 from masksup.saved.open import Trained, open_trained
 from masksup.saved.outputs import predict_alone
+from masksup.selection import FOLDS
 from masksup.training.train import train
 
 
@@ -42,6 +45,8 @@ class HeldOut:
     """1 present, 0 absent, -1 ignored."""
     image_N: NDArray[np.int64]
     """Of which image each sample is."""
+    masked_NC: NDArray[np.float32] | None = None
+    """Logits with a part of each image hidden, where that was asked for."""
 
 
 def fold_config(path: Path, overrides: Sequence[str], folds: int, fold: int, features: Path) -> Config:
@@ -55,33 +60,32 @@ def fold_config(path: Path, overrides: Sequence[str], folds: int, fold: int, fea
     return load_config(path, [*overrides, *ours])[0]
 
 
-def held_out_fold(config: Config, out: Path, keep_run: bool = False) -> HeldOut:
+def held_out_fold(config: Config, out: Path, keep_run: bool = False, masked: Level | None = None) -> HeldOut:
     """The outputs for the held-out fold of `config`, from `out` if they are there.
 
     The files in `out` are named by the settings and the data, so that none is taken for another run's. A signal raises
-    Stopped; the same call goes on then. keep_run: leave the run folder, which `run_of` names.
+    Stopped; the same call goes on then. keep_run: leave the run folder, which `run_of` names. masked: also the outputs
+    under the masks of `masksup eval --masked`.
     """
-    name = _name(config)
+    name = _name(config) + (f"-{masked}" if masked else "")
     file, run_dir = out / "held_out" / f"{name}.npz", run_of(config, out)
     if not file.exists() or (keep_run and not run_dir.exists()):
         source = open_source(config.data, config.seed)
         assert source.eval is not None
-        _train(config, run_dir)
-        outputs = _predict(open_trained(run_dir), source.eval)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        samples_N = source.eval.samples
-        image_N = np.asarray(source.eval.index.sample_image_N)[samples_N].astype(np.int64)
-        with written_whole(file, ".npz") as partial:
-            np.savez(partial, samples=samples_N, logits=outputs.logits_NC, labels=source.eval.labels_NC, images=image_N)
+        train_aside(config, run_dir)
+        _write(file, open_trained(run_dir), source.eval, masked)
     if not keep_run:
         shutil.rmtree(run_dir, ignore_errors=True)  # a checkpoint a fold would fill the disk
     with np.load(file) as arrays:
-        return HeldOut(arrays["samples"], arrays["logits"], arrays["labels"], arrays["images"])
+        return HeldOut(
+            arrays["samples"], arrays["logits"], arrays["labels"], arrays["images"],
+            arrays["masked"] if masked else None,
+        )  # fmt: skip
 
 
 def run_of(config: Config, out: Path) -> Path:
     """Where the run of one fold lies."""
-    return out / "runs" / _name(config)
+    return out / FOLDS / _name(config)
 
 
 def pooled(folds: Sequence[HeldOut]) -> HeldOut:
@@ -91,7 +95,8 @@ def pooled(folds: Sequence[HeldOut]) -> HeldOut:
         np.concatenate(parts)[order_N]
         for parts in zip(*((fold.samples_N, fold.logits_NC, fold.labels_NC, fold.image_N) for fold in folds))
     )
-    return HeldOut(samples_N, logits_NC, labels_NC, image_N)
+    masked = [fold.masked_NC for fold in folds if fold.masked_NC is not None]
+    return HeldOut(samples_N, logits_NC, labels_NC, image_N, np.concatenate(masked)[order_N] if masked else None)
 
 
 def _name(config: Config) -> str:
@@ -100,14 +105,32 @@ def _name(config: Config) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def _train(config: Config, run_dir: Path) -> None:
-    """As `masksup train`, with its lines in a file beside the run folder."""
+def train_aside(config: Config, run_dir: Path) -> None:
+    """As `masksup train`, of a run that is not the user's: its lines go to a file beside its folder."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with run_dir.with_suffix(".log").open("a", encoding="utf-8") as lines, redirect_stdout(lines):
         status = train(config, run_dir)
     start_logging()
     if status != 0:
         raise Stopped
+    for events in run_dir.glob("events.out.tfevents.*"):  # TensorBoard would list it among the user's runs
+        events.unlink()
+
+
+def _write(file: Path, trained: Trained, part: Part, masked: Level | None) -> None:
+    """The outputs of a run for the images that it had not seen."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image_N = np.asarray(part.index.sample_image_N)[part.samples].astype(np.int64)
+    found: dict[str, Any] = {"samples": part.samples, "labels": part.labels_NC, "images": image_N}
+    found["logits"] = _predict(trained, part).logits_NC
+    if masked is not None:
+        found["masked"] = predict_alone(trained, part, _masks(masked, trained, part)).logits_NC
+    with written_whole(file, ".npz") as partial:
+        np.savez(partial, **found)
+
+
+def _masks(level: Level, trained: Trained, part: Part) -> FixedMasks:
+    return evaluation_masks(level, trained.config.model.size, [part.index.id(int(sample)) for sample in part.samples])
 
 
 def _predict(trained: Trained, part: Part) -> Outputs:

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from masksup.base.files import read_json
 from masksup.runtime.progress import duration
-from masksup.selection.climb import CHOICES, Climb, write_rungs
+from masksup.selection import CHOICES
+from masksup.selection.climb import Climb, write_rungs
 
 
 def plan_lines(search: Climb, train_index: Path) -> list[str]:
@@ -18,29 +19,35 @@ def plan_lines(search: Climb, train_index: Path) -> list[str]:
     for number, rung in enumerate(search.rungs, 1):
         when = " and ".join(f"{a} beats {b}" for a, b in rung.after)
         lines.append(f"{number}. {rung.title}{f', if {when}' if when else ''}: {search.file(rung)}")
+    how = ", as they are and with more than half of each image hidden," if search.robust else ""
     lines.append(
-        f"each is judged by {search.facts.folds} folds of the training part; of those within a "
+        f"each is judged by {search.facts.folds} folds of the training part{how} held out in turn; of those within a "
         "standard error of the best one, the first is trained on all of it"
     )
     return lines
 
 
 def table_of(search: Climb) -> Table:
-    """Setting, cross-validated mAP with its interval, time."""
-    table = Table(title=f"the ladder: mAP of held-out images, {search.facts.folds} folds", title_justify="left")
-    for name in ("setting", "mAP", "95 % interval", "time"):
+    """Setting, cross-validated mAP with the interval of what judges, time."""
+    title = f"the ladder: mAP of held-out images, {search.facts.folds} folds"
+    table = Table(title=title, title_justify="left")
+    for name in ("setting", "mAP", *(("hidden", "mean") if search.robust else ()), "95 % interval", "time"):
         table.add_column(name, justify="left" if name == "setting" else "right", no_wrap=name != "setting")
     for rung in search.rungs:
         score = search.scores.get(rung.name)
         if score is None:
-            table.add_row(f"{rung.title}: not tried", "", "", "")
+            table.add_row(f"{rung.title}: not tried")
             continue
-        low, high = score.interval
+        figures = [score.clean, *((score.masked, score.judged) if score.masked else ())]
+        low, high = score.judged.interval
         mark = " (chosen)" if rung is search.winner else ""
         table.add_row(
-            f"{rung.title}{mark}", f"{score.mean_ap:.1f}", f"{low:.1f} to {high:.1f}",
+            f"{rung.title}{mark}", *(f"{one.mean_ap:.1f}" for one in figures), f"{low:.1f} to {high:.1f}",
             duration(search.seconds[rung.name]),
         )  # fmt: skip
+    if search.robust:
+        table.caption = "hidden: with 50 to 60 % of each image hidden; the mean of the two is what judges"
+        table.caption_justify = "left"
     return table
 
 
@@ -54,9 +61,10 @@ def last_lines(search: Climb, tested: bool) -> list[str]:
     """What was chosen, what its score is worth, and what to do with it."""
     winner = search.winner
     score = search.scores[winner.name]
+    masked = f", {score.masked.mean_ap:.1f} with more than half of each hidden" if score.masked else ""
     lines = [
-        f"chosen: {winner.title}; {score.mean_ap:.1f} mAP on held-out training images. The best of several is a little "
-        "too good, for it was chosen by this figure"
+        f"chosen: {winner.title}; {score.clean.mean_ap:.1f} mAP on held-out training images{masked}. The best of "
+        "several is a little too good, for it was chosen by this figure"
     ]
     if tested:
         result = test_scores(search)

@@ -161,6 +161,8 @@ def _strength(run: Run, space: Space, views: list[Costs], whole: Costs) -> tuple
 
 def _record(run: Run, facts: dict[str, Any]) -> None:
     tried = facts.get("cross_validation", {}).get("tried", [])
+    if tried:
+        log.info("the strength of the penalty (optim.l2) is the one with the least loss on held-out training images:")
     for l2, loss in tried:
         log.info(f"l2 {l2:<9.4g} held-out loss {loss:.5f}{'  chosen' if l2 == facts['l2'] else ''}")
     values = {name: facts[name] for name in ("loss", "l2", "gradient")}

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from choosing import QUICK, SMALL, auto, choices
 from PIL import Image
 
 from masksup.cli import main
@@ -27,24 +27,12 @@ from masksup.selection.facts import facts_of
 from masksup.selection.judge import chosen, gain
 from masksup.selection.ladder import Start, ladder, waits_for
 
-SMALL = ["--backbone", "test_resnet", "--weights", "none", "--size", "32", "--folds", "2"]
-QUICK = ["precision.threads=1", "data.workers=0", "log.images=0"]
-
-
-def auto(data: Path, out: Path, *more: str) -> int:
-    return main(["auto", "--data", str(data / "train"), "--out", str(out), *SMALL, *QUICK, *more])
-
 
 @pytest.fixture(scope="module")
 def found(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("auto") / "out"
     assert auto(tiny_data, out, "--trials", "3", "--test", str(tiny_data / "test")) == 0
     return out
-
-
-def choices(out: Path) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads((out / "choices.json").read_text())
-    return tree
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
