@@ -32,11 +32,11 @@ from launch.start.council import PAUSE_S, Council, Plan
 from launch.start.orphaned import queue_again
 from launch.start.recover import recovery
 from launch.start.start import job_resources, leave_word, outlives_nodes, taken_over
+from launch.start.threads import assert_one_thread, end_pool
 from masksup.base import clock, signals
 from masksup.base.lived import lived
 from masksup.base.memory import killed_for_memory
 from masksup.base.place import Place, find_place
-from masksup.base.words import counted
 from masksup.config.load import load_config
 from masksup.exits import BUG, STOPPED, USER_ERROR
 from masksup.runtime.fence import SUPERSEDED
@@ -94,6 +94,7 @@ class Keeper:
 
     def run(self) -> int:
         """Until the rank has left for good. Its exit status, as a shell says it."""
+        end_pool()
         council = self._council()
         plan, broke, status = council.next(self._has(), self.patience, self._first_plan), 0.0, BUG
         self.hosts = [has["host"] for has in council.has()] if plan.stop is None else []
@@ -143,8 +144,7 @@ class Keeper:
 
     def _fork(self, work: Callable[[], int]) -> int:
         """A process that ends with this one, and does this work alone."""
-        threads = len(list(Path("/proc/self/task").iterdir()))
-        assert threads == 1, f"found {counted(threads, 'thread')}, of which a fork would lose all but one"
+        assert_one_thread()
         parent, pid = os.getpid(), os.fork()
         if pid:
             return pid
