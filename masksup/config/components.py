@@ -50,7 +50,7 @@ DATASETS = Registry(
     entries={
         "voc2007": "masksup.data.prepare.voc:prepare_voc2007",
         "voc2012": "masksup.data.prepare.voc:prepare_voc2012",
-        "voc": "masksup.data.prepare.voc:prepare_voc",
+        "voc": "masksup.data.prepare.voc_own:prepare_voc",
         "coco2014": "masksup.data.prepare.coco:prepare_coco2014",
         "coco": "masksup.data.prepare.coco:prepare_coco",
         "wider": "masksup.data.prepare.wider:prepare_wider",
@@ -60,6 +60,8 @@ DATASETS = Registry(
         "yolo": "masksup.data.prepare.yolo:prepare_yolo",
         "voc-lists": "masksup.data.prepare.voc_lists:prepare_voc_lists",
         "roboflow": "masksup.data.prepare.roboflow:prepare_roboflow",
+        "cvat": "masksup.data.prepare.cvat:prepare_cvat",
+        "labelme": "masksup.data.prepare.labelme:prepare_labelme",
         "celeba": "masksup.data.prepare.celeba:prepare_celeba",
         "chestxray14": "masksup.data.prepare.chestxray14:prepare_chestxray14",
         "chexpert": "masksup.data.prepare.chexpert:prepare_chexpert",
