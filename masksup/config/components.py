@@ -62,6 +62,8 @@ DATASETS = Registry(
         "roboflow": "masksup.data.prepare.roboflow:prepare_roboflow",
         "cvat": "masksup.data.prepare.cvat:prepare_cvat",
         "labelme": "masksup.data.prepare.labelme:prepare_labelme",
+        "via": "masksup.data.prepare.via:prepare_via",
+        "nuswide": "masksup.data.prepare.nuswide:prepare_nuswide",
         "celeba": "masksup.data.prepare.celeba:prepare_celeba",
         "chestxray14": "masksup.data.prepare.chestxray14:prepare_chestxray14",
         "chexpert": "masksup.data.prepare.chexpert:prepare_chexpert",

@@ -39,8 +39,8 @@ def _text(file: Path) -> str:
 
 # What other programs write: a key of theirs, and what to do.
 _OTHERS = {
-    "_via_img_metadata": "a project of the VGG Image Annotator; export its annotations as COCO",
-    "regions": "an export of the VGG Image Annotator; export its annotations as COCO",
+    "_via_img_metadata": "a project of the VGG Image Annotator; `prepare via` reads it",
+    "regions": "an export of the VGG Image Annotator; `prepare via` reads it",
     "shapes": "a file of LabelMe; `prepare labelme` reads a folder of them",
     "data": "an export of Label Studio; export as COCO, or of labels of images as CSV for `prepare csv`",
     "caption": "captions, which have no classes; take the instances",
