@@ -28,7 +28,7 @@ from masksup.data.decode import decode
 from masksup.data.index import Index, open_index
 from masksup.data.prepare.coco import prepare_coco
 from masksup.data.prepare.csv import prepare_csv
-from masksup.data.prepare.voc import prepare_voc
+from masksup.data.prepare.voc_own import prepare_voc
 from masksup.data.prepare.wider import prepare_wider
 from masksup.data.shapes import prepare_shapes
 from masksup.data.split import whole

@@ -10,7 +10,8 @@ from PIL import Image
 
 from masksup.cli import main
 from masksup.data.index import open_index
-from masksup.data.prepare.voc import VOC_CLASSES, prepare_voc, prepare_voc2007
+from masksup.data.prepare.voc import VOC_CLASSES, prepare_voc2007
+from masksup.data.prepare.voc_own import prepare_voc
 from masksup.data.write_index import write_index
 from masksup.training.train import train
 

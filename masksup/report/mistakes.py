@@ -1,7 +1,7 @@
 """Who is predicted where it is absent, and the worst single mistakes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,38 +11,55 @@ from masksup.metrics.pairs import Labels
 # Shapes: N samples, C classes; pair (i, j): class i is there, class j is not.
 
 
+class Pair(NamedTuple):
+    """Of the images that show class i and not class j: how many there are, and in how many j is predicted."""
+
+    i: int
+    j: int
+    images: int
+    predicted: int
+
+
 @dataclass(frozen=True)
 class Confusions:
-    """Of images that show class i and not class j: how many there are, and in how many j is predicted. `usual_C`: the
-    share of all images without class j in which j is predicted."""
+    """`most`: the pairs with the most false alarms beyond those that j gives anyway, only pairs that exceed these.
+    `usual_C`: the share of all images without class j in which j is predicted. `weight_C`: the false alarms of all
+    pairs that a class is in."""
 
-    images_CC: NDArray[np.int64]
-    predicted_CC: NDArray[np.int64]
+    most: list[Pair]
     usual_C: NDArray[np.float64]
-
-    @property
-    def share_CC(self) -> NDArray[np.float64]:
-        """0 where there are no such images."""
-        share_CC: NDArray[np.float64] = self.predicted_CC / np.maximum(self.images_CC, 1)
-        return share_CC
+    weight_C: NDArray[np.int64]
 
 
-def confusions(present_NC: NDArray[np.bool_], labels_NC: Labels) -> Confusions:
-    """Ignored pairs count as neither there nor absent."""
-    # As floats, whose products are made by BLAS, many times faster than of integers; exact up to 2^53 images.
-    there_NC, absent_NC = (labels_NC == 1).astype(np.float64), (labels_NC == 0).astype(np.float64)
-    false_NC = absent_NC * present_NC
+def confusions(present_NC: NDArray[np.bool_], labels_NC: Labels, most: int) -> Confusions:
+    """Ignored pairs count as neither there nor absent. A class at a time: of all pairs of very many classes there is no
+    table, and an image shows few."""
+    absent_NC = labels_NC == 0
+    false_NC = absent_NC & present_NC
     usual_C = false_NC.sum(0) / np.maximum(absent_NC.sum(0), 1)
-    images_CC, predicted_CC = ((there_NC.T @ other_NC).astype(np.int64) for other_NC in (absent_NC, false_NC))
-    return Confusions(images_CC, predicted_CC, usual_C)
+    weight_C, found = np.zeros(labels_NC.shape[1], np.int64), list[tuple[float, Pair]]()
+    for i in range(labels_NC.shape[1]):
+        there_K = np.flatnonzero(labels_NC[:, i] == 1)
+        images_C, predicted_C = (np.count_nonzero(of_NC[there_K], axis=0) for of_NC in (absent_NC, false_NC))
+        weight_C += predicted_C
+        weight_C[i] += predicted_C.sum()
+        beyond_C = predicted_C - images_C * usual_C
+        least = found[-1][0] if len(found) == most else 0.0
+        # A pair of an earlier class comes first where two exceed alike.
+        further = [(float(beyond_C[j]), Pair(i, int(j), int(images_C[j]), int(predicted_C[j])))
+                   for j in np.flatnonzero(beyond_C > least)]  # fmt: skip
+        found = sorted(found + further, key=lambda pair: -pair[0])[:most] if further else found
+    return Confusions([pair for _, pair in found], usual_C, weight_C)
 
 
-def most_confused(found: Confusions, most: int) -> list[tuple[int, int]]:
-    """The pairs (i, j) with the most false alarms beyond those that j gives anyway; only pairs that exceed them."""
-    beyond_CC = found.predicted_CC - found.images_CC * found.usual_C[None]
-    order = np.argsort(-beyond_CC, axis=None, kind="stable")[:most]
-    pairs = [tuple(int(n) for n in np.unravel_index(place, beyond_CC.shape)) for place in order]
-    return [(i, j) for i, j in pairs if beyond_CC[i, j] > 0]
+def matrix(
+    present_NC: NDArray[np.bool_], labels_NC: Labels, shown: list[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Images and false alarms of all pairs (i, j) of some classes."""
+    there_NS, absent_NS = labels_NC[:, shown] == 1, labels_NC[:, shown] == 0
+    false_NS = absent_NS & present_NC[:, shown]
+    images_SS, predicted_SS = (there_NS.astype(np.int64).T @ of_NS for of_NS in (absent_NS, false_NS))
+    return images_SS, predicted_SS
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from masksup.metrics.tables import first_and_worst
 from masksup.report import charts
 from masksup.report.compare import Difference, difference
 from masksup.report.gather import Gathered
-from masksup.report.mistakes import Mistake, confusions, most_confused, worst_mistakes
+from masksup.report.mistakes import Mistake, confusions, matrix, worst_mistakes
 from masksup.report.thumbnails import Sampler, as_data
 from masksup.runtime.progress import duration
 
@@ -128,22 +128,20 @@ def _reliability(before: dict[str, Any], after: dict[str, Any] | None) -> dict[s
 
 
 def _confusions(run: Gathered) -> dict[str, Any]:
-    found = confusions(run.present_NC, run.labels_NC)
-    names, share_CC = run.trained.classes, found.share_CC
-    pairs = most_confused(found, CONFUSED)
+    found, names = confusions(run.present_NC, run.labels_NC, CONFUSED), run.trained.classes
     rows = [
-        {"there": names[i], "predicted": names[j], "count": int(found.predicted_CC[i, j]),
-         "images": int(found.images_CC[i, j]), "share": float(share_CC[i, j]), "usual": float(found.usual_C[j])}
-        for i, j in pairs
+        {"there": names[pair.i], "predicted": names[pair.j], "count": pair.predicted, "images": pair.images,
+         "share": pair.predicted / pair.images, "usual": float(found.usual_C[pair.j])}
+        for pair in found.most
     ]  # fmt: skip
-    weight_C = found.predicted_CC.sum(0) + found.predicted_CC.sum(1)
-    shown = sorted(np.argsort(-weight_C, kind="stable")[:MATRIX].tolist()) if weight_C.any() else []
-    matrix = [
-        [None if i == j or not found.images_CC[i, j] else float(share_CC[i, j]) for j in shown] for i in shown
+    shown = sorted(np.argsort(-found.weight_C, kind="stable")[:MATRIX].tolist()) if found.weight_C.any() else []
+    images_SS, predicted_SS = matrix(run.present_NC, run.labels_NC, shown)
+    counts = [list(zip(*both)) for both in zip(predicted_SS.tolist(), images_SS.tolist())]
+    cells = [
+        [None if i == j or not n else k / n for j, (k, n) in enumerate(row)] for i, row in enumerate(counts)
     ]  # fmt: skip
-    highest = max((cell for row in matrix for cell in row if cell), default=0.0)
-    counts = [[(int(found.predicted_CC[i, j]), int(found.images_CC[i, j])) for j in shown] for i in shown]
-    return {"rows": rows, "names": [names[c] for c in shown], "matrix": matrix, "highest": highest, "counts": counts,
+    highest = max((cell for row in cells for cell in row if cell), default=0.0)
+    return {"rows": rows, "names": [names[c] for c in shown], "matrix": cells, "highest": highest, "counts": counts,
             "all": len(shown) == len(names)}  # fmt: skip
 
 

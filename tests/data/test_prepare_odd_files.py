@@ -14,7 +14,7 @@ from masksup.data.prepare.coco import prepare_coco
 from masksup.data.prepare.folders import prepare_folders
 from masksup.data.prepare.images import check_images
 from masksup.data.prepare.long import prepare_long
-from masksup.data.prepare.voc import prepare_voc
+from masksup.data.prepare.voc_own import prepare_voc
 from masksup.errors import UserError
 
 BOX = {"bbox": [0, 0, 5, 5]}
@@ -171,7 +171,7 @@ def test_json_in_any_unicode(tmp_path: Path, encoding: str) -> None:
         ([{"id": 1, "annotations": [], "data": {"image": "a.jpg"}}], "an export of Label Studio; export as COCO"),
         ({"a.jpg123": {"filename": "a.jpg", "regions": []}}, "an export of the VGG Image Annotator"),
         ({"_via_settings": {}, "_via_img_metadata": {}}, "a project of the VGG Image Annotator"),
-        ({"version": "5.0", "shapes": [], "imagePath": "a.jpg"}, "a file of LabelMe"),
+        ({"version": "5.0", "shapes": [], "imagePath": "a.jpg"}, "a file of LabelMe; `prepare labelme`"),
         ({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"caption": "A cat."}]}, "captions, which"),
     ],
 )

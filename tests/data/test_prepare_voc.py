@@ -13,7 +13,8 @@ from PIL import Image
 
 from masksup.data.index import DIFFICULT, OCCLUDED, TRUNCATED
 from masksup.data.prepare.originals import write_originals
-from masksup.data.prepare.voc import VOC_CLASSES, prepare_voc, prepare_voc2007, prepare_voc2012
+from masksup.data.prepare.voc import VOC_CLASSES, prepare_voc2007, prepare_voc2012
+from masksup.data.prepare.voc_own import prepare_voc
 from masksup.errors import UserError
 
 

@@ -4,7 +4,7 @@ import html
 import json
 import re
 import shutil
-import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -29,7 +29,7 @@ from masksup.report.charts import frame
 from masksup.report.compare import difference
 from masksup.report.cost import cost_of
 from masksup.report.gather import gather, open_subject
-from masksup.report.mistakes import confusions, most_confused, worst_mistakes
+from masksup.report.mistakes import confusions, matrix, worst_mistakes
 from masksup.report.page import render
 from masksup.saved.open import open_trained
 from masksup.training.train import train
@@ -232,15 +232,15 @@ def test_what_grows_with_the_images_is_computed_once_a_run_not_once_a_class(
     assert 2 <= counts["sigmoid"] <= 8 < len(both[0].trained.classes)
 
 
-def test_confusions_of_many_images_take_a_fraction_of_a_product_of_integers() -> None:
-    labels_NC = (np.random.default_rng(0).random((8000, 80)) < 0.03).astype(np.int8)
-    start = time.process_time()
-    there_NC = (labels_NC == 1).astype(np.int64)
-    together_CC = there_NC.T @ there_NC
-    literal, start = time.process_time() - start, time.process_time()
-    found = confusions(labels_NC == 1, labels_NC)
-    assert time.process_time() - start < literal / 2
-    assert np.array_equal(found.images_CC, np.diag(together_CC)[:, None] - together_CC)
+def test_confusions_of_many_classes_hold_no_table_of_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    labels_NC = (rng.random((100, 3000)) < 0.001).astype(np.int8)
+    tracemalloc.start()
+    found = confusions(rng.random((100, 3000)) < 0.001, labels_NC, 15)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.most) == 15
+    assert peak < 3000 * 3000, "less than a byte for each pair of classes"
 
 
 def test_confusions_count_images_with_one_class_and_a_false_other() -> None:
@@ -248,14 +248,22 @@ def test_confusions_count_images_with_one_class_and_a_false_other() -> None:
     labels_NC = rng.integers(-1, 2, (60, 5)).astype(np.int8)
     present_NC = rng.random((60, 5)) < 0.4
     present_NC[:, 3] |= labels_NC[:, 1] == 1  # class 1 is taken for class 3 too
-    found = confusions(present_NC, labels_NC)
+    images_SS, predicted_SS = matrix(present_NC, labels_NC, [*range(5)])
     for i in range(5):
         for j in range(5):
             there = [n for n in range(60) if labels_NC[n, i] == 1 and labels_NC[n, j] == 0]
-            assert found.images_CC[i, j] == len(there)
-            assert found.predicted_CC[i, j] == sum(present_NC[n, j] for n in there)
-    assert most_confused(found, 1) == [(1, 3)]
-    assert most_confused(confusions(labels_NC == 1, labels_NC), 5) == []
+            assert images_SS[i, j] == len(there)
+            assert predicted_SS[i, j] == sum(present_NC[n, j] for n in there)
+    found = confusions(present_NC, labels_NC, 25)
+    beyond_SS = predicted_SS - images_SS * found.usual_C
+    order = [divmod(int(place), 5) for place in np.argsort(-beyond_SS, axis=None, kind="stable")]
+    assert [(i, j) for i, j, *_ in found.most] == [(i, j) for i, j in order if beyond_SS[i, j] > 0]
+    for i, j, images, predicted in found.most:
+        assert (images, predicted) == (images_SS[i, j], predicted_SS[i, j])
+    assert found.most[0][:2] == (1, 3)
+    assert confusions(present_NC, labels_NC, 3).most == found.most[:3]
+    assert found.weight_C.tolist() == (predicted_SS.sum(0) + predicted_SS.sum(1)).tolist()
+    assert confusions(labels_NC == 1, labels_NC, 5).most == []
 
 
 def test_worst_mistakes_are_wrong_sorted_and_spread() -> None:

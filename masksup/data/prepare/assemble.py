@@ -14,8 +14,9 @@ from masksup.base.words import counted
 from masksup.data.labels import Labels, SparseLabels
 from masksup.data.prepare.depths import Facts, range_of, refuse_misfits, refuse_no_numbers, said
 from masksup.data.prepare.frames import frames_of, turn_boxes
-from masksup.data.prepare.images import SIDEWAYS, ImageFacts, check_images
+from masksup.data.prepare.images import NO_SUCH_IMAGE, SIDEWAYS, ImageFacts, check_images
 from masksup.data.prepare.options import storable
+from masksup.data.prepare.repairs import refuse_repairable
 from masksup.data.prepare.twins import within
 from masksup.data.reading import PixelRange
 from masksup.data.write_index import IndexContent
@@ -172,6 +173,8 @@ def _usable(root: Path, split: RawSplit, facts: dict[str, ImageFacts | str], ski
             broken.setdefault(sample.image, sample)
     if not broken:
         return split.samples
+    missing = {image: sample.where for image, sample in broken.items() if facts[image] == NO_SUCH_IMAGE}
+    refuse_repairable(root, missing, len({sample.image for sample in split.samples}))
     if not skip_broken:
         image, sample = next(iter(broken.items()))
         more = f"{len(broken) - 1} more like it; " if len(broken) > 1 else ""

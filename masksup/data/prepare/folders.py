@@ -17,13 +17,12 @@ from masksup.data.prepare.tables.contents import contents_of
 from masksup.data.prepare.tables.find_images import FindImages
 from masksup.data.prepare.tables.joined import joining
 from masksup.data.prepare.tables.labelled import Labelled, Row
-from masksup.data.prepare.tables.words import looks_like_image
+from masksup.data.prepare.tables.words import SPLITS, looks_like_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
 _NO_CLASSES = {"images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "Images", "JPEGImages"}
 _MADE = {"__MACOSX", "@eaDir"}  # by macOS in archives, by Synology beside pictures
-_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "trainval", "test", "testing"}
 
 
 def prepare_folders(
@@ -91,7 +90,7 @@ def _split_folders(root: Path, split: list[str] | None) -> dict[str, Path]:
                 raise UserError(f"--split {name}: found no folder '{folder}', expected folders of images, one a class")
         return folders
     found = _folders(root)
-    splits = [name for name in found if name.casefold() in _SPLITS]
+    splits = [name for name in found if name.casefold() in SPLITS]
     if splits and splits == found:
         return {name: root / name for name in found}
     holding = [name for name in splits if not _images(root / name) and any(map(_images, _inner(root / name)))]

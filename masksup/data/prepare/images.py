@@ -20,6 +20,7 @@ from masksup.errors import UserError
 
 MOST_PIXELS = 178_956_970  # above it a file is damaged or hostile
 SIDEWAYS = 5  # from this orientation on, width and height change places
+NO_SUCH_IMAGE = "no such image"
 _MAX_NAME = 255  # bytes of one file name, on every usual file system
 _THREADS = 8
 _BATCH = 64
@@ -106,7 +107,7 @@ def _facts_or_problem(path: Path, exif: bool, verify: bool) -> ImageFacts | str:
     except UserError as error:
         return f"unreadable image ({str(error).removeprefix(f'{path}: ')})"
     except FileNotFoundError:
-        return "no such image"
+        return NO_SUCH_IMAGE
     except OSError as error:
         return f"unreadable image ({error.strerror or error})"
     return facts

@@ -39,9 +39,9 @@ def _text(file: Path) -> str:
 
 # What other programs write: a key of theirs, and what to do.
 _OTHERS = {
-    "_via_img_metadata": "a project of the VGG Image Annotator; export its annotations as COCO",
-    "regions": "an export of the VGG Image Annotator; export its annotations as COCO",
-    "shapes": "a file of LabelMe; labelme2coco makes one COCO file of all of them",
+    "_via_img_metadata": "a project of the VGG Image Annotator; `prepare via` reads it",
+    "regions": "an export of the VGG Image Annotator; `prepare via` reads it",
+    "shapes": "a file of LabelMe; `prepare labelme` reads a folder of them",
     "data": "an export of Label Studio; export as COCO, or of labels of images as CSV for `prepare csv`",
     "caption": "captions, which have no classes; take the instances",
     "conversations": "conversations, which have no classes",

@@ -9,7 +9,7 @@ from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.columns import ColumnRules
 from masksup.data.prepare.tables.contents import contents_of
 from masksup.data.prepare.tables.find_images import FindImages
-from masksup.data.prepare.tables.labelled import Labelled, Row
+from masksup.data.prepare.tables.labelled import Box, Labelled, Row
 from masksup.data.prepare.tables.marks import meaning
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
@@ -66,7 +66,7 @@ def _with_boxes(table: Table) -> Labelled:
         row = rows.setdefault(name, Row(line, name, {}, [], _size(head, cells)))
         row.labels[label] = 1
         assert row.boxes is not None
-        row.boxes.append((label, left, top, right, bottom))
+        row.boxes.append(Box(label, left, top, right, bottom))
     return Labelled(table.file, None, list(rows.values()), [], table.where)
 
 

@@ -16,7 +16,6 @@ from masksup.data.index import DIFFICULT
 from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.options import (
-    class_list,
     existing_file,
     labels_of,
     named_splits,
@@ -55,18 +54,6 @@ def prepare_voc2012(
     return read_voc(
         folder, "voc2012", VOC_CLASSES, difficult=difficult, split=split, skip_broken=skip_broken, unlabelled="test",
     )  # fmt: skip
-
-
-def prepare_voc(
-    root: Path, *, classes: str | None = None, difficult: Literal["ignore", "present", "absent"] = "ignore",
-    same_case: bool = False, split: list[str] | None = None, skip_broken: bool = False,
-) -> list[IndexContent]:  # fmt: skip
-    """Any data set in VOC layout. `classes`: comma list or file, in that order; default: those found, sorted."""
-    names = None if classes is None else class_list(classes, root)
-    folder = voc_folder(root, None)
-    return read_voc(
-        folder, "voc", names, difficult=difficult, same_case=same_case, split=split, skip_broken=skip_broken
-    )
 
 
 def voc_folder(root: Path, year: str | None) -> Path:

@@ -24,6 +24,7 @@ class Annotation:
     """K objects of one image."""
 
     file: Path
+    image: str  # as stated; may be empty
     size: tuple[int, int] | None  # width, height as stated
     names: tuple[str, ...]
     boxes_K4: NDArray[np.float32]  # xyxy px, 0-based, end exclusive
@@ -32,23 +33,7 @@ class Annotation:
 
 def read_annotation(file: Path) -> Annotation:
     """Read one XML file. UserError naming file and line if it is malformed or lacks what VOC files have."""
-    try:
-        data = read_regular(file)
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}, expected a readable XML file") from error
-    text = _decoded(file, data)
-    # Entities can expand to gigabytes or read other files; no VOC file declares any.
-    if "<!DOCTYPE" in text or "<!ENTITY" in text or "\0" in text:
-        raise UserError(f"{file}: found a document type, entity or zero byte, expected a plain VOC annotation")
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        line = error.position[0]
-        raise UserError(f"{file}, line {line}: malformed XML ({error}), expected a VOC annotation") from error
-    for element in root.iter():  # a namespace says who wrote the file, not what is in it
-        element.tag = str(element.tag).rpartition("}")[2]
-    if root.tag != "annotation":
-        raise UserError(f"{file}: found <{root.tag}>, expected <annotation>")
+    root = read_xml(file, "annotation")
     # Only direct children: VOC2012 nests body <part>s with names and boxes of their own in an object.
     # LabelMe keeps what its user has deleted, with a mark.
     numbered = enumerate(root.findall("object"), 1)
@@ -58,10 +43,32 @@ def read_annotation(file: Path) -> Annotation:
         if (element.findtext("deleted") or "").strip() not in ("1", "true")
     ]
     return Annotation(
-        file, _size(file, root), tuple(name for name, _, _ in objects),
+        file, (root.findtext("filename") or "").strip(), _size(file, root), tuple(name for name, _, _ in objects),
         np.array([box for _, box, _ in objects], np.float32).reshape(-1, 4),
         np.array([flags for _, _, flags in objects], np.uint8),
     )  # fmt: skip
+
+
+def read_xml(file: Path, tag: str) -> ElementTree.Element:
+    """The content <`tag`> of an XML file, without namespaces. UserError naming file and line if it is another."""
+    try:
+        data = read_regular(file)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}, expected a readable XML file") from error
+    text = _decoded(file, data)
+    # Entities can expand to gigabytes or read other files; no annotation declares any.
+    if "<!DOCTYPE" in text or "<!ENTITY" in text or "\0" in text:
+        raise UserError(f"{file}: found a document type, entity or zero byte, expected a plain VOC annotation")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        line = error.position[0]
+        raise UserError(f"{file}, line {line}: malformed XML ({error}), expected a VOC annotation") from error
+    for element in root.iter():  # a namespace says who wrote the file, not what is in it
+        element.tag = str(element.tag).rpartition("}")[2]
+    if root.tag != tag:
+        raise UserError(f"{file}: found <{root.tag}>, expected <{tag}>")
+    return root
 
 
 def _decoded(file: Path, data: bytes) -> str:

@@ -18,7 +18,7 @@ from masksup.data.prepare.options import existing_file, named_splits, read_text,
 from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.contents import contents_of
 from masksup.data.prepare.tables.find_images import FindImages
-from masksup.data.prepare.tables.labelled import Labelled, Row
+from masksup.data.prepare.tables.labelled import Box, Labelled, Row
 from masksup.data.prepare.tables.words import looks_like_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
@@ -188,7 +188,7 @@ def _object(file: Path | None, number: int, line: str, names: tuple[str, ...]) -
     return names[int(which)], [min(xs), min(ys), max(xs), max(ys)]
 
 
-def _boxes(image: Path, marked: list[tuple[str, list[float]]]) -> list[tuple[str, float, float, float, float]]:
+def _boxes(image: Path, marked: list[tuple[str, list[float]]]) -> list[Box]:
     """In px of the image as it is shown; none of a broken image, which is named when all are checked."""
     if not marked:
         return []
@@ -198,4 +198,4 @@ def _boxes(image: Path, marked: list[tuple[str, list[float]]]) -> list[tuple[str
             width, height = reversed(opened.size) if turned else opened.size
     except Exception:  # Pillow's parsers raise anything for damaged files
         return []
-    return [(name, x1 * width, y1 * height, x2 * width, y2 * height) for name, (x1, y1, x2, y2) in marked]
+    return [Box(name, x1 * width, y1 * height, x2 * width, y2 * height) for name, (x1, y1, x2, y2) in marked]

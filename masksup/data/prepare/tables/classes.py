@@ -82,7 +82,9 @@ def _rename(tables: list[Labelled], names: dict[str, str | None]) -> None:
             if row.labels.keys() & names.keys():
                 row.labels = _renamed(row, names)
             if row.boxes is not None:
-                row.boxes = [(new, *box[1:]) for box in row.boxes if (new := names.get(box[0], box[0])) is not None]
+                row.boxes = [
+                    box._replace(label=new) for box in row.boxes if (new := names.get(box.label, box.label)) is not None
+                ]
 
 
 def _renamed(row: Row, names: dict[str, str | None]) -> dict[str, int]:

@@ -43,9 +43,10 @@ def contents_of(
 
 def _boxes(row: Row, number: dict[str, int]) -> tuple[NDArray[np.float32], NDArray[np.int16], NDArray[np.uint8]]:
     """xyxy_K4 in px, class_K, flags_K of the classes that there are."""
-    boxes = [box for box in row.boxes or () if box[0] in number]
-    xyxy_K4 = np.array([box[1:] for box in boxes], np.float32).reshape(-1, 4)
-    return xyxy_K4, np.array([number[box[0]] for box in boxes], np.int16), np.zeros(len(boxes), np.uint8)
+    boxes = [box for box in row.boxes or () if box.label in number]
+    xyxy_K4 = np.array([box[1:5] for box in boxes], np.float32).reshape(-1, 4)
+    class_K = np.array([number[box.label] for box in boxes], np.int16)
+    return xyxy_K4, class_K, np.array([box.flags for box in boxes], np.uint8)
 
 
 def _split(name: str, table: Labelled, classes: tuple[str, ...], find: FindImages) -> RawSplit:

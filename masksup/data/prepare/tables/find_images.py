@@ -142,7 +142,7 @@ class FindImages:
         return None
 
     @cached_property
-    def _files(self) -> list[str]:
+    def files(self) -> list[str]:
         """All images below the folder; read when the first name is not found."""
         found = []
         for place, folders, names in os.walk(self.folder):
@@ -154,16 +154,16 @@ class FindImages:
 
     @cached_property
     def _by_case(self) -> dict[str, list[str]]:
-        return _grouped(self._files, _any_case)
+        return _grouped(self.files, _any_case)
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _grouped(self._files, lambda path: _any_case(path.rsplit("/", 1)[-1]))
+        return _grouped(self.files, lambda path: _any_case(path.rsplit("/", 1)[-1]))
 
     @cached_property
     def _endings(self) -> defaultdict[str, set[str]]:
         found: defaultdict[str, set[str]] = defaultdict(set)
-        for path in self._files:
+        for path in self.files:
             stem, _, ending = path.rpartition(".")
             found[stem].add(f".{ending}")
             found[stem.rsplit("/", 1)[-1]].add(f".{ending}")

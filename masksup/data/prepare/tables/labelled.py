@@ -3,8 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from masksup.base.words import counted
+
+
+class Box(NamedTuple):
+    """A marked object: its class, xyxy in px, and bits as in the index (DIFFICULT, ...)."""
+
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    flags: int = 0
 
 
 @dataclass(slots=True)
@@ -14,8 +26,8 @@ class Row:
     line: int
     image: str
     labels: dict[str, int]
-    boxes: list[tuple[str, float, float, float, float]] | None = None
-    """Class and xyxy in px, where objects are marked."""
+    boxes: list[Box] | None = None
+    """Where objects are marked."""
     size: tuple[int, int] | None = None
     """Width and height that the table states, in px."""
 

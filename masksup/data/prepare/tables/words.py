@@ -22,6 +22,8 @@ LABEL_NAMES = (
 KNOWN_IMAGE = "image, filename, file, path, image_path, image_name, image_id, 'Image Index', id, name"
 KNOWN_LABELS = "label, labels, tags, classes, categories, 'Finding Labels'"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".jfif")
+# What folders of splits are called.
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "trainval", "test", "testing"}
 # Labels that often mean that there is none.
 NOTHING = {
     "na", "n/a", "nan", "null", "none", "nofinding", "nofindings", "nolabel", "nolabels", "background", "nothing",
