@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,23 @@ def test_eval(width: int) -> None:
     assert set(kept) <= words(lines)
     assert {f"{summary[key]:.2f}" for key in kept} <= words(lines)
     assert {f"{ap:.2f}" for ap in summary["AP"].values()} <= words(lines)
+
+
+@WIDTHS
+def test_no_class_is_left_out(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several stand side by side, whose letters may be two columns wide."""
+    names = [f"日本語の車{number:02}" for number in range(40)]
+    labels = np.eye(40, dtype=np.int8)
+    found = tables(score(np.eye(40, dtype=np.float32), labels, names), width)
+    text = printed(width, lambda console: console.print(fitted(found[-1], width)))
+    assert set(names) <= words(text.splitlines())
+    content = prepare_shapes(tmp_path, train=40, val=3, test=3, size=32, seed=3)[0]
+    monkeypatch.setattr(prepared, "Console", lambda: Console(width=width))
+    for group in (names, [f"c{number:03}" for number in range(40)]):  # shorter than their heading
+        prepared.print_table([replace(content, classes=group, labels_NC=labels, warnings=[])])
+        assert set(group) <= words(capsys.readouterr().out.splitlines())
 
 
 @WIDTHS

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 
@@ -125,7 +126,7 @@ def _per_class(summary: dict[str, Any], width: int) -> Table:
                 f"{counted(len(names), 'class')} (all: under AP in the JSON of masksup eval --json)"
             ),
         )
-    name_width = min(max(map(len, [*names, "class"])), 20)
+    name_width = min(max(map(cell_len, [*names, "class"])), 20)
     count_width = max(len(str(count)) for count in [*summary["positives"].values(), "pos."])
     # Three cells of a class and the frame and padding rich puts around them.
     columns = max(1, (width - 1) // (name_width + len("100.00") + count_width + 9))

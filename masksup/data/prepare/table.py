@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -110,8 +111,8 @@ def _positives(contents: list[IndexContent], counts: list[_Counts], width: int) 
     chosen, title = _chosen(counts)
     classes = [contents[0].classes[c] for c in chosen]
     columns_SC = [[f"{number:,}" for number in count.positives_C[chosen]] for count in counts]
-    widths = [min(_NAME_WIDTH, max(map(len, classes)))]
-    widths += [max(map(len, (one.split, *numbers))) for one, numbers in zip(contents, columns_SC)]
+    widths = [min(_NAME_WIDTH, max(map(cell_len, (*classes, "class"))))]
+    widths += [max(map(cell_len, (one.split, *numbers))) for one, numbers in zip(contents, columns_SC)]
     groups = max(1, min((width - 1) // sum(cell + 3 for cell in widths), -(-len(classes) // _MIN_ROWS)))
     rows = -(-len(classes) // groups)
     positive = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
