@@ -11,6 +11,7 @@ from typing import Any
 from masksup.base.files import read_json, write_atomically, write_json
 from masksup.base.log import log
 from masksup.base.signals import stop_requested
+from masksup.config.load import refuse_unfit
 from masksup.config.yaml_text import write_yaml
 from masksup.data.masks import Level
 from masksup.errors import UserError
@@ -21,7 +22,7 @@ from masksup.selection.cost import seconds_an_image
 from masksup.selection.facts import Facts
 from masksup.selection.judge import Score, chosen, gain, score_of
 from masksup.selection.ladder import Rung, waits_for
-from masksup.selection.out_of_fold import HeldOut, fold_config, held_out_fold, pooled, run_of
+from masksup.selection.out_of_fold import HELD_OUT, HeldOut, fold_config, held_out_fold, pooled, run_of
 
 FORMAT = "masksup choices 1"
 
@@ -92,7 +93,8 @@ def climb(search: Climb, train_index: Path) -> None:
     """Try the rungs in turn. Stopped at a signal; the same call goes on from there."""
     _take_up(search)
     write_rungs(search, train_index)
-    keep(search)  # which tells others from the start whose folds these are
+    if not (search.out / CHOICES).exists():
+        keep(search)  # which tells others from the start whose folds these are
     for rung in search.rungs:
         why = waits_for(rung, search.gains()) or _too_much(search, rung)
         if why is not None:
@@ -111,9 +113,11 @@ def climb(search: Climb, train_index: Path) -> None:
 
 
 def write_rungs(search: Climb, train_index: Path) -> None:
-    """The configuration of each rung, which `masksup train` takes."""
-    for rung in search.rungs:
-        settings = {**rung.settings, "data": {"train": str(train_index.resolve())}}
+    """The configuration of each rung, which `masksup train` takes. UserError before any is written."""
+    files = [(rung, {**rung.settings, "data": {"train": str(train_index.resolve())}}) for rung in search.rungs]
+    for rung, settings in files:
+        refuse_unfit(settings, rung.title, search.overrides)
+    for rung, settings in files:
         search.file(rung).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(search.file(rung), f"# {rung.title}\n{write_yaml(settings)}")
 
@@ -226,6 +230,8 @@ def _take_up(search: Climb) -> None:
     tree = read_json(file, "the choices of masksup auto")
     if tree.get("format") != FORMAT:
         raise UserError(f"{file}: format: found {tree.get('format')!r}, expected '{FORMAT}'; take another --out")
+    if not any((search.out / HELD_OUT).glob("*.npz")):
+        return  # stopped before anything was found, such as by a setting that did not fit
     before = {"index": tree.get("index"), "robust": False, **(tree.get("options") or {})}
     for key, value in {"index": search.facts.index, **search.options}.items():
         if before.get(key) != value:

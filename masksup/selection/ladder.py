@@ -61,8 +61,9 @@ def ladder(start: Start, robust: bool = False) -> tuple[Rung, ...]:
     else:
         grows = ((f"head-{large}", f"head-{small}"), (f"finetuned-{small}", f"head-{small}"))
         whole = [_finetuned(start, small), _finetuned(start, large, grows)]
-    if robust:
-        whole.insert(1, _with_masksup(whole[0]))
+    if robust:  # its views have the side at which the network is used
+        below = whole[0] if start.weights == "none" else _finetuned(replace(start, any_side=False), small)
+        whole.insert(1, _with_masksup(below))
     return tuple(rungs + whole)
 
 

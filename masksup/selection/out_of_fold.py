@@ -34,6 +34,9 @@ from masksup.saved.outputs import predict_alone
 from masksup.selection import FOLDS
 from masksup.training.train import train
 
+HELD_OUT = "held_out"
+"""The folder of the outputs of each fold."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -68,7 +71,7 @@ def held_out_fold(config: Config, out: Path, keep_run: bool = False, masked: Lev
     under the masks of `masksup eval --masked`.
     """
     name = _name(config) + (f"-{masked}" if masked else "")
-    file, run_dir = out / "held_out" / f"{name}.npz", run_of(config, out)
+    file, run_dir = out / HELD_OUT / f"{name}.npz", run_of(config, out)
     if not file.exists() or (keep_run and not run_dir.exists()):
         source = open_source(config.data, config.seed)
         assert source.eval is not None

@@ -170,6 +170,12 @@ def test_a_plan_trains_nothing(tiny_data: Path, tmp_path: Path, capsys: pytest.C
         (["--folds", "40"], "found 50 images, too few to choose by 40 folds; expected at least 80"),
         (["--root", "photos"], "--csv and --root: found one without the other"),
         (["--test", "TRAIN"], "samples lie in images that are trained on"),
+        (["optim.nosuch=1"], "optim.nosuch: unknown key"),
+        (
+            ["model.lora.rank=2"],
+            "the head alone, 32 px: model.lora.rank: found 2, but model.frozen trains a head alone",
+        ),
+        (["--plan", "model.lora.rank=2"], "model.frozen trains a head alone"),
     ],
 )
 def test_wrong_input_is_one_line(

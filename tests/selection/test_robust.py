@@ -1,6 +1,7 @@
 """`masksup auto --robust`: images with a part hidden have a say; and the runs of folds, which are nobody's runs."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ from choosing import QUICK, SMALL, auto, choices
 
 from launch.watch.status import find_runs
 from masksup.cli import main
+from masksup.config.load import refuse_unfit
 from masksup.evaluation.kept import Stopped
 from masksup.metrics.average_precision import average_precision
 from masksup.selection import CHOICES, FOLDS
 from masksup.selection.judge import chosen, score_of
 from masksup.selection.ladder import Start, ladder
-from masksup.selection.out_of_fold import HeldOut, fold_config, held_out_fold, run_of
+from masksup.selection.out_of_fold import HELD_OUT, HeldOut, fold_config, held_out_fold, run_of
+
+
+@pytest.mark.parametrize("any_side", [True, False])
+@pytest.mark.parametrize("weights", ["none", "weights.pth"])
+def test_each_rung_is_a_configuration(weights: str, any_side: bool) -> None:
+    for rung in ladder(Start("test_resnet", weights, 64, any_side=any_side), robust=True):
+        refuse_unfit({**rung.settings, "data": {"train": "train"}}, rung.title, [])
 
 
 @pytest.mark.parametrize("weights", ["none", "weights.pth"])
@@ -106,11 +115,14 @@ def test_choices_of_a_version_without_robust_go_on_and_are_no_answer_to_it(
     tree = choices(robust)
     del tree["options"]["robust"]
     (tmp_path / CHOICES).write_text(json.dumps(tree))
+    shutil.copytree(robust / HELD_OUT, tmp_path / HELD_OUT)
     monkeypatch.setattr("masksup.selection.climb.held_out_fold", stops)
     assert auto(tiny_data, tmp_path) == 75
     assert "goes on after" in capsys.readouterr().out
     assert auto(tiny_data, tmp_path, "--robust") == 2
     assert "robust: found False, asked for True; take another --out" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / HELD_OUT)
+    assert auto(tiny_data, tmp_path, "--robust") == 75, "where nothing was found, there is nothing to contradict"
 
 
 @pytest.mark.slow  # short: the rung, its judge and its figures, each by itself
