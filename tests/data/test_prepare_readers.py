@@ -13,9 +13,13 @@ from masksup.data.index import open_index
 from masksup.data.prepare.celeba import prepare_celeba
 from masksup.data.prepare.chestxray14 import prepare_chestxray14
 from masksup.data.prepare.chexpert import prepare_chexpert
+from masksup.data.prepare.cvat import prepare_cvat
 from masksup.data.prepare.folders import prepare_folders
+from masksup.data.prepare.labelme import prepare_labelme
 from masksup.data.prepare.long import prepare_long
+from masksup.data.prepare.nuswide import prepare_nuswide
 from masksup.data.prepare.roboflow import prepare_roboflow
+from masksup.data.prepare.via import prepare_via
 from masksup.data.prepare.voc_lists import prepare_voc_lists
 from masksup.data.prepare.yolo import prepare_yolo
 from masksup.errors import UserError
@@ -173,7 +177,8 @@ def test_voc_lists_of_real_images_give_the_labels_of_their_xml(shared_data: Path
 PREPARERS: dict[str, Callable[..., Any]] = {
     "long": prepare_long, "folders": prepare_folders, "yolo": prepare_yolo, "voc-lists": prepare_voc_lists,
     "roboflow": prepare_roboflow, "celeba": prepare_celeba, "chestxray14": prepare_chestxray14,
-    "chexpert": prepare_chexpert,
+    "chexpert": prepare_chexpert, "cvat": prepare_cvat, "labelme": prepare_labelme, "via": prepare_via,
+    "nuswide": prepare_nuswide,
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ def files_of_splits(root: Path, ending: str, split: list[str] | None) -> dict[st
     """{split: its annotation files}: those of each folder of the root where all are called train, val, test or the
     like, else all of them as train; or those in the folders that `split` names. UserError where there are none."""
     if not root.is_dir():
-        raise UserError(f"--root {root}: no such folder, expected images and their {ending} files")
+        raise UserError(f"--root {root}: no such folder, expected images, each with a file {ending}")
     named = {name: root / (folder or name) for name, folder in named_splits(split or []).items()}
     files = _below(root, ending)
     tops = {file.relative_to(root).parts[0] for file in files}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from masksup.base.words import listed
+from masksup.base.words import counted, listed
 from masksup.data.prepare.json_file import number_list, read_json
 from masksup.data.prepare.options import existing_file, named_splits
 from masksup.data.prepare.tables.cells import read_table
@@ -59,7 +59,9 @@ def prepare_via(
 def _only_file(root: Path) -> Path:
     files = sorted(path for path in root.iterdir() if path.suffix in (".json", ".csv"))
     if len(files) != 1:
-        raise UserError(f"--root {root}: found {len(files)} files .json and .csv, expected one, or --split NAME=FILE")
+        raise UserError(
+            f"--root {root}: found {counted(len(files), 'file')} .json and .csv, expected one, or --split NAME=FILE"
+        )
     return files[0]
 
 
