@@ -73,7 +73,10 @@ RIGHT = {
         ",Unnamed: 0,image,cat,dog,Unnamed: 5\n0.0,0,0.jpg,1,1,\n1.0,1,1.jpg,0,1,\n"
     ),
     "a column that is seldom a class": Case(
-        "image,fold,dog\n0.jpg,1,1\n1.jpg,0,1\n", {}, ("fold", "dog"), said="'fold' is a class.*--ignore-column 'fold'"
+        "image,fold,dog\n0.jpg,1,1\n1.jpg,0,1\n",
+        {},
+        ("fold", "dog"),
+        said="'fold' becomes a class.*--ignore-column 'fold'",
     ),
     "ids of 1 and 0": Case(
         "id,filename,dog\n1,0.jpg,1\n0,1.jpg,1\n",
@@ -218,7 +221,7 @@ RIGHT = {
             {"separator": "|"},
             tuple(sorted(("cat", name))),
             [[1, 0], [0, 1]] if name > "cat" else [[0, 1], [1, 0]],
-            said=f"'{name}' is a class.*--none",
+            said=f"'{name}' becomes a class.*--none",
         )
         for name in ("NA", "None", "nan", "No Finding", "background")
     },
