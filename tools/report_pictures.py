@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-_PHONE = (390, 1000)
+_GAP = 16  # pixels
 
 
 def main() -> None:
@@ -26,22 +26,21 @@ def main() -> None:
     args = parser.parse_args()
     one, two = args.one.resolve().as_uri(), args.two.resolve().as_uri()
     shoot(one, args.out / "report.png", 1185, 1330)
-    shoot(f"{one}#mistakes", args.out / "report_mistakes.png", 1200, 760)
-    shoot(f"{two}#difference", args.out / "report_two.png", 1200, 900)
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "phones.html"
-        page.write_text(phones([one, f"{one}#curves", f"{one}#mistakes"]), encoding="utf-8")
-        shoot(page.as_uri(), args.out / "report_phone.png", 3 * _PHONE[0] + 32, _PHONE[1])
+    shoot_frames([f"{one}#mistakes"], args.out / "report_mistakes.png", 1200, 760)
+    shoot_frames([f"{two}#difference"], args.out / "report_two.png", 1200, 900)
+    shoot_frames([one, f"{one}#curves", f"{one}#mistakes"], args.out / "report_phone.png", 390, 1000)
 
 
-def phones(addresses: list[str]) -> str:
-    """A page with each address in a frame as wide as a phone."""
+def shoot_frames(addresses: list[str], file: Path, width: int, height: int) -> None:
+    """A picture of pages side by side, each in a frame: Chromium scrolls a frame to its anchor, but no page."""
     frames = "".join(
-        f'<iframe src="{address}" width="{_PHONE[0]}" height="{_PHONE[1]}" scrolling="no"></iframe>'
-        for address in addresses
+        f'<iframe src="{address}" width="{width}" height="{height}" scrolling="no"></iframe>' for address in addresses
     )
-    style = "body{margin:0;display:flex;gap:16px;overflow:hidden} iframe{border:0;flex:none}"
-    return f"<!doctype html><meta charset=utf-8><style>{style}</style>{frames}"
+    style = f"body{{margin:0;display:flex;gap:{_GAP}px;overflow:hidden}} iframe{{border:0;flex:none}}"
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "frames.html"
+        page.write_text(f"<!doctype html><meta charset=utf-8><style>{style}</style>{frames}", encoding="utf-8")
+        shoot(page.as_uri(), file, len(addresses) * (width + _GAP) - _GAP, height)
 
 
 def shoot(address: str, file: Path, width: int, height: int) -> None:
