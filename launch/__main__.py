@@ -61,39 +61,66 @@ def _add_sweep(command: argparse.ArgumentParser) -> None:
 
 def _add_status(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", type=Path, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--json", action="store_true", help="print the table as JSON, for programs")
     command.add_argument("--state", metavar="A,B", help="only runs in these states, such as failed,waiting")
     command.add_argument("--sort", metavar="COLUMN", help="by mAP, left, ... (default: run)")
     command.add_argument("--columns", metavar="A,B", help="only these, such as run,state,mAP")
-    command.add_argument("--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again every so often")
+    command.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="SECONDS",
+        help="show the table again every 5 s, or every SECONDS",
+    )
 
 
 def _add_preflight(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="whose disk is tried (default: .)")
-    command.add_argument("--data", type=Path, nargs="*", default=[], metavar="INDEX", help="data to be readable")
+    command.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder on the disk to be tested, such as runs (default: .)",
+    )
+    command.add_argument(
+        "--data",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="INDEX",
+        help="indexes that every node has to read, such as data/mine/train",
+    )
     add_json(command, "what each rank found, and the bad nodes,")
     _add_resources(command, submits=False)
-    command.add_argument("--cluster-config", type=Path, metavar="FILE", help="defaults of the site")
+    command.add_argument(
+        "--cluster-config",
+        type=Path,
+        metavar="FILE",
+        help="YAML file of the site (default: ~/.config/masksup/cluster.yaml)",
+    )
 
 
 def _add_cancel(command: argparse.ArgumentParser) -> None:
     _add_runs(command)
-    command.add_argument("--now", action="store_true", help="do not wait until they have saved")
+    command.add_argument("--now", action="store_true", help="end them at once, without saving")
 
 
 def _add_resume(command: argparse.ArgumentParser) -> None:
     _add_runs(command)
     command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                         help="another setting of operation, such as data.workers=8")  # fmt: skip
+                         help="change a setting that may change on resume, such as data.workers=8")  # fmt: skip
     _add_resources(command, submits=False)
 
 
 def _add_logs(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", type=Path, metavar="RUN", help="run folder")
     command.add_argument("--rank", type=int, default=0, metavar="K", help="default: 0")
-    command.add_argument("--start", type=int, metavar="N", help="which start of the run (default: the newest)")
+    command.add_argument(
+        "--start", type=int, metavar="N", help="log of the N-th start of the run (default: the newest)"
+    )
     command.add_argument("--launcher", action="store_true", help="what the launcher on the first node wrote")
-    command.add_argument("--follow", "-f", action="store_true", help="go on printing until the run is finished")
+    command.add_argument("--follow", "-f", action="store_true", help="print new lines until the run is finished")
 
 
 def _add_runs(command: argparse.ArgumentParser) -> None:
@@ -106,7 +133,7 @@ def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> No
     if submits:
         command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: on this machine")
         command.add_argument("--cluster-config", type=Path, metavar="FILE",
-                             help="defaults of the site (default: ~/.config/masksup/cluster.yaml)")  # fmt: skip
+                             help="YAML file of the site (default: ~/.config/masksup/cluster.yaml)")  # fmt: skip
         command.add_argument("--dry-run", action="store_true", help="show what would be submitted, submit nothing")
     group = command.add_argument_group("resources", "also keys of the site's YAML file, with _ for -")
     for name, field in Resources.model_fields.items():
@@ -210,14 +237,18 @@ def _logs(args: argparse.Namespace) -> int:
 
 # Name -> its line in the help, what defines its arguments, what runs it.
 _COMMANDS = {
-    "submit": ("one run, as a SLURM job that comes back by itself", _add_submit, _submit),
-    "sweep": ("a job array, one element a setting; again: what is missing or failed", _add_sweep, _sweep),
-    "status": ("what runs, what waits, what was lost, best scores", _add_status, _status),
-    "preflight": ("is this allocation, or one that is asked for, fit to train on", _add_preflight, _preflight),
-    "cancel": ("ask runs to save and leave, for good", _add_cancel, _cancel),
-    "requeue": ("ask runs to save, leave and wait in the queue again", _add_runs, _requeue),
+    "submit": ("submit one run as a SLURM job, which is queued again after a preemption", _add_submit, _submit),
+    "sweep": (
+        "submit a job array, one job for each setting; the same command again submits what is missing or failed",
+        _add_sweep,
+        _sweep,
+    ),
+    "status": ("show what runs, what waits, lost hours and best scores", _add_status, _status),
+    "preflight": ("test GPUs, network, disk and data of the nodes", _add_preflight, _preflight),
+    "cancel": ("stop runs: they save, leave, and are not queued again", _add_cancel, _cancel),
+    "requeue": ("requeue runs: they save, leave, and wait in the queue again", _add_runs, _requeue),
     "resume": ("submit runs again that are neither finished nor active", _add_resume, _resume),
-    "logs": ("what a rank of a run wrote", _add_logs, _logs),
+    "logs": ("print the log of a rank", _add_logs, _logs),
 }
 
 

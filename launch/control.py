@@ -53,7 +53,7 @@ def to_each(paths: list[Path], act: Callable[[Folder, Seen], bool]) -> tuple[int
     for folder, seen in look(ours).items():
         try:
             if seen.stranger is not None:
-                print(f"{folder.run}: {seen.stranger}, so it is left alone")
+                print(f"{folder.run}: {seen.stranger}, so nothing is done to it")
             done += act(folder, seen)
         except (UserError, OSError) as error:
             failed += 1

@@ -412,7 +412,7 @@ def test_what_an_mcar_file_cannot_tell(tmp_path: Path, absent: str, capsys: pyte
         (["--preset", "voc2007-resnet50-avg-256-4-0.5"], "expected MCAR on a ResNet"),
         (["--pool", "avg"], "--pool: has no meaning for"),
         (["--mean", "0,0,0"], "--mean and --std: found one"),
-        (["--mean", "0,0,0", "--std", "1,1,1"], "--normalization: found it beside"),
+        (["--mean", "0,0,0", "--std", "1,1,1"], "--normalization: found it together with"),
         (["--assume-layout"], "--assume-layout: nothing has to be assumed"),
     ],
 )

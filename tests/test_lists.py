@@ -16,6 +16,7 @@ from masksup.config.settings import find_settings
 from masksup.config.yaml_text import parse_yaml
 from masksup.errors import UserError
 
+OF_LORA = (".alpha", ".layers", ".rank")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -134,6 +135,9 @@ def test_bash_completes_commands_options_and_keys(tmp_path: Path, capsys: pytest
     assert completed("masksup", "train", "mine.yaml", "optim.layer") == ["optim.layer_decay="]
     assert sorted(completed("masksup", "train", "ru")) == ["run.yml", "runs/"]
     assert completed("masksup", "train", "runs/mine/") == ["runs/mine/config.yaml"]
-    for command in ("track", "report", "replay"):
-        assert completed("masksup", command, "ru") == ["runs"]
-    assert sorted(completed("masksup", "predict", "ru")) == ["run.yml", "runs", "rust.txt"]
+    for command in ("track", "report", "replay", "predict", "doctor"):
+        assert completed("masksup", command, "ru") == ["runs/"]
+        assert completed("masksup", command, "runs/") == ["runs/mine"]
+    assert sorted(completed("masksup", "predict", "runs/mine", "ru")) == ["run.yml", "runs", "rust.txt"]
+    assert completed("masksup", "settings", "model.lo") == [f"model.lora{key}" for key in ("", *OF_LORA)]
+    assert completed("masksup", "recipes", "--data", "voc2007") == ["voc2007", "voc2007_mini"]

@@ -225,7 +225,7 @@ def test_a_folder_that_was_moved_is_read_and_goes_on(cut: Path, make: MakeConfig
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__frozen": True}, "model.lora.rank: found 4, but model.frozen trains a head alone"),
+        ({"model__frozen": True}, "model.lora.rank: found 4, but model.frozen trains only the head"),
         ({"parallel": {"engine": "deepspeed", "zero_stage": 3}}, "model.lora.rank: found 4, but parallel.zero_stage"),
         ({"model__lora": {"rank": 4, "layers": []}}, "model.lora.layers: "),
         ({"model__lora": {"rank": -1}}, "model.lora.rank: found -1"),

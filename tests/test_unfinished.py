@@ -518,4 +518,4 @@ def test_archives_and_other_checkpoints_keep_it_beside_themselves(
     with monkeypatch.context() as patch:
         stop_in_block(patch, 2)
         assert main(["eval", str(archive)]) == STOPPED
-    assert "stopped by SIGTERM; the same command begins anew" in capsys.readouterr().out
+    assert "stopped by SIGTERM; the same command begins from the first image" in capsys.readouterr().out

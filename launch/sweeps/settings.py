@@ -196,4 +196,4 @@ def _value(value: Any) -> str:
 def _refuse_twice(path: Path, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{path}: the setting '{twice[0]}' stands twice; drop one, or give it a `name` of its own")
+        raise UserError(f"{path}: the setting '{twice[0]}' stands twice; drop one, or give it another `name`")

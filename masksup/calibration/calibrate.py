@@ -77,7 +77,7 @@ def calibrate(
     aim = parse_aim(wanted.aim, len(trained.classes))
     given = _given(wanted.given, trained)
     if trained.run is None:
-        raise UserError(f"{path}: lies in no run folder, where decisions are kept; expected a run folder")
+        raise UserError(f"{path}: is not in a run folder, but the thresholds are written there; expected a run folder")
     refuse_unwritable(trained.run)
     part = part_to_fit(trained, data)
     set_numerics(trained.config.precision)
@@ -168,7 +168,7 @@ def part_to_fit(trained: Trained, data: Path | None) -> Part:
         if name is None:
             continue
         if not Path(name).is_dir():
-            log.warning(f"{key}: {name} is not here, so nobody checks whether --data shares images with it")
+            log.warning(f"{key}: {name} does not exist here, so it is not checked whether --data shares images with it")
             continue
         shared = samples_in_both(part, whole(open_index(Path(name))))
         if len(shared) and not (named.allow_leak and key == "data.train"):

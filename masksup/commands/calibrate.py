@@ -20,18 +20,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--rule", choices=("shared", "per-class", "mixed", "shrunk"), default="mixed",
-        help="mixed (default): classes with few positives share a threshold; shrunk: all are drawn to the shared one",
+        help="mixed (default): classes with few positives share a threshold; shrunk: each class has its own, pulled "
+             "towards the shared one",
     )  # fmt: skip
     parser.add_argument(
-        "--min-positives", type=int, default=50, metavar="N", help="few positives are fewer than these (default: 50)"
+        "--min-positives",
+        type=int,
+        default=50,
+        metavar="N",
+        help="a class with fewer positives than this has few of them, see --rule (default: 50)",
     )
-    parser.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (default: 5)")
+    parser.add_argument("--folds", type=int, default=5, metavar="K", help="folds of the cross-validation (default: 5)")
     parser.add_argument(
         "--bootstrap", type=int, default=200, metavar="N", help="resamples for the bounds of thresholds (default: 200)"
     )
     parser.add_argument(
         "--class", action="append", default=[], dest="given", metavar="NAME=P",
-        help="set a threshold by hand, repeatable",
+        help="set the threshold of a class by hand, such as apple=0.4; may be repeated",
     )  # fmt: skip
     add_json(parser, "what calibration.json of the run holds")
     add_running(parser)

@@ -13,7 +13,9 @@ HOST = "127.0.0.1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_path(parser)
-    parser.add_argument("--port", type=int, default=8080, metavar="N", help="on 127.0.0.1 (default: 8080)")
+    parser.add_argument(
+        "--port", type=int, default=8080, metavar="N", help="port on 127.0.0.1, such as 9000 (default: 8080)"
+    )
     add_running(parser)
 
 

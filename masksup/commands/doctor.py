@@ -11,13 +11,13 @@ SECONDS = 5.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", type=Path, metavar="RUN|CONFIG", help="a run folder, whose record is read too, or a YAML file"
+        "path", type=Path, metavar="RUN|CONFIG", help="a YAML file, or a run folder (then its record is read, too)"
     )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings, such as data.workers=8"
     )
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S",
-                        help="of loading, and of training (default: %(default)s)")  # fmt: skip
+                        help="seconds to load images, and seconds to train (default: %(default)s)")  # fmt: skip
     add_json(parser, "the numbers and the verdict")
     parser.set_defaults(more="overrides")
 

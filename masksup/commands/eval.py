@@ -14,20 +14,36 @@ from masksup.saved.running import add_running, running_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--data", type=Path, metavar="INDEX", help="index to score (default: the run's test or eval)")
-    parser.add_argument("--ap-rule", choices=("area", "voc2012", "voc2007"), help="average precision")
-    parser.add_argument("--compat", choices=("none", "csra", "csra_wider", "mcar"), help="an original's metric rules")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="INDEX",
+        help="index to score, such as data/mine/test (default: data.test of the run, else data.eval)",
+    )
+    parser.add_argument(
+        "--ap-rule", choices=("area", "voc2012", "voc2007"), help="rule of the average precision, such as voc2007"
+    )
+    parser.add_argument(
+        "--compat",
+        choices=("none", "csra", "csra_wider", "mcar"),
+        help="compute as the released code of an original does",
+    )
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is predicted")
     parser.add_argument("--masked", choices=("low", "high"), help="hide 1-10 %% or 50-60 %% of each image")
     add_json(parser, "the scores with their protocol")
-    parser.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write every sample's logits there")
-    parser.add_argument("--bootstrap", type=int, metavar="N", help="resamples for the intervals; 0: no intervals")
+    parser.add_argument("--predictions", type=Path, metavar="FILE.npz", help="write the logits of every sample there")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="resamples of the images for the intervals, such as 1000; 0: no intervals",
+    )
     parser.add_argument(
         "--write-voc-server", type=Path, metavar="DIR", help="write the result files of the PASCAL VOC server there"
     )
     parser.add_argument(
         "--voc-competition", choices=("comp1", "comp2"),
-        help="1: trained on VOC alone, 2: on other data too (default: 1 if it began with random weights, else 2)",
+        help="1: trained on VOC only; 2: also on other data (default: 1 if the run began with random weights, else 2)",
     )  # fmt: skip
     add_running(parser)
 

@@ -16,9 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="fp32", metavar="P", help="fp32 (default), fp16 or int8; several by commas, a file each"
     )
-    parser.add_argument("--opset", type=int, metavar="N", help="of ONNX (default: that of torch's exporter)")
     parser.add_argument(
-        "--check", nargs="+", default=[], metavar="IMAGES", help="images to check on (default: the run's evaluation)"
+        "--opset",
+        type=int,
+        metavar="N",
+        help="opset of the ONNX file, such as 18 (default: the one that torch's exporter chooses)",
+    )
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        default=[],
+        metavar="IMAGES",
+        help="images for the comparison with the model (default: evaluation images of the run)",
     )
     add_running(parser, device="cpu", batch="1, 3 and 8 in turn, of the check")
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", type=_count, metavar="PX", help="side of the square input")
     parser.add_argument("--normalization", choices=("none", "half", "imagenet"),
-                        help="of pixels in 0..1: none (mean 0, std 1), half (0.5, 0.5), ImageNet's")  # fmt: skip
+                        help="mean and std of pixels in 0..1: none (0, 1), half (0.5, 0.5), imagenet")  # fmt: skip
     parser.add_argument("--mean", type=_three, metavar="R,G,B", help="instead of --normalization, with --std")
     parser.add_argument("--std", type=_three, metavar="R,G,B", help="instead of --normalization, with --mean")
     parser.add_argument("--lam", type=_share, metavar="L", help="CSRA: weight of the attention, the paper's lambda")
@@ -78,7 +78,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     if (args.mean is None) != (args.std is None):
         raise UserError("--mean and --std: found one of them, expected both or neither")
     if args.mean is not None and args.normalization is not None:
-        raise UserError("--normalization: found it beside --mean and --std, expected one or the other")
+        raise UserError("--normalization: found it together with --mean and --std, expected one or the other")
     given = {
         name: getattr(args, name) for name in ("lam", "pool", "top", "threshold", "size", "normalization", "classes")
     }

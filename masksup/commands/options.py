@@ -16,8 +16,15 @@ def add_path(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The same with the options that choose among a run's checkpoints and weights."""
     add_path(parser)
-    parser.add_argument("--weights", choices=("auto", "live", "ema"), default="auto", help="which weights")
-    parser.add_argument("--checkpoint", metavar="NAME", help="which checkpoint of the run (default: best)")
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "live", "ema"),
+        default="auto",
+        help="live, or their moving average (ema); auto: as the run chose",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="another checkpoint of the run, such as latest (default: best)"
+    )
 
 
 def model_of(args: argparse.Namespace) -> Path:

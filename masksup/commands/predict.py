@@ -27,10 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw-csv", action="store_true", help=RAW_HELP)
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write the images with their labels drawn there")
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a class is printed")
-    parser.add_argument("--explain", action="store_true", help="the pictures also show where each class is seen")
-    parser.add_argument("--classes", metavar="A,B,C", help="of which classes --explain shows maps (default: predicted)")
     parser.add_argument(
-        "--exact", action="store_true", help="the scores of masksup eval to the last bit: fills the last batch up"
+        "--explain", action="store_true", help="with --pictures: also draw where the model sees each class"
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="A,B,C",
+        help="with --explain: show the maps of these classes, such as dog,person (default: the predicted ones)",
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="fill up the last batch, which gives the scores of masksup eval to the last bit",
     )
     add_running(parser)
     parser.set_defaults(more="images")
@@ -85,7 +93,7 @@ def _files(args: argparse.Namespace) -> "list[Source]":
     if args.explain and args.pictures is None:
         raise UserError("--explain: it needs --pictures DIR, the folder for its pictures")
     if args.classes is not None and not args.explain:
-        raise UserError("--classes: it needs --explain; it chooses the classes whose maps are drawn")
+        raise UserError("--classes: found it without --explain, expected both; it names the classes of the maps")
     check_out(args.out)
     files = find_images(args.images)
     if args.pictures is not None:

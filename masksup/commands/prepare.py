@@ -24,11 +24,11 @@ _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     ),
     "VOC layout": (
         ("--difficult", {"metavar": "ignore|present|absent",
-                         "help": "label of a class with 'difficult' objects alone (default: ignore)"}),
+                         "help": "label of a class of which all objects are 'difficult' (default: ignore)"}),
     ),
     "COCO layout": (
         ("--crowd", {"metavar": "present|ignore",
-                     "help": "label of a class with crowd regions alone (default: present)"}),
+                     "help": "label of a class that has only crowd regions (default: present)"}),
         ("--empty", {"metavar": "keep|drop", "help": "images without objects (default: keep; the originals drop)"}),
         ("--same-name", {"metavar": "refuse|merge", "help": "two categories of one name (default: refuse)"}),
         ("--class-order", {"metavar": "id|alphabetical", "help": "order of the classes (default: id)"}),
@@ -39,16 +39,16 @@ _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("--image-column", {"metavar": "NAME", "help": "column of the images (default: by the usual names)"}),
         ("--labels-column", {"action": "append", "metavar": "NAME",
                              "help": "column of the labels; may be repeated (default: by the usual names)"}),
-        ("--ignore-column", {"action": "append", "metavar": "NAME", "help": "no class; may be repeated"}),
+        ("--ignore-column", {"action": "append", "metavar": "NAME", "help": "no class, such as age; may be repeated"}),
         ("--split-column", {"metavar": "NAME", "help": "column that names the split of each row (train, val, ...)"}),
-        ("--strip", {"metavar": "TEXT", "help": "what the names of images begin with on the machine they come from"}),
-        ("--separator", {"metavar": "TEXT", "help": "what joins labels: ',' ';' space ... (default: |)"}),
+        ("--strip", {"metavar": "TEXT", "help": "drop this beginning of every image name, such as /home/me/photos"}),
+        ("--separator", {"metavar": "TEXT", "help": "the sign between labels: ',' ';' space ... (default: |)"}),
         ("--present", {"action": "append", "metavar": "VALUE",
                        "help": "a value that means present, such as yes or 2; may be repeated"}),
         ("--absent", {"action": "append", "metavar": "VALUE",
                       "help": "a value that means absent, such as -1 or blank; may be repeated"}),
         ("--ignored", {"action": "append", "metavar": "VALUE",
-                       "help": "a value that means that nobody knows, such as -1 or blank; may be repeated"}),
+                       "help": "a value that means unknown, such as -1 or blank; may be repeated"}),
         ("--uncertain", {"metavar": "ignore|present|absent", "help": "what unknown labels count as (default: ignore)"}),
         ("--confidence", {"metavar": "P", "help": "long: from which Confidence a label is present (default: 0.5)"}),
         ("--unlisted", {"metavar": "ignore|absent",
@@ -57,14 +57,14 @@ _OPTIONS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("--names", {"metavar": "FILE", "help": "long: CSV of label ids and their names; yolo: the list of classes"}),
         ("--drop-class", {"action": "append", "metavar": "NAME", "help": "a class to leave out; may be repeated"}),
         ("--none", {"action": "append", "metavar": "NAME",
-                    "help": "a label that means that there is none, such as 'No Finding'; may be repeated"}),
+                    "help": "a label that means 'no label', such as 'No Finding'; may be repeated"}),
         ("--same-case", {"action": "store_true", "default": None,
                          "help": "classes that differ in case or blanks only are one"}),
         ("--encoding", {"metavar": "NAME", "help": "letters of the table, such as latin-1 (default: UTF-8, UTF-16)"}),
     ),
     "folders": (
         ("--nested", {"metavar": "outer|inner|both",
-                      "help": "which folder is the class of an image that lies deeper, as in animals/cat/a.jpg"}),
+                      "help": "the class of animals/cat/a.jpg: outer is animals, inner is cat, both are both"}),
     ),
     "shapes (drawn if absent)": (
         ("--train", {"metavar": "N", "help": "training images"}),
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("dataset", metavar="NAME", help=", ".join(DATASETS.entries))
     parser.add_argument(
-        "--root", required=True, type=Path, metavar="DIR", help="where the data set lies; of shapes, where it is drawn"
+        "--root", required=True, type=Path, metavar="DIR", help="folder of the data set (shapes: where to draw it)"
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="where to write; one folder a split below it"
@@ -96,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser, "what was found, with the positives of every class,")
     files = parser.add_argument_group("image files")
-    files.add_argument("--verify", action="store_true", help="decode every image, which finds damage in its middle")
+    files.add_argument(
+        "--verify", action="store_true", help="decode every image, which also finds damage in the middle of a file"
+    )
     files.add_argument(
         "--pixel-range", default="auto", metavar="auto|LOW:HIGH",
         help="which values of pictures of more than 8 bits are black and white, such as 0:4095 (default: the fewest "
@@ -223,5 +225,7 @@ def _refuse_foreign_out(out: Path) -> None:
         if child.name.startswith("."):  # left by an interrupted write, or by a desktop
             continue
         if child.is_file() or not (child / "index.json").is_file():
-            raise UserError(f"--out {out}: found '{child.name}' there, expected a new folder or indexes alone")
+            raise UserError(
+                f"--out {out}: found '{child.name}' there, expected a new folder, or one that holds only indexes"
+            )
         refuse_foreign(child)

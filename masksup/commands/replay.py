@@ -5,12 +5,21 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="a run folder; it stays as it is")
     parser.add_argument(
-        "--step", type=int, required=True, metavar="N", help="from 1, as metrics.jsonl and the log number them"
+        "run_dir", type=Path, metavar="RUN", help="a run folder; nothing in it is changed but RUN/replay"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for replay.json and pictures (default: RUN/replay/step-N)"
+        "--step",
+        type=int,
+        required=True,
+        metavar="N",
+        help="number of the step, such as 1200; metrics.jsonl and the log count from 1",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for replay.json and the pictures (default: RUN/replay/step-N)",
     )
 
 

@@ -18,8 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="(default: RUN/report.html; of several, here)")
-    parser.add_argument("--data", type=Path, metavar="INDEX", help="score them on this (default: as in their results)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="the page, such as both.html (default: RUN/report.html; of several runs: report.html)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="INDEX",
+        help="score all runs on this index, such as data/mine/test (default: as in their results)",
+    )
     add_running(parser)
 
 

@@ -11,13 +11,18 @@ _EVERY_S = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, finished or not")
     parser.add_argument("--to", choices=("mlflow", "wandb"), required=True, help="the tracker")
-    parser.add_argument("--project", default="masksup", metavar="NAME", help="of W&B; MLflow's experiment")
     parser.add_argument(
-        "--uri", metavar="URI", help="of MLflow: a server, sqlite:///FILE or a folder (default: MLFLOW_TRACKING_URI)"
+        "--project",
+        default="masksup",
+        metavar="NAME",
+        help="project in W&B, or experiment in MLflow (default: masksup)",
     )
-    parser.add_argument("--follow", action="store_true", help="go on until the runs have ended")
+    parser.add_argument(
+        "--uri", metavar="URI", help="MLflow only: a server, sqlite:///FILE or a folder (default: MLFLOW_TRACKING_URI)"
+    )
+    parser.add_argument("--follow", action="store_true", help="send new points until the runs have ended")
     parser.add_argument("--every", type=float, metavar="S", help=f"seconds between two looks (default: {_EVERY_S:g})")
-    parser.add_argument("--artifacts", action="store_true", help="configuration, result and record as files, too")
+    parser.add_argument("--artifacts", action="store_true", help="also send configuration, result and record as files")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def conflicts(c: Config) -> list[tuple[bool, str]]:
          f"stop.patience_epochs: found {c.stop.patience_epochs}, but the run scores no evaluation part; set data.eval "
          "or data.folds, or stop.patience_epochs=null"),
         (c.model.frozen and c.optim.layer_decay != 1,
-         f"optim.layer_decay: found {c.optim.layer_decay:g}, but model.frozen trains a head alone; set it to 1"),
+         f"optim.layer_decay: found {c.optim.layer_decay:g}, but model.frozen trains only the head; set it to 1"),
         (c.eval.weights == "ema" and c.ema.decay == 0, "eval.weights: ema, but ema.decay is 0 (off)"),
         (c.augment.size is not None and c.method.name != "baseline",
          f"augment.size: found {c.augment.size}, but method {c.method.name} is made for images of model.size; expected "
@@ -84,7 +84,7 @@ def _of_deepspeed(c: Config) -> list[tuple[bool, str]]:
 def _of_lora(c: Config) -> list[tuple[bool, str]]:
     found = f"model.lora.rank: found {c.model.lora.rank}, but"
     return [
-        (c.model.frozen, f"{found} model.frozen trains a head alone; set model.frozen=false or model.lora.rank=0"),
+        (c.model.frozen, f"{found} model.frozen trains only the head; set model.frozen=false or model.lora.rank=0"),
         (c.parallel.engine == "deepspeed" and c.parallel.zero_stage == 3,
          f"{found} parallel.zero_stage is 3, which takes the layers apart that it adapts; expected 0, 1 or 2"),
     ]  # fmt: skip

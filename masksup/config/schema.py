@@ -104,7 +104,7 @@ class Data(Section):
     """Loader processes (or threads) a rank; 0 loads in the training thread. Does not change what is trained on. auto:
     the CPUs of the rank but one, 1 to 16, wherever a run goes on."""
     loader: Annotated[Literal["processes", "threads"], OnResume.FREE] = "processes"
-    """What the workers are. threads take less memory and no /dev/shm, and hand batches over without a copy; does not
+    """How the workers run. threads take less memory and no /dev/shm, and hand batches over without a copy; does not
     change what is trained on."""
     prefetch: Annotated[Count, OnResume.FREE] = 2
     """Micro-batches each worker prepares ahead."""
@@ -122,8 +122,8 @@ class Augment(Section):
     on_resume: ClassVar = OnResume.REFUSED
 
     size: Count | None = None
-    """Side of a training image in px; null: `model.size`, at which every other image is looked at. Random parts make
-    objects larger in training than in scoring, which a smaller side here makes up for (Touvron et al. 2019)."""
+    """Side of a training image in px; null: `model.size`, the side of all other images. Random crops make
+    objects larger in training than in scoring; a smaller side here corrects that (Touvron et al. 2019)."""
     crop: Literal["squish", "random_resized", "random_placed"] = "squish"
     """Resize to the square input; cut out a random part first; or, as Puzzle-CAM, resize to a random longer side and
     place the image, or a part of it, at random on a square of one colour."""
@@ -193,7 +193,7 @@ class ModelSettings(Section):
     lora: Lora = Lora()
     """Train a small addition to the backbone's linear layers in place of the backbone."""
     frozen: bool = False
-    """Train the head alone, on features of the frozen backbone computed once and kept in the run folder."""
+    """Train only the head. The features of the frozen backbone are computed once and kept in the run folder."""
     features: Annotated[str | None, OnResume.FREE] = None
     """Folder that keeps the features of frozen backbones and may be shared by runs; None: in the run folder."""
     features_limit_gb: Annotated[Positive, OnResume.FREE] = 50.0
@@ -232,14 +232,14 @@ class Optim(Section):
     weight_decay: NotNegative = 1e-4
     """Pull of the weights towards 0, at each step; AdamW has it apart from the gradient, the others add it there."""
     head_factor: Positive = 1.0
-    """Learning rate of the head over `lr`. CSRA: 10."""
+    """Learning rate of the head, as a multiple of `lr`. CSRA: 10."""
     backbone_factor: Positive = 1.0
-    """Learning rate of the backbone over `lr`. MCAR: 0.1."""
+    """Learning rate of the backbone, as a multiple of `lr`. MCAR: 0.1."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of each layer of the backbone over that of the layer above it, the head being on top; 1 is off.
     What a layer is says timm (`group_matcher`). It multiplies `backbone_factor`. Common for ViTs: 0.65 to 0.9."""
     bias_factor: Positive = 1.0
-    """Learning rate of the biases over that of the weights beside them. Puzzle-CAM: 2."""
+    """Learning rate of the biases, as a multiple of that of the weights. Puzzle-CAM: 2."""
     decay: Literal["all", "weights", "matrices"] = "all"
     """What `weight_decay` acts on: all parameters (CSRA); all but biases (Puzzle-CAM); neither biases nor scales of
     normalisation, which have one dimension (ASL)."""
@@ -255,13 +255,13 @@ class Schedule(Section):
     on_resume: ClassVar = OnResume.REFUSED
 
     name: Literal["constant", "step", "multistep", "cosine", "poly", "onecycle"] = "constant"
-    """How the rate goes down; onecycle also rises first."""
+    """How the learning rate falls; with onecycle it rises first."""
     warmup_epochs: NotNegative = 0.0
     """Linear rise, an iteration at a time."""
     warmup_from_zero: bool = False
     """The very first step has rate 0, as in CSRA's code; otherwise it has one share of the rise."""
     decay_from: Literal["start", "warmup_end"] = "start"
-    """Where the decay's clock starts. CSRA: start; CSRA-Paddle: warmup_end."""
+    """When the decay begins to count. CSRA: start; CSRA-Paddle: warmup_end."""
     step_epochs: Positive = 4.0
     """step: epochs between decays."""
     milestones: tuple[Positive, ...] = ()
@@ -320,7 +320,7 @@ class Precision(Section):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type; auto: bf16 on GPUs that have it, else fp32. fp16 scales its gradients."""
     channels_last: bool = True
-    """NHWC memory format: faster for most convolutional networks, without effect on the results' meaning."""
+    """NHWC memory format: faster for most convolutional networks; last bits of the results may differ."""
     compile: bool = False
     """torch.compile of backbone and head, of the copy that is scored too."""
     deterministic: bool = True
@@ -352,8 +352,8 @@ class Parallel(Section):
     zero_options: dict[str, Any] = {}
     """Further keys of `zero_optimization` in DeepSpeed's own configuration, such as stage3_max_live_parameters."""
     backend: Literal["auto", "nccl", "gloo"] = "auto"
-    """What carries tensors between ranks; auto: NCCL on GPUs, gloo on CPUs. gloo on GPUs is slow and lets several ranks
-    share a GPU, to try them out; not for deepspeed."""
+    """Library that sends tensors between ranks; auto: NCCL on GPUs, gloo on CPUs. gloo on GPUs is slow and lets
+    several ranks share a GPU, to try a job out; not for deepspeed."""
     sum: Annotated[Literal["auto", "tree", "ring"], OnResume.REFUSED] = "auto"
     """tree: gradients are added in one fixed order, so that any number of ranks ends with the same bits; ring: the
     library's all-reduce, a little faster with several ranks, equal on the same ranks. auto: tree where `engine` is ddp
@@ -408,7 +408,7 @@ class Evaluation(Section):
     size_shares: tuple[Share, Share] = (1 / 300, 0.03)
     """Area over the image's below which an object is small, from which it is large. COCO: 32 and 96 px of 640 x 480."""
     exact_pairs: Annotated[int, Field(ge=0)] = 20_000_000
-    """Most pairs of image and class whose scores are kept, 4 bytes each; of more, histograms a class are counted."""
+    """Above this number of pairs of image and class, histograms replace the scores, which take 4 bytes a pair."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of the images for the intervals of final scores; 0 is off."""
 
@@ -421,9 +421,9 @@ class Checkpoints(Section):
     every_minutes: Positive = 10.0
     """Minutes between checkpoints, by the clock of rank 0."""
     every_steps: Annotated[int, Field(ge=0)] = 0
-    """Also save every so many steps; 0 is off."""
+    """Also save after every such number of steps; 0 is off."""
     keep: Annotated[int, Field(ge=2)] = 2
-    """Newest checkpoints kept, beside the best one."""
+    """How many of the newest checkpoints are kept. The best one is always kept."""
     snapshot_seconds: NotNegative = 0.0
     """Seconds between snapshots in memory, from which a run of masksup-launch goes on within seconds when a rank dies:
     a keeper on every place starts the ranks anew. For parallel.engine=ddp. 0 is off: the job is then started again."""
@@ -446,7 +446,7 @@ class Log(Section):
     images: Annotated[int, Field(ge=0)] = 8
     """Evaluation images shown in TensorBoard with their predictions, when the best score improves and at the end."""
     picture_minutes: NotNegative = 5.0
-    """Least time between two such pictures, which are drawn beside the training."""
+    """Least minutes between two such pictures. A thread draws them while the run trains."""
     pr_curves: bool = True
     """Precision-recall curves a class in TensorBoard."""
     plots: bool = True

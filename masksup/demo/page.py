@@ -139,7 +139,7 @@ class Page:
             return
         self.full = True
         self._complain(
-            f"{name} and what follows are not taken: a page holds {MOST_PICTURES} pictures. Load it anew for others; "
+            f"{name} and what follows are left out: a page holds {MOST_PICTURES} pictures. Reload it for others; "
             "masksup predict labels any number."
         )
 

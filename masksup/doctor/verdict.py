@@ -80,10 +80,10 @@ def lines(found: "Found", judged: Verdict) -> list[str]:
     loader = f"{_rate(found.loader)} with {counted(found.workers, _WORKERS[found.kind])}" if found.workers else (
         f"{_rate(found.loader)} in the training thread")  # fmt: skip
     told = [
-        f"loader by itself   {loader}",
+        f"loader only        {loader}",
         f"  an image takes   {found.read_ms:.1f} ms to read, {found.decode_ms:.1f} to decode, "
         f"{found.transform_ms:.1f} to transform, on one CPU",
-        f"step by itself     {_rate(found.step)} on {found.device}, {counted(found.threads, 'thread')}, "
+        f"step only          {_rate(found.step)} on {found.device}, {counted(found.threads, 'thread')}, "
         f"micro-batches of {found.micro_batch}",
     ]  # fmt: skip
     if found.recorded is not None:

@@ -109,7 +109,7 @@ def _outside(scores: dict[str, Any]) -> str:
             without = f", {group['without_boxes']} have no counted box" if group["without_boxes"] else ""
             parts.append(f"{group['mixed']} {what}{without}")
     note = ". 'Occluded' includes 'truncated'" if scores["occlusion"]["strata"] else ""
-    return f"Positives in the first row alone: {'; '.join(parts)}{note}."
+    return f"Positives only in the first row: {'; '.join(parts)}{note}."
 
 
 def _range(ends: list[float]) -> str:

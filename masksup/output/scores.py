@@ -129,7 +129,8 @@ def _summary(
 def _stopped(unfinished: Unfinished, vote: Vote, group: Group) -> None:
     name = max(group.all(stop_requested() or ""))
     vote.drain()
-    log.info(f"stopped by {name}; the same command {'begins anew' if unfinished.refused else 'goes on from here'}")
+    then = "begins from the first image" if unfinished.refused else "goes on from here"
+    log.info(f"stopped by {name}; the same command {then}")
 
 
 def _decided(decisions: Decisions | None, outputs: Outputs | Counted, part: Part) -> dict[str, Any] | None:

@@ -174,7 +174,7 @@ def _connect(place: Place, deadline: float) -> Store:
 def _open(host: str, port: int, keeper: bool, deadline: float) -> TCPStore:
     # torch prints pages about a port that nobody listens on; rank 0 may simply be later.
     if not keeper and not _wait(lambda: _listens(host, port), deadline):
-        raise JobError(f"no meeting with rank 0 at {host}:{port}: nobody listens there")
+        raise JobError(f"no meeting with rank 0 at {host}:{port}: no process listens there")
     left = timedelta(seconds=max(deadline - lived(), 1.0))
     try:
         store = TCPStore(host, port, None, keeper, left, wait_for_workers=False)

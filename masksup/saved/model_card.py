@@ -189,7 +189,9 @@ def _limits(trained: Trained, decisions: Decisions, result: dict[str, Any]) -> s
     rare = [name for name, count in _positives(result).items() if count < 10]
     if rare:
         shown = ", ".join(map(_text, rare[:20])) + (f" and {len(rare) - 20} more" if len(rare) > 20 else "")
-        lines.append(f"Classes with fewer than 10 positives where it was scored, whose scores say little: {shown}.")
+        lines.append(
+            f"Classes with fewer than 10 positives in the scored part, too few for a meaningful score: {shown}."
+        )
     if decisions.fitted is None:
         lines.append("Its probabilities are not calibrated.")
     return "## What it is not for\n\n" + "\n".join(f"- {line}" for line in lines)

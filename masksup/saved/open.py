@@ -124,9 +124,7 @@ def _whole(checkpoint: Path, state: State, kept: dict[str, Tensor], config: Conf
 def _unpacked(file: Path, weights: WhichWeights) -> Trained:
     packed = read_packed(file)
     if weights not in ("auto", packed.weights):
-        raise UserError(
-            f"{file}: --weights: found {weights}, but this archive holds the {packed.weights} weights alone"
-        )
+        raise UserError(f"{file}: --weights: found {weights}, but this archive holds only the {packed.weights} weights")
     network = new_network(packed.config, len(packed.classes))
     load_network(network, packed.tensors, str(file))
     method = new_method(packed.config, network, len(packed.classes), None).eval()

@@ -20,7 +20,7 @@ def indexes(
     """
     if data is not None:
         if test is not None and test.suffix == ".csv":
-            raise UserError(f"--test {test}: found a table beside an index (--data); expected an index, too")
+            raise UserError(f"--test {test}: found a table, but --data is an index; expected an index for both")
         train, tested = open_index(data), open_index(test) if test is not None else None
     else:
         assert csv is not None

@@ -80,7 +80,7 @@ def _head(start: Start, size: int) -> Rung:
         **_common(start), "model": _model(start, size, frozen=True, head={"name": "linear"}),
         "optim": {"name": "lbfgs"},
     }  # fmt: skip
-    return Rung(f"head-{size}", f"the head alone, {size} px", settings, 0)
+    return Rung(f"head-{size}", f"the head only, {size} px", settings, 0)
 
 
 def _finetuned(start: Start, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:

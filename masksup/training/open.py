@@ -142,7 +142,7 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
     told, new_head = ([], False) if resumes else _first_weights(config, network, classes)
     if surplus := too_many_ranks(config, place.world):
-        told.append(f"the ranks without a micro-batch share the scoring alone: {surplus}")
+        told.append(f"ranks without a micro-batch only help to score: {surplus}")
     placed(network, device, config.precision)
     if config.model.frozen:
         freeze(network)
@@ -290,7 +290,7 @@ def _newest(folder: RunFolder) -> State:
         if saved is not None:  # out of the way, so that it does not count among those that are kept
             path.rename(path.with_name(f"damaged-{path.name}"))
     if saved is None:
-        raise UserError(f"{folder.checkpoints}: none of its checkpoints is whole; use another --run-dir to start anew")
+        raise UserError(f"{folder.checkpoints}: no checkpoint in it is whole; use another --run-dir to begin a new run")
     if not {"at", "hashes"} <= saved.meta.keys():
         raise UserError(f"{folder.checkpoints}: its newest checkpoint was not written by a training of this program")
     return saved

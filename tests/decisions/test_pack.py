@@ -181,7 +181,7 @@ def test_archives_made_to_do_harm_are_refused(archive: Path, tmp_path: Path) -> 
 def test_wrong_places(run: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ends in .zip" in one_line(["pack", str(run), "--out", str(tmp_path / "model.tar")], capsys)
     assert "cannot be written to" in one_line(["pack", str(run), "--out", str(tmp_path / "none" / "m.zip")], capsys)
-    assert "lies in no run folder" in one_line(["calibrate", str(archive)], capsys)
+    assert "is not in a run folder" in one_line(["calibrate", str(archive)], capsys)
     text = tmp_path / "text.zip"
     text.write_text("no archive")
     assert "found another kind of file" in one_line(["eval", str(text)], capsys)

@@ -38,7 +38,7 @@ def test_maps_regions_and_views_are_drawn_below_the_scores(run: Path, tiny_data:
     ("options", "expected"),
     [
         (["--explain"], "--explain: it needs --pictures DIR"),
-        (["--pictures", "{tmp}/out", "--classes", "disc"], "--classes: it needs --explain"),
+        (["--pictures", "{tmp}/out", "--classes", "disc"], "--classes: found it without --explain"),
         (["--pictures", "{tmp}/out", "--explain", "--classes", "disc,rign"], "no class 'rign'; did you mean 'ring'?"),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_job_that_only_has_the_number_is_left_alone(
     main([*words, str(folder.run)])
     assert (tmp_path / "signals").exists() == signalled
     assert folder.cancelled.exists() == (signalled and words[0] == "cancel")
-    assert ("left alone" in capsys.readouterr().out) != signalled
+    assert ("nothing is done to it" in capsys.readouterr().out) != signalled
 
 
 def test_the_notes_of_an_older_version_are_still_read(cluster: Callable[..., None], tmp_path: Path) -> None:

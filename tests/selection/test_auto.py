@@ -158,7 +158,7 @@ def test_cut_off_it_goes_on_to_the_same_end(
 
 def test_a_plan_trains_nothing(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert auto(tiny_data, tmp_path / "out", "--plan") == 0
-    assert "1. the head alone, 32 px: " in capsys.readouterr().out
+    assert "1. the head only, 32 px: " in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rungs"]
 
 

@@ -80,7 +80,7 @@ def test_a_namesake_is_left_alone_and_ones_own_job_is_known_after_it_was_queued_
     row = read_json(Folder(run).job)
     for key, other in (("cluster_name", "elsewhere"), ("name", "theirs"), ("user", "bob")):
         write_json(Folder(run).job, row | {"identity": kept | {key: other}})
-        assert "left alone" in cluster.launch("cancel", str(run)).stdout
+        assert "nothing is done to it" in cluster.launch("cancel", str(run)).stdout
     assert queue([job])[job].active
     write_json(Folder(run).job, row)
     assert "was asked to save" in cluster.launch("cancel", str(run)).stdout

@@ -58,7 +58,7 @@ def prepare_folders(
     contents = contents_of("folders", tables, FindImages(root), root, rules, skip_broken=skip_broken)
     if found := joining(dict.fromkeys(names, 1), skipped=" "):
         contents[0].warnings += (
-            f"the folder '{found[1]}' seems to join classes by '{found[0]}', and is a class like the others; link its "
+            f"the folder '{found[1]}' seems to join classes by '{found[0]}', and becomes one class; link its "
             "images into the folder of each class instead",
         )
     return contents
@@ -98,8 +98,8 @@ def _split_folders(root: Path, split: list[str] | None) -> dict[str, Path]:
         others = [name for name in found if name not in splits]
         told = " ".join(f"--split {name}" for name in splits)
         raise UserError(
-            f"--root {root}: found '{others[0]}' beside folders that look like splits, expected classes alone or "
-            f"splits alone; {told} takes these as splits"
+            f"--root {root}: found '{others[0]}' beside folders that look like splits, expected only classes or "
+            f"only splits; {told} takes these as splits"
         )
     return {"train": root}
 

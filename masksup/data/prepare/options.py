@@ -95,7 +95,8 @@ def spellings(names: Iterable[str], same_case: bool) -> tuple[dict[str, str], li
     names = [*names]
     empty = [name for name in dict.fromkeys(names) if seems_nothing(name)]
     told = [
-        f"'{name}' is a class like the others; if it is none, leave it out of the annotations, or of COCO by --classes"
+        f"'{name}' becomes a class; to leave it out, remove it from the annotations, or for COCO name the others by "
+        "--classes"
         for name in empty
     ]
     first: dict[str, str] = {}

@@ -22,8 +22,8 @@ class AttentiveProbe(AttentionHead):
     numbers. All M E of them, normalised, go through the classifier. The paper's code normalises over the batch; here
     it is over the numbers of one image, which does not depend on the micro-batch.
 
-    queries: how many, M. embedding: M E, width of all values together, a multiple of M; null: that of the features (the
-    paper's), rounded up to a multiple of M.
+    queries: how many learned queries there are, M. embedding: M E, width of all values together, a multiple of M;
+    null: that of the features (the paper's), rounded up to a multiple of M.
     """
 
     def __init__(self, width: int, classes: int, *, queries: int = 32, embedding: int | None = None) -> None:

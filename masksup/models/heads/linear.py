@@ -16,8 +16,8 @@ class Linear(MapHead):
     """Pooled features through a linear layer.
 
     `pool`: "avg" the mean over positions, "max" the maximum, "gwp" the mean of both (MCAR's name for it).
-    `bias`: whether classes have one. `dropout` acts on the pooled features. Trained TResNet and ImageNet
-    classifiers have this form.
+    `bias` adds a bias to the score of each class. `dropout` is the share of pooled features that training drops.
+    Trained TResNet and ImageNet classifiers have this form.
     """
 
     def __init__(

@@ -149,7 +149,7 @@ def _warn_of_nothing(tables: list[Labelled], chosen: tuple[str, ...] | None) -> 
     for name, count in _names(tables).items():
         if seems_nothing(name) and (chosen is None or name in chosen):
             tables[0].warnings.append(
-                f"'{name}' is a class like the others ({counted(count, 'sample')}); --none '{name}' if it is no label"
+                f"'{name}' becomes a class ({counted(count, 'sample')}); --none '{name}' makes it 'no label'"
             )
 
 

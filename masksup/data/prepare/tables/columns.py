@@ -81,7 +81,7 @@ def columns_of(table: Table, rules: ColumnRules, is_image: Callable[[str], bool]
         )
     warnings = [f"column '{head[c]}' is not used: the images are those of '{head[image]}'" for c in others]
     warnings += [
-        f"column '{head[c]}' is a class like the others; --ignore-column '{head[c]}' if it is none"
+        f"column '{head[c]}' becomes a class; --ignore-column '{head[c]}' leaves it out"
         for c in classes
         if plain(head[c]) in {*SELDOM_CLASSES, *IMAGE_NAMES}
     ]

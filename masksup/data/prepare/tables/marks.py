@@ -129,7 +129,9 @@ def _settle_blank(tables: dict[str, tuple[Table, Columns]], seen: _Seen, said: M
             "cell means absent, --ignored blank if it means that nobody knows"
         )
     said.of[BLANK] = 0
-    said.warnings.append(f"empty cells ({blanks:,}) mean absent, as no cell says 0; --ignored blank if nobody knows")
+    said.warnings.append(
+        f"empty cells ({blanks:,}) mean absent, because no cell is 0; --ignored blank makes them unknown"
+    )
 
 
 def _first_blank(columns: Columns) -> tuple[int, str] | None:
