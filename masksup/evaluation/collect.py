@@ -16,7 +16,7 @@ from masksup.metrics.pairs import probabilities
 from masksup.metrics.summary import TOP, decision_threshold
 from masksup.runtime.ranks import Group
 
-# Of a block without its padding: logits_BC in fp32 on the device, broken_B, sample_B.
+# Of a block without its padding: logits_BC in fp32 in main memory, broken_B, sample_B.
 Forward: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
@@ -43,7 +43,7 @@ class Counted:
 
 def outputs_of(forwards: list[Forward]) -> Outputs:
     """Those of several blocks, one after the other."""
-    logits_NC = torch.cat([logits_BC for logits_BC, *_ in forwards]).cpu().numpy()
+    logits_NC = torch.cat([logits_BC for logits_BC, *_ in forwards]).numpy()
     return Outputs(logits_NC, torch.cat([broken_B for _, broken_B, _ in forwards]).numpy())
 
 
@@ -77,8 +77,7 @@ class Pairs:
         self._found: dict[int, Forward] = {}
 
     def add(self, number: int, forward: Forward) -> None:
-        logits_BC, broken_B, sample_B = forward
-        self._found[number] = logits_BC.cpu(), broken_B, sample_B
+        self._found[number] = forward
 
     def merge(self, group: Group) -> None:
         # What rank 0 has stays out of the gather, which makes room for the largest part of any rank on all of them.

@@ -1,5 +1,6 @@
 """Logits of a part of an index, in the order of its samples, the same for any number of workers or ranks (rule 7)."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -108,8 +109,37 @@ def _go_on(collector: Collector[Any], unfinished: Unfinished, group: Group, brok
     return blocks
 
 
-@torch.inference_mode()
+class _Copy:
+    """Logits on their way to main memory."""
+
+    def __init__(self, logits_BC: Tensor, broken_B: Tensor, sample_B: Tensor) -> None:
+        self._forward = logits_BC.to("cpu", non_blocking=True), broken_B, sample_B  # into pinned memory
+        self._there: torch.cuda.Event | None = None
+        if logits_BC.is_cuda:
+            self._there = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            self._there.record()
+
+    def forward(self) -> Forward:
+        """Waits until they are there."""
+        if self._there is not None:
+            self._there.synchronize()
+        return self._forward
+
+
 def _forwards(predictor: Predictor, blocks: Iterator[Block]) -> Iterator[Forward]:
+    """On a GPU a block is handed over once the next one is under way, so that the GPU never waits for the host."""
+    most = int(predictor.device.type == "cuda")
+    under_way: deque[_Copy] = deque()
+    for copy in _launched(predictor, blocks):
+        under_way.append(copy)
+        if len(under_way) > most:
+            yield under_way.popleft().forward()
+    while under_way:
+        yield under_way.popleft().forward()
+
+
+@torch.inference_mode()
+def _launched(predictor: Predictor, blocks: Iterator[Block]) -> Iterator[_Copy]:
     device, layout = predictor.device, memory_format(predictor.config.precision)
     for inputs, valid, unreadable, samples in blocks:
         inputs = inputs.to(device, non_blocking=True).to(memory_format=layout)
@@ -119,4 +149,4 @@ def _forwards(predictor: Predictor, blocks: Iterator[Block]) -> Iterator[Forward
         shown_B = valid.numpy()
         count = int(shown_B.sum())
         assert shown_B[:count].all()
-        yield logits_BC[:count].float(), unreadable[:count], samples[:count]
+        yield _Copy(logits_BC[:count].float(), unreadable[:count], samples[:count])

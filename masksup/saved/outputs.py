@@ -28,7 +28,8 @@ def outputs_for(
     `masks` hide part of each image. `unfinished`, and what it raises: as in `collect`.
     """
     predictor = Predictor(trained.method.predict, trained.config, *ready(trained))
-    return collect(collector, predictor, partial(_blocks, trained, collector.part, masks), group, unfinished=unfinished)
+    blocks = partial(_blocks, trained, collector.part, masks, predictor.device)
+    return collect(collector, predictor, blocks, group, unfinished=unfinished)
 
 
 def ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
@@ -40,9 +41,11 @@ def ready(trained: Trained) -> tuple[torch.device, torch.dtype]:
     return device, choose_dtype(config.precision, device)
 
 
-def _blocks(trained: Trained, part: Part, masks: FixedMasks | None, numbers: range) -> Iterator[Block]:
-    blocks = image_blocks(part, trained.config, numbers)
-    return blocks if masks is None else masked_blocks(blocks, masks, trained.network.mean.cpu(), numbers)
+def _blocks(
+    trained: Trained, part: Part, masks: FixedMasks | None, device: torch.device, numbers: range
+) -> Iterator[Block]:
+    blocks = image_blocks(part, trained.config, numbers, device)
+    return blocks if masks is None else masked_blocks(blocks, masks, trained.network.mean, numbers)
 
 
 def predict_alone(trained: Trained, part: Part, masks: FixedMasks | None = None) -> Outputs:

@@ -21,7 +21,6 @@ def log_step(run: Run, logs: dict[str, Tensor], lr: float, meter: Meter, bar: Ba
     values["learning_rate"] = lr
     for group in run.stepper.engine.param_groups:  # the trunk's and the head's differ by their factors
         values[f"learning_rate_{group['name'].partition(',')[0]}"] = group["lr"]
-    values["skipped_steps"] = float(run.stepper.engine.skipped)
     values |= _pace(run, meter)
     run.record.scalars("train", step, epoch, values)
     heartbeat.note(epoch=epoch, images_per_second=values["images_per_second"])
@@ -49,15 +48,22 @@ def _live(run: Run, note: str, values: dict[str, float]) -> str:
 
 def _of_step(run: Run, logs: dict[str, Tensor]) -> dict[str, float]:
     """The step's values: the parts of its micro-batches, added in their order. Collective."""
-    norm = float(logs.pop("gradient_norm"))
-    parts = {name: values.tolist() for name, values in logs.items()}
+    parts = read_once({**logs, "skipped_steps": run.stepper.engine.skipped})
+    alone = {name: parts.pop(name)[0] for name in ("gradient_norm", "skipped_steps")}
     share = run.plan.share(run.progress.step - 1, run.group.place.rank, run.group.world)
     own = [(index, {name: row[at] for name, row in parts.items()}) for at, index in enumerate(share.indices)]
     values: dict[str, float] = {}
     for _, row in sorted(itertools.chain(*run.group.all([] if share.weightless else own)), key=lambda part: part[0]):
         for name, value in row.items():
             values[name] = values.get(name, 0.0) + value
-    return values | {"gradient_norm": norm}
+    return values | alone
+
+
+def read_once(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
+    """The numbers of all tensors, for which the device is waited for once. Exact: each fits into 64 bits."""
+    numbers = torch.cat([value.detach().double().flatten() for value in tensors.values()]).tolist()
+    ends = itertools.accumulate(value.numel() for value in tensors.values())
+    return {name: numbers[end - value.numel() : end] for (name, value), end in zip(tensors.items(), ends)}
 
 
 def _pace(run: Run, meter: Meter) -> dict[str, float]:

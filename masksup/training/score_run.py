@@ -280,8 +280,8 @@ def _outputs(
     def blocks(numbers: range) -> Iterator[Block]:
         if from_features:
             return feature_blocks(run.features[name], part, config, numbers)
-        images = image_blocks(part, config, numbers)
-        return images if masks is None else masked_blocks(images, masks, method.network.mean.cpu(), numbers)
+        images = image_blocks(part, config, numbers, run.device)
+        return images if masks is None else masked_blocks(images, masks, method.network.mean, numbers)
 
     predict = method.network.head if from_features else method.predict
     predictor = Predictor(predict, config, run.device, run.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from device import DEVICE, move
+from device import DEVICE, Event, move
 from findings import Watch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,6 +20,7 @@ from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.precision import choose_dtype, memory_format, set_numerics
 from masksup.engine.step import Stepper
+from masksup.evaluation.blocks import Block, Masked
 from masksup.evaluation.forward import Predictor, _forwards
 from masksup.methods.method import Method
 
@@ -36,7 +37,7 @@ def method_of(config: Config, mode: FakeTensorMode) -> Method:
 
 
 def run(watch: Watch, tree: dict[str, Any], warn_only: bool = False) -> None:
-    """Two training steps of which the second is watched, then one watched block of evaluation.
+    """Two training steps of which the second is watched, then three watched blocks of evaluation.
 
     The first step makes the optimiser's state. warn_only: determinism as it must not be, for a test of the watch.
     """
@@ -69,15 +70,23 @@ def _train(config: Config, method: Method, watch: Watch) -> None:
 def _evaluate(config: Config, method: Method, watch: Watch) -> None:
     watch.on = True
     dtype = choose_dtype(config.precision, DEVICE)
-    for _ in _forwards(Predictor(method.predict, config, DEVICE, dtype), _blocks(config)):
-        pass
+    Event.said, Event.made = [], 0
+    for number, (logits_BC, *_) in enumerate(
+        _forwards(Predictor(method.predict, config, DEVICE, dtype), _blocks(config, method))
+    ):
+        assert logits_BC.device.type == "cpu"
+        Event.said.append(f"take {number}")
 
 
-def _blocks(config: Config) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    count = config.eval.batch
-    batch = _batch(config, count)
-    valid: Any = SimpleNamespace(numpy=lambda: np.arange(count) < count - 1)  # a fake tensor would have no values
-    yield batch["image"], valid, torch.empty(count, dtype=torch.bool), batch["sample"]
+def _blocks(config: Config, method: Method) -> Iterator[Block]:
+    """One as it is, and two under masks."""
+    count, size = config.eval.batch, config.model.size
+    for masked in (False, True, True):
+        batch = _batch(config, count)
+        valid: Any = SimpleNamespace(numpy=lambda: np.arange(count) < count - 1)  # a fake tensor would have no values
+        packed = torch.empty(count, size, -(-size // 8), dtype=torch.uint8)
+        images = Masked(batch["image"], packed, method.network.mean) if masked else batch["image"]
+        yield images, valid, torch.empty(count, dtype=torch.bool), batch["sample"]
 
 
 def _batch(config: Config, count: int = 0) -> dict[str, Tensor]:

@@ -18,12 +18,29 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 DEVICE = torch.device("cuda")
 
 
+class Event:
+    """Notes in `said` when it is recorded and when the host waits for it, as `record 0` and `wait 0`."""
+
+    said: list[str] = []  # noqa: RUF012  one list for all
+    made = 0
+
+    def __init__(self, **_: bool) -> None:
+        self.number, Event.made = Event.made, Event.made + 1
+
+    def record(self) -> None:
+        self.said.append(f"record {self.number}")
+
+    def synchronize(self) -> None:
+        self.said.append(f"wait {self.number}")
+
+
 def _pretend() -> None:
     """Answer for the device what torch asks its driver in ways that a stub cannot."""
     anything: Any = torch
     anything.cuda.is_available = lambda: True
     anything.cuda.is_bf16_supported = lambda *_, **__: True
     anything.cuda.current_device = lambda: 0
+    anything.cuda.Event = Event
     anything.cuda.manual_seed = lambda *_: None
     anything._fused_sgd_ = lambda *_, **__: None  # has no form for fake tensors in torch 2.15
     fake_tensor.init_gpu_context = lambda *_, **__: None

@@ -7,7 +7,7 @@ import traceback
 import warnings
 from typing import Any
 
-import device  # noqa: F401  first: it comes before torch
+import device  # first: it comes before torch
 from cases import run
 from findings import Watch
 from probes import probe
@@ -33,7 +33,12 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         failures = [f"{type(error).__name__}: {' '.join(str(error).split())}"]
         trace = traceback.format_exc()
-    return {"found": sorted(watch.found) + failures, "operators": dict(watch.operators), "trace": trace}
+    return {
+        "found": sorted(watch.found) + failures,
+        "operators": dict(watch.operators),
+        "events": device.Event.said,
+        "trace": trace,
+    }
 
 
 if __name__ == "__main__":

@@ -57,6 +57,14 @@ def test_method_and_head(fake_cuda: Ask, method: str, head: str) -> None:
     assert_clean(fake_cuda(case(method, head)))
 
 
+def test_an_evaluation_takes_the_scores_of_a_block_once_the_next_is_under_way(fake_cuda: Ask) -> None:
+    answer = fake_cuda(case())
+    assert_clean(answer)
+    assert answer["events"] == [
+        "record 0", "record 1", "wait 0", "take 0", "record 2", "wait 1", "take 1", "wait 2", "take 2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", LOSSES.entries)
 def test_loss(fake_cuda: Ask, name: str) -> None:
     assert_clean(fake_cuda(case(loss={"name": name})))

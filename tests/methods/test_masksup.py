@@ -183,11 +183,11 @@ def test_masks_of_a_folder_are_dealt_anew_for_each_seed(tmp_path: Path) -> None:
 
 def test_each_sample_is_scored_under_the_mask_of_its_own_id() -> None:
     masks = evaluation_masks("high", S, [f"{n}" for n in range(7)])
-    images, mean = torch.full((8, 3, S, S), 255, dtype=torch.uint8), torch.zeros(3, 1, 1)
+    images, mean, cpu = torch.full((8, 3, S, S), 255, dtype=torch.uint8), torch.zeros(3, 1, 1), torch.device("cpu")
     for size in (2, 4, 8):  # 7 samples; the last block is padded by repeating the last of them
         others = torch.ones(size, dtype=torch.bool), torch.zeros(size), torch.arange(size)
         blocks = [(images[:size], *others) for _ in range(8 // size)]
-        seen = torch.cat([inputs for inputs, *_ in masked_blocks(iter(blocks), masks, mean, range(8 // size))])
+        seen = torch.cat([inputs.to(cpu) for inputs, *_ in masked_blocks(iter(blocks), masks, mean, range(8 // size))])
         for n, number in enumerate([0, 1, 2, 3, 4, 5, 6, 6]):
             holes = unpack(masks.bank[masks.index_N[number]][None], S)[0]
             assert torch.equal(seen[n], (~holes).float().expand(3, -1, -1)), (size, n)
