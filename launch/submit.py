@@ -16,7 +16,7 @@ from launch.cluster.resources import Resources
 from launch.cluster.safe import refuse_folders
 from launch.cluster.snapshot import place_of, snapshot
 from launch.ledger import Folder, job_of, write_json
-from launch.start.start import outlives_nodes
+from launch.start.start import module_for, outlives_nodes
 from masksup.base.files import write_atomically
 from masksup.config.auto import adds_as_tree, with_sum
 from masksup.config.conflicts import refuse_ranks, refuse_zero
@@ -70,7 +70,8 @@ def hand_in(
 def work_on(runs: list[tuple[Path, Config]], resources: Resources, name: str, home: Path) -> sbatch_script.Work:
     """What the job of these runs is to do."""
     outlives = outlives_nodes(resources, *(config for _, config in runs))
-    return sbatch_script.Work(name, tuple(run for run, _ in runs), place_of(home), home / "submitit", outlives)
+    module = module_for(runs[0][1])
+    return sbatch_script.Work(name, tuple(run for run, _ in runs), place_of(home), home / "submitit", module, outlives)
 
 
 @contextmanager

@@ -178,8 +178,12 @@ class Resources(BaseModel):
         return self.most_nodes * self.ranks_on_a_node
 
     def on(self, nodes: int) -> Self:
-        """These resources as a start has them that was given so many nodes out of a range."""
-        return self.model_copy(update={"nodes": nodes}) if self.fewest_nodes < self.most_nodes else self
+        """These resources as a start has them that was given so many nodes out of a range.
+
+        On this machine, which stands for all of them, it has the fewest.
+        """
+        given = max(nodes, self.fewest_nodes)
+        return self.model_copy(update={"nodes": given}) if self.fewest_nodes < self.most_nodes else self
 
     @property
     def limit_seconds(self) -> int:

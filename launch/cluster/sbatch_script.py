@@ -22,6 +22,8 @@ class Work:
     """Snapshot of the packages."""
     keep: Path
     """Folder for the scripts, pickles and output of the batch job; others cannot read it."""
+    module: str = "launch.start.rank"
+    """What runs on every place of the first run."""
     outlives_nodes: bool = False
     """The job goes on when a node is lost; the runs then see to it themselves."""
 

@@ -27,7 +27,6 @@ from launch.start.start import (
     last_words,
     outlives_nodes,
     rank_command,
-    rank_module,
     ranks_now,
     run_start,
     say,
@@ -164,7 +163,7 @@ def shown(work: Work, resources: Resources) -> str:
     """What the script's launcher runs on the nodes, for people: the ranks of the first start of the first run."""
     folder, start = Folder(work.runs[0]), Start(1, "JOB", 0, 0.0)
     command = srun_command(resources.on(resources.most_nodes), folder, start, work.outlives_nodes)
-    command += rank_command(resources, rank_module(folder), [str(folder.run)])
+    command += rank_command(resources, work.module, [str(folder.run)])
     said = [f"{name}={shlex.quote(value)}" for name, value in variables(start, resources).items()]
     return f"# ranks, at each start\n{' '.join(said)} \\\n{shlex.join(command)}\n"
 
@@ -172,9 +171,10 @@ def shown(work: Work, resources: Resources) -> str:
 def preflight(folder: Path, indexes: list[Path], resources: Resources, table_to: int = 1) -> int:
     """masksup-launch preflight: inside an allocation on its nodes, else on nodes that are asked for now.
 
-    table_to: the file descriptor that its table goes to.
+    Of a range, as many as the allocation has, else the most. table_to: the file descriptor that its table goes to.
     """
-    resources = resources.on(resources.most_nodes)
+    here = int(os.environ.get("SLURM_JOB_NUM_NODES") or resources.most_nodes)
+    resources = resources.on(min(here, resources.most_nodes))
     inside = {"--time": resources.time} if "SLURM_JOB_ID" not in os.environ else {}
     wanted = {
         "--partition": resources.partition, "--account": resources.account, "--qos": resources.qos,

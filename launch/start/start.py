@@ -37,6 +37,7 @@ StartRanks = Callable[[list[str], dict[str, str], Folder, Start], int]
 """Runs the command of a rank on every place, with these variables, until all have left; gives the exit status."""
 
 
+RANK = "launch.start.rank"
 SHOWN_S = 20
 """A shared file system may show a new file to other nodes this much later."""
 # srun gives the highest status of a rank, and more than these for one that was killed. 1 is also srun's own failure.
@@ -138,12 +139,17 @@ def _ranks(folder: Folder, start: Start, resources: Resources, start_ranks: Star
 
 
 def rank_module(folder: Folder) -> str:
-    """What runs on every place: a rank, or its keeper where the run keeps snapshots in memory."""
+    """What runs on every place of a run."""
     try:
         config = load_config(folder.config)[0]
     except UserError:  # which the ranks tell
-        return "launch.start.rank"
-    return "launch.start.keeper" if config.has_keepers else "launch.start.rank"
+        return RANK
+    return module_for(config)
+
+
+def module_for(config: Config) -> str:
+    """A rank, or its keeper where the run keeps snapshots in memory."""
+    return "launch.start.keeper" if config.has_keepers else RANK
 
 
 def outlives_nodes(resources: Resources, *configs: Config) -> bool:

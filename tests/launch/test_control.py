@@ -29,7 +29,7 @@ LOCAL = ["--cluster", "local", "--gpus-per-node", "0", "--cpus-per-rank", "1"]
 
 
 def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
