@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.start.ledger import Folder, job_of, progress, recoveries, starts
-
 from launch.cluster.local import alive, ranks
+from launch.ledger import Folder, job_of, progress, recoveries, starts
 from launch.watch.hours import gpu_hours
 
 LIMITS = ["--max-failures", "1000000", "--max-losses", "1000000"]
