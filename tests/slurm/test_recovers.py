@@ -118,6 +118,32 @@ def test_a_node_of_three_is_cut_off_and_the_others_go_on_without_it(
 
 
 @pytest.mark.slow
+def test_a_node_that_wakes_up_while_the_others_go_on_leaves_and_publishes_nothing(
+    patient: Cluster, config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Its keeper, its rank and its connections are as they were, and SLURM never missed it."""
+    settings = config(epochs=80, batch__micro=4, checkpoint__snapshot_seconds=1.0)
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    clean = in_background(lambda: train(settings, tmp_path / "clean"))
+    run = Submit(patient, tmp_path / "config.yaml", tmp_path)("--time", "60", nodes="1-3")
+    wait(lambda: went_on(run) == 0 and step(run, 1) > 5, "steps")
+    (start,) = starts(Folder(run))
+    patient("node-freeze", start.nodes[1])
+    wait(lambda: any(recovery.went_on for recovery in recoveries(Folder(run))), "a step without the node")
+    assert sorted(rank_processes(patient, run)) == [0, 1, 2], "the node that sleeps still has its keeper and its rank"
+    before = step(run, 1)
+    patient("node-thaw", start.nodes[1])
+    wait(lambda: not patient("node-ranks", start.nodes[1]).split(), "the keeper that woke up leaves, and its rank")
+    wait(lambda: step(run, 1) > before + 5, "steps of the others after that")
+    history = until_finished(run, DOWN_S)
+    assert [each.outcome for each in history] == ["done"], "the job went through the queue"
+    assert [recovery.ranks for recovery in recoveries(Folder(run))] == [2]
+    assert sorted(Folder(run).exits(1, 1).iterdir()) == [Folder(run).word(1, 1, rank) for rank in (0, 1)]
+    assert os.waitpid(clean, 0)[1] == 0
+    assert_same_run(tmp_path / "clean", run)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("nodes", "cut"), [("1-3", 0), (2, 1)])
 def test_without_its_first_node_or_its_fewest_the_job_is_queued_again_by_what_is_left(
     patient: Cluster, config: Callable[..., Config], tmp_path: Path, nodes: int | str, cut: int
