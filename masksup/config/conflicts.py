@@ -70,7 +70,7 @@ def _of_tree(c: Config) -> list[tuple[bool, str]]:
 def _of_deepspeed(c: Config) -> list[tuple[bool, str]]:
     zero = c.parallel.engine == "deepspeed"
     return [
-        (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains a head alone; expected ddp"),
+        (zero and c.model.frozen, "parallel.engine: deepspeed, but model.frozen trains only the head; expected ddp"),
         (zero and c.precision.compile,
          "precision.compile: true, but parallel.engine is deepspeed, whose hooks are not compiled; set it to false"),
         (c.parallel.offload_optimizer == "cpu" and not (zero and c.parallel.zero_stage > 0),

@@ -173,9 +173,9 @@ def test_a_plan_trains_nothing(tiny_data: Path, tmp_path: Path, capsys: pytest.C
         (["optim.nosuch=1"], "optim.nosuch: unknown key"),
         (
             ["model.lora.rank=2"],
-            "the head alone, 32 px: model.lora.rank: found 2, but model.frozen trains a head alone",
+            "the head only, 32 px: model.lora.rank: found 2, but model.frozen trains only the head",
         ),
-        (["--plan", "model.lora.rank=2"], "model.frozen trains a head alone"),
+        (["--plan", "model.lora.rank=2"], "model.frozen trains only the head"),
     ],
 )
 def test_wrong_input_is_one_line(

@@ -99,7 +99,7 @@ def test_both_figures_and_the_rule_are_told(robust: Path, tiny_data: Path, capsy
     assert "judged by the mean of mAP_masked, under high masks, and mAP" in choices(robust)["protocol"]
     assert auto(tiny_data, robust, "--robust", "--trials", "1") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "only the head alone, 32 px was tried, so nothing was compared" in said
+    assert "only one setting was tried (the head only, 32 px), so nothing was compared" in said
     assert f"{row['mAP']:.1f} │ {row['mAP_masked']:.1f} │ {row['mAP_judged']:.1f}" in said
     assert f"{row['mAP_masked']:.1f} with more than half of each hidden" in said
     assert [run.name for run in find_runs(robust)] == ["head-32"]
