@@ -107,8 +107,8 @@ def climb(search: Climb, train_index: Path) -> None:
     keep(search)
     if len(search.tried) == 1:
         log.warning(
-            f"only one setting was tried ({search.tried[0].title}), so nothing was compared: it is taken as it is; more "
-            "--minutes or --trials would try others"
+            f"only one setting was tried ({search.tried[0].title}), so nothing was compared: it is taken as it is; "
+            "more --minutes or --trials would try others"
         )
 
 
