@@ -59,8 +59,8 @@ def tell_unlabelled(rows: list[Row], decisions: Decisions, out: Path | None) -> 
     if empty:
         others = "masksup calibrate fits thresholds, and --out writes all scores"
         logging.getLogger("masksup").warning(
-            f"no class reaches its threshold in {empty} of {counted(len(rows), 'image')}: masksup predict --threshold P "
-            f"sets a lower one, {others if out is None else 'and masksup calibrate fits thresholds'}"
+            f"no class reaches its threshold in {empty} of {counted(len(rows), 'image')}: masksup predict "
+            f"--threshold P sets a lower one, {others if out is None else 'and masksup calibrate fits thresholds'}"
         )
 
 
