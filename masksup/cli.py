@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from masksup import __version__
 from masksup.errors import nearest
@@ -98,7 +99,29 @@ def refuse_unknown(parser: argparse.ArgumentParser, command: str, known: Iterabl
         parser.error(f"unknown command '{command}'; {nearest(command, names)}")
 
 
+class Help(argparse.HelpFormatter):
+    """Paragraphs and examples of a description stay apart, and a command stands in one line with its meaning."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """argparse itself forgets that the names of commands stand further in, and breaks the line after long ones."""
+        super().add_argument(action)
+        for command in self._iter_indented_subactions(action):
+            reaches = self._current_indent + len(self._format_action_invocation(command))
+            self._action_max_length = max(self._action_max_length, reaches)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Indented paragraphs are examples, which keep their lines."""
+        paragraphs = textwrap.dedent(text).strip("\n").split("\n\n")
+        filled = (
+            part if part.startswith(" ") else super(Help, self)._fill_text(part, width, indent) for part in paragraphs
+        )
+        return "\n\n".join(filled)
+
+
 class Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=Help, **options)
+
     def error(self, message: str) -> NoReturn:
         """A wrong option is told as every other mistake, in one line."""
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options\n")
@@ -111,7 +134,7 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     parser.set_defaults(run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY), options=())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (module, meaning) in COMMANDS.items():
-        command = commands.add_parser(name, help=meaning)
+        command = commands.add_parser(name, help=meaning, description=meaning)
         if wanted in (name, _EVERY):
             part = import_module(f"masksup.commands.{module}")
             part.add_arguments(command)

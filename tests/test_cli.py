@@ -2,10 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,31 @@ def test_help_answers_without_torch() -> None:
     assert done.returncode == 0, done.stderr
     for command in COMMANDS:
         assert f"usage: masksup {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "commands"), [("masksup", COMMANDS), ("launch", ("submit", "preflight", "requeue"))]
+)
+def test_help_has_each_command_in_one_line_with_its_meaning(program: str, commands: Iterable[str]) -> None:
+    ask = [sys.executable, "-m", program, "--help"]
+    lines = subprocess.run(ask, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}).stdout.splitlines()
+    starts = [line[4:].split(maxsplit=1) for line in lines if line.startswith(4 * " ") and line[4] != " "]
+    assert {start[0] for start in starts if len(start) == 2} >= set(commands), lines
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_of_a_command_says_what_it_does_and_fits_the_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    usage, told, *rest = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith(f"usage: masksup {command} ")
+    assert told
+    assert not told.startswith(("positional arguments:", "options:"))
+    prose = [line for part in (told, *rest) if not part.startswith(" ") for line in part.splitlines()]
+    assert max(map(len, prose)) <= 60, prose
 
 
 def test_print_config_shows_sources(

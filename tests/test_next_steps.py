@@ -14,6 +14,7 @@ from masksup.cli import main
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 from masksup.data.index import open_index
+from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
 
@@ -44,6 +45,15 @@ def test_from_training_to_an_archive(
     assert (again[1], export[1]) == ("predict", "export")
     assert main(pack[1:]) == 0
     assert Path("my run.zip").is_file()
+
+
+def test_a_calibration_that_would_be_refused_is_not_offered(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr("masksup.training.score_run.LEAST_POSITIVES", 10_000)
+    assert train(tiny_config(epochs=1), tmp_path / "run") == 0
+    assert [command[1] for command in following(capsys.readouterr().out)][:2] == ["predict", "report"]
 
 
 def test_after_preparing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

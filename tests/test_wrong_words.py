@@ -247,17 +247,21 @@ def test_files_and_settings_are_no_formulas(
 
 
 def test_images_without_a_label_are_said_once_with_what_helps(
-    run: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     photos = [str(open_index(tiny_data / "test").path(i)) for i in range(2)]
     assert main(["predict", str(run), *photos, "--threshold", "0.999"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("no class reaches its threshold in 2 of 2 images: masksup predict --threshold P") == 1
-    assert "masksup calibrate" in out
+    assert out.count("masksup calibrate fits thresholds, and --out writes all scores") == 1
+    assert main(["predict", str(run), *photos, "--threshold", "0.999", "--out", str(tmp_path / "scores.csv")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "and masksup calibrate fits thresholds" in out
+    assert "--out" not in out
     assert main(["predict", str(run), *photos, "--threshold", "0.001"]) == 0
     assert "no class reaches" not in capsys.readouterr().out
     logging.getLogger("masksup").propagate = True
-    tell_unlabelled([(Path("a"), np.array([0.9])), (Path("b"), np.array([0.1]))], default_decisions(["x"], 0.5))
+    tell_unlabelled([(Path("a"), np.array([0.9])), (Path("b"), np.array([0.1]))], default_decisions(["x"], 0.5), None)
     assert "in 1 of 2 images" in caplog.text
 
 

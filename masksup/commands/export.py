@@ -11,7 +11,7 @@ from masksup.saved.running import add_running, running_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="(default: onnx)")
+    parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="kind of file (default: onnx)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".onnx, or .pt2 of torch")
     parser.add_argument(
         "--precision", default="fp32", metavar="P", help="fp32 (default), fp16 or int8; several by commas, a file each"

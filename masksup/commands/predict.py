@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
             reader = reader and print_labels(file, scores_C, decisions)
             if args.pictures is not None:
                 draw_file(file, scores_C, regions, trained, decisions, args.pictures / names_of[file], wanted)
-    tell_unlabelled(rows, decisions)
+    tell_unlabelled(rows, decisions, args.out)
     if args.out is not None:
         facts = {"checkpoint": trained.checkpoint, "weights": trained.weights}
         write_scores(args.out, rows, decisions, facts, raw_csv=args.raw_csv)

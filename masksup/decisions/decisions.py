@@ -119,10 +119,13 @@ class Decisions:
         """What decides, for people; None where nothing was fitted, or one threshold took its place."""
         if self.fitted is None or self.aim is None:
             return None
-        own, shared, given = (self.origins.count(origin) for origin in ("own", "shared", "given"))
+        held = {"own": ("has its own", "have their own"), "shared": ("has the shared one", "have the shared one"),
+                GIVEN: ("has a given one", "have given ones")}  # fmt: skip
+        counts = {origin: self.origins.count(origin) for origin in held}
+        kinds = (f"{counted(count, 'class')} {held[origin][count > 1]}" for origin, count in counts.items() if count)
         return (
             f"thresholds for {self.aim}, calibration {self.calibration.kind}, fitted on {self.fitted.data}: "
-            f"{counted(own, 'class')} by itself, {shared} together{f', {given} given' if given else ''}"
+            f"{', '.join(kinds)}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for file, scores_C in _labelled(files, exported, batch, broken, clock):
         rows.append((file, scores_C))
         reader = reader and print_labels(file, scores_C, card.decisions)
-    tell_unlabelled(rows, card.decisions)
+    tell_unlabelled(rows, card.decisions, args.out)
     if args.out is not None:
         made_by = {"model": str(args.model), "precision": card.precision}
         write_scores(args.out, rows, card.decisions, made_by, raw_csv=args.raw_csv)

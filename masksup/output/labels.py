@@ -53,13 +53,14 @@ def print_line(line: str) -> bool:
     return True
 
 
-def tell_unlabelled(rows: list[Row], decisions: Decisions) -> None:
-    """Say of how many images nothing was predicted, and what helps."""
+def tell_unlabelled(rows: list[Row], decisions: Decisions, out: Path | None) -> None:
+    """Say of how many images nothing was predicted, and what helps beside `out`, to which all scores are written."""
     empty = sum(not decisions.predicted(scores_C).any() for _, scores_C in rows)
     if empty:
+        others = "masksup calibrate fits thresholds, and --out writes all scores"
         logging.getLogger("masksup").warning(
             f"no class reaches its threshold in {empty} of {counted(len(rows), 'image')}: masksup predict "
-            "--threshold P sets a lower one, masksup calibrate fits thresholds, and --out writes all scores"
+            f"--threshold P sets a lower one, {others if out is None else 'and masksup calibrate fits thresholds'}"
         )
 
 

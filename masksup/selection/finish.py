@@ -7,6 +7,7 @@ from typing import Any
 
 from masksup.base.files import write_atomically
 from masksup.base.log import log, start_logging
+from masksup.calibration import LEAST_POSITIVES
 from masksup.calibration.aims import parse_aim
 from masksup.calibration.calibrate import Readable, fit_to
 from masksup.calibration.cross_validation import FitPlan
@@ -17,8 +18,6 @@ from masksup.saved.open import open_trained
 from masksup.selection.climb import Climb
 from masksup.selection.out_of_fold import train_aside
 from masksup.training.train import train
-
-_LEAST = 50  # positives of a class with a threshold of its own, as in `masksup calibrate`
 
 
 def write_winner(search: Climb, train_index: Path, test_index: Path | None) -> Path:
@@ -65,13 +64,13 @@ def calibrate_winner(search: Climb) -> None:
     """Thresholds for F1 from the outputs of the folds: those of images that each run had not seen."""
     trained, held, folds = open_trained(search.run), search.held[search.winner.name], search.facts.folds
     positives = int((held.labels_NC == 1).sum())
-    if positives < _LEAST:  # some are absent, or nothing could have been judged
+    if positives < LEAST_POSITIVES:  # some are absent, or nothing could have been judged
         log.warning(
-            f"no thresholds were fitted: {positives} of {held.labels_NC.size} labels are present, at least {_LEAST} "
-            "have to be; each class is predicted from probability 0.5"
+            f"no thresholds were fitted: {positives} of {held.labels_NC.size} labels are present, at least "
+            f"{LEAST_POSITIVES} have to be; each class is predicted from probability 0.5"
         )
         return
-    plan = FitPlan(parse_aim("f1", len(trained.classes)), "platt", _LEAST, "mixed", folds, trained.config.seed)
+    plan = FitPlan(parse_aim("f1", len(trained.classes)), "platt", LEAST_POSITIVES, "mixed", folds, trained.config.seed)
     title = f"{search.facts.title}, each of {folds} folds held out"
     samples = Readable(title, search.facts.index, held.logits_NC, held.labels_NC, held.image_N)
     fit_to(trained, samples, plan, 200, {})

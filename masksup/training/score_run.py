@@ -9,6 +9,7 @@ from masksup.base.fitted import fitted
 from masksup.base.log import console, log
 from masksup.base.next_steps import tell_next
 from masksup.base.words import counted, figure
+from masksup.calibration import LEAST_POSITIVES
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part
 from masksup.engine.ema import copy_values
@@ -122,7 +123,9 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
         f"({figure(result['images_per_second'])} images/s with scoring); result: {run.folder.result}"
     )
     folder = run.folder.path
-    calibrated = [(("masksup", "calibrate", folder), "a threshold for each class")] if run.source.eval else []
+    present = sum(result[_chosen(result)].get("eval", {}).get("positives", {}).values())
+    enough = present >= LEAST_POSITIVES  # or `calibrate` would refuse
+    calibrated = [(("masksup", "calibrate", folder), "a threshold for each class")] if enough else []
     waited = _share_waited(run)
     slow = [(("masksup", "doctor", folder), f"waiting for data took {waited:.0%} of the training: what to change")]
     tell_next(

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from masksup.decisions.calibration import Calibration, Isotonic, Platt, Temperature, Uncalibrated
-from masksup.decisions.decisions import Decisions, Fitted, default_decisions, read_decisions, write_decisions
+from masksup.decisions.decisions import Decisions, Fitted, Origin, default_decisions, read_decisions, write_decisions
 from masksup.errors import UserError
 
 CLASSES = ("cat", "dog", "eel")
@@ -58,6 +59,20 @@ def test_a_class_is_predicted_from_its_own_threshold_on(calibration: Calibration
     assert read_decisions(tmp_path) == made
     assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
     np.testing.assert_array_equal(Decisions.from_json(json.loads(file.read_text())).probabilities(logits_NC), found_NC)
+
+
+@pytest.mark.parametrize(
+    ("origins", "told"),
+    [
+        (("own", "shared", "given"), "1 class has its own, 1 class has the shared one, 1 class has a given one"),
+        (("own", "given", "given"), "1 class has its own, 2 classes have given ones"),
+        (("own",) * 3, "3 classes have their own"),
+        (("shared",) * 3, "3 classes have the shared one"),
+    ],
+)
+def test_whose_thresholds_is_told_of_the_classes_that_there_are(origins: tuple[Origin, ...], told: str) -> None:
+    line = replace(decisions(Temperature(2.0)), origins=origins).line()
+    assert line == f"thresholds for f1, calibration temperature, fitted on shapes val: {told}"
 
 
 def test_overrides_and_whose_weights() -> None:

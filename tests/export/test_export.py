@@ -85,7 +85,8 @@ def test_labels_without_torch_are_those_of_predict(
     assert main(["predict", str(run), *names, "--out", str(tmp_path / "predict.json")]) == 0
     told, *expected = capsys.readouterr().out.splitlines()[:-1]  # the last line names the file of scores
     assert told == (
-        "thresholds for recall=0.8, calibration temperature, fitted on val: 1 class by itself, 10 together, 1 given"
+        "thresholds for recall=0.8, calibration temperature, fitted on val: 1 class has its own, "
+        "10 classes have the shared one, 1 class has a given one"
     )
     assert len({line.partition(" prediction: ")[2] for line in expected}) > 1, "all images have the same labels"
 
