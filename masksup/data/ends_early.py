@@ -19,6 +19,8 @@ from masksup.base.files import Bytes
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END, _SCAN, _NO_FRAME = 0xD9, 0xDA, (0xC4, 0xC8, 0xCC)
 _CORNER = 4  # px
+# What no image ends in. A decoder that waits for a restart marker skips everything else, so there is each of them.
+_BEHIND = b"".join(bytes(range(1, 255)) + bytes([0xFF, 0xD0 + number]) for number in range(8))
 
 
 def seems_early(jpeg: Bytes, pixels_3HW: NDArray[np.uint8], turned: bool) -> bool:
@@ -43,7 +45,7 @@ def ends_early(jpeg: Bytes) -> bool:
     whole = bytes(jpeg)
     end = next((at for marker, at in _segments(jpeg) if marker == _END), len(jpeg))
     try:
-        return bool(_shown(whole[:end]) != _shown(whole[:end] + bytes(range(1, 255)) * 4))
+        return bool(_shown(whole[:end]) != _shown(whole[:end] + _BEHIND))
     except OSError:  # of a progressive file, PIL notices by itself
         return True
 

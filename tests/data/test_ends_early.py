@@ -120,3 +120,12 @@ def test_images_that_were_verified_are_not_asked_again(tmp_path: Path, monkeypat
     assert not asked
     EvalDataset(plain, transform)[1]
     assert asked
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_decoder_that_waits_for_a_restart_marker_is_not_fooled(share: float) -> None:
+    data = jpeg(restart_marker_blocks=5)
+    zeros = data[: int(share * len(data))].rstrip(b"\xff") + bytes(200) + END
+    assert ends_early(cut(data, share))
+    assert ends_early(zeros)
+    assert not ends_early(data)

@@ -100,10 +100,12 @@ def _attributes(file: Path) -> tuple[tuple[str, ...], list[Row]]:
         raise UserError(f"{file}: found no images, expected the names of the attributes and a line an image")
     width, head = len(rows[1][1]) - 1, rows[0][1]
     names = tuple(head[-width:])  # a table names the column of images, too
-    found = []
+    found, signs = [], {value for _, (_, *values) in rows[1:] for value in values} & {"0", "-1"}
     for line, (image, *values) in rows[1:]:
         if len(values) != len(names) or not set(values) <= {"1", "-1", "0"}:
             raise UserError(f"{file}, line {line}: found {len(values)} values, expected {len(names)} of 1 or -1")
+        if len(signs) > 1 and "0" in values:
+            raise UserError(f"{file}, line {line}: found 0 in a list with -1, expected 1 or -1, or 1 and 0 alone")
         found.append(Row(line, image, {name: 1 for name, value in zip(names, values) if value == "1"}))
     return names, found
 

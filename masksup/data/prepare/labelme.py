@@ -47,6 +47,8 @@ def _row(number: int, file: Path, find: FindImages) -> Row:
     row.labels = {name: int(value) for name, value in flags.items()}
     row.size = size if all(isinstance(side, int) and side > 0 for side in size) else None
     for n, shape in enumerate(shapes):
+        if not shape["label"].strip():
+            raise UserError(f"{file}: shapes[{n}]: found 'label' = '', expected the name of a class")
         row.labels[shape["label"]] = 1
         if box := _box(f"{file}: shapes[{n}]", shape):
             assert row.boxes is not None

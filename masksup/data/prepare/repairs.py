@@ -45,6 +45,12 @@ def _decoded(path: str) -> str:
     return unquote(path).casefold()
 
 
+def _stem(path: str) -> str:
+    """Without the ending of an image."""
+    ending = next((ending for ending in IMAGE_SUFFIXES if path.casefold().endswith(ending)), "")
+    return path[: len(path) - len(ending)]
+
+
 def _number(path: str) -> str:
     """The file's name as a number, without zeros before or behind it; a name that is none stays as it is."""
     name = path.rsplit("/", 1)[-1].casefold()
@@ -57,6 +63,7 @@ def _number(path: str) -> str:
 
 _REPAIRS: tuple[tuple[Callable[[str], str], str], ...] = (
     (_decoded, "the names are written as in an address, where %20 is a blank; write them as the files are called"),
+    (_stem, "the names have another ending than the files, or none; write them as the files are called"),
     (
         _number,
         "the names were read as numbers, which lose their zeros or become 1.0; write them as the files are called, as "

@@ -89,7 +89,7 @@ def _read(file: Path) -> Iterable[_Found]:
         image, *texts = (cells[head.index(name)] if head.index(name) < len(cells) else "" for name in _HEAD)
         try:
             of_file, shape, of_region = (_object(table.where(line), json.loads(text or "{}")) for text in texts)
-        except ValueError as error:
+        except json.JSONDecodeError as error:
             raise UserError(f"{table.where(line)}: malformed JSON in a cell ({error}), expected {{...}}") from None
         yield _Found(table.where(line), image, of_file, [(shape, of_region)] if shape or of_region else [])
 
@@ -112,18 +112,22 @@ def _labelled(file: Path, found: list[_Found], given: str | None) -> Labelled:
     rows: dict[str, Row] = {}
     for number, one in enumerate(found):  # a row of CSV is a region: those of one file belong together
         row = rows.setdefault(one.image, Row(number, one.image, {}, []))
-        for value in _names(one.attributes.get(class_attribute)):
+        for value in _names(one.where, one.attributes.get(class_attribute)):
             row.labels[value] = 1
         for shape, attributes in one.regions:
-            for value in _names(attributes.get(class_attribute)):
+            for value in _names(one.where, attributes.get(class_attribute)):
                 row.labels[value] = 1
                 if (corners := _corners(one.where, shape)) and row.boxes is not None:
                     row.boxes.append(Box(value, *corners))
     return Labelled(file, None, list(rows.values()), [], lambda number: found[number].where)
 
 
-def _names(value: Any) -> list[str]:
+def _names(where: str, value: Any) -> list[str]:
     """A text, or the boxes that are ticked."""
+    if isinstance(value, list) or (isinstance(value, dict) and not all(isinstance(on, bool) for on in value.values())):
+        raise UserError(
+            f"{where}: found the class {json.dumps(value)[:60]}, expected a text, or true and false for each name"
+        )
     if isinstance(value, dict):
         return [name for name, ticked in value.items() if ticked]
     return [str(value).strip()] if value is not None and str(value).strip() else []

@@ -63,7 +63,7 @@ def read_xml(file: Path, tag: str) -> ElementTree.Element:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         line = error.position[0]
-        raise UserError(f"{file}, line {line}: malformed XML ({error}), expected a VOC annotation") from error
+        raise UserError(f"{file}, line {line}: malformed XML ({error}), expected <{tag}>") from error
     for element in root.iter():  # a namespace says who wrote the file, not what is in it
         element.tag = str(element.tag).rpartition("}")[2]
     if root.tag != tag:

@@ -62,8 +62,9 @@ class FindImages:
         """UserError where --suffix or --strip would find what `name`, the first of a table, misses."""
         if not name or self.exists(name):
             return
-        path = posixpath.normpath(self._relative(self._full(name)).replace("\\", "/"))
-        if "/" in path and not self._is_file(path) and not self._found(path) and (hint := self._below(path)):
+        written = self._relative(self._full(name)).replace("\\", "/")
+        path = posixpath.normpath(written)
+        if "/" in path and not self._is_file(path) and not self._found(path) and (hint := self._below(written)):
             raise UserError(f"{where}: found no image '{name}' below {self.folder}{hint}")
         if self._suffix or looks_like_image(name):
             return

@@ -159,6 +159,8 @@ def joining(counts: Mapping[str, int], sure: Collection[str] = (), skipped: str 
         parted = {name: parts for name in counts if sign in name and len(parts := _parts(name, sign)) > 1}
         if sign == " ":
             parted = {name: parts for name in counts if len(parts := name.split()) > 1}
+            # In "cat / dog" the sign joins, not the blanks around it.
+            parted = {name: parts for name, parts in parted.items() if all(any(map(str.isalnum, p)) for p in parts)}
         if sign in _WITHIN:
             proven = [name for name, parts in parted.items() if all(part in alone for part in parts)]
         else:
