@@ -5,6 +5,7 @@ import os
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_interruptions_are_stairs_beside_the_curves_and_no_point_comes_twice(
         """A start, in a process that is gone without a word once it has done the step `last`."""
         child = os.fork()
         if child == 0:
-            with suppress(BaseException):
+            try:
                 monkeypatch.setenv("MASKSUP_RESUMED_AFTER", after)
 
                 def step(stepper: module.Stepper, batches: list[dict[str, Tensor]], number: int, *more: Any) -> Any:
@@ -167,8 +168,10 @@ def test_interruptions_are_stairs_beside_the_curves_and_no_point_comes_twice(
                     return real(stepper, batches, number, *more)
 
                 monkeypatch.setattr(module.Stepper, "step", step)
-                train(config, tmp_path)
-            os._exit(0)
+                os._exit(train(config, tmp_path))
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if last < 13 else 0)
         time.sleep(1.1)  # event files are named by the second and read in that order
 
