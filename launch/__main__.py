@@ -138,7 +138,9 @@ def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> No
     group = command.add_argument_group("resources", "also keys of the site's YAML file, with _ for -")
     for name, field in Resources.model_fields.items():
         option = f"--{name.replace('_', '-')}"
-        meaning = (field.description or "").replace("%", "%%")
+        default = "yes" if field.default is True else "no" if field.default is False else field.default
+        told = "" if default is None or name in ("setup", *_PAIRS) else f" (default: {default})"
+        meaning = (field.description or "").replace("%", "%%") + told
         if name == "setup":
             group.add_argument(option, dest=f"resource_{name}", action="append", metavar="LINE", help=meaning)
         elif name in _PAIRS:
@@ -147,7 +149,7 @@ def _add_resources(command: argparse.ArgumentParser, submits: bool = True) -> No
             group.add_argument(option, dest=f"resource_{name}", action=argparse.BooleanOptionalAction, help=meaning)
         else:
             group.add_argument(option, dest=f"resource_{name}", metavar="N" if "int" in str(field.annotation) else "X",
-                               help=f"{meaning} (default: {field.default})")  # fmt: skip
+                               help=meaning)  # fmt: skip
 
 
 def resources_of(args: argparse.Namespace) -> Any:

@@ -268,6 +268,15 @@ def test_wrong_input_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_wrong_section_is_told_of_the_command_line_where_it_stood_there(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(tiny_config()))
+    assert main(["train", str(file), "modle.size=3"]) == 2
+    assert capsys.readouterr().err.startswith("masksup: command line: modle: unknown key; did you mean 'model'?")
+
+
 def test_checkpoint_of_another_model_is_one_line(
     run: Path, tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--out", type=Path, metavar="DIR", help="new folder for the index and its shards")
     what.add_argument("--check", action="store_true", help="compare every image with its hash; write nothing")
     parser.add_argument("--shard-size", type=_bytes, default="1G", metavar="SIZE",
-                        help="most bytes of a shard, e.g. 500M (default 1G)")  # fmt: skip
+                        help="most bytes of a shard, e.g. 500M (default: 1G)")  # fmt: skip
     parser.add_argument("--reencode", type=_form, metavar="qN|raw",
                         help="store every image as a JPEG of this quality, q1 to q100, e.g. q90; "
                         "raw: as its pixels, so that nothing is left to decode")  # fmt: skip

@@ -89,12 +89,18 @@ def validate(tree: dict[str, Any], origin: str, sources: Mapping[str, str] | Non
         # What was just typed comes first: it is not why the rest is wrong.
         typed = {key for key, where in (sources or {}).items() if where == _TYPED}
         problems = sorted(error.errors(), key=lambda problem: key_of(problem) not in typed)
-        where = (sources or {}).get(key_of(problems[0]), origin)
+        where = _source(key_of(problems[0]), sources or {}, origin)
         raise UserError(f"{where}: {one_line(problems)}{more(problems)}") from None
     for broken, message in conflicts(config):
         if broken:
             raise UserError(f"{origin}: {message}")
     return config
+
+
+def _source(key: str, sources: Mapping[str, str], origin: str) -> str:
+    """Where `key` was set; of a section, where all in it was set, else `origin`."""
+    within = {where for leaf, where in sources.items() if leaf.startswith(f"{key}.")}
+    return sources.get(key, within.pop() if len(within) == 1 else origin)
 
 
 def dump(config: Config) -> dict[str, Any]:

@@ -80,6 +80,16 @@ def submit_words(config: Path, *more: str) -> list[str]:
     return ["submit", str(config), "--run-dir", str(config.parent / "run"), *more]
 
 
+def test_help_of_resources_tells_defaults_where_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["submit", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(default: 1)" in out
+    assert "before it trains. (default: no)" in out
+    for word in ("None", "False", "{}", "[]"):
+        assert f"(default: {word})" not in out
+
+
 def test_help_is_instant_and_neither_it_nor_status_needs_torch(tmp_path: Path) -> None:
     code = "import sys; from launch.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "print('HEAVY', [m for m in ('torch', 'numpy', 'submitit') if m in sys.modules])"
