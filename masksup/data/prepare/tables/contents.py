@@ -10,10 +10,12 @@ from masksup.data.prepare.assemble import RawSplit, Sample, assemble
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.tables.classes import ClassRules, settle_classes
 from masksup.data.prepare.tables.find_images import FindImages
+from masksup.data.prepare.tables.joined import joining
 from masksup.data.prepare.tables.labelled import Labelled, Row
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
+_TYPED = ("cvat", "labelme", "via", "voc")  # of labels that a person wrote, each for one object
 _LONG = "; of a table of one row a label, `prepare long` joins the rows"
 
 
@@ -36,6 +38,11 @@ def contents_of(
     UserErrors as of `settle_classes` and `assemble`.
     """
     classes = settle_classes(list(tables.values()), rules, root, first_decides)
+    if kind in _TYPED and not rules.classes and (found := joining(dict.fromkeys(classes, 1), skipped=" ")):
+        next(iter(tables.values())).warnings.append(
+            f"the label '{found[1]}' seems to join classes by '{found[0]}', and becomes one class; give each its own "
+            "shape or tag instead"
+        )
     splits = [_split(name, table, classes, find) for name, table in tables.items()]
     sized = any(row.size for table in tables.values() for row in table.rows)
     return assemble(find.folder, kind, splits, classes, skip_broken=skip_broken, exif=None if sized else True)
