@@ -38,7 +38,8 @@ def prepare_yolo(
     same_case: bool = False,
     skip_broken: bool = False,
 ) -> list[IndexContent]:
-    """Splits: those of data.yaml, else images/<split> or <split>/images, else `images` or all of `root` as `train`.
+    """Splits: those of data.yaml, else images/<split>, <split>/images or <split>, else `images` or all of `root` as
+    `train`.
 
     `split`: NAME=FOLDER of images, or a text file that lists them. `names`: data.yaml or a list, one class a line.
     """
@@ -48,7 +49,8 @@ def prepare_yolo(
     described = _yaml(file) if file.suffix in (".yaml", ".yml") else {}
     known = _class_names(file, described)
     images = _splits(root, described, split)
-    tables = {name: _labelled(root, name, paths, known) for name, paths in images.items()}
+    numbers = 5 if described.get("kpt_shape") else None  # of key points, which follow, the box alone is read
+    tables = {name: _labelled(root, name, paths, known, numbers) for name, paths in images.items()}
     rules = ClassRules(classes, tuple(drop_class or ()), same_case=same_case)
     return contents_of("yolo", tables, FindImages(root), root, rules, skip_broken=skip_broken)
 
@@ -107,11 +109,17 @@ def _splits(root: Path, described: dict[str, Any], given: list[str] | None) -> d
         return {
             name: [path for place in places for path in _images(root, base, place)] for name, places in wanted.items()
         }
-    found = {
-        name: root / part for name in _SPLITS for part in (f"images/{name}", f"{name}/images") if (root / part).is_dir()
-    }
+    found = {name: folder for name in _SPLITS if (folder := _split_folder(root, name)) is not None}
     found = found or {"train": root / "images" if (root / "images").is_dir() else root}
     return {name: _in_folder(folder) for name, folder in found.items()}
+
+
+def _split_folder(root: Path, name: str) -> Path | None:
+    for folder in (root / "images" / name, root / name / "images"):
+        if folder.is_dir():
+            return folder
+    beside = root / name  # images and their texts
+    return beside if beside.is_dir() and any(looks_like_image(path.name) for path in beside.iterdir()) else None
 
 
 def _texts(value: Any) -> list[str]:
@@ -142,7 +150,7 @@ def _in_folder(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if looks_like_image(path.name) and not path.name.startswith("."))
 
 
-def _labelled(root: Path, split: str, images: list[Path], names: tuple[str, ...]) -> Labelled:
+def _labelled(root: Path, split: str, images: list[Path], names: tuple[str, ...], numbers: int | None) -> Labelled:
     rows, without = [], 0
     tops = {root, root.absolute(), root.resolve()}
     for number, image in enumerate(images, 1):
@@ -151,7 +159,7 @@ def _labelled(root: Path, split: str, images: list[Path], names: tuple[str, ...]
         file = _label_file(root, relative)
         without += file is None
         lines = read_text(file).splitlines() if file is not None else []
-        marked = [_object(file, n, line, names) for n, line in enumerate(lines, 1) if line.strip()]
+        marked = [_object(file, n, line.split()[:numbers], names) for n, line in enumerate(lines, 1) if line.strip()]
         labels = dict.fromkeys((name for name, _ in marked), 1)
         rows.append(Row(number, relative, labels, _boxes(image, marked)))
     said = [f"{counted(without, 'image')} without a file of labels, taken as showing no class"] if without else []
@@ -168,15 +176,15 @@ def _label_file(root: Path, image: str) -> Path | None:
     return next((path for path in (*candidates, root / text) if path.is_file()), None)
 
 
-def _object(file: Path | None, number: int, line: str, names: tuple[str, ...]) -> tuple[str, list[float]]:
+def _object(file: Path | None, number: int, words: list[str], names: tuple[str, ...]) -> tuple[str, list[float]]:
     """Class and corners x1 y1 x2 y2 as shares."""
-    where = f"{file}, line {number}"
+    where, line = f"{file}, line {number}", " ".join(words)
     try:
-        which, *values = (float(word) for word in line.split())
+        which, *values = (float(word) for word in words)
     except ValueError:
-        raise UserError(f"{where}: found '{line.strip()[:60]}', expected numbers: class x y width height") from None
+        raise UserError(f"{where}: found '{line[:60]}', expected numbers: class x y width height") from None
     if len(values) < 4 or not all(map(math.isfinite, (which, *values))) or min(values) < -1 or max(values) > 2:
-        raise UserError(f"{where}: found '{line.strip()[:60]}', expected class x y width height as shares of the image")
+        raise UserError(f"{where}: found '{line[:60]}', expected class x y width height as shares of the image")
     if which != int(which) or not 0 <= which < len(names):
         raise UserError(
             f"{where}: found the class {which:g}, expected 0 to {len(names) - 1} ({counted(len(names), 'class')})"
