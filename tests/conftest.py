@@ -17,6 +17,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("without a clock")
 
+# torch counts the devices at the first backward pass of a process. After a `torch.export` it counts one, and then no
+# process that is forked can train; tests fork, whatever was tested before them.
+torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
