@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from masksup.base.words import counted
 from masksup.data.index import OCCLUDED
 from masksup.data.prepare.options import MAX_NUMBER, existing_file, named_splits
 from masksup.data.prepare.tables.classes import ClassRules
@@ -60,6 +61,12 @@ def _labelled(file: Path, split: str) -> dict[str, Labelled]:
         columns = tuple(dict.fromkeys(label.strip() for label in stated)) or None
         table = tables.setdefault(name, Labelled(file, columns, [], [], lambda number: f"{file}, image {number}"))
         table.rows.append(_row(f"{file}, image {number}", number, image))
+    if attributes := root.findall("image/*/attribute"):
+        first = f"{attributes[0].get('name')}={(attributes[0].text or '').strip()}"
+        next(iter(tables.values())).warnings.append(
+            f"{counted(len(attributes), 'attribute')} of tags and shapes left out (first: {first}); only labels are "
+            "classes"
+        )
     return tables
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from masksup.base.words import counted
 from masksup.data.prepare.csv import labelled_of
 from masksup.data.prepare.options import named_splits
 from masksup.data.prepare.tables.cells import Table, read_table
@@ -11,6 +12,7 @@ from masksup.data.prepare.tables.contents import contents_of
 from masksup.data.prepare.tables.find_images import FindImages
 from masksup.data.prepare.tables.labelled import Box, Labelled, Row
 from masksup.data.prepare.tables.marks import meaning
+from masksup.data.prepare.tables.words import looks_like_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
 
@@ -42,11 +44,23 @@ def prepare_roboflow(
     others = {name: table for name, table in read.items() if name not in boxed}
     tables = {**boxed, **labelled_of(others, ColumnRules(), find, meaning())}
     for name, table in tables.items():
+        table.warnings += _without_row(root / name, table)
         for row in table.rows:
             row.image = f"{name}/{row.image}"
     rules = ClassRules(classes, tuple(drop_class or ()), tuple(none or ()), same_case)
     ordered = {name: tables[name] for name in wanted}
     return contents_of("roboflow", ordered, find, root, rules, skip_broken=skip_broken)
+
+
+def _without_row(folder: Path, table: Labelled) -> list[str]:
+    here = {path.name for path in folder.iterdir() if looks_like_image(path.name) and not path.name.startswith(".")}
+    rest = sorted(here - {row.image for row in table.rows})
+    if not rest:
+        return []
+    return [
+        f"{counted(len(rest), 'image')} in {folder.name} without a row in {table.file.name}, left out (first: "
+        f"{rest[0]}); the export does not say whether it was looked at"
+    ]
 
 
 def _with_boxes(table: Table) -> Labelled:
