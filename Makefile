@@ -27,7 +27,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 	touch $@
 
 quickstart: install
-	$(BIN)/python tools/quickstart.py
+	$(BIN)/python -m tools.quickstart
 
 test: test-unit test-ranks
 
@@ -51,7 +51,7 @@ test-slurm: install
 nightly: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[wandb]'
 	OMP_NUM_THREADS=1 MASKSUP_KILLS=50 MASKSUP_DIST_KILLS=200 MASKSUP_KEEPER_KILLS=200 MASKSUP_MUTATIONS=20000 $(BIN)/python -m pytest
-	$(BIN)/python tools/benchmark_metrics.py --at-least 4
+	$(BIN)/python -m tools.benchmark_metrics --at-least 4
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -68,7 +68,7 @@ docs: install
 	@echo "build/site/index.html"
 
 constraints: install
-	$(BIN)/python tools/write_constraints.py > docker/constraints.txt
+	$(BIN)/python -m tools.write_constraints > docker/constraints.txt
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,6 @@
 """Engines and ZeRO stages on real ranks, beside a bare DDP loop: what they compute, how they resume, what they cost.
 
-    python tools/benchmark_engines.py [--ranks 1 2 --stages 0 1 2 3 --steps 20 --repeats 9 --json FILE]
+    python -m tools.benchmark_engines [--ranks 1 2 --stages 0 1 2 3 --steps 20 --repeats 9 --json FILE]
 
 Prints a table in Markdown: engine, stage and ranks -> largest relative difference of the losses over the steps from
 those of one process (of the same micro-batches), whether a run of half the steps that fresh processes go on from ends
@@ -99,9 +99,8 @@ def _launch(args: argparse.Namespace, engine: Engine, world: int, folder: Path, 
     flags = [*sys.argv[1:], "--engine", name, "--stage", str(stage), "--world", str(world)]
     flags += ["--folder", str(folder), "--part", part]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, *flags, "--rank", str(rank)], env=env) for rank in range(world)
-    ]
+    words = [sys.executable, "-m", "tools.benchmark_engines", *flags]
+    ranks = [subprocess.Popen([*words, "--rank", str(rank)], env=env) for rank in range(world)]
     try:
         codes = [process.wait(args.deadline) for process in ranks]
     finally:

@@ -1,6 +1,6 @@
 """Exported files beside the model in torch: numbers on the evaluation split, and times side by side.
 
-python tools/benchmark_export.py RUN... [--only numbers|times] [--rounds N]
+python -m tools.benchmark_export RUN... [--only numbers|times] [--rounds N]
 
 numbers: of each run and precision the largest difference in probability and the mAP of all evaluation images, prepared
 without torch, beside `masksup eval`. times: of the first run, batch x threads x precision, beside eager torch; the

@@ -1,4 +1,4 @@
-"""How long an index takes to open: `python tools/benchmark_index.py [--images 80000] [--boxes 3] [--classes 80]`.
+"""How long an index takes to open: `python -m tools.benchmark_index [--images 80000] [--boxes 3] [--classes 80]`.
 
 Writes an index of that size to a temporary folder and opens it again and again (warm: its pages are cached), which
 compares all columns with their hash.

@@ -1,6 +1,6 @@
 """Training images per second and core: this loader against PIL + torchvision's v1 transforms, side by side.
 
-    python tools/benchmark_loader.py FOLDER_OF_JPEGS [--size 448] [--rounds 7]
+    python -m tools.benchmark_loader FOLDER_OF_JPEGS [--size 448] [--rounds 7]
 
 Both decode the same files, take a random resized crop (scale 0.7 to 1), flip, resize to size x size (bilinear) and
 stack batches of 16, in this process with one thread. The baseline ends in normalised floats, as those pipelines do;

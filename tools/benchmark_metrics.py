@@ -1,4 +1,4 @@
-"""Mean average precision beside scikit-learn's on one core, in pairs: `python tools/benchmark_metrics.py`.
+"""Mean average precision beside scikit-learn's on one core, in pairs: `python -m tools.benchmark_metrics`.
 
 Scores are drawn with the class frequencies of a COCO-like set (a few positives an image, one class in half of the
 images) and separate positives from negatives about as well as a trained model. Prints both medians and the ratio.

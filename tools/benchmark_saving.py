@@ -1,6 +1,6 @@
 """How much a save holds up the training: a state of many MB is copied, then written while the steps go on.
 
-    python tools/benchmark_saving.py --mb 300 --step 0.5 --saves 20
+    python -m tools.benchmark_saving --mb 300 --step 0.5 --saves 20
 
 It prints the median and the worst of the time that the training thread stands still for a save, which is to copy the
 state and hand it over; what a step takes while a checkpoint is being written and otherwise; and the share of the time

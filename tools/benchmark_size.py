@@ -1,6 +1,6 @@
 """Very many classes and images: what preparing, opening, drawing, counting and showing take, in seconds and memory.
 
-    .venv/bin/python tools/benchmark_size.py --classes 10000 --images 100000
+    .venv/bin/python -m tools.benchmark_size --classes 10000 --images 100000
 
 The labels are synthetic, a few of each image, a few classes frequent and most rare; all images are one tiny picture
 under many names. Every part is a process of its own, whose peak memory is stated; `--gib` ends one that goes beyond.

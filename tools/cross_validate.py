@@ -1,6 +1,6 @@
 """Choose settings without touching the test set: every combination of `--vary` on every fold of `data.train`.
 
-    python tools/cross_validate.py CONFIG --folds 5 --vary optim.lr=0.003,0.01 optim.weight_decay=0,0.1 --out DIR
+    python -m tools.cross_validate CONFIG --folds 5 --vary optim.lr=0.003,0.01 optim.weight_decay=0,0.1 --out DIR
 
 Each combination is trained once a fold, on the other folds, by the same code as `masksup train`; `data.eval` and
 `data.test` are not opened. The score that ranks them pools the held-out logits of all folds and takes the mean AP over

@@ -1,6 +1,6 @@
 """Whether two run folders hold the same run, bit for bit.
 
-    python tools/same_run.py A B
+    python -m tools.same_run A B
 
 Compares config.yaml, metrics.jsonl, result.json and all state in the newest checkpoint: tensors by the sha256 of their
 bytes, everything else key by key. Keys that this program does not know are compared, too. `LEFT_OUT` names the keys

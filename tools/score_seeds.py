@@ -1,6 +1,6 @@
 """Train a configuration with several seeds and score each once on `data.test`: mean and spread.
 
-    python tools/score_seeds.py CONFIG --seeds 0 1 2 --out DIR [key=value ...]
+    python -m tools.score_seeds CONFIG --seeds 0 1 2 --out DIR [key=value ...]
 
 Each seed is a run folder DIR/seed-N, so the same command goes on where it stopped. The last weights are scored. The
 first column counts the classes with at least `--min-positives` positives in `data.train`, the second all that have a

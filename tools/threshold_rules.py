@@ -1,6 +1,6 @@
 """What thresholds are worth on samples that they were not fitted on, by how many samples they were fitted on.
 
-    python tools/threshold_rules.py scores.npz --samples 100 300 1000 3000
+    python -m tools.threshold_rules scores.npz --samples 100 300 1000 3000
 
 The file is one of `masksup eval --predictions` (ids, classes, logits, labels), or any .npz with labels N x C (1, 0, -1
 ignored) and a matrix of logits, or of probabilities (`--probabilities NAME`). Some samples are drawn, the rules of

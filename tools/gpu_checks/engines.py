@@ -4,14 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from tools.gpu_checks.results import Row
 from tools.gpu_checks.setting import Setting
 
 MOST = 1e-4
 """Largest relative difference of a loss from that of one process."""
-_TOOL = Path(__file__).parents[1] / "benchmark_engines.py"
 
 
 def ddp(setting: Setting) -> Iterator[Row]:
@@ -37,7 +35,7 @@ def _measure(setting: Setting, which: list[str]) -> Iterator[Row]:
         str(file),
     ]
     words += ["--steps", "4", "--backbone", "test_resnet"] if setting.tiny else ["--steps", "10"]
-    done = subprocess.run([sys.executable, str(_TOOL), *words, *which])
+    done = subprocess.run([sys.executable, "-m", "tools.benchmark_engines", *words, *which])
     for line in file.read_text().splitlines() if file.exists() else ():
         row = json.loads(line)
         yield {
