@@ -322,7 +322,7 @@ def stop_in_block(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
     monkeypatch.setattr(module, "stop_requested", in_evaluation)
     monkeypatch.setattr("masksup.training.train.stop_requested", afterwards)
-    monkeypatch.setattr("masksup.output.scores.stop_requested", afterwards)
+    monkeypatch.setattr("masksup.saved.score.stop_requested", afterwards)
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -490,7 +490,7 @@ def test_a_reader_that_leaves_takes_no_files_along(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`masksup eval RUN --json FILE | head`: what is written is written before anything is shown."""
-    monkeypatch.setattr("masksup.output.scores._show", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
+    monkeypatch.setattr("masksup.output.scores.show_scores", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert main(["eval", str(clean), "--json", str(tmp_path / "scores.json")]) == READER_LEFT
     assert json.loads((tmp_path / "scores.json").read_text())["images"] == 20

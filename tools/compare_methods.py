@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace, name: str, seed: int, epochs: float) -> dict[
 def _scores(run: Path, part: Part, config: Config) -> dict[str, float]:
     """mAP of each view over the classes that were learnt and over all; then the strata of the clean view."""
     trained = open_trained(run / "checkpoints" / "latest")
-    ids = [part.index.id(int(sample)) for sample in part.samples]
+    ids = part.ids
     train_part = open_source(config.data, config.seed).train
     learnt = dict(zip(part.index.classes, (train_part.labels_NC == 1).sum(0) >= LEARNT))
     found: dict[str, float] = {}

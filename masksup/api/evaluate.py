@@ -12,9 +12,9 @@ from masksup.config.schema import Config
 from masksup.data.masks import Level
 from masksup.errors import JobError, UserError
 from masksup.exits import told_plainly
-from masksup.output.scores import EvalFiles, scores_of
 from masksup.saved.open import WhichWeights
 from masksup.saved.running import Running
+from masksup.saved.score import scores_of, scoring_of
 
 _ANY: dict[str, Any] = {"data": {"train": ""}, "model": {"backbone": ""}}
 
@@ -35,7 +35,8 @@ def evaluate(
     with told_plainly(), signals.caught("finishes these images, keeps what is done and leaves" if _first() else ""):
         where = None if data is None else Path(data)
         values = {key: getattr(checked.eval, key) for key in given}
-        summary = scores_of(Path(model), where, weights, values, EvalFiles(), masked, running, shown=False)
+        with scoring_of(Path(model), where, weights, values, masked, running) as scoring:
+            summary = scores_of(scoring)
         name = signals.stop_requested()
     if summary is not None:
         return summary

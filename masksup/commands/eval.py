@@ -1,6 +1,7 @@
 """`masksup eval`: a run, checkpoint or archive scored on an index."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from masksup.base import signals
@@ -53,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
     place = find_place()
     # Before torch is loaded, which takes seconds.
     signals.install("finishes these images, keeps what is done and leaves" if place.first else "")
-    from masksup.output.scores import EvalFiles, scores_of
+    from masksup.output.scores import EvalFiles, show_scores, write_scores
     from masksup.runtime.join import told_once
+    from masksup.saved.score import scores_of, scoring_of
 
     refuse_threshold(args.threshold)
     if args.bootstrap is not None and args.bootstrap < 0:
@@ -65,11 +67,18 @@ def run(args: argparse.Namespace) -> int:
     rules = {name: getattr(args, name) for name in names}
     wanted = EvalFiles(json_file(args.json), args.predictions, args.write_voc_server, args.voc_competition)
     running = running_of(args)
-    # A file is written by `scores_of`, before it shows anything.
+    # A file is written by `write_scores`, before anything is shown.
     with given_as_json(STDOUT if args.json == STDOUT else None) as give:
         with told_once(place):
             model = model_of(args)
-        summary = scores_of(model, args.data, args.weights, rules, wanted, args.masked, running)
-        if summary is not None and place.first:
-            give(summary)
+            if args.masked and wanted.voc_server:
+                raise UserError("--write-voc-server: given with --masked, but the server scores whole images; drop one")
+        with scoring_of(model, args.data, args.weights, rules, args.masked, running) as scoring:
+            with scoring.group.together():
+                files = wanted.checked(scoring.trained, scoring.part) if place.first else None
+            deliver = partial(write_scores, wanted, files, scoring.part)
+            summary = scores_of(scoring, deliver, every_score=wanted.every_score)
+            if summary is not None and place.first:  # written by now, because a reader of what is shown may leave
+                show_scores(summary, scoring.trained)
+                give(summary)
     return STOPPED if summary is None else 0

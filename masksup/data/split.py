@@ -38,6 +38,11 @@ class Part:
         return rows if self.chosen is None else self.chosen[rows]
 
     @property
+    def ids(self) -> list[str]:
+        """The ids of all samples, made anew."""
+        return [self.index.id(int(sample)) for sample in self.samples]
+
+    @property
     def labels(self) -> Labels:
         """The labels as the index keeps them: of very many classes, in little memory."""
         labels = self.index.labels_NC

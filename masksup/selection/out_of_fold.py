@@ -133,7 +133,7 @@ def _write(file: Path, trained: Trained, part: Part, masked: Level | None) -> No
 
 
 def _masks(level: Level, trained: Trained, part: Part) -> FixedMasks:
-    return evaluation_masks(level, trained.config.model.size, [part.index.id(int(sample)) for sample in part.samples])
+    return evaluation_masks(level, trained.config.model.size, part.ids)
 
 
 def _predict(trained: Trained, part: Part) -> Outputs:

@@ -220,7 +220,7 @@ def _scored(run: Run, name: str, part: Part, masks: FixedMasks | None, facts: di
 
 
 def _masks(run: Run, part: Part, level: Level) -> FixedMasks:
-    return evaluation_masks(level, run.config.model.size, [part.index.id(int(sample)) for sample in part.samples])
+    return evaluation_masks(level, run.config.model.size, part.ids)
 
 
 def _take_weights(run: Run) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 def main() -> None:
     import masksup.output.scores
+    import masksup.saved.score
     import masksup.training.train  # noqa: F401  what every rank would import
     from masksup.cli import main as command
 
