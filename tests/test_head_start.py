@@ -106,7 +106,7 @@ def test_csra_has_the_log_odds_in_the_mean_over_the_first_batch(
         batches = next(feature_batches(features, train_part, plan, 0, config))
         logits_BC = torch.cat([ours.head(batch["features"]) for batch in batches])
     else:
-        batches = next(train_loader(train_dataset(config, train_part, plan), plan, 0, 0))
+        batches = next(train_loader(train_dataset(config, train_part, plan), 0, 0))
         logits_BC = torch.cat([ours(batch["image"]) for batch in batches])
     assert len(batches) == 2
     present, absent = train_part.count(1), train_part.count(0)

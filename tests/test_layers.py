@@ -9,6 +9,8 @@ from statistics import mean
 
 import pytest
 
+from masksup.config.components import DATASETS, HEADS, LOSSES, METHODS
+
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     "errors", "base", "exits", "config", "data", "metrics", "models", "losses", "methods", "decisions", "runtime",
@@ -27,6 +29,8 @@ LOADED_WHEN_CALLED = {  # by `masksup.train`, `evaluate` and `load`
 }  # fmt: skip
 # A page of settings is as long as there are settings.
 LONG = {"masksup/config/schema.py"}
+# Its arguments are those of the page on Python.
+CALLED_BY_SETTINGS = {"masksup/__init__.py:evaluate"}
 WITHOUT_TORCH = (
     "masksup.decisions", "masksup.inference", "masksup.output.labels", "masksup.config", "masksup.base",
     "masksup.track",
@@ -102,6 +106,36 @@ def test_functions_and_files_stay_short() -> None:
     assert mean(lengths.values()) < 12
     long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES.values()}
     assert {name: lines for name, lines in long.items() if lines > 300 and name not in LONG} == {}
+
+
+def test_functions_take_the_object_that_they_unpack() -> None:
+    """Seven arguments at most, but for what is called by its settings."""
+    many = {}
+    for path in SOURCES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                many[f"{path.relative_to(ROOT)}:{node.name}"] = len([one for one in given if one.arg != "self"])
+    called_by_settings = {f"{path}.py:{name}" for path, name in _parts()} | CALLED_BY_SETTINGS
+    assert {name for name, arguments in many.items() if arguments > 7} <= called_by_settings
+
+
+def _parts() -> Iterator[tuple[str, str]]:
+    """Of each part that can be chosen by name, the file and the function whose parameters are its options."""
+    for registry in (HEADS, LOSSES, METHODS, DATASETS):
+        for target in registry.entries.values():
+            module, attribute = target.split(":")
+            yield module.replace(".", "/"), attribute if registry is DATASETS else "__init__"
+
+
+def test_one_name_is_one_thing() -> None:
+    """Among the classes of `masksup` and `launch`."""
+    found: dict[str, list[str]] = {}
+    for name, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not name.startswith("tools"):
+                found.setdefault(node.name, []).append(name)
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
 @pytest.mark.parametrize("package", WITHOUT_TORCH)

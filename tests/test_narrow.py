@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.sweeps.results import ScoredSetting, as_text
-from launch.watch.status import Row
+from launch.watch.status import RunStatus
 from launch.watch.table import show
 from masksup.base.fitted import fitted
 from masksup.calibration import show as calibration
@@ -73,10 +73,10 @@ def test_a_table_keeps_whole_what_it_keeps(width: int) -> None:
 def test_status(width: int, tmp_path: Path) -> None:
     facts: dict[str, Any] = {"ranks": 4, "epoch": 1.2, "score": 80.12, "images_per_second": 1234.0}
     table = [
-        Row(
+        RunStatus(
             "optim.lr=0.001,model.head.name=csra/seed5", "104512_3", "waiting", note="AssocGrpCPUMinutesLimit", **facts
         ),
-        Row("b", "104513", "running", **facts),
+        RunStatus("b", "104513", "running", **facts),
     ]
     text = printed(width, lambda console: show(table, console, tmp_path))
     lines = text.splitlines()

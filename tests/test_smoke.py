@@ -10,7 +10,7 @@ import pytest
 from masksup.cli import main
 from masksup.errors import JobError
 from masksup.export.check import Check
-from masksup.smoke.chain import Cell, _judge
+from masksup.smoke.chain import Trial, _judge
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -42,7 +42,7 @@ def test_the_chain_holds(
 
 
 def test_numbers_that_differ_end_it() -> None:
-    good = Cell("fp32", "cpu", 1, 3, Check(6, "images", 1e-6, 1.0, None, None), 50.0, 1.0)
+    good = Trial("fp32", "cpu", 1, 3, Check(6, "images", 1e-6, 1.0, None, None), 50.0, 1.0)
     _judge(good, 50.00001)
     for bad, says in (
         (replace(good, mean_ap=49.0), "mAP of fp32, cpu, 1 thread, batch 3 is 49.0, but mAP of masksup eval is 50"),

@@ -10,7 +10,7 @@ from masksup.data.split import make_plan, open_source, train_dataset
 from masksup.errors import UserError
 from masksup.evaluation.blocks import image_blocks
 from masksup.models.backbones import takes_any_side
-from masksup.selection.ladder import Start, ladder
+from masksup.selection.ladder import StartingPoint, ladder
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -50,6 +50,6 @@ def test_a_ladder_uses_what_it_fine_tunes_at_a_larger_size_where_it_can() -> Non
     assert not takes_any_side("test_vit", 64)
     sides = []
     for any_side in (True, False):
-        rung = next(r for r in ladder(Start("net", "file.pth", 224, 0, any_side)) if r.name == "finetuned-224")
+        rung = next(r for r in ladder(StartingPoint("net", "file.pth", 224, 0, any_side)) if r.name == "finetuned-224")
         sides.append((rung.settings["augment"].get("size"), rung.settings["model"]["size"]))
     assert sides == [(224, 320), (None, 224)]

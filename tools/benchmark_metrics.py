@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from masksup.metrics.average_precision import average_precision
+from masksup.metrics.bootstrap import ScoredPairs
 from masksup.metrics.pairs import Labels, Scores
 from masksup.metrics.strata import MIXED, Division
 from masksup.metrics.stratified import stratified_scores
@@ -59,9 +60,8 @@ def stratified_seconds(scores_NC: Scores, labels_NC: Labels, resamples: int) -> 
 
     def by_stratum(count: int) -> Any:
         images_N = np.arange(len(scores_NC))
-        return stratified_scores(
-            scores_NC, labels_NC, names, divided, images_N, ap_rule="area", threshold=0.5, resamples=count
-        )
+        pairs = ScoredPairs.of(scores_NC, labels_NC, "area", 0.5)
+        return stratified_scores(pairs, names, divided, images_N, resamples=count)
 
     calls: list[Callable[[], Any]] = [
         lambda: score(scores_NC, labels_NC, names), lambda: by_stratum(0), lambda: by_stratum(resamples),

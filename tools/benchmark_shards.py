@@ -68,7 +68,7 @@ def _rate(index: Index, size: int) -> float:
         "benchmark",
     )  # fmt: skip
     plan = make_plan(config, whole(index))
-    batches = train_loader(train_dataset(config, whole(index), plan), plan, 0, 0)
+    batches = train_loader(train_dataset(config, whole(index), plan), 0, 0)
     began = time.perf_counter()
     for _ in range(STEPS):
         next(batches)

@@ -1,5 +1,6 @@
 """The tour of `make quickstart`: prepare, train, interrupt, resume, score, predict, with the commands a user types."""
 
+import argparse
 import shlex
 import shutil
 import signal
@@ -80,4 +81,5 @@ def interrupt_half_way(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     sys.exit(main())

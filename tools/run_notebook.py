@@ -5,13 +5,13 @@ outputs as nbformat 4 has them; files in the current folder are shown without it
 the file stays as it was.
 """
 
+import argparse
 import ast
 import base64
 import contextlib
 import io
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ _PICTURES = {"image/png": "_repr_png_", "image/svg+xml": "_repr_svg_"}
 
 
 def main() -> None:
-    file = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, metavar="NOTEBOOK.ipynb")
+    file = parser.parse_args().file.resolve()
     notebook = json.loads(file.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         execute(notebook)

@@ -1,5 +1,6 @@
 """Print the installed versions of everything the package needs, as pip constraints (`make constraints`)."""
 
+import argparse
 import re
 from importlib import metadata
 
@@ -35,4 +36,5 @@ def _visit(name: str, extras: set[str], found: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

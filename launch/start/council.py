@@ -17,7 +17,7 @@ BEAT_S, LOST_S = 1.0, 8.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Agreement:
     """How the job goes on."""
 
     why: str = ""
@@ -91,7 +91,9 @@ class Council:
         """Why there is something to recover from, if there is."""
         return self._get(f"{self.round}/broken")
 
-    def next(self, own: dict[str, Any], seconds: float, decide: Callable[[list[int], list[Any]], Plan]) -> Plan:
+    def next(
+        self, own: dict[str, Any], seconds: float, decide: Callable[[list[int], list[Any]], Agreement]
+    ) -> Agreement:
         """Agree on how to go on. `own`: what this keeper has. `decide` is called on the first keeper, with the keepers
         that said nothing within so many seconds, and with what each of the others has.
         """
@@ -103,9 +105,9 @@ class Council:
         while (text := self._get(f"{self.round}/plan")) is None:
             self.beat()
             if self.lost():
-                return Plan(stop="the first keeper is lost")
+                return Agreement(stop="the first keeper is lost")
             time.sleep(PAUSE_S)
-        plan = Plan(**json.loads(text))
+        plan = Agreement(**json.loads(text))
         if plan.members is not None:
             self.members = plan.members
         return plan

@@ -21,8 +21,8 @@ from launch.cluster.sbatch_script import Work
 from launch.ledger import Folder, Start, Token
 from launch.start.preflight import REPORT
 from launch.start.start import (
+    Judgement,
     Scheduler,
-    Verdict,
     job_resources,
     last_words,
     outlives_nodes,
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     return status
 
 
-def _leave(folder: Folder, token: Token, verdict: Verdict) -> int:
+def _leave(folder: Folder, token: Token, verdict: Judgement) -> int:
     if verdict.not_again is None:
         return _again(token, verdict.bad_nodes, job_resources(folder))
     say(f"not started again: {verdict.not_again}")

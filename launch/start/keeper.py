@@ -28,7 +28,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 
 from launch.ledger import Folder, append, read_json
 from launch.start import rank
-from launch.start.council import PAUSE_S, Council, Plan
+from launch.start.council import PAUSE_S, Agreement, Council
 from launch.start.orphaned import queue_again
 from launch.start.recover import recovery
 from launch.start.start import job_resources, leave_word, outlives_nodes, taken_over
@@ -69,7 +69,7 @@ class Keeper:
         self.outlives = outlives
         self.host, self.token = os.uname().nodename, os.environ.get("MASKSUP_TOKEN", "")
         self.shelf = Shelf.make()
-        self.plans: list[Plan] = []
+        self.plans: list[Agreement] = []
         """Of the recoveries."""
         self.hosts: list[str] = []
         """Of all keepers at the start."""
@@ -166,7 +166,7 @@ class Keeper:
             os.kill(self._pid, number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
 
-    def _variables(self, council: Council, plan: Plan, broke: float) -> dict[str, str]:
+    def _variables(self, council: Council, plan: Agreement, broke: float) -> dict[str, str]:
         """What a rank has as if torchrun had started it, with the keepers' store as that of its agent."""
         here = [has for has in council.has() if has["host"] == self.host]
         own = [has["number"] for has in here].index(self.place.rank)
@@ -235,18 +235,18 @@ class Keeper:
         if not council.is_over():
             council.broken(f"rank {self.rank} on {self.host} left with status {status}")
 
-    def _first_plan(self, missing: list[int], _: list[Any]) -> Plan:
+    def _first_plan(self, missing: list[int], _: list[Any]) -> Agreement:
         if not missing:
-            return Plan()
+            return Agreement()
         who = f"{named(missing)} of {self.place.world}"
-        return Plan(stop=f"{who} did not show up within {self.patience:.0f} s (parallel.start_seconds)")
+        return Agreement(stop=f"{who} did not show up within {self.patience:.0f} s (parallel.start_seconds)")
 
-    def _decide(self, why: str, missing: list[int], has: list[Any]) -> Plan:
+    def _decide(self, why: str, missing: list[int], has: list[Any]) -> Agreement:
         """How to go on; on the first keeper for all."""
         if self._asked:
-            return Plan(stop="asked to leave")
+            return Agreement(stop="asked to leave")
         if taken_over(self.folder, self.token):
-            return Plan(stop="another start holds this run now")
+            return Agreement(stop="another start holds this run now")
         reached = int(read_json(self.folder.heartbeat).get("last_step", -1))
         there = {row["number"]: row for row in has if row and row["number"] not in missing}
         gone, fewest = {number: self.hosts[number] for number in missing}, job_resources(self.folder).fewest_ranks
@@ -287,7 +287,6 @@ class Keeper:
 
 def main(run: Path) -> int:
     """Keep a rank of the run in this folder."""
-    import masksup.output.scores
     import masksup.training.train  # noqa: F401  what every rank would import
 
     folder = Folder(run)

@@ -20,6 +20,7 @@ from launch.ledger import write_json
 from launch.start.fitness import RankReport, problems, shared_mistake
 from masksup.base.files import to_disk
 from masksup.base.place import Place, find_place
+from masksup.base.words import reason
 from masksup.errors import JobError, UserError
 from masksup.exits import USER_ERROR
 
@@ -117,7 +118,7 @@ def _look_at_gpu(card: RankReport, place: Place) -> None:
             free, total = torch.cuda.mem_get_info(gpu_of(place, card.gpus, shared=True))
             card.busy_mib = (total - free) / 2**20
     except RuntimeError as error:
-        card.gpu_problem = " ".join(str(error).split("\n")[0].split())
+        card.gpu_problem = reason(error)
 
 
 def _nccl() -> str | None:

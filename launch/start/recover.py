@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from launch.start.council import Plan
+from launch.start.council import Agreement
 from masksup.base.words import counted
 from masksup.runtime.rendezvous import named
 
@@ -13,9 +13,9 @@ IN_VAIN = 2
 
 
 def recovery(
-    why: str, has: Mapping[int, Mapping[str, Any]], missing: Mapping[int, str], before: Sequence[Plan], reached: int,
-    fewest: int,
-) -> Plan:  # fmt: skip
+    why: str, has: Mapping[int, Mapping[str, Any]], missing: Mapping[int, str], before: Sequence[Agreement],
+    reached: int, fewest: int,
+) -> Agreement:  # fmt: skip
     """The plan after something broke.
 
     has: by number of keeper, its host and the steps of its snapshots. missing: the hosts of keepers that say nothing
@@ -24,16 +24,16 @@ def recovery(
     """
     steps = set.intersection(*(set(row["steps"]) for row in has.values()))
     furthest = max([reached, *(plan.furthest for plan in before)])
-    plan = Plan(why, max(steps, default=None), furthest, members=list(has))
+    plan = Agreement(why, max(steps, default=None), furthest, members=list(has))
     if [(other.furthest, other.step) for other in before].count((plan.furthest, plan.step)) >= IN_VAIN:
-        return Plan(stop=f"{why}, after {IN_VAIN} recoveries at step {furthest}")
+        return Agreement(stop=f"{why}, after {IN_VAIN} recoveries at step {furthest}")
     if not missing:
         return plan
     hosts = sorted(set(missing.values()))
     lost = f"nothing is heard of the keeper{'s' * (len(missing) > 1)} of {named(list(missing))} on {', '.join(hosts)}"
     if {row["host"] for row in has.values()}.intersection(hosts):
-        return Plan(stop=lost)  # a place of a node that is there would stand empty
+        return Agreement(stop=lost)  # a place of a node that is there would stand empty
     if len(has) >= fewest:
         return replace(plan, why=lost)
     too_few = f"{lost}; found {counted(len(has), 'rank')} left, expected {fewest}"
-    return Plan(stop=too_few) if plan.step is None else replace(plan, why=too_few, leave=True)
+    return Agreement(stop=too_few) if plan.step is None else replace(plan, why=too_few, leave=True)

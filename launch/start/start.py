@@ -57,7 +57,7 @@ class Scheduler:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     outcome: str
     not_again: str | None
     """Why the run is not to be started again; None if it is."""
@@ -73,13 +73,13 @@ def job_resources(folder: Folder) -> Resources:
     return Resources.model_validate(read_json(folder.job).get("resources", {}))
 
 
-def run_start(folder: Folder, token: Token, nodes: list[str], scheduler: Scheduler, began: float) -> Verdict:
+def run_start(folder: Folder, token: Token, nodes: list[str], scheduler: Scheduler, began: float) -> Judgement:
     """Start the ranks of a run once, wait for them, and write down how it went. `began`: start of the job's clock."""
     resources = job_resources(folder).on(len(nodes))
     refusal = _refusal(folder, token)
     if refusal is not None:
         say(refusal)
-        return Verdict("superseded", refusal, [])
+        return Judgement("superseded", refusal, [])
     start = begin(folder, token, nodes, _gpus(resources, scheduler), began)
     write_atomically(folder.fence, f"{token}\n")
     say(f"{folder.run}: start {start.number}, job {token.job}, restart {token.restart}, on {','.join(nodes)}")
@@ -88,14 +88,14 @@ def run_start(folder: Folder, token: Token, nodes: list[str], scheduler: Schedul
     if spent is not None or folder.cancelled.exists():
         result, why = ("cancelled", "cancelled") if folder.cancelled.exists() else ("wrong", str(spent))
         end(folder, start, result, error=why)
-        return Verdict(result, why, [])
+        return Judgement(result, why, [])
     unfit = _preflight(folder, start, resources, scheduler.start_ranks) if resources.preflight else 0
     if unfit:
         bad, error = read_bad(folder.path)
         result = "wrong" if unfit == USER_ERROR else "lost"
         end(folder, start, result, error=error, bad_nodes=bad)
         say(f"start {start.number}: {'' if unfit == USER_ERROR else 'not fit to train on: '}{error}")
-        return Verdict(result, why_not_again(result, starts(folder), resources), bad)
+        return Judgement(result, why_not_again(result, starts(folder), resources), bad)
     status = _ranks(folder, start, resources, scheduler.start_ranks)
     return _judge(folder, start, status, scheduler, began)
 
@@ -206,11 +206,11 @@ def _judge(
     status: int,
     scheduler: Scheduler,
     began: float,
-) -> Verdict:
+) -> Judgement:
     resources = job_resources(folder)
     if taken_over(folder, start.token):
         say("another start holds this run now; this one writes nothing more")
-        return Verdict("superseded", "superseded", [])
+        return Judgement("superseded", "superseded", [])
     said = _srun_said(folder, start)
     world = max(ranks_now(folder, start), resources.fewest_ranks)
     exits = _exits(folder, start, world, patient=status in _ALL_LEFT_A_WORD and not refused_for_good(said))
@@ -230,7 +230,7 @@ def _judge(
     end(folder, start, result, error=error, bad_nodes=bad)
     reason = why_not_again(result, starts(folder), resources)
     say(f"start {start.number}: {result}" + (f": {error}" if error else ""))
-    return Verdict(result, reason, bad)
+    return Judgement(result, reason, bad)
 
 
 def _trained(folder: Folder, start: Start) -> bool:

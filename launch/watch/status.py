@@ -27,7 +27,7 @@ STATES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class RunStatus:
     """One run."""
 
     run: str
@@ -78,7 +78,7 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def rows(runs: Iterable[Path], base: Path, hours: bool = True) -> list[Row]:
+def rows(runs: Iterable[Path], base: Path, hours: bool = True) -> list[RunStatus]:
     """The table of these runs; three questions to SLURM whatever their number."""
     folders = [Folder(run) for run in runs]
     closed = {folder: who for folder in folders if (who := folder.closed_by) is not None}
@@ -107,12 +107,12 @@ def _ask(
         return here, None, str(error)
 
 
-def _closed(folder: Folder, base: Path, who: str) -> Row:
+def _closed(folder: Folder, base: Path, who: str) -> RunStatus:
     """What anybody may see of a run whose launch folder is somebody else's."""
     score = score_of(read_json(folder.result))
     state = "finished" if score is not None else "closed"
     note = None if score is not None else f"this run is {who}'s; you may not look into it"
-    return Row(run=_name(folder, base), job=None, state=state, score=score, note=note)
+    return RunStatus(run=_name(folder, base), job=None, state=state, score=score, note=note)
 
 
 def _name(folder: Folder, base: Path) -> str:
@@ -126,7 +126,7 @@ def _row(
     history: list[Start],
     accounts: list[slurm.Accounted] | None,
     problem: str | None,
-) -> Row:
+) -> RunStatus:
     beat = read_json(folder.heartbeat if seen.job is not None or history else folder.plain_heartbeat)
     newest = history[-1] if history else None
     own = bool(progress(folder, newest)) if newest is not None else seen.job is None
@@ -139,7 +139,7 @@ def _row(
     recovered = recoveries(folder)
     spent = gpu_hours(history, _of(accounts, history), recoveries=recovered)
     result = read_json(folder.result)
-    return Row(
+    return RunStatus(
         run=_name(folder, base), job=seen.job, state=state, slurm=seen.now.state if seen.now else None,
         nodes=len(newest.nodes) if newest else None, ranks=beat.get("ranks") if own else None,
         heartbeat_age=age, phase=beat.get("phase"), step=beat.get("last_step"), total_steps=beat.get("total_steps"),
@@ -255,5 +255,5 @@ def _error(history: list[Start], state: str) -> str | None:
     return next((start.error for start in reversed(history) if start.error), None)
 
 
-def as_json(table: list[Row]) -> str:
+def as_json(table: list[RunStatus]) -> str:
     return json.dumps([asdict(row) for row in table], indent=1, allow_nan=False)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.sweeps.results import sweep_of
-from launch.watch.status import STATES, Row, as_json, find_runs, rows
+from launch.watch.status import STATES, RunStatus, as_json, find_runs, rows
 from masksup.base.fitted import fitted, needed
 from masksup.base.words import counted, shortened
 from masksup.errors import UserError, nearest
@@ -20,20 +20,20 @@ from masksup.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class _Column:
-    value: Callable[[Row], Any]
-    text: Callable[[Row], str]
+    value: Callable[[RunStatus], Any]
+    text: Callable[[RunStatus], str]
     number: bool = True
 
 
-def _counted(value: Callable[[Row], float | None], form: str) -> _Column:
+def _counted(value: Callable[[RunStatus], float | None], form: str) -> _Column:
     return _Column(value, lambda row: "" if (found := value(row)) is None else form.format(found))
 
 
-def _state(row: Row) -> str:
+def _state(row: RunStatus) -> str:
     return f"{row.state} ({row.note})" if row.state == "waiting" and row.note else row.state
 
 
-def _starts(row: Row) -> str:
+def _starts(row: RunStatus) -> str:
     """Three starts, in which ranks were forked anew twice: 3+2."""
     return f"{row.starts}+{row.recoveries}" if row.recoveries else str(row.starts)
 
@@ -103,7 +103,7 @@ def status(folder: Path, as_json_: bool, watch: float | None, asked: View = View
         time.sleep(watch)
 
 
-def chosen(table: list[Row], asked: View) -> list[Row]:
+def chosen(table: list[RunStatus], asked: View) -> list[RunStatus]:
     """The rows of the states asked for; names rise, numbers fall, and what has none comes last."""
     kept = [row for row in table if not asked.states or row.state in asked.states]
     value = _COLUMNS[asked.sort].value
@@ -112,7 +112,7 @@ def chosen(table: list[Row], asked: View) -> list[Row]:
     return sorted(known, key=value, reverse=falls) + [row for row in kept if value(row) is None]
 
 
-def show(table: list[Row], console: Console, folder: Path, columns: Sequence[str] = tuple(_COLUMNS)) -> None:
+def show(table: list[RunStatus], console: Console, folder: Path, columns: Sequence[str] = tuple(_COLUMNS)) -> None:
     if not table:
         return
     room = max(_NARROWEST, console.width - _REST)
@@ -129,7 +129,7 @@ def show(table: list[Row], console: Console, folder: Path, columns: Sequence[str
     console.print(summary(table), markup=False, soft_wrap=True)
 
 
-def _printed(table: list[Row], columns: Sequence[str], room: int) -> Table:
+def _printed(table: list[RunStatus], columns: Sequence[str], room: int) -> Table:
     """room: letters for the name of a run."""
     printed = Table(box=None, pad_edge=False)
     for name in columns:
@@ -144,9 +144,9 @@ def _printed(table: list[Row], columns: Sequence[str], room: int) -> Table:
     return printed
 
 
-def _by_sweep(table: list[Row], folder: Path) -> dict[str, list[Row]]:
+def _by_sweep(table: list[RunStatus], folder: Path) -> dict[str, list[RunStatus]]:
     """The rows of each sweep below `folder`, where there is more than that one sweep."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[RunStatus]] = {}
     for row in table:
         home = sweep_of(folder / row.run)
         if home is not None and home.is_relative_to(folder) and home != folder:
@@ -154,7 +154,7 @@ def _by_sweep(table: list[Row], folder: Path) -> dict[str, list[Row]]:
     return groups
 
 
-def summary(table: list[Row]) -> str:
+def summary(table: list[RunStatus]) -> str:
     """One line for all runs."""
     states = [row.state for row in table]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))

@@ -102,7 +102,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     from masksup.selection.data import indexes
     from masksup.selection.facts import facts_of
     from masksup.selection.finish import calibrate_winner, train_winner, write_winner
-    from masksup.selection.ladder import Start, ladder
+    from masksup.selection.ladder import StartingPoint, ladder
     from masksup.selection.show import last_lines, plan_lines, table_of, test_scores
 
     train_index, test_index = indexes(args.data, args.csv, args.root, args.test, args.out)
@@ -110,7 +110,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     for line in facts.lines():
         log.info(line)
     log.info(f"each setting is trained {args.folds} times on a part of the images and scored on the rest")
-    start = Start(args.backbone, args.weights, args.size, args.seed, takes_any_side(args.backbone, args.size))
+    start = StartingPoint(args.backbone, args.weights, args.size, args.seed, takes_any_side(args.backbone, args.size))
     budget = Budget(None if args.trials else args.minutes or MINUTES, args.trials)
     options = {name: getattr(args, name) for name in ("backbone", "weights", "size", "seed", "folds")}
     options |= {

@@ -3,14 +3,15 @@
 import argparse
 from pathlib import Path
 
-from masksup.output.listing import add_json, show
+from masksup.base.json_option import add_json
+from masksup.output.listing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME", help="only of this data set, such as voc2007")
     parser.add_argument("--method", metavar="NAME", help="only with this method, head, loss or family, such as mcar")
     parser.add_argument("--configs", type=Path, metavar="DIR", help="another folder of them (default: configs)")
-    add_json(parser)
+    add_json(parser, "the rows")
 
 
 def run(args: argparse.Namespace) -> None:

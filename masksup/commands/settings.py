@@ -2,14 +2,15 @@
 
 import argparse
 
-from masksup.output.listing import add_json, show
+from masksup.base.json_option import add_json
+from masksup.output.listing import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "section", nargs="?", metavar="SECTION", help="only this section or key, such as optim, model.head or optim.lr"
     )
-    add_json(parser)
+    add_json(parser, "the rows")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from masksup.config.conflicts import conflicts
-from masksup.config.messages import items, key_of, leaves, more, one_line
+from masksup.config.messages import first_problem, items, key_of, leaves, more
 from masksup.config.schema import Config
 from masksup.config.yaml_text import parse_yaml, read_yaml, write_yaml
 from masksup.errors import UserError
@@ -90,7 +90,7 @@ def validate(tree: dict[str, Any], origin: str, sources: Mapping[str, str] | Non
         typed = {key for key, where in (sources or {}).items() if where == _TYPED}
         problems = sorted(error.errors(), key=lambda problem: key_of(problem) not in typed)
         where = _source(key_of(problems[0]), sources or {}, origin)
-        raise UserError(f"{where}: {one_line(problems)}{more(problems)}") from None
+        raise UserError(f"{where}: {first_problem(problems)}{more(problems)}") from None
     for broken, message in conflicts(config):
         if broken:
             raise UserError(f"{origin}: {message}")

@@ -42,7 +42,7 @@ def leaves(tree: dict[str, Any]) -> list[str]:
     return [key for key, _ in items(tree)]
 
 
-def one_line(problems: Sequence[Any]) -> str:
+def first_problem(problems: Sequence[Any]) -> str:
     """What is wrong with the key of the first problem; a value may have one for each form that it could have."""
     problem = problems[0]
     location = [str(part) for part in problem["loc"]]

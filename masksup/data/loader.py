@@ -33,10 +33,10 @@ def workers_of(data: Data) -> int:
 
 
 def train_loader(
-    dataset: TrainDataset, plan: Plan, start_step: int, workers: int, place: Place = ALONE, *, prefetch: int = 4,
+    dataset: TrainDataset, start_step: int, workers: int, place: Place = ALONE, *, prefetch: int = 4,
     pin_memory: bool = False, kind: Workers = "processes",
 ) -> Iterator[list[Batch]]:  # fmt: skip
-    """For each step from `start_step` to the last, the micro-batches that are the share of the rank at `place`.
+    """For each step from `start_step` to the last of the plan, the micro-batches that are the share of this rank.
 
     Args:
         workers: loader processes or threads (`kind`); 0 loads in this one. The batches are the same for any number.
@@ -44,6 +44,7 @@ def train_loader(
 
     Raises UserError for an unreadable sample; where `dataset.broken_budget` is above 0, `broken` marks a broken one.
     """
+    plan = dataset.plan
     units = _MicroBatches(plan, start_step, place.rank, place.world)
     batches = _load(dataset, units, workers, prefetch, pin_memory, kind)
     for step in range(start_step, plan.total_steps):

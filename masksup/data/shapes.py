@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from masksup.base.files import as_json, naming, partial_name, read_json
-from masksup.data.prepare.voc import read_voc
+from masksup.data.prepare.voc import DataSet, read_voc
 from masksup.data.shapes_picture import CLASSES, Shape, draw_image
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
@@ -28,7 +28,7 @@ def prepare_shapes(
 ) -> list[IndexContent]:
     """Synthetic shapes, drawn below `root` if they are not there, then read as any data set in VOC layout."""
     draw_shapes(root, train, val, test, size, seed)
-    return read_voc(root / "VOCdevkit" / "VOC2007", "shapes", CLASSES, note="synthetic")
+    return read_voc(root / "VOCdevkit" / "VOC2007", DataSet("shapes", CLASSES, note="synthetic"))
 
 
 def draw_shapes(root: Path, train: int, val: int, test: int, size: int, seed: int) -> None:

@@ -21,7 +21,7 @@ SIDE = 720  # px: longer side of a shown photograph
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledPicture:
     """A picture with the calibrated probabilities of all classes. `photo` is what the network saw, before it was made
     square."""
 
@@ -51,7 +51,7 @@ class Labeller:
     decisions: Decisions
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def label(self, name: str, data: bytes) -> Labelled:
+    def label(self, name: str, data: bytes) -> LabelledPicture:
         """Label an image file, turned as its EXIF says. Raises BrokenImage where it is none."""
         config = self.trained.config
         picture_3HW = self.trained.reads_bytes(data, name)
@@ -64,4 +64,4 @@ class Labeller:
         as_seen = picture_3HW if config.augment.eval_resize == "squish" else input_3SS
         photo = Image.fromarray(as_seen.permute(1, 2, 0).contiguous().numpy())
         photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        return Labelled(name, photo, scores_C, looks, tuple(regions))
+        return LabelledPicture(name, photo, scores_C, looks, tuple(regions))

@@ -8,7 +8,7 @@ from nicegui import app, events, run, ui
 
 from masksup.base.words import counted
 from masksup.demo.guard import AtMost, OwnPagesOnly
-from masksup.demo.labelling import Labelled, Labeller
+from masksup.demo.labelling import LabelledPicture, Labeller
 from masksup.errors import UserError
 from masksup.explain.heat import MEANING
 from masksup.report.thumbnails import as_data
@@ -63,7 +63,7 @@ class Page:
         self.labeller = labeller
         self.names = labeller.trained.classes
         self.thresholds = list(labeller.decisions.thresholds)
-        self.pictures: list[Labelled] = []
+        self.pictures: list[LabelledPicture] = []
         self.chosen: dict[int, int | None] = {}
         self.sliders: list[Any] = []
         self.arrived = self.done = 0  # pictures since nothing was under way
@@ -114,21 +114,21 @@ class Page:
             return
         self.done += 1
         self._tell()
-        if isinstance(found, Labelled):
+        if isinstance(found, LabelledPicture):
             self.pictures.append(found)
             with self.results:
                 self._draw_picture(len(self.pictures) - 1).move(self.results, target_index=0)
         else:
             self._complain(str(found))
 
-    async def _labelled(self, event: events.UploadEventArguments) -> Labelled | str | None:
+    async def _labelled(self, event: events.UploadEventArguments) -> LabelledPicture | str | None:
         """The picture, or why the file is none; None where the page was closed meanwhile."""
         async with self._turn:
             if self.closed:
                 return None
             data = await event.file.read()  # not before: until then it lies on the disk
             try:
-                found: Labelled = await run.io_bound(self.labeller.label, event.file.name, data)
+                found: LabelledPicture = await run.io_bound(self.labeller.label, event.file.name, data)
             except UserError as error:
                 return str(error)
             return found
@@ -263,7 +263,7 @@ class Page:
         self._refresh()
 
 
-def _draw_scale(picture: Labelled) -> None:
+def _draw_scale(picture: LabelledPicture) -> None:
     title, low, high = MEANING[picture.looks.kind]
     with ui.row().classes("items-center text-sm faint gap-2"):
         ui.label(f"{title}: {low}")

@@ -99,7 +99,7 @@ def _loader(built: Built, seconds: float) -> tuple[float, list[dict[str, Tensor]
     """Images a second of the loader, from when its workers are at work; and a step's micro-batches."""
     data = built.config.data
     batches = train_loader(
-        train_dataset(built.config, built.source.train, built.plan), built.plan, 0, workers_of(data),
+        train_dataset(built.config, built.source.train, built.plan), 0, workers_of(data),
         prefetch=data.prefetch, pin_memory=built.device.type == "cuda", kind=data.loader,
     )  # fmt: skip
     first = next(batches)

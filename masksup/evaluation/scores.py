@@ -7,6 +7,7 @@ import numpy as np
 from masksup.config.schema import Config
 from masksup.data.split import Part
 from masksup.evaluation.collect import Counted, Outputs
+from masksup.metrics.bootstrap import ScoredPairs
 from masksup.metrics.strata import divisions
 from masksup.metrics.stratified import interval_protocol, stratified_scores
 from masksup.metrics.summary import score, score_counts
@@ -66,11 +67,9 @@ def _by_stratum(
         return absent | {"stratified_why": "no sample has a label that is present"}
     divided = divisions(part.index, samples_N, config.eval.size_shares)
     protocol["intervals"] = interval_protocol(resamples)
-    scores = stratified_scores(
-        outputs.logits_NC[readable_N], labels_NC, part.index.classes, divided,
-        np.asarray(part.index.sample_image_N)[samples_N],
-        ap_rule=config.eval.ap_rule, threshold=protocol["threshold"], resamples=resamples,
-    )  # fmt: skip
+    pairs = ScoredPairs.of(outputs.logits_NC[readable_N], labels_NC, config.eval.ap_rule, protocol["threshold"])
+    image_N = np.asarray(part.index.sample_image_N)[samples_N]
+    scores = stratified_scores(pairs, part.index.classes, divided, image_N, resamples=resamples)
     # No released code has such scores: under eval.compat, too, they follow the clean rules, and so does their mAP.
     clean = config.eval.compat == "none"
     interval = {"mAP_interval": scores["all"]["mAP_interval"] if clean else None}

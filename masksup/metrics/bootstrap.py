@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from masksup.base.random import draws
 from masksup.metrics.average_precision import ApRule
-from masksup.metrics.pairs import Labels, Scores, check_pairs
+from masksup.metrics.pairs import Labels, Scores, check_pairs, probabilities
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.uint16]
@@ -26,7 +26,7 @@ _CHUNK = 250  # resamples at a time: gathered weights stay within tens of MB for
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ScoredPairs:
     """What is scored, and how: scores rank, a positive that is predicted is recalled, `rule` gives AP.
 
     group_GNC is within labels_NC == 1: each group of positives is scored by itself. UserError for NaN.
@@ -40,6 +40,12 @@ class Pairs:
 
     def __post_init__(self) -> None:
         check_pairs(self.scores_NC, self.labels_NC)
+
+    @classmethod
+    def of(cls, logits_NC: Scores, labels_NC: Labels, rule: ApRule, threshold: float) -> "ScoredPairs":
+        """All positives as one group. Logits rank; a pair is predicted if its probability is >= threshold."""
+        predicted_NC = probabilities(logits_NC) >= threshold
+        return cls(logits_NC, labels_NC, (labels_NC == 1)[None], predicted_NC, rule)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class GroupScores:
         return recall
 
 
-def weighted_scores(pairs: Pairs, weights_NR: Weights) -> GroupScores:
+def weighted_scores(pairs: ScoredPairs, weights_NR: Weights) -> GroupScores:
     """Scores of each group of positives against all negatives of their class, under R weightings of the samples.
 
     Positives outside a group take no part in its scores, as ignored pairs do. Ties are ranked together.
@@ -106,7 +112,7 @@ def weighted_scores(pairs: Pairs, weights_NR: Weights) -> GroupScores:
 
 
 def bootstrap(
-    pairs: Pairs, image_N: NDArray[np.integer], *, resamples: int, seed: int
+    pairs: ScoredPairs, image_N: NDArray[np.integer], *, resamples: int, seed: int
 ) -> tuple[Floats, Floats, Floats]:
     """(mAP, recall of all pairs, mean recall of classes), each G x R: of `resamples` resamples of the images.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.metrics.average_precision import ApRule, average_precision
-from masksup.metrics.bootstrap import Floats, Pairs, bootstrap
+from masksup.metrics.bootstrap import Floats, ScoredPairs, bootstrap
 from masksup.metrics.pairs import Labels, Scores
 from masksup.metrics.stratified import LEVEL, SEED
 
@@ -32,7 +32,7 @@ def resampled(
     scores_NC: Scores, labels_NC: Labels, image_N: NDArray[np.integer], rule: ApRule, resamples: int
 ) -> Resampled:
     """Resample r draws the same images for any model. image_N: the image of each sample, drawn as one."""
-    pairs = Pairs(scores_NC, labels_NC, (labels_NC == 1)[None], scores_NC >= 0, rule)
+    pairs = ScoredPairs(scores_NC, labels_NC, (labels_NC == 1)[None], scores_NC >= 0, rule)
     means_GR, _, _ = bootstrap(pairs, image_N, resamples=resamples, seed=SEED)
     ap_C = 100 * average_precision(scores_NC, labels_NC, rule)
     return Resampled(ap_C, float(np.nanmean(ap_C)), 100 * means_GR[0])

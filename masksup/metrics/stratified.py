@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.metrics.average_precision import ApRule
-from masksup.metrics.bootstrap import Pairs, bootstrap, weighted_scores
-from masksup.metrics.pairs import Labels, Scores, probabilities
+from masksup.metrics.bootstrap import ScoredPairs, bootstrap, weighted_scores
 from masksup.metrics.strata import MIXED, WITHOUT_BOXES, Division
 
 LEVEL = 95  # percent of the resamples between the ends of an interval
@@ -30,13 +28,13 @@ STRATUM_SCORES = ("mAP", "OR", "CR")
 
 
 def stratified_scores(
-    logits_NC: Scores, labels_NC: Labels, classes: Sequence[str], divided: Mapping[str, Division | str],
-    image_N: NDArray[np.integer], *, ap_rule: ApRule, threshold: float, resamples: int = 0,
+    pairs: ScoredPairs, classes: Sequence[str], divided: Mapping[str, Division | str], image_N: NDArray[np.integer], *,
+    resamples: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores in PERCENT of all positives and of each stratum, as a dict that `json.dump` takes.
 
-    Logits rank; a pair is predicted if its probability is >= threshold. divided: what `strata.divisions` gives for
-    these samples. image_N: the image of each sample, drawn as one.
+    pairs: all positives as one group (`ScoredPairs.of`). divided: what `strata.divisions` gives for these samples.
+    image_N: the image of each sample, drawn as one.
     resamples: number of bootstrap resamples; 0 gives no intervals.
 
     Keys: `all` and, for each division, `{rule, strata: {name: scores}, mixed, without_boxes}` with the number of
@@ -44,13 +42,13 @@ def stratified_scores(
     positives there and any negatives), `OR` (recall of all pairs) and `CR` (mean over classes of the recall of each),
     each with `..._interval` [low, high] or None; `positives` (pairs), `scored_classes`, `AP`, class -> percent or None.
     """
-    positive_NC = labels_NC == 1
+    (positive_NC,) = pairs.group_GNC
     known = {key: division for key, division in divided.items() if isinstance(division, Division)}
     names = [("all", "")] + [(key, name) for key, division in known.items() for name in division.names]
     groups = [positive_NC]
     for division in known.values():
         groups += [positive_NC & (division.stratum_NC == number) for number in range(len(division.names))]
-    pairs = Pairs(logits_NC, labels_NC, np.stack(groups), probabilities(logits_NC) >= threshold, ap_rule)
+    pairs = replace(pairs, group_GNC=np.stack(groups))
     rows = _rows(pairs, classes)
     if resamples:
         _add_intervals(rows, pairs, image_N, resamples)
@@ -78,7 +76,7 @@ def interval_protocol(resamples: int) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _rows(pairs: Pairs, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(pairs: ScoredPairs, classes: Sequence[str]) -> list[dict[str, Any]]:
     scores = weighted_scores(pairs, np.ones((len(pairs.scores_NC), 1), np.uint16))
     values = (scores.mean_ap_GR, scores.overall_recall_GR, scores.class_recall_GR)
     rows = []
@@ -95,7 +93,9 @@ def _rows(pairs: Pairs, classes: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _add_intervals(rows: list[dict[str, Any]], pairs: Pairs, image_N: NDArray[np.integer], resamples: int) -> None:
+def _add_intervals(
+    rows: list[dict[str, Any]], pairs: ScoredPairs, image_N: NDArray[np.integer], resamples: int
+) -> None:
     enough = [len(np.unique(image_N[group_NC.any(axis=1)])) >= LEAST_IMAGES for group_NC in pairs.group_GNC]
     if not any(enough):
         return

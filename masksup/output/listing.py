@@ -1,31 +1,25 @@
 """A list for people, or the same as JSON: what the commands print that only look things up."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import fill
 from typing import Any
 
-from masksup.base import json_option
+from masksup.base.json_option import given_as_json
 
 Row = Mapping[str, Any]
 _READABLE = 40  # characters that a column of prose needs at least
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json [FILE]`: the rows as a JSON array of objects, whose keys are the headings of the table."""
-    json_option.add_json(parser, "the rows")
-
-
 def show(rows: Sequence[Row], into: str | None, wide: str = "", prose: bool = False) -> None:
-    """Print the rows, which share their keys, or write them as JSON where `--json` says so.
+    """Print the rows, which share their keys, or write them where `--json` says so: as a JSON array of objects.
 
     wide: the column that takes what is left of the terminal. Where the terminal is too narrow for a table, each row is
     a paragraph. Where no terminal reads, each row is a line, or with `prose` in that column a paragraph.
     """
     from masksup.base.log import console
 
-    with json_option.given_as_json(into) as give:
+    with given_as_json(into) as give:
         give(list(rows))
     if into is not None or not rows:
         return

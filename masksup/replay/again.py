@@ -147,9 +147,7 @@ def _batches(run_dir: Path, built: Built, done: int) -> Batches:
     if config.model.frozen:
         kept = open_features(built, run_dir, check=True)
         return feature_batches(kept["train"], part, built.plan, done, config)
-    return train_loader(
-        train_dataset(config, part, built.plan), built.plan, done, workers_of(config.data), kind=config.data.loader
-    )
+    return train_loader(train_dataset(config, part, built.plan), done, workers_of(config.data), kind=config.data.loader)
 
 
 def _step(

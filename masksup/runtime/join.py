@@ -19,6 +19,7 @@ from masksup import exits
 from masksup.base.lived import lived
 from masksup.base.log import FILE_ONLY, log
 from masksup.base.place import Place
+from masksup.base.words import first_line
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config, Parallel, Precision
 from masksup.errors import JobError, ToldElsewhere, UserError
@@ -99,7 +100,7 @@ def _leave(error: BaseException, place: Place, watchdog: Watchdog) -> NoReturn:
     """End this rank, and with it the job: the others learn why from the store. Never returns to a collective."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it leaves already
     status, line = exits.status_of_error(error), exits.told(error)
-    told = f"rank {place.rank}: {type(error).__name__}: {error}".splitlines()[0]
+    told = f"rank {place.rank}: {first_line(f'{type(error).__name__}: {error}')}"
     if line is not None:
         told = str(line) if place.first else f"rank {place.rank}: {line}"
     elif isinstance(error, KeyboardInterrupt):

@@ -19,7 +19,7 @@ from masksup.evaluation.kept import Stopped
 from masksup.runtime.progress import duration
 from masksup.selection import CHOICES
 from masksup.selection.cost import seconds_an_image
-from masksup.selection.facts import Facts
+from masksup.selection.facts import DataFacts
 from masksup.selection.judge import Score, chosen, gain, score_of
 from masksup.selection.ladder import Rung, waits_for
 from masksup.selection.out_of_fold import HELD_OUT, HeldOut, fold_config, held_out_fold, pooled, run_of
@@ -40,7 +40,7 @@ class Climb:
     """What has been found so far, which `choices.json` keeps."""
 
     out: Path
-    facts: Facts
+    facts: DataFacts
     rungs: tuple[Rung, ...]
     budget: Budget
     options: dict[str, Any]

@@ -14,7 +14,7 @@ FEWEST = 10  # images: a fold leaves five, by which the strength of a head that 
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataFacts:
     """Of N samples with C classes."""
 
     title: str
@@ -56,7 +56,7 @@ class Facts:
         }  # fmt: skip
 
 
-def facts_of(part: Part, folds: int) -> Facts:
+def facts_of(part: Part, folds: int) -> DataFacts:
     """Look at a training part. UserError where nothing can be chosen by it."""
     images = len(np.unique(np.asarray(part.index.sample_image_N)[part.samples]))
     positives_C, where = part.count(1), str(part.index.folder)
@@ -66,7 +66,7 @@ def facts_of(part: Part, folds: int) -> Facts:
         )
     if not positives_C.any():
         raise UserError(f"{where}: found no label that is present, so there is nothing to learn")
-    facts = Facts(
+    facts = DataFacts(
         part.title, part.index.hash, len(part), images,
         (int(np.median(part.index.sizes_I2[:, 0])), int(np.median(part.index.sizes_I2[:, 1]))),
         positives_C, float(part.count(-1).sum() / max(part.labels.size, 1)), folds,

@@ -37,7 +37,7 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingPoint:
     """What the user chose: network, weights and input side in px."""
 
     backbone: str
@@ -52,7 +52,7 @@ class Start:
         return _GRAIN * round(10 / 7 * size / _GRAIN) if self.any_side else size
 
 
-def ladder(start: Start, robust: bool = False) -> tuple[Rung, ...]:
+def ladder(start: StartingPoint, robust: bool = False) -> tuple[Rung, ...]:
     """The rungs for a network, in the order in which they are tried. robust: MaskSup is one."""
     small, large = start.size, 2 * start.size
     rungs = [_head(start, small), _head(start, large)]
@@ -67,15 +67,15 @@ def ladder(start: Start, robust: bool = False) -> tuple[Rung, ...]:
     return tuple(rungs + whole)
 
 
-def _model(start: Start, size: int, **more: Any) -> Settings:
+def _model(start: StartingPoint, size: int, **more: Any) -> Settings:
     return {"backbone": start.backbone, "weights": start.weights, "size": size, **more}
 
 
-def _common(start: Start) -> Settings:
+def _common(start: StartingPoint) -> Settings:
     return {"seed": start.seed, "augment": {"interpolation": "bicubic"}}
 
 
-def _head(start: Start, size: int) -> Rung:
+def _head(start: StartingPoint, size: int) -> Rung:
     settings = {
         **_common(start), "model": _model(start, size, frozen=True, head={"name": "linear"}),
         "optim": {"name": "lbfgs"},
@@ -83,7 +83,7 @@ def _head(start: Start, size: int) -> Rung:
     return Rung(f"head-{size}", f"the head only, {size} px", settings, 0)
 
 
-def _finetuned(start: Start, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:
+def _finetuned(start: StartingPoint, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:
     """Of the whole network, which begins with the head that was solved: rates can be low, and nothing is unlearnt."""
     augment = {
         **_common(start)["augment"], "crop": "random_resized", "scale": [0.08, 1.0], "eval_resize": "center_crop",
@@ -110,7 +110,7 @@ def _with_masksup(rung: Rung) -> Rung:
     )  # fmt: skip
 
 
-def _from_scratch(start: Start, size: int, epochs: int, after: int = 0) -> Rung:
+def _from_scratch(start: StartingPoint, size: int, epochs: int, after: int = 0) -> Rung:
     settings = {
         **_common(start), "model": _model(start, size), "epochs": epochs, "batch": {"global": 16},
         "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}, "schedule": {"name": "onecycle"},

@@ -45,7 +45,7 @@ IMAGES = 6  # that are scored
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One way to run the model, and what came of it."""
 
     precision: Precision
@@ -81,7 +81,7 @@ def run_smoke(file: Path) -> dict[str, Any]:
     return {"config": str(file), "mAP": expected, "ways": [_row(cell) for cell in cells]}
 
 
-def _row(cell: Cell) -> dict[str, Any]:
+def _row(cell: Trial) -> dict[str, Any]:
     return {
         "precision": cell.precision, "device": cell.device, "threads": cell.threads, "batch": cell.batch,
         "ms_per_image": cell.ms, "furthest": cell.check.largest_difference, "decisions": cell.check.agreement,
@@ -98,7 +98,7 @@ def _evaluated(trained: Trained, index: Index, result: dict[str, Any]) -> float:
     return float(found)
 
 
-def _matrix(trained: Trained, index: Index, folder: Path, mean_ap: float) -> list[Cell]:
+def _matrix(trained: Trained, index: Index, folder: Path, mean_ap: float) -> list[Trial]:
     """Every precision, device, number of threads and batch size, each held against the model in torch."""
     images, cells = check_images(trained, ()), []
     for precision in PRECISIONS:
@@ -114,13 +114,13 @@ def _matrix(trained: Trained, index: Index, folder: Path, mean_ap: float) -> lis
             other = outputs_of(run, files_N3SS, (batch,))
             ms = 1000 * (time.perf_counter() - began) / len(files_N3SS)
             check = compare(deployed, eager, other, files_N3SS, images.source, decisions_for(trained), precision)
-            cell = Cell(precision, device, threads, batch, check, _mean_ap(other, index, trained), ms)
+            cell = Trial(precision, device, threads, batch, check, _mean_ap(other, index, trained), ms)
             _judge(cell, mean_ap)
             cells.append(cell)
     return cells
 
 
-def _judge(cell: Cell, mean_ap: float) -> None:
+def _judge(cell: Trial, mean_ap: float) -> None:
     """JobError, naming the way of running, if its numbers are not those of the model."""
     way = f"{cell.precision}, {cell.device}, {counted(cell.threads, 'thread')}, batch {cell.batch}"
     try:
@@ -154,7 +154,7 @@ def _threads() -> tuple[int, ...]:
     return (1, 2) if len(os.sched_getaffinity(0)) > 1 else (1,)
 
 
-def _table(cells: Sequence[Cell], name: str) -> Table:
+def _table(cells: Sequence[Trial], name: str) -> Table:
     table = Table(title=f"{name}: exported and run", title_justify="left")
     for column in ("precision", "device", "threads", "batch", "ms/image", "furthest", "decisions", "mAP"):
         table.add_column(column, justify="left" if column in ("precision", "device") else "right")

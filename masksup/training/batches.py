@@ -16,7 +16,7 @@ def micro_batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
     if run.features:
         return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
     return train_loader(
-        train_dataset(config, part, run.plan), run.plan, start, workers_of(config.data), place,
+        train_dataset(config, part, run.plan), start, workers_of(config.data), place,
         prefetch=config.data.prefetch, pin_memory=run.device.type == "cuda", kind=config.data.loader,
     )  # fmt: skip
 

@@ -56,29 +56,27 @@ def index(tmp_path: Path) -> Index:
 @pytest.mark.parametrize("last", ["continue", "partial", "drop"])
 def test_workers_change_nothing(index: Index, last: Any) -> None:
     p = plan(last_batch=last)
-    reference = list(train_loader(train_set(index, p), p, 0, 0))
+    reference = list(train_loader(train_set(index, p), 0, 0))
     assert len(reference) == p.total_steps
     for step, batches in enumerate(reference):
         assert [b["position"].tolist() for b in batches] == [m.tolist() for m in p.micro_batches(step)]
     for workers, kind in ((1, "processes"), (4, "processes"), (1, "threads"), (4, "threads")):
-        found = list(train_loader(train_set(index, p), p, 0, workers, kind=kind))
+        found = list(train_loader(train_set(index, p), 0, workers, kind=kind))
         assert equal(reference, found), (workers, kind)
 
 
 @pytest.mark.parametrize("last", ["continue", "partial"])
 def test_any_start_step_continues_the_same_run(index: Index, last: Any) -> None:
     p = plan(last_batch=last)
-    reference = list(train_loader(train_set(index, p), p, 0, 0))
+    reference = list(train_loader(train_set(index, p), 0, 0))
     for start in range(p.total_steps + 1):
-        assert equal(reference[start:], list(train_loader(train_set(index, p), p, start, 0)))
-    assert equal(reference[3:], list(train_loader(train_set(index, p), p, 3, 2)))
+        assert equal(reference[start:], list(train_loader(train_set(index, p), start, 0)))
+    assert equal(reference[3:], list(train_loader(train_set(index, p), 3, 2)))
 
 
 def test_another_seed_is_another_run_and_another_epoch_another_view(index: Index) -> None:
     p, other = plan(), plan(seed=2)
-    assert not equal(
-        list(train_loader(train_set(index, p), p, 0, 0)), list(train_loader(train_set(index, other), other, 0, 0))
-    )
+    assert not equal(list(train_loader(train_set(index, p), 0, 0)), list(train_loader(train_set(index, other), 0, 0)))
     dataset = train_set(index, p)
     views = {int(dataset[k]["sample"]): dataset[k]["image"] for k in range(23)}
     again = {int(dataset[k]["sample"]): dataset[k]["image"] for k in range(23, 46)}
@@ -90,7 +88,7 @@ def test_another_seed_is_another_run_and_another_epoch_another_view(index: Index
 def test_no_global_generator_is_consumed(index: Index, workers: int) -> None:
     before = random.getstate(), pickle.dumps(np.random.get_state()), torch.get_rng_state()
     p = plan()
-    assert len(list(train_loader(train_set(index, p), p, 0, workers))) == p.total_steps
+    assert len(list(train_loader(train_set(index, p), 0, workers))) == p.total_steps
     assert list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, workers))
     assert random.getstate() == before[0]
     assert pickle.dumps(np.random.get_state()) == before[1]
@@ -101,7 +99,7 @@ def test_no_global_generator_is_consumed(index: Index, workers: int) -> None:
 def test_batches_hold_the_right_labels_in_the_right_form(index: Index, ignored: Any) -> None:
     p = plan()
     meaning = {"ignore": -1, "negative": 0, "positive": 1}[ignored]
-    for batches in train_loader(train_set(index, p, ignored=ignored), p, 0, 0):
+    for batches in train_loader(train_set(index, p, ignored=ignored), 0, 0):
         for batch in batches:
             assert batch["image"].shape == (4, 3, 32, 32)
             assert batch["image"].dtype == torch.uint8
@@ -125,7 +123,7 @@ def test_evaluation_blocks_are_full_and_padding_is_marked(index: Index) -> None:
 def test_members_restrict_both_data_sets(index: Index) -> None:
     members = np.array([2, 3, 5, 7, 11, 13], np.int64)
     p = plan(samples=6, global_batch=3, micro_batch=3, epochs=1)
-    steps = list(train_loader(train_set(index, p, members=members), p, 0, 0))
+    steps = list(train_loader(train_set(index, p, members=members), 0, 0))
     assert sorted(torch.cat([b["sample"] for s in steps for b in s]).tolist()) == members.tolist()
     blocks = list(eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32), members=members), 4, 0))
     assert torch.cat([b["sample"][b["valid"]] for b in blocks]).tolist() == members.tolist()
@@ -147,7 +145,7 @@ def test_a_broken_image_is_one_line_from_any_process(index: Index, workers: int,
     truncate(index.path(9))
     p = plan()
     with pytest.raises(UserError) as raised:
-        list(train_loader(train_set(index, p), p, 0, workers, kind=kind))
+        list(train_loader(train_set(index, p), 0, workers, kind=kind))
     assert str(raised.value).startswith(f"{index.path(9)}: found other bytes than when the index")
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match=r"009\.jpg: found other bytes"):
@@ -165,7 +163,7 @@ def test_within_the_budget_broken_images_are_grey_marked_and_ignored(index: Inde
     truncate(index.path(9))
     p = plan()
     seen = []
-    for batches in train_loader(train_set(index, p, broken_budget=0.05, ignored="negative"), p, 0, workers):
+    for batches in train_loader(train_set(index, p, broken_budget=0.05, ignored="negative"), 0, workers):
         for batch in batches:
             assert torch.equal(batch["broken"], batch["sample"] == 9)
             seen += batch["sample"][batch["broken"]].tolist()
@@ -214,7 +212,7 @@ def children() -> set[str]:
 
 def test_an_abandoned_loader_leaves_no_process(index: Index) -> None:
     p, before = plan(epochs=50), children()
-    loader = train_loader(train_set(index, p), p, 0, 2)
+    loader = train_loader(train_set(index, p), 0, 2)
     next(loader)
     workers = children() - before
     assert len(workers) >= 2
@@ -262,7 +260,7 @@ def test_a_loader_that_fails_leaves_no_process_while_its_error_is_held(index: In
     truncate(index.path(9))
     p, before = plan(), children()
     for batches in (
-        train_loader(train_set(index, p), p, 0, 2), eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, 2)
+        train_loader(train_set(index, p), 0, 2), eval_loader(EvalDataset(index, eval_transform(SETTINGS, 32)), 5, 2)
     ):  # fmt: skip
         with pytest.raises(UserError) as raised:
             list(batches)

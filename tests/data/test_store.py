@@ -117,7 +117,7 @@ def test_batches_are_those_of_files(files: Index, tmp_path: Path, workers: int, 
     packed = pack_index(files, tmp_path / "packed", 12_000, silent)
     p = plan()
     packed.read(0)  # descriptors that workers inherit
-    batches = [list(train_loader(train_set(index, p), p, 0, workers, kind=kind)) for index in (files, packed)]
+    batches = [list(train_loader(train_set(index, p), 0, workers, kind=kind)) for index in (files, packed)]
     assert equal(*batches)
     blocks = [list(eval_loader(EvalDataset(i, eval_transform(SETTINGS, 32)), 5, workers)) for i in (files, packed)]
     assert equal([blocks[0]], [blocks[1]])
@@ -166,7 +166,7 @@ def test_a_truncated_shard_is_one_line_from_any_process_and_never_tolerated(pack
     truncate(shards_of(packed)[1])
     p = plan()
     with pytest.raises(UserError, match=r"00001-[0-9a-f]+\.tar: found [\d,]+ bytes, expected [\d,]+ \(pack") as raised:
-        list(train_loader(train_set(packed, p, broken_budget=0.9), p, 0, workers))
+        list(train_loader(train_set(packed, p, broken_budget=0.9), 0, workers))
     assert "\n" not in str(raised.value)
 
 

@@ -25,7 +25,7 @@ from launch.cluster.resources import Resources, read_resources, seconds
 from launch.ledger import Folder, Start, Token, begin, read_json, starts, write_json
 from launch.start import first_node
 from launch.start.start import rank_command
-from launch.watch.status import Row, find_runs, judge, rows
+from launch.watch.status import RunStatus, find_runs, judge, rows
 from launch.watch.table import show, summary
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
@@ -391,7 +391,10 @@ def test_the_commands_to_type_next_are_quoted(
 
 
 def test_a_waiting_run_says_why_in_its_own_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    table = [Row("one", "7", "waiting", note="Priority"), Row("two", "8", "disagree", note="SLURM knows no job 8")]
+    table = [
+        RunStatus("one", "7", "waiting", note="Priority"),
+        RunStatus("two", "8", "disagree", note="SLURM knows no job 8"),
+    ]
     show(table, Console(width=120), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "Priority" in line] == [line for line in lines if line.startswith("one ")]

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from masksup.errors import UserError
+from masksup.metrics.bootstrap import ScoredPairs
 from masksup.metrics.histogram import PairCounts, average_precision_of_counts
 from masksup.metrics.pairs import check_finite
 from masksup.metrics.precision_recall import pr_curve
@@ -36,9 +37,8 @@ def drawn(seed=0):
 def all_of(logits, labels, **rules):
     """Scores by rank alone: of all pairs, of the bootstrap, and within the top 3 where the threshold asks nothing."""
     found = score(logits, labels, NAMES, threshold=0.0, **rules)
-    strata = stratified_scores(
-        logits, labels, NAMES, {}, np.arange(N), ap_rule="area", threshold=0.5, resamples=20
-    )["all"]  # fmt: skip
+    pairs = ScoredPairs.of(logits, labels, "area", 0.5)
+    strata = stratified_scores(pairs, NAMES, {}, np.arange(N), resamples=20)["all"]
     return {"AP": found["AP"], "mAP": found["mAP"], f"top{TOP}": found["top3"], "strata": strata["AP"],
             "interval": strata["mAP_interval"]}  # fmt: skip
 

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from masksup.base.random import draws
 from masksup.metrics.average_precision import average_precision
-from masksup.metrics.bootstrap import Pairs, bootstrap, weighted_scores
+from masksup.metrics.bootstrap import ScoredPairs, bootstrap, weighted_scores
 
 N, C = 120, 6
 
@@ -27,7 +27,7 @@ def pairs(seed, samples=N, classes=C, levels=None):
 def test_weights_are_repetitions(rule, levels):
     scores, labels = pairs(0, levels=levels)
     weights = np.random.default_rng(1).poisson(1, (N, 5)).astype(np.uint16)
-    got = weighted_scores(Pairs(scores, labels, (labels == 1)[None], scores >= 0.5, rule), weights)
+    got = weighted_scores(ScoredPairs(scores, labels, (labels == 1)[None], scores >= 0.5, rule), weights)
     for r in range(5):
         repeated = np.repeat(np.arange(N), weights[:, r])
         expected = average_precision(scores[repeated], labels[repeated], rule)
@@ -37,7 +37,7 @@ def test_weights_are_repetitions(rule, levels):
 def test_area_is_that_of_scikit_learn_with_sample_weights():
     scores, labels = pairs(2, levels=20)
     weights = np.random.default_rng(3).poisson(1, (N, 3)).astype(np.uint16)
-    got = weighted_scores(Pairs(scores, labels, (labels == 1)[None], scores >= 0.5, "area"), weights)
+    got = weighted_scores(ScoredPairs(scores, labels, (labels == 1)[None], scores >= 0.5, "area"), weights)
     for c in range(C):
         judged = labels[:, c] >= 0
         for r in range(3):
@@ -51,7 +51,7 @@ def test_a_group_is_scored_as_if_the_other_positives_were_ignored():
     scores, labels = pairs(4, levels=30)
     group = (labels == 1) & (np.random.default_rng(5).random((N, C)) < 0.4)
     weights = np.random.default_rng(6).poisson(1, (N, 4)).astype(np.uint16)
-    got = weighted_scores(Pairs(scores, labels, np.stack([labels == 1, group]), scores >= 0.6, "area"), weights)
+    got = weighted_scores(ScoredPairs(scores, labels, np.stack([labels == 1, group]), scores >= 0.6, "area"), weights)
     only = np.where((labels == 1) & ~group, np.int8(-1), labels)
     for r in range(4):
         repeated = np.repeat(np.arange(N), weights[:, r])
@@ -68,7 +68,7 @@ def test_a_class_that_was_not_drawn_is_left_out_of_the_means():
     scores = np.array([[0.9, 0.2], [0.4, 0.7], [0.3, 0.8]])
     labels = np.array([[1, 0], [0, 1], [0, 0]], np.int8)
     weights = np.array([[1, 0], [0, 0], [1, 2]], np.uint16)
-    got = weighted_scores(Pairs(scores, labels, (labels == 1)[None], scores >= 0.5, "area"), weights)
+    got = weighted_scores(ScoredPairs(scores, labels, (labels == 1)[None], scores >= 0.5, "area"), weights)
     assert np.isnan(got.ap_GCR[0]).tolist() == [[False, True], [True, True]]
     assert got.mean_ap_GR[0, 0] == 1.0
     assert np.isnan([got.mean_ap_GR[0, 1], got.overall_recall_GR[0, 1], got.class_recall_GR[0, 1]]).all()
@@ -79,7 +79,8 @@ def test_resamples_draw_whole_images_and_are_functions_of_seed_and_number():
     image_N = np.repeat(np.arange(N // 4) * 7, 4)
     group = (labels == 1)[None]
     few, many = (
-        bootstrap(Pairs(scores, labels, group, scores >= 0.5, "area"), image_N, resamples=r, seed=3) for r in (2, 253)
+        bootstrap(ScoredPairs(scores, labels, group, scores >= 0.5, "area"), image_N, resamples=r, seed=3)
+        for r in (2, 253)
     )
     for a, b in zip(few, many):
         assert b.shape == (1, 253)
@@ -89,7 +90,7 @@ def test_resamples_draw_whole_images_and_are_functions_of_seed_and_number():
         repeated = np.concatenate([np.arange(4 * image, 4 * image + 4) for image in drawn])
         expected = average_precision(scores[repeated], labels[repeated])
         assert many[0][0, r] == pytest.approx(np.nanmean(expected), abs=1e-12)
-    other = bootstrap(Pairs(scores, labels, group, scores >= 0.5, "area"), image_N, resamples=2, seed=4)
+    other = bootstrap(ScoredPairs(scores, labels, group, scores >= 0.5, "area"), image_N, resamples=2, seed=4)
     assert (other[0] != few[0]).all()
 
 
@@ -97,7 +98,10 @@ def test_resamples_of_many_images_stay_in_a_few_copies_of_their_weights():
     scores, labels = pairs(6, samples=20_000, classes=2)
     tracemalloc.start()
     bootstrap(
-        Pairs(scores, labels, (labels == 1)[None], scores >= 0.5, "area"), np.arange(20_000), resamples=250, seed=0
+        ScoredPairs(scores, labels, (labels == 1)[None], scores >= 0.5, "area"),
+        np.arange(20_000),
+        resamples=250,
+        seed=0,
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -19,6 +19,7 @@ from masksup.data.write_index import write_index
 from masksup.evaluation.collect import Outputs
 from masksup.evaluation.scores import evaluate
 from masksup.metrics.average_precision import average_precision, mean_average_precision
+from masksup.metrics.bootstrap import ScoredPairs
 from masksup.metrics.strata import MIXED, WITHOUT_BOXES, divisions
 from masksup.metrics.stratified import stratified_scores
 from masksup.metrics.tables import headline, tables
@@ -179,27 +180,26 @@ def test_intervals_hold_the_score_narrow_with_the_images_and_repeat(shapes, tiny
     assert width[0] > 1.3 * width[1]
 
 
+def pairs_of(logits, labels):
+    return ScoredPairs.of(logits, labels, "area", 0.5)
+
+
 def test_too_few_images_have_no_interval():
     labels = np.zeros((60, 2), np.int8)
     labels[:9, 0] = labels[40:, 1] = 1
     scores = np.random.default_rng(0).random((60, 2))
     for images, enough in ((np.arange(60), True), (np.arange(60) // 30, False)):
-        row = stratified_scores(
-            scores, labels, ["a", "b"], {}, images, ap_rule="area", threshold=0.5, resamples=50
-        )["all"]  # fmt: skip
+        row = stratified_scores(pairs_of(scores, labels), ["a", "b"], {}, images, resamples=50)["all"]
         assert (row["mAP_interval"] is not None) == enough
-    alone = stratified_scores(
-        scores[:, :1], labels[:, :1], ["a"], {}, np.arange(60), ap_rule="area", threshold=0.5, resamples=50
-    )["all"]  # fmt: skip
+    alone = pairs_of(scores[:, :1], labels[:, :1])
+    alone = stratified_scores(alone, ["a"], {}, np.arange(60), resamples=50)["all"]
     assert (alone["positives"], alone["mAP_interval"], alone["OR_interval"]) == (9, None, None)
 
 
 def test_a_recall_of_nothing_or_all_has_no_interval():
     labels = (np.random.default_rng(0).random((50, 1)) < 0.5).astype(np.int8)
     for scores, recall in ((-np.ones((50, 1)), 0), (np.ones((50, 1)), 100)):
-        row = stratified_scores(
-            scores, labels, ["a"], {}, np.arange(50), ap_rule="area", threshold=0.5, resamples=50
-        )["all"]  # fmt: skip
+        row = stratified_scores(pairs_of(scores, labels), ["a"], {}, np.arange(50), resamples=50)["all"]
         assert (row["OR"], row["OR_interval"], row["CR_interval"]) == (recall, None, None)
         assert row["mAP_interval"] is not None
 
@@ -212,10 +212,8 @@ def test_intervals_cover_the_mean_score_of_sets_of_images():
     def score(resamples):
         labels = (rng.random((images, classes)) < 0.03).astype(np.int8)
         logits = rng.normal(size=labels.shape) + 0.5 * rng.normal(size=(images, 1)) + 1.5 * labels
-        return stratified_scores(
-            logits, labels, [str(c) for c in range(classes)], {}, np.arange(images),
-            ap_rule="area", threshold=0.5, resamples=resamples,
-        )["all"]  # fmt: skip
+        names = [str(c) for c in range(classes)]
+        return stratified_scores(pairs_of(logits, labels), names, {}, np.arange(images), resamples=resamples)["all"]
 
     expected = np.mean([score(0)["mAP"] for _ in range(100)])
     ends = np.array([score(100)["mAP_interval"] for _ in range(60)])

@@ -5,7 +5,7 @@ import pytest
 from logits import logit
 
 from masksup.metrics.average_precision import average_precision
-from masksup.metrics.bootstrap import Pairs, weighted_scores
+from masksup.metrics.bootstrap import ScoredPairs, weighted_scores
 from masksup.metrics.histogram import PairCounts
 from masksup.metrics.summary import TOP, score, score_counts
 from masksup.metrics.tables import headline, without_negatives
@@ -39,7 +39,7 @@ def test_of_every_rule_but_that_of_the_originals(rule: str) -> None:
 
 def test_a_resample_that_drew_no_negative_has_none_either() -> None:
     weights = np.array([[1, 0, 2], [1, 3, 1], [1, 0, 0]], np.uint16)
-    got = weighted_scores(Pairs(SCORES, LABELS, (LABELS == 1)[None], SCORES >= 0.5, "area"), weights)
+    got = weighted_scores(ScoredPairs(SCORES, LABELS, (LABELS == 1)[None], SCORES >= 0.5, "area"), weights)
     for r in range(3):
         repeated = np.repeat(np.arange(3), weights[:, r])
         expected = average_precision(SCORES[repeated], LABELS[repeated])

@@ -25,7 +25,7 @@ from masksup.runtime.checkpoint import newest_valid
 from masksup.selection.cost import seconds_an_image
 from masksup.selection.facts import facts_of
 from masksup.selection.judge import chosen, gain
-from masksup.selection.ladder import Start, ladder, waits_for
+from masksup.selection.ladder import StartingPoint, ladder, waits_for
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +220,10 @@ def test_resamples_of_the_same_images_cancel() -> None:
     assert chosen(scores, ["first", "second"]) == "second"
 
 
-@pytest.mark.parametrize("start", [Start("test_resnet", "none", 64), Start("test_vit", "weights.pth", 64)])
-def test_a_ladder_has_a_head_alone_and_a_whole_network_whatever_pays(start: Start) -> None:
+@pytest.mark.parametrize(
+    "start", [StartingPoint("test_resnet", "none", 64), StartingPoint("test_vit", "weights.pth", 64)]
+)
+def test_a_ladder_has_a_head_alone_and_a_whole_network_whatever_pays(start: StartingPoint) -> None:
     """Nothing has to pay before these two."""
     sure = [rung for rung in ladder(start) if not rung.after]
     assert any(rung.settings["model"].get("frozen") for rung in sure)
@@ -229,7 +231,7 @@ def test_a_ladder_has_a_head_alone_and_a_whole_network_whatever_pays(start: Star
 
 
 def test_a_rung_waits_for_what_has_to_pay() -> None:
-    last = ladder(Start("test_vit", "weights.pth", 64))[-1]
+    last = ladder(StartingPoint("test_vit", "weights.pth", 64))[-1]
     assert waits_for(last, dict.fromkeys(last.after, True)) is None
     gains: Callable[[int], dict[tuple[str, str], bool]] = lambda k: {p: i != k for i, p in enumerate(last.after)}  # noqa: E731
     for number, (better, than) in enumerate(last.after):

@@ -16,20 +16,20 @@ from masksup.evaluation.kept import Stopped
 from masksup.metrics.average_precision import average_precision
 from masksup.selection import CHOICES, FOLDS
 from masksup.selection.judge import chosen, score_of
-from masksup.selection.ladder import Start, ladder
+from masksup.selection.ladder import StartingPoint, ladder
 from masksup.selection.out_of_fold import HELD_OUT, HeldOut, fold_config, held_out_fold, run_of
 
 
 @pytest.mark.parametrize("any_side", [True, False])
 @pytest.mark.parametrize("weights", ["none", "weights.pth"])
 def test_each_rung_is_a_configuration(weights: str, any_side: bool) -> None:
-    for rung in ladder(Start("test_resnet", weights, 64, any_side=any_side), robust=True):
+    for rung in ladder(StartingPoint("test_resnet", weights, 64, any_side=any_side), robust=True):
         refuse_unfit({**rung.settings, "data": {"train": "train"}}, rung.title, [])
 
 
 @pytest.mark.parametrize("weights", ["none", "weights.pth"])
 def test_masksup_is_a_rung_after_what_it_is_added_to(weights: str) -> None:
-    start = Start("test_resnet", weights, 64)
+    start = StartingPoint("test_resnet", weights, 64)
     plain, robust = ladder(start), ladder(start, robust=True)
     added = [rung for rung in robust if rung not in plain]
     assert [rung for rung in robust if rung not in added] == list(plain)

@@ -15,7 +15,7 @@ import pytest
 
 from launch.cluster import slurm
 from launch.ledger import Folder, Start, read_json, starts
-from launch.watch.status import Row, rows
+from launch.watch.status import RunStatus, rows
 from masksup.config.load import to_yaml
 from masksup.config.schema import Config
 
@@ -111,7 +111,7 @@ def all_idle() -> bool:
     return all(s == "idle" for s in slurm.node_states(("n1", "n2", "n3")).values())
 
 
-def state(run: Path) -> Row:
+def state(run: Path) -> RunStatus:
     return rows([run], run.parent, hours=False)[0]
 
 

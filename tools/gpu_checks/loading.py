@@ -66,5 +66,5 @@ def _open(setting: Setting, config: Config) -> tuple[int, Iterator[list[Batch]]]
     transform = train_transform(config.augment, config.train_size)
     dataset = TrainDataset(source.train.index, transform, plan, "ignore", 10**8, 0.0, source.train.chosen)
     return len(source.classes), train_loader(
-        dataset, plan, 0, workers_of(config.data), prefetch=config.data.prefetch, pin_memory=not setting.tiny
+        dataset, 0, workers_of(config.data), prefetch=config.data.prefetch, pin_memory=not setting.tiny
     )

@@ -76,7 +76,7 @@ def _loads(index: Index, size: int, steps: int, workers: int = 0, kind: Workers 
     plan = make_plan(config, whole(index))
 
     def load() -> object:
-        batches = train_loader(train_dataset(config, whole(index), plan), plan, 0, workers, kind=kind)
+        batches = train_loader(train_dataset(config, whole(index), plan), 0, workers, kind=kind)
         return list(islice(batches, steps))
 
     return load

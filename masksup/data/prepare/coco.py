@@ -113,6 +113,17 @@ class _Rules:
     unlisted: str = "ignore"
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """How the images of a split become samples."""
+
+    located: Located
+    known: dict[Id, int]
+    """{category: number of its class}"""
+    classes: int
+    rules: _Rules
+
+
 def _such_as(root: Path) -> str:
     """An example of the option with the first JSON file that is there."""
     found = sorted([*root.glob("*.json"), *root.glob("*/*.json")])
@@ -167,7 +178,7 @@ def _read(
     for split, coco in loaded.items():
         names = [str(image["file_name"]) for image in coco.images.values()]
         located = files[split].located(root, names)
-        splits.append(_split(split, located, coco, known, len(classes), rules))
+        splits.append(_split(split, coco, _Reading(located, known, len(classes), rules)))
         if located.dropped:
             given = next(name for name in names if located.name(name) != name)
             splits[-1].warnings.append(f"the images are named by absolute paths: {given} is {located.name(given)} here")
@@ -199,7 +210,8 @@ def _classes(categories: dict[Id, str], rules: _Rules, file: Path) -> tuple[str,
     return rules.classes or require_classes(tuple(ordered), str(file))
 
 
-def _split(split: str, located: Located, coco: Coco, known: dict[Id, int], classes: int, rules: _Rules) -> RawSplit:
+def _split(split: str, coco: Coco, reading: _Reading) -> RawSplit:
+    known, rules = reading.known, reading.rules
     raw = RawSplit(split, [], str(coco.file), coco.warnings())
     federated = coco.federated and rules.unlisted == "ignore"
     if federated:
@@ -218,9 +230,9 @@ def _split(split: str, located: Located, coco: Coco, known: dict[Id, int], class
         where = f"{coco.file}: image {image_id}"
         absent_C = None
         if federated:
-            absent_C = np.zeros(classes, bool)
+            absent_C = np.zeros(reading.classes, bool)
             absent_C[[known[key] for key in coco.looked_for(image_id) if key in known]] = True
-        sample = _sample(coco.images[image_id], annotations, where, located, known, classes, rules.crowd, absent_C)
+        sample = _sample(reading, coco.images[image_id], annotations, where, absent_C)
         boxless += len(annotations) - len(sample.box_class_K)
         raw.samples.append(sample)
     if others:
@@ -233,13 +245,13 @@ def _split(split: str, located: Located, coco: Coco, known: dict[Id, int], class
 
 
 def _sample(
-    image: dict[str, Any], annotations: list[dict[str, Any]], where: str, located: Located, known: dict[Id, int],
-    classes: int, crowd: str, absent_C: NDArray[np.bool_] | None,
+    reading: _Reading, image: dict[str, Any], annotations: list[dict[str, Any]], where: str,
+    absent_C: NDArray[np.bool_] | None,
 ) -> Sample:  # fmt: skip
-    name = inside(located.name(image["file_name"]), where)
-    class_K = np.array([known[one["category_id"]] for one in annotations], np.int16)
+    name = inside(reading.located.name(image["file_name"]), where)
+    class_K = np.array([reading.known[one["category_id"]] for one in annotations], np.int16)
     crowd_K = np.array([bool(one.get("iscrowd", 0)) for one in annotations], bool)
-    labels_C = labels_of(classes, class_K, crowd_K, crowd)
+    labels_C = labels_of(reading.classes, class_K, crowd_K, reading.rules.crowd)
     if absent_C is not None:
         labels_C[(labels_C == 0) & ~absent_C] = -1
     boxes = [box_of(where, one) for one in annotations]
@@ -247,7 +259,7 @@ def _sample(
     size = (image.get("width"), image.get("height"))
     return Sample(
         id=name.rsplit(".", 1)[0],
-        image=inside(f"{located.folder}/{name}", where),
+        image=inside(f"{reading.located.folder}/{name}", where),
         labels_C=labels_C,
         where=where,
         boxes_K4=_xyxy([box for box in boxes if box is not None]),

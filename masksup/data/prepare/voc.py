@@ -5,7 +5,7 @@ alone is ignored by default, as in the official evaluation and lists (1 / 0 / -1
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,13 +36,26 @@ _DEFAULT_SPLITS = ("train", "val", "trainval", "test")
 _LISTS = ("Main", "Segmentation")
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a data set in VOC layout before it is read."""
+
+    name: str
+    classes: tuple[str, ...] | None
+    """None: those found, sorted."""
+    unlabelled: str | None = None
+    """The split that may lack XML files, and then has no labels; anywhere else that is a UserError."""
+    note: str = ""
+
+
 def prepare_voc2007(
     root: Path, *, difficult: Literal["ignore", "present", "absent"] = "ignore",
     split: list[str] | None = None, skip_broken: bool = False,
 ) -> list[IndexContent]:  # fmt: skip
     """VOC2007: `root` is the folder of VOCdevkit, VOCdevkit itself, or VOC2007 in it."""
     folder = voc_folder(root, "VOC2007")
-    return read_voc(folder, "voc2007", VOC_CLASSES, difficult=difficult, split=split, skip_broken=skip_broken)
+    of = DataSet("voc2007", VOC_CLASSES)
+    return read_voc(folder, of, difficult=difficult, split=split, skip_broken=skip_broken)
 
 
 def prepare_voc2012(
@@ -51,9 +64,8 @@ def prepare_voc2012(
 ) -> list[IndexContent]:  # fmt: skip
     """VOC2012, as VOC2007. The labels of its test split are not public: without XML files they are all ignored."""
     folder = voc_folder(root, "VOC2012")
-    return read_voc(
-        folder, "voc2012", VOC_CLASSES, difficult=difficult, split=split, skip_broken=skip_broken, unlabelled="test",
-    )  # fmt: skip
+    of = DataSet("voc2012", VOC_CLASSES, unlabelled="test")
+    return read_voc(folder, of, difficult=difficult, split=split, skip_broken=skip_broken)
 
 
 def voc_folder(root: Path, year: str | None) -> Path:
@@ -73,18 +85,15 @@ def voc_folder(root: Path, year: str | None) -> Path:
 
 
 def read_voc(
-    folder: Path, name: str, classes: tuple[str, ...] | None, *, difficult: str = "ignore",
-    same_case: bool = False, split: list[str] | None = None, skip_broken: bool = False, note: str = "",
-    unlabelled: str | None = None,
+    folder: Path, of: DataSet, *, difficult: str = "ignore", same_case: bool = False, split: list[str] | None = None,
+    skip_broken: bool = False,
 ) -> list[IndexContent]:  # fmt: skip
-    """Index content of each wanted split of the VOC folder `folder`; `classes` None takes those found, sorted.
-
-    The split named `unlabelled` may lack XML files, and then has no labels; anywhere else that is a UserError.
-    """
+    """Index content of each wanted split of the VOC folder `folder`."""
+    classes = of.classes
     lists = _id_lists(folder, named_splits(split or []))
     images = _Images(folder)
     ids = {split_name: _read_ids(file, images) for split_name, file in lists.items()}
-    annotations = _annotations(folder, ids, unlabelled)
+    annotations = _annotations(folder, ids, of.unlabelled)
     found = {thing for notes in annotations.values() if notes for thing in notes.names}
     called, told = spellings([*(classes or ()), *sorted(found)], same_case)
     for image_id, notes in annotations.items() if called else ():
@@ -105,7 +114,7 @@ def read_voc(
         raw.warnings.extend(_list_disagreements(folder, raw, annotations, classes))
         splits.append(raw)
     splits[0].warnings += told
-    return assemble(folder, name, splits, classes, skip_broken=skip_broken, note=note)
+    return assemble(folder, of.name, splits, classes, skip_broken=skip_broken, note=of.note)
 
 
 def _id_lists(folder: Path, wanted: dict[str, str | None]) -> dict[str, Path]:

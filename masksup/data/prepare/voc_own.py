@@ -12,7 +12,7 @@ from masksup.data.prepare.tables.classes import ClassRules
 from masksup.data.prepare.tables.contents import contents_of
 from masksup.data.prepare.tables.find_images import FindImages
 from masksup.data.prepare.tables.labelled import Box, Row
-from masksup.data.prepare.voc import read_voc, voc_folder
+from masksup.data.prepare.voc import DataSet, read_voc, voc_folder
 from masksup.data.prepare.voc_xml import Annotation, read_annotation
 from masksup.data.write_index import IndexContent
 
@@ -28,11 +28,9 @@ def prepare_voc(
     """
     listed = any(path.is_dir() for path in (root / "ImageSets", *root.glob("*/ImageSets"), *root.glob("*/*/ImageSets")))
     if listed or any(name.endswith(".txt") for name in split or ()) or not any(root.rglob("*.xml")):
-        names = None if classes is None else class_list(classes, root)
+        of = DataSet("voc", None if classes is None else class_list(classes, root))
         folder = voc_folder(root, None)
-        return read_voc(
-            folder, "voc", names, difficult=difficult, same_case=same_case, split=split, skip_broken=skip_broken
-        )
+        return read_voc(folder, of, difficult=difficult, same_case=same_case, split=split, skip_broken=skip_broken)
     find, tables = FindImages(root), {}
     for name, files in files_of_splits(root, ".xml", split).items():
         rows = [_row(number, read_annotation(file), find, difficult) for number, file in enumerate(files)]

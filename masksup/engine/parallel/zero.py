@@ -57,10 +57,11 @@ class Sharded:
 
     def __init__(
         self, method: Method, optimizer: torch.optim.Optimizer, wrapped: Any, scale: "LossScale", clip: float,
-        names: list[tuple[str, nn.Parameter]], linear: Linear,
+        linear: Linear,
     ) -> None:  # fmt: skip
         self.method, self.optimizer, self.wrapped, self.scale, self.clip = method, optimizer, wrapped, scale, clip
-        self.named_parameters, self._linear = names, linear
+        self.named_parameters = [(name, p) for name, p in method.network.named_parameters() if p.requires_grad]
+        self._linear = linear
         self.stage: int = wrapped.zero_optimization_stage()
         device = next(method.parameters()).device
         self.skipped = torch.zeros((), device=device)
@@ -206,7 +207,6 @@ def make(config: Config, method: Method, device: torch.device, dtype: torch.dtyp
     for parameter in method.parameters():  # DeepSpeed lays them out flat, one behind the other
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     optimizer = build_optimizer(config.optim, method.network)
-    names = [(name, p) for name, p in method.network.named_parameters() if p.requires_grad]
     if not dist.is_initialized():  # alone: DeepSpeed wants a process group all the same
         dist.init_process_group("gloo" if device.type == "cpu" else "nccl", store=HashStore(), rank=0, world_size=1)
     rank = 0 if device.type == "cpu" else torch.cuda.current_device()
@@ -218,4 +218,4 @@ def make(config: Config, method: Method, device: torch.device, dtype: torch.dtyp
             config=deepspeed_config(config, device, place), dist_init_required=False,
         )  # fmt: skip
         linear = functional.linear
-    return Sharded(method, optimizer, wrapped, LossScale(device, dtype), config.optim.clip, names, linear)
+    return Sharded(method, optimizer, wrapped, LossScale(device, dtype), config.optim.clip, linear)
