@@ -132,13 +132,21 @@ def decode_pixels(
     return pixels_HW3
 
 
-def refuse_early_end(jpeg: Bytes, name: str, pixels_3HW: NDArray[np.uint8], turned: bool) -> None:
-    """BrokenImage where a JPEG that was decoded to these pixels says that it ends before all of them were there."""
-    if seems_early(jpeg, pixels_3HW, turned) and ends_early(jpeg):
+def refuse_early_end(jpeg: Bytes, name: str, pixels_3HW: NDArray[np.uint8], exif: bool) -> None:
+    """BrokenImage where a JPEG that was decoded to these pixels says that it ends before all of them were there.
+    `exif`: they are turned as its EXIF orientation says."""
+    if seems_early(jpeg, pixels_3HW, lambda: exif and _carries_turn(jpeg)) and ends_early(jpeg):
         raise BrokenImage(
             f"{name}: found a truncated JPEG (its end-of-image marker comes before its last pixels), expected a whole "
             "one"
         )
+
+
+def _carries_turn(jpeg: Bytes) -> bool:
+    try:
+        return bool(open_image(jpeg, "").getexif().get(ORIENTATION, 1) != 1)
+    except Exception:  # PIL's parsers raise anything for damaged EXIF, which other decoders may understand
+        return True
 
 
 def rgb_pixels(

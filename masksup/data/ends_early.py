@@ -6,7 +6,7 @@ looked for in every file, and only where it shows the file is decoded again, beh
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ _CORNER = 4  # px
 _BEHIND = b"".join(bytes(range(1, 255)) + bytes([0xFF, 0xD0 + number]) for number in range(8))
 
 
-def seems_early(jpeg: Bytes, pixels_3HW: NDArray[np.uint8], turned: bool) -> bool:
-    """Whether a file that was decoded to these pixels may end early. `turned`: they may be turned as EXIF says.
+def seems_early(jpeg: Bytes, pixels_3HW: NDArray[np.uint8], turned: Callable[[], bool]) -> bool:
+    """Whether a file that was decoded to these pixels may end early. `turned`: whether they were turned as EXIF says,
+    asked only where it matters.
 
     What is missing shows as a lower right corner of one colour; of a progressive file, scans are missing. One
     that ends within its last scan lacks the last bit of some coefficients, and passes: only `ends_early` finds it.
@@ -33,8 +34,10 @@ def seems_early(jpeg: Bytes, pixels_3HW: NDArray[np.uint8], turned: bool) -> boo
     if progressive or not whole:
         return not whole
     low, far = slice(None, _CORNER), slice(-_CORNER, None)
-    corners = [(far, far)] + [(far, low), (low, far), (low, low)] * turned
-    return any(_flat(pixels_3HW[:, rows, columns]) for rows, columns in corners)
+    others = ((far, low), (low, far), (low, low))
+    return _flat(pixels_3HW[:, far, far]) or (
+        any(_flat(pixels_3HW[:, rows, columns]) for rows, columns in others) and turned()
+    )
 
 
 def ends_early(jpeg: Bytes) -> bool:

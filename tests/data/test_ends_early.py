@@ -87,7 +87,20 @@ def test_whole_files_pass(image: Image.Image, progressive: bool) -> None:
     for whole in (data, data + b"what a camera adds behind it" + END, jpeg(image, exif=SIDEWAYS)):
         assert problems(whole, exif=True) == ["", ""]
     pixels_3HW = decode_bytes(data, "a.jpg", exif=False, max_pixels=10**7).numpy()
-    assert seems_early(data, pixels_3HW, False) == (image is not NOISE and not progressive)
+    assert seems_early(data, pixels_3HW, lambda: False) == (image is not NOISE and not progressive)
+
+
+@pytest.mark.parametrize(("exif", "turned"), [(True, False), (False, True), (True, True)])
+def test_other_corners_count_only_in_a_picture_that_was_turned(
+    exif: bool, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a photograph with sky above: decoding it again takes longer than decoding it."""
+    image = NOISE.copy()
+    image.paste("white", (0, 0, 120, 40))
+    asked: list[int] = []
+    monkeypatch.setattr(decode_pil, "ends_early", lambda jpeg: bool(asked.append(len(jpeg))))
+    assert problems(jpeg(image, subsampling=0, exif=SIDEWAYS if turned else b""), exif) == ["", ""]
+    assert len(asked) == 2 * (exif and turned)
 
 
 def table(folder: Path, content: bytes, *options: str) -> Index:
