@@ -413,6 +413,9 @@ class Evaluation(Section):
     """Resamples of the images for the intervals of final scores; 0 is off."""
 
 
+SNAPSHOT_SECONDS = 15.0
+
+
 class Checkpoints(Section):
     """What survives a crash. The newest valid checkpoint is where the run continues."""
 
@@ -424,7 +427,7 @@ class Checkpoints(Section):
     """Also save after every such number of steps; 0 is off."""
     keep: Annotated[int, Field(ge=2)] = 2
     """How many of the newest checkpoints are kept. The best one is always kept."""
-    snapshot_seconds: NotNegative = 0.0
+    snapshot_seconds: NotNegative = SNAPSHOT_SECONDS
     """Seconds between snapshots in memory, from which a run of masksup-launch goes on within seconds when a rank dies:
     a keeper on every place starts the ranks anew. For parallel.engine=ddp. 0 is off: the job is then started again."""
 

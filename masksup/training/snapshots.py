@@ -6,7 +6,7 @@ from masksup.base.log import log
 from masksup.base.memory import free_bytes
 from masksup.base.words import counted
 from masksup.config.auto import adds_as_tree
-from masksup.config.schema import Config
+from masksup.config.schema import SNAPSHOT_SECONDS, Config
 from masksup.engine.state import own_state
 from masksup.runtime.checkpoint import snapshot
 from masksup.runtime.shelf import Snapshots, part_of
@@ -19,8 +19,9 @@ _COPIES = 4
 
 def new_snapshots(config: Config, first: bool) -> Snapshots:
     """Those that a run takes. Where sums depend on the ranks, each rank has a state of its own, and none are taken."""
-    snapshots = Snapshots(config.checkpoint.snapshot_seconds if adds_as_tree(config) else 0)
-    if first and config.checkpoint.snapshot_seconds > 0 and not snapshots.taken:
+    every = config.checkpoint.snapshot_seconds
+    snapshots = Snapshots(every if adds_as_tree(config) else 0)
+    if first and every not in (0, SNAPSHOT_SECONDS) and not snapshots.taken:  # somebody asked for them
         log.warning(
             "checkpoint.snapshot_seconds: no snapshots are taken; only runs of masksup-launch with parallel.engine=ddp "
             "and parallel.sum=tree have them"

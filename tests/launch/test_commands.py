@@ -347,7 +347,7 @@ def test_dry_run_shows_what_the_nodes_run(
     assert "--gpu-bind=none" in words, "every rank sees all GPUs of its node"
     resources = Resources(gpus_per_node=2, container="apptainer exec --nv 'my image.sif'", python="/opt/py thon")
     folder = Folder(config.parent / "run")
-    ranks = rank_command(resources, "launch.start.rank", [str(folder.run)])
+    ranks = rank_command(resources, "launch.start.keeper", [str(folder.run)])
     assert words[-len(ranks) :] == ranks
     assert words[: -len(ranks)] == first_node.srun_command(resources, folder, Start(1, "JOB", 0, 0.0))
     assert main(submit_words(config, "--gpus-per-node", "0", "--dry-run")) == 0
@@ -357,11 +357,11 @@ def test_dry_run_shows_what_the_nodes_run(
 @pytest.mark.parametrize(
     ("words", "keepers", "outlives"),
     [
-        (["--nodes", "2", "checkpoint.snapshot_seconds=1"], True, True),
-        (["--nodes", "2"], False, False),
-        (["--nodes", "1", "checkpoint.snapshot_seconds=1"], True, False),
-        (["--nodes", "2", "checkpoint.snapshot_seconds=1", "--container", "run"], True, False),  # which has no scontrol
-        (["--nodes", "2", "checkpoint.snapshot_seconds=1", "parallel.engine=deepspeed"], False, False),
+        (["--nodes", "2"], True, True),
+        (["--nodes", "2", "checkpoint.snapshot_seconds=0"], False, False),
+        (["--nodes", "1"], True, False),
+        (["--nodes", "2", "--container", "run"], True, False),  # which has no scontrol
+        (["--nodes", "2", "parallel.engine=deepspeed"], False, False),
     ],
 )
 def test_a_job_stays_without_a_lost_node_where_keepers_of_others_can_see_to_it(
