@@ -30,6 +30,7 @@ class JobError(RuntimeError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that ends an error about an unknown name: the nearest known one, and all of them."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    # Two letters that changed places are half of a name of two; of a longer one, half is another word.
+    close = get_close_matches(name, names, n=1, cutoff=0.5 if len(name) < 4 else 0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}known: {', '.join(names)}"

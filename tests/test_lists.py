@@ -78,6 +78,10 @@ def test_settings_of_a_section_and_a_wrong_name(capsys: pytest.CaptureFixture[st
     assert max(len(line) for line in lines) <= 80
     assert main(["settings", "lr"]) == 2
     assert "did you mean optim.lr?" in capsys.readouterr().err
+    assert main(["settings", "nope"]) == 2
+    assert "unknown section or key 'nope'; known: augment" in capsys.readouterr().err
+    assert main(["settings", "optm"]) == 2
+    assert "did you mean 'optim'?" in capsys.readouterr().err
 
 
 def test_recipes_are_the_files_and_filters_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,9 +51,23 @@ def test_a_calibration_that_would_be_refused_is_not_offered(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr("masksup.training.score_run.LEAST_POSITIVES", 10_000)
+    monkeypatch.setattr("masksup.training.what_next.LEAST_POSITIVES", 10_000)
     assert train(tiny_config(epochs=1), tmp_path / "run") == 0
     assert [command[1] for command in following(capsys.readouterr().out)][:2] == ["predict", "report"]
+
+
+def test_a_run_that_is_finished_says_what_comes_next(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    for _ in range(2):
+        assert train(tiny_config(epochs=1), tmp_path / "run") == 0
+        out = capsys.readouterr().out
+        assert [command[1] for command in following(out)][:3] == ["predict", "calibrate", "report"]
+    assert "this run is finished" in out
+    (tmp_path / "run" / "result.json").write_text("{")
+    assert train(tiny_config(epochs=1), tmp_path / "run") == 0
+    assert "result.json: cannot be read" in capsys.readouterr().out
 
 
 def test_after_preparing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from masksup.base.files import Bytes
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END, _SCAN, _NO_FRAME = 0xD9, 0xDA, (0xC4, 0xC8, 0xCC)
 _CORNER = 4  # px
+_ZEROS = bytes(16)  # with which no scan ends
 # What no image ends in. A decoder that waits for a restart marker skips everything else, so there is each of them.
 _BEHIND = b"".join(bytes(range(1, 255)) + bytes([0xFF, 0xD0 + number]) for number in range(8))
 
@@ -47,6 +48,9 @@ def ends_early(jpeg: Bytes) -> bool:
     """
     whole = bytes(jpeg)
     end = next((at for marker, at in _segments(jpeg) if marker == _END), len(jpeg))
+    progressive, complete = _scans(jpeg)
+    if progressive and not complete and whole.endswith(_ZEROS, 0, end):
+        return True  # a decoder takes the zeros for the rest of a scan, and misses no later one
     try:
         return bool(_shown(whole[:end]) != _shown(whole[:end] + _BEHIND))
     except OSError:  # of a progressive file, PIL notices by itself

@@ -43,18 +43,21 @@ from masksup.training.frozen import frozen_features, make_sure_of_room
 from masksup.training.introduce import introduce
 from masksup.training.run import Built, Progress, Run
 from masksup.training.snapshots import new_snapshots
+from masksup.training.what_next import tell_finished
 
 
 def as_begun(config: Config, run_dir: Path, group: Group) -> tuple[Config, bool]:
     """`config` with what the run in `run_dir` has chosen where it says `auto`, and whether that run is finished.
 
-    As rank 0 sees it, since what others see of a shared folder may be older. Collective.
+    As rank 0 sees it, and says, since what others see of a shared folder may be older. Collective.
     """
     done = False
     with group.together():
         if group.first:
             config = as_in_folder(run_dir, config)
             done = finished(run_dir, config)
+            if done:
+                tell_finished(run_dir)
     told: tuple[Config, bool] = group.broadcast((config, done))
     return told
 

@@ -9,7 +9,6 @@ from masksup.base.fitted import fitted
 from masksup.base.log import console, log
 from masksup.base.next_steps import tell_next
 from masksup.base.words import counted, figure
-from masksup.calibration import LEAST_POSITIVES
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part
 from masksup.engine.ema import copy_values
@@ -28,6 +27,7 @@ from masksup.training.adapted import as_scored
 from masksup.training.plot import plot_curves, plot_precision_recall
 from masksup.training.run import Run
 from masksup.training.score_log import CURVES, contact_sheet_of, known, record_scores
+from masksup.training.what_next import after_training
 
 WAITED_MUCH = 0.05  # the share of the training that a step waited for images
 
@@ -122,17 +122,9 @@ def _conclude(run: Run, result: dict[str, Any]) -> None:
         f"finished {counted(progress.step, 'step')} in {duration(progress.seconds)} "
         f"({figure(result['images_per_second'])} images/s with scoring); result: {run.folder.result}"
     )
-    folder = run.folder.path
-    present = sum(result[_chosen(result)].get("eval", {}).get("positives", {}).values())
-    enough = present >= LEAST_POSITIVES  # or `calibrate` would refuse
-    calibrated = [(("masksup", "calibrate", folder), "a threshold for each class")] if enough else []
-    waited = _share_waited(run)
+    folder, waited = run.folder.path, _share_waited(run)
     slow = [(("masksup", "doctor", folder), f"waiting for data took {waited:.0%} of the training: what to change")]
-    tell_next(
-        (("masksup", "predict", folder, "PHOTOS", "--pictures", "labelled"), "labels for your images"), *calibrated,
-        (("masksup", "report", folder), "a page with scores, curves and mistakes"),
-        *(slow if waited > WAITED_MUCH and not run.config.model.frozen else ()),
-    )  # fmt: skip
+    tell_next(*after_training(folder, result), *(slow if waited > WAITED_MUCH and not run.config.model.frozen else ()))
 
 
 def _share_waited(run: Run) -> float:

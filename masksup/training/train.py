@@ -37,7 +37,6 @@ def train(config: Config, run_dir: Path, place: Place = ALONE) -> int:
     with joined(place, config) as group:
         config, done = as_begun(config, run_dir, group)
         if done:
-            log.info(f"{run_dir}: this run is finished; its scores are in {run_dir / 'result.json'}")
             return 0
         run = open_training(config, run_dir, group)
         heartbeat.note(ranks=group.world)

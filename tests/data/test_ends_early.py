@@ -142,3 +142,12 @@ def test_a_decoder_that_waits_for_a_restart_marker_is_not_fooled(share: float) -
     assert ends_early(cut(data, share))
     assert ends_early(zeros)
     assert not ends_early(data)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_progressive_file_that_goes_on_with_zeros_lacks_its_later_scans(tmp_path: Path, share: float) -> None:
+    data = jpeg(progressive=True)
+    zeros = data[: int(share * len(data))].rstrip(b"\xff") + bytes(3000) + END
+    assert ends_early(zeros)
+    assert not ends_early(data)
+    assert all(problems(zeros)), "and a run asks of it, too"

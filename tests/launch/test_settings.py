@@ -76,7 +76,7 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sweep", "said"),
     [
-        ({"grid": {"optim.rate": [1]}}, "optim.rate: unknown key; did you mean"),
+        ({"grid": {"optim.rate": [1]}}, "optim.rate: unknown key; known: "),
         ({"grids": {}}, "grids: unknown key; did you mean 'grid'"),
         ({"grid": {"optim.lr": []}}, "grid.optim.lr: found no value"),
         ({"grid": {"optim.lr": [-1]}}, "optim.lr: found -1"),
