@@ -141,7 +141,7 @@ def _new_search(args: argparse.Namespace, train: "Index", test: "Index | None") 
     from masksup.selection.ladder import Start, ladder
     from masksup.selection.search import Budget, Climb
 
-    facts = facts_of(whole(train), args.folds)
+    facts = facts_of(whole(train), args.folds, args.csv)
     for line in facts.lines():
         log.info(line)
     log.info(f"each setting is trained {args.folds} times on a part of the images and scored on the rest")

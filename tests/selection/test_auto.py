@@ -199,6 +199,53 @@ def test_wrong_input_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def write_table(folder: Path, images: int, labels: Callable[[int], str]) -> list[str]:
+    """Images and a table with columns of two classes; the words that name them."""
+    rows = ["image,cat,dog"]
+    for number in range(images):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{labels(number)}")
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    return ["auto", "--csv", str(folder / "train.csv"), "--root", str(folder)]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "more", "line"),
+    [
+        (1, "1,0", [], "train.csv: found 1 image, too few to choose by 2 folds; expected at least 10"),
+        (12, "0,0", [], "found no label that is present, so there is nothing to learn"),
+        (12, "1,0", [], "found no class that is ever absent"),
+        (12, "{},0", ["optim.nosuch=1"], "optim.nosuch: unknown key"),
+    ],
+)
+@pytest.mark.parametrize("limit", [[], ["--trials", "2"]])
+def test_a_refused_table_leaves_nothing(
+    images: int, labels: str, more: list[str], line: str, limit: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = write_table(tmp_path, images, lambda n: labels.format(n % 2))
+    out = ["--out", str(tmp_path / "runs" / "out")]
+    assert main([*words, *out, *SMALL, *QUICK, *limit, *more]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_there_before_a_refusal_stays(tmp_path: Path) -> None:
+    words = [*write_table(tmp_path, 12, lambda n: f"{n % 2},0"), "--out", str(tmp_path / "out"), *SMALL, *QUICK]
+    assert main([*words, "--plan"]) == 0
+    before = sorted(path for path in (tmp_path / "out").rglob("*"))
+    assert main([*words, "optim.nosuch=1"]) == 2
+    assert sorted(path for path in (tmp_path / "out").rglob("*")) == before
+
+
+def test_classes_with_too_few_positives_are_named(tiny_data: Path) -> None:
+    part = whole(open_index(tiny_data / "train"))
+    positives_C = part.count(1)
+    folds = int(positives_C.min()) + 1
+    few = [name for name, count in zip(part.index.classes, positives_C) if count < folds]
+    assert facts_of(part, folds).lines()[-1].endswith(f"with fewer, learnt but not judged: {', '.join(few)}")
+
+
 def test_what_cannot_be_judged_is_refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = whole(open_index(tiny_data / "train"))
     none = type(part)(part.index, np.flatnonzero((part.labels_NC != 1).all(1)))

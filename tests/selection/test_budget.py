@@ -17,7 +17,7 @@ from masksup.selection.ladder import Start, ladder
 from masksup.selection.search import Budget, Climb
 
 START = Start("test_vit", "weights.pth", 64)
-FACTS = Facts("mine", "hash", 50, 50, (64, 64), np.array([9, 9]), 0.0, 3)
+FACTS = Facts("mine", "hash", 50, 50, (64, 64), ("cat", "dog"), np.array([9, 9]), 0.0, 3)
 OPTIONS: dict[str, Any] = {"settings": QUICK, "robust": False}
 EXPECTED = {"probe-64": 60.0, "probe-128": 60.0, "lora-64": 600.0, "finetuned-64": 600.0, "finetuned-128": 1200.0}
 
