@@ -264,6 +264,13 @@ def takes_any_side(name: str, size: int) -> bool:
     return True
 
 
+def has_linear_layers(name: str) -> bool:
+    """Whether there is one in the backbone of a timm model, for LoRA to add to. UserError where it cannot be built."""
+    check_name(name)
+    with torch.device("meta"):
+        return any(isinstance(module, nn.Linear) for module in _create(name, {}).modules())
+
+
 def map_side(backbone: Backbone, side: int, key: str, noun: str = "") -> int:
     """Side of the map of an image of `side` pixels, from a rehearsal. UserError about `key` where there is none."""
     weights = {name: torch.empty_like(p, device="meta") for name, p in backbone.named_parameters()}
