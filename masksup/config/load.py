@@ -43,9 +43,9 @@ def load_settings(config: Path | Mapping[str, Any], settings: Mapping[str, Any])
     return _load(_plain(config, "config"), "config", Path(), overrides)[0]
 
 
-def refuse_unfit(tree: Mapping[str, Any], origin: str, overrides: Iterable[str]) -> None:
-    """UserError as from `load_config`, for a file that is not written yet."""
-    _load(_plain(tree, origin), origin, Path(), [_parsed(override) for override in overrides])
+def as_config(tree: Mapping[str, Any], origin: str, overrides: Iterable[str]) -> Config:
+    """As `load_config`, of a file that is not written yet, which errors call `origin`."""
+    return _load(_plain(tree, origin), origin, Path(), [_parsed(override) for override in overrides])[0]
 
 
 def _load(

@@ -209,6 +209,9 @@ class ModelSettings(Section):
     last_stage_stride: Literal[1] | None = None
     """1: the last stage of a ResNet keeps the size of its input, without dilation (ResNeSt: with it, as published), so
     that the feature map has twice the side (Puzzle-CAM, OASS). null: as the backbone is."""
+    octaves: Annotated[int, Field(ge=1, le=4)] = 1
+    """How many scales the backbone sees: an image at `size`, at half of it, and so on. The feature map is the mean of
+    theirs, by which small and large objects count alike (Simonyan and Zisserman, arXiv 1409.1556, appendix B)."""
 
 
 class Optim(Section):

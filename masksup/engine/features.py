@@ -133,6 +133,7 @@ class FeatureFolder:
         augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
         facts = [part.index.hash, weights, view, str(self.dtype), self.device.type, config.eval.batch, model, augment]
         facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
+        facts += [f"octaves {config.model.octaves}"] if config.model.octaves > 1 else []  # else as it ever was
         return f"{part.index.name}-{part.index.split}-{view}-{json_sha256(facts)[:16]}"
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from masksup.base.words import reason
 from masksup.errors import UserError
@@ -32,14 +33,15 @@ class Backbone(nn.Module):
 
     width: channels of the map.  stride: input pixels a position.  size: side of the input it was built for.
     grid: side of the map at that size.  mean, std: of the weights' own card, for pixels in [0, 1].
-    norm_kind: "batch" if most normalisation layers are batch norms, else "layer".
+    norm_kind: "batch" if most normalisation layers are batch norms, else "layer".  octaves: scales that it sees.
     """
 
-    def __init__(self, model: nn.Module, name: str, size: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, model: nn.Module, name: str, size: int, shape: tuple[int, ...], octaves: int = 1) -> None:
         super().__init__()
         self.model = model
         self.name = name
         self.size = size
+        self.octaves = octaves
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
         self.layout, self.width, self.grid = _read_layout(model, name, shape, self.prefix_tokens)
         self.stride = _stride(size, self.grid)
@@ -66,7 +68,18 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Normalised float images to the feature map x_BDHW, rows from the top, columns from the left."""
+        """Normalised float images to the feature map x_BDHW, rows from the top, columns from the left.
+
+        Of several octaves, the mean of their maps, each spread over the positions of the largest.
+        """
+        x_BDHW = self._map(images_BCHW)
+        side = x_BDHW.shape[2:]
+        for _ in range(1, self.octaves):
+            images_BCHW = F.avg_pool2d(images_BCHW, 2)
+            x_BDHW = x_BDHW + F.interpolate(self._map(images_BCHW), side)
+        return x_BDHW / self.octaves if self.octaves > 1 else x_BDHW
+
+    def _map(self, images_BCHW: Tensor) -> Tensor:
         self.in_forward = True
         x: Tensor = self.model(images_BCHW)
         self.in_forward = False
@@ -84,12 +97,14 @@ def build_backbone(
     grad_checkpointing: bool,
     options: dict[str, Any],
     last_stage_stride: Literal[1] | None = None,
+    octaves: int = 1,
 ) -> Backbone:
     """The timm model `name` with random weights, for square images of `size` pixels.
 
     Position embeddings and windows are laid out for `size`. The model keeps every layer up to its pooling and
     applies a norm that stands after the pooling (ConvNeXt) at every position instead, so that every parameter
     takes part. `options` are passed to timm (drop_path_rate, ...). `last_stage_stride` 1 doubles the map of a ResNet.
+    With `octaves` it also sees each image at half the size, a quarter of it, and so on.
     Raises UserError for an unknown name or option, a size the model cannot take, or no spatial map.
     """
     check_name(name)
@@ -102,7 +117,8 @@ def build_backbone(
         rehearsal = _create(name, arguments, last_stage_stride).eval()
         _refuse_cut_patches(rehearsal, name, size)
         shape = _output_shape(rehearsal, name, size)
-    backbone = Backbone(_create(name, arguments, last_stage_stride), name, size, shape)
+        _refuse_octaves(rehearsal, name, size, octaves)
+    backbone = Backbone(_create(name, arguments, last_stage_stride), name, size, shape, octaves)
     if grad_checkpointing:
         _checkpoint_gradients(backbone)
     return backbone
@@ -167,6 +183,24 @@ def _output_shape(model: nn.Module, name: str, size: int) -> tuple[int, ...]:
     return tuple(output.shape) if isinstance(output, Tensor) else ()
 
 
+def _refuse_octaves(model: nn.Module, name: str, size: int, octaves: int) -> None:
+    """UserError where a model does not take the image at each of its scales."""
+    if octaves == 1:
+        return
+    smallest, rest = divmod(size, 2 ** (octaves - 1))
+    if rest:
+        raise UserError(
+            f"model.octaves: found {octaves}, but model.size {size} is no multiple of {2 ** (octaves - 1)}, by "
+            "which the smallest scale is divided; choose such a size"
+        )
+    try:
+        patches = len(_output_shape(model, name, smallest)) == 3  # laid out for one size, whatever timm lets through
+    except UserError as error:
+        raise UserError(f"model.octaves: found {octaves}: {error}; expected 1") from None
+    if patches:
+        raise UserError(f"model.octaves: found {octaves}, but {name} is laid out for one size; expected 1")
+
+
 def _read_layout(model: nn.Module, name: str, shape: tuple[int, ...], prefix_tokens: int) -> tuple[Layout, int, int]:
     """(order of the output's dimensions, width, side of the map), from the shape of one output."""
     widths = {getattr(model, "num_features", None), getattr(model, "head_hidden_size", None)}
@@ -228,6 +262,13 @@ def takes_any_side(name: str, size: int) -> bool:
     except UserError:
         return False
     return True
+
+
+def has_linear_layers(name: str) -> bool:
+    """Whether there is one in the backbone of a timm model, for LoRA to add to. UserError where it cannot be built."""
+    check_name(name)
+    with torch.device("meta"):
+        return any(isinstance(module, nn.Linear) for module in _create(name, {}).modules())
 
 
 def map_side(backbone: Backbone, side: int, key: str, noun: str = "") -> int:

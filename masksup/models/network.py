@@ -64,7 +64,7 @@ def build_network(model: ModelSettings, classes: int) -> Network:
     """
     trunk = build_backbone(
         model.backbone, model.size, grad_checkpointing=model.grad_checkpointing, options=model.backbone_options,
-        last_stage_stride=model.last_stage_stride,
+        last_stage_stride=model.last_stage_stride, octaves=model.octaves,
     )  # fmt: skip
     head = HEADS.resolve(model.head.name)(trunk.width, classes, **model.head.options)
     mean = trunk.mean if model.mean == "card" else model.mean

@@ -1,5 +1,8 @@
 """The images of a search: indexes that are there, or made of tables; the test part is compared, never looked at."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from masksup.base.words import counted
@@ -9,6 +12,22 @@ from masksup.data.prepare.table import print_table
 from masksup.data.split import refuse_other_classes, refuse_other_range, samples_in_both, whole
 from masksup.data.write_index import write_index
 from masksup.errors import UserError
+
+
+@contextmanager
+def taken_back(out: Path) -> Iterator[None]:
+    """Where the search is refused, remove what it has written: the folders that were not there before."""
+    ours = [folder for folder in (out / "data", out / "rungs") if not folder.exists()]
+    above = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    except UserError:
+        for folder in ours:
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in above:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def indexes(

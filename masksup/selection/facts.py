@@ -1,12 +1,13 @@
 """What is known of a training part before anything is trained, and what is too little to choose by."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masksup.base.words import counted
+from masksup.base.words import counted, listed
 from masksup.data.split import Part
 from masksup.errors import UserError
 
@@ -24,6 +25,7 @@ class DataFacts:
     images: int
     sides: tuple[int, int]
     """Median width and height, px."""
+    classes: tuple[str, ...]
     positives_C: NDArray[np.int64]
     ignored: float
     """Share of the pairs."""
@@ -37,16 +39,16 @@ class DataFacts:
 
     def lines(self) -> list[str]:
         """For people."""
-        few, some = int((~self.counted_C).sum()), self.positives_C[self.counted_C]
+        some, few = self.positives_C[self.counted_C], [self.classes[c] for c in np.flatnonzero(~self.counted_C)]
         lines = [
             f"{self.title}: {counted(self.samples, 'sample')} of {counted(self.images, 'image')}, typically "
             f"{self.sides[0]} x {self.sides[1]} px; {counted(len(self.positives_C), 'class')}, "
             f"{100 * self.ignored:.1f} % of the labels ignored",
-            f"settings are judged by {counted(int(self.counted_C.sum()), 'class')} with at least {self.folds} positive "
-            f"samples, one a fold ({int(some.min())} to {int(some.max())}, median {int(np.median(some))})",
+            f"settings are judged by {counted(len(some), 'class')} with at least {self.folds} positive samples, one for"
+            f" each fold ({int(some.min())} to {int(some.max())}, median {int(np.median(some))})",
         ]
         if few:
-            lines.append(f"{counted(few, 'class')} with fewer: learnt too, but without a part in the choice")
+            lines.append(f"{counted(len(few), 'class')} with fewer, learnt but not judged: {listed(few)}")
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -56,10 +58,10 @@ class DataFacts:
         }  # fmt: skip
 
 
-def facts_of(part: Part, folds: int) -> DataFacts:
-    """Look at a training part. UserError where nothing can be chosen by it."""
+def facts_of(part: Part, folds: int, name: Path | None = None) -> DataFacts:
+    """Look at a training part. UserError where nothing can be chosen by it, which calls it `name`."""
     images = len(np.unique(np.asarray(part.index.sample_image_N)[part.samples]))
-    positives_C, where = part.count(1), str(part.index.folder)
+    positives_C, where = part.count(1), str(name or part.index.folder)
     if images < (least := max(2 * folds, FEWEST)):
         raise UserError(
             f"{where}: found {counted(images, 'image')}, too few to choose by {folds} folds; expected at least {least}"
@@ -69,7 +71,7 @@ def facts_of(part: Part, folds: int) -> DataFacts:
     facts = DataFacts(
         part.title, part.index.hash, len(part), images,
         (int(np.median(part.index.sizes_I2[:, 0])), int(np.median(part.index.sizes_I2[:, 1]))),
-        positives_C, float(part.count(-1).sum() / max(part.labels.size, 1)), folds,
+        tuple(part.index.classes), positives_C, float(part.count(-1).sum() / max(part.labels.size, 1)), folds,
     )  # fmt: skip
     if not facts.counted_C.any():
         raise UserError(

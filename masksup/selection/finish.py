@@ -15,8 +15,8 @@ from masksup.config.load import load_config
 from masksup.config.yaml_text import write_yaml
 from masksup.evaluation.kept import Stopped
 from masksup.saved.open import open_trained
-from masksup.selection.climb import Climb
 from masksup.selection.out_of_fold import train_aside
+from masksup.selection.search import Climb
 from masksup.training.train import train
 
 

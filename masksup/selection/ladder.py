@@ -25,11 +25,15 @@ class Rung:
     settings: Settings
     """What `masksup train` reads, without the data."""
     passes: float
-    """How often it computes an image of the training part, forward and backward; 0 where the features are kept."""
+    """How often it trains on an image of the training part; 0 where it is solved from the features."""
     starts_from: str | None = None
     """The rung, of the same fold, whose network it begins with."""
     after: tuple[tuple[str, str], ...] = ()
     """Pairs of rungs: it is tried only where the first of each pair beat the second."""
+    sure: bool = False
+    """Whether it is always tried, whatever else there is time for."""
+    unfit: str | None = None
+    """Why this network cannot do it."""
 
     @property
     def size(self) -> int:
@@ -46,6 +50,8 @@ class StartingPoint:
     seed: int = 0
     any_side: bool = False
     """Whether the network takes images of other sides than it was built for."""
+    linear_layers: bool = True
+    """Whether it has linear layers, which LoRA adds to."""
 
     def scored_at(self, size: int) -> int:
         """Side at which a network is used that learnt from random parts at `size`, where objects look larger."""
@@ -53,18 +59,25 @@ class StartingPoint:
 
 
 def ladder(start: StartingPoint, robust: bool = False) -> tuple[Rung, ...]:
-    """The rungs for a network, in the order in which they are tried. robust: MaskSup is one."""
+    """The rungs for a network, in the order in which they are tried: first a head on features as they are, then what
+    changes the network. robust: MaskSup is one.
+
+    A network without weights has no features worth a second look: its heads are solved, and no more.
+    """
     small, large = start.size, 2 * start.size
-    rungs = [_head(start, small), _head(start, large)]
+    grows = (f"head-{large}", f"head-{small}")
+    heads = [replace(_head(start, small), sure=True), _head(start, large)]
     if start.weights == "none":
-        whole = [_from_scratch(start, small, 30), _from_scratch(start, small, 90, after=30)]
+        first, *more = [_from_scratch(start, small, 30), _from_scratch(start, small, 90, after=30)]
     else:
-        grows = ((f"head-{large}", f"head-{small}"), (f"finetuned-{small}", f"head-{small}"))
-        whole = [_finetuned(start, small), _finetuned(start, large, grows)]
+        heads += [_probe(start, small), _probe(start, large, (grows, (f"probe-{small}", f"head-{small}")))]
+        heads.append(_lora(start, small))
+        first = _finetuned(start, small)
+        more = [_finetuned(start, large, (grows, (f"finetuned-{small}", f"head-{small}")))]
     if robust:  # its views have the side at which the network is used
-        below = whole[0] if start.weights == "none" else _finetuned(replace(start, any_side=False), small)
-        whole.insert(1, _with_masksup(below))
-    return tuple(rungs + whole)
+        below = first if start.weights == "none" else _finetuned(replace(start, any_side=False), small)
+        more.insert(0, _with_masksup(below))
+    return (*heads, replace(first, sure=True), *more)
 
 
 def _model(start: StartingPoint, size: int, **more: Any) -> Settings:
@@ -83,6 +96,29 @@ def _head(start: StartingPoint, size: int) -> Rung:
     return Rung(f"head-{size}", f"the head only, {size} px", settings, 0)
 
 
+def _probe(start: StartingPoint, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:
+    """Of a head that looks at positions, on the features that the solved head of this size has left."""
+    settings = {
+        **_common(start), "model": _model(start, size, frozen=True, head={"name": "attentive_probe"}),
+        "epochs": 20, "batch": {"global": 16}, "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05},
+        "schedule": {"name": "onecycle"},
+    }  # fmt: skip
+    return Rung(f"probe-{size}", f"an attentive head only, {size} px", settings, 20, after=after)
+
+
+def _lora(start: StartingPoint, size: int) -> Rung:
+    """As fine-tuning, of an addition to the linear layers. The head, which is there, keeps the rate of fine-tuning."""
+    rung = _finetuned(start, size)
+    optim = rung.settings["optim"]
+    settings = {
+        **rung.settings, "model": {**rung.settings["model"], "lora": {"rank": 8, "alpha": 16}},
+        "optim": {**optim, "lr": 5 * optim["lr"], "head_factor": optim["head_factor"] / 5},
+    }  # fmt: skip
+    unfit = None if start.linear_layers else "the network has no linear layers"
+    title = rung.title.replace("fine-tuning", "LoRA")
+    return replace(rung, name=f"lora-{size}", title=title, settings=settings, unfit=unfit)
+
+
 def _finetuned(start: StartingPoint, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:
     """Of the whole network, which begins with the head that was solved: rates can be low, and nothing is unlearnt."""
     augment = {
@@ -97,7 +133,7 @@ def _finetuned(start: StartingPoint, size: int, after: tuple[tuple[str, str], ..
         "optim": {"name": "adamw", "lr": 1e-4, "head_factor": 1, "weight_decay": 0.01},
         "schedule": {"name": "onecycle"},
     }  # fmt: skip
-    title = f"fine-tuning from that head, {size} px" + (f", used at {scored} px" if scored != size else "")
+    title = f"fine-tuning from the head at {size} px" + (f", used at {scored} px" if scored != size else "")
     return Rung(f"finetuned-{size}", title, settings, 6, starts_from=f"head-{size}", after=after)
 
 
@@ -121,9 +157,7 @@ def _from_scratch(start: StartingPoint, size: int, epochs: int, after: int = 0) 
     )
 
 
-def waits_for(rung: Rung, gains: Mapping[tuple[str, str], bool]) -> str | None:
-    """Why a rung is not tried: the pair of rungs of which the first did not pay. None: nothing speaks against it."""
-    for pair in rung.after:
-        if not gains.get(pair, False):
-            return f"{pair[0]} did not beat {pair[1]}"
-    return None
+def waits_for(rung: Rung, gains: Mapping[tuple[str, str], bool]) -> tuple[str, str] | None:
+    """The pair of rungs of which the first did not pay, so that this one is not tried. None: nothing speaks against
+    it."""
+    return next((pair for pair in rung.after if not gains.get(pair, False)), None)

@@ -70,8 +70,7 @@ def held_out_fold(config: Config, out: Path, keep_run: bool = False, masked: Lev
     Stopped; the same call goes on then. keep_run: leave the run folder, which `run_of` names. masked: also the outputs
     under the masks of `masksup eval --masked`.
     """
-    name = _name(config) + (f"-{masked}" if masked else "")
-    file, run_dir = out / HELD_OUT / f"{name}.npz", run_of(config, out)
+    file, run_dir = held_out_file(config, out, masked), run_of(config, out)
     if not file.exists() or (keep_run and not run_dir.exists()):
         source = open_source(config.data, config.seed)
         assert source.eval is not None
@@ -84,6 +83,11 @@ def held_out_fold(config: Config, out: Path, keep_run: bool = False, masked: Lev
             arrays["samples"], arrays["logits"], arrays["labels"], arrays["images"],
             arrays["masked"] if masked else None,
         )  # fmt: skip
+
+
+def held_out_file(config: Config, out: Path, masked: Level | None = None) -> Path:
+    """Where the outputs of one fold lie."""
+    return out / HELD_OUT / f"{_name(config)}{f'-{masked}' if masked else ''}.npz"
 
 
 def run_of(config: Config, out: Path) -> Path:

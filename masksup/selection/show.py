@@ -7,9 +7,13 @@ from typing import Any
 from rich.table import Table
 
 from masksup.base.files import read_json
+from masksup.config.load import load_config
 from masksup.runtime.progress import duration
 from masksup.selection import CHOICES
-from masksup.selection.climb import Climb, write_rungs
+from masksup.selection.climb import misfit, write_rungs
+from masksup.selection.judge import gain
+from masksup.selection.ladder import Rung
+from masksup.selection.search import Climb
 
 
 def plan_lines(search: Climb, train_index: Path) -> list[str]:
@@ -17,14 +21,28 @@ def plan_lines(search: Climb, train_index: Path) -> list[str]:
     write_rungs(search, train_index)
     lines = []
     for number, rung in enumerate(search.rungs, 1):
-        when = " and ".join(f"{a} beats {b}" for a, b in rung.after)
-        lines.append(f"{number}. {rung.title}{f', if {when}' if when else ''}: {search.file(rung)}")
+        lines.append(f"{number}. {rung.title}{_when(search, rung)}")
     how = ", as they are and with more than half of each image hidden," if search.robust else ""
     lines.append(
         f"each is judged by {search.facts.folds} folds of the training part{how} held out in turn; of those within a "
         "standard error of the best one, the first is trained on all of it"
     )
+    lines.append(
+        "to train one of them yourself: masksup train FILE (fine-tuning then begins with a new head, unless "
+        "model.weights names the run of that head)"
+    )
     return lines
+
+
+def _when(search: Climb, rung: Rung) -> str:
+    """Whether a rung would be tried, and where its settings are."""
+    file = search.file(rung)
+    why = rung.unfit or misfit(search, load_config(file, search.overrides)[0])
+    if why is not None:
+        return f": not possible here, because {why}"
+    pairs = [(search.rung(a), search.rung(b)) for a, b in rung.after]
+    when = " and ".join(f"'{a.title}' is clearly better than '{b.title}'" for a, b in pairs)
+    return f"{', always' if rung.sure else ''}{f', if {when}' if when else ''}: {file}"
 
 
 def table_of(search: Climb) -> Table:
@@ -57,15 +75,26 @@ def test_scores(search: Climb) -> dict[str, Any]:
     return scores
 
 
+def _not_the_best(search: Climb) -> list[str]:
+    """Why another setting was taken than the one with the highest figure, where that is so."""
+    best = max(search.tried, key=lambda rung: search.scores[rung.name].judged.mean_ap)
+    if best is search.winner:
+        return []
+    found = gain(search.scores[best.name].judged, search.scores[search.winner.name].judged)
+    return [
+        f"'{best.title}' has {found.mean_ap:.1f} points more, but that may be chance (standard error "
+        f"{found.error:.1f}), and the one that was chosen is simpler"
+    ]
+
+
 def last_lines(search: Climb, tested: bool) -> list[str]:
     """What was chosen, what its score is worth, and what to do with it."""
     winner = search.winner
     score = search.scores[winner.name]
     masked = f", {score.masked.mean_ap:.1f} with more than half of each hidden" if score.masked else ""
-    lines = [
-        f"chosen: {winner.title}; {score.clean.mean_ap:.1f} mAP on held-out training images{masked}. The best of "
-        "several is a little too good, for it was chosen by this figure"
-    ]
+    lines = [f"chosen: {winner.title}; {score.clean.mean_ap:.1f} mAP on held-out training images{masked}"]
+    lines += _not_the_best(search)
+    lines.append("this figure is a little too good, because the setting was chosen by it among several")
     if tested:
         result = test_scores(search)
         lines.append(

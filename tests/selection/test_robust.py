@@ -11,7 +11,7 @@ from choosing import QUICK, SMALL, auto, choices
 
 from launch.watch.status import find_runs
 from masksup.cli import main
-from masksup.config.load import refuse_unfit
+from masksup.config.load import as_config
 from masksup.evaluation.kept import Stopped
 from masksup.metrics.average_precision import average_precision
 from masksup.selection import CHOICES, FOLDS
@@ -24,7 +24,7 @@ from masksup.selection.out_of_fold import HELD_OUT, HeldOut, fold_config, held_o
 @pytest.mark.parametrize("weights", ["none", "weights.pth"])
 def test_each_rung_is_a_configuration(weights: str, any_side: bool) -> None:
     for rung in ladder(StartingPoint("test_resnet", weights, 64, any_side=any_side), robust=True):
-        refuse_unfit({**rung.settings, "data": {"train": "train"}}, rung.title, [])
+        as_config({**rung.settings, "data": {"train": "train"}}, rung.title, [])
 
 
 @pytest.mark.parametrize("weights", ["none", "weights.pth"])
@@ -67,10 +67,13 @@ def test_the_mean_of_images_as_they_are_and_hidden_judges() -> None:
     assert score.judged.mean_ap_R == pytest.approx((score.clean.mean_ap_R + score.masked.mean_ap_R) / 2)
 
 
+SHORT = ["--trials", "2", "epochs=1"]
+
+
 @pytest.fixture(scope="module")
 def robust(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("robust") / "out"
-    assert auto(tiny_data, out, "--robust", "--trials", "1") == 0
+    assert auto(tiny_data, out, "--robust", *SHORT) == 0
     return out
 
 
@@ -97,12 +100,11 @@ def test_both_figures_and_the_rule_are_told(robust: Path, tiny_data: Path, capsy
     row = choices(robust)["rungs"][0]
     assert row["mAP_judged"] == pytest.approx((row["mAP"] + row["mAP_masked"]) / 2)
     assert "judged by the mean of mAP_masked, under high masks, and mAP" in choices(robust)["protocol"]
-    assert auto(tiny_data, robust, "--robust", "--trials", "1") == 0
+    assert auto(tiny_data, robust, "--robust", *SHORT) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "only one setting was tried (the head only, 32 px), so nothing was compared" in said
     assert f"{row['mAP']:.1f} │ {row['mAP_masked']:.1f} │ {row['mAP_judged']:.1f}" in said
     assert f"{row['mAP_masked']:.1f} with more than half of each hidden" in said
-    assert [run.name for run in find_runs(robust)] == ["head-32"]
+    assert [run.name for run in find_runs(robust)] == [choices(robust)["chosen"]]
 
 
 def test_choices_of_a_version_without_robust_go_on_and_are_no_answer_to_it(
@@ -117,12 +119,14 @@ def test_choices_of_a_version_without_robust_go_on_and_are_no_answer_to_it(
     (tmp_path / CHOICES).write_text(json.dumps(tree))
     shutil.copytree(robust / HELD_OUT, tmp_path / HELD_OUT)
     monkeypatch.setattr("masksup.selection.climb.held_out_fold", stops)
-    assert auto(tiny_data, tmp_path) == 75
+    assert auto(tiny_data, tmp_path, *SHORT[2:]) == 75
     assert "goes on after" in capsys.readouterr().out
-    assert auto(tiny_data, tmp_path, "--robust") == 2
+    assert auto(tiny_data, tmp_path, "--robust", *SHORT[2:]) == 2
     assert "robust: found False, asked for True; take another --out" in capsys.readouterr().err
     shutil.rmtree(tmp_path / HELD_OUT)
-    assert auto(tiny_data, tmp_path, "--robust") == 75, "where nothing was found, there is nothing to contradict"
+    assert auto(tiny_data, tmp_path, "--robust", *SHORT[2:]) == 75, (
+        "where nothing was found, there is nothing to contradict"
+    )
 
 
 @pytest.mark.slow  # short: the rung, its judge and its figures, each by itself
