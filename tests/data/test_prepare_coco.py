@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from masksup.data.index import CROWD
 from masksup.data.prepare.coco import prepare_coco, prepare_coco2014
+from masksup.data.prepare.coco_json import box_of, read_coco
 from masksup.data.prepare.originals import write_originals
 from masksup.data.write_index import IndexContent
 from masksup.errors import UserError
@@ -228,3 +229,17 @@ def test_crowds_may_be_true_and_false(tmp_path: Path) -> None:
     content = prepare_coco(make_coco(tmp_path / "words", words))[0]
     assert content.box_flags_M.tolist() == plain.box_flags_M.tolist()
     assert CROWD in content.box_flags_M
+
+
+def test_outlines_of_objects_that_have_a_box_are_not_kept(tmp_path: Path) -> None:
+    """They are most of a large file, and nothing reads them."""
+    boxed = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 4, 6, 1, 6]]}
+    outlined = {**boxed, "id": 2, "bbox": []}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [boxed, outlined],
+    }  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    ((one, other),) = read_coco(tmp_path / "a.json", skip_broken=False).annotations.values()
+    assert "segmentation" not in one
+    assert box_of("", one) == box_of("", other) == [1, 2, 3, 4]

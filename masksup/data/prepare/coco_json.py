@@ -58,7 +58,7 @@ def read_coco(file: Path, *, skip_broken: bool) -> Coco:
 
     An id may be a number or a text, and need not be of one kind in both places: 7, 7.0, "7" and "007" are one id.
     """
-    content = read_json(file)
+    content = read_json(file, _without_idle_shape)
     _name_by_url(content)
     images = _by_id(file, "images", records(file, content, "images", {"id": _ID, "file_name": str}))
     categories = _by_id(file, "categories", records(file, content, "categories", {"id": _ID, "name": str}))
@@ -80,6 +80,13 @@ def read_coco(file: Path, *, skip_broken: bool) -> Coco:
         _check(where, annotation)
         coco.annotations.setdefault(image_id, []).append(annotation)
     return coco
+
+
+def _without_idle_shape(item: dict[str, Any]) -> dict[str, Any]:
+    """Drops the outline of an object that has a box: nothing reads it, and outlines are most of a file."""
+    if item.get("bbox"):
+        item.pop("segmentation", None)
+    return item
 
 
 def _name_by_url(content: Any) -> None:

@@ -1,6 +1,7 @@
 """JSON of unknown origin: parsed and checked, with errors that name the place."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from masksup.errors import UserError
 Kind = type | tuple[type, ...]
 
 
-def read_json(file: Path) -> Any:
-    """The content of a JSON file in UTF-8, -16 or -32. UserError naming file and line if it is missing or malformed."""
+def read_json(file: Path, each: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The content of a JSON file in UTF-8, -16 or -32. UserError naming file and line if it is missing or malformed.
+
+    `each`: what an object becomes as soon as it is read.
+    """
     text = _text(file)
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=each)
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: malformed JSON ({error.msg})") from error
     except ValueError as error:  # an integer of thousands of digits
