@@ -61,8 +61,8 @@ def expected_seconds(search: Climb, rung: Rung) -> float:
     """Of a rung and, should it win, of its training on all images."""
     heads = [one for one in search.tried if not one.passes]
     if not rung.passes and heads:  # features and all, as the head before it, whose images were smaller
-        below = max(heads, key=lambda one: one.size)
-        return search.seconds[below.name] * (rung.size / below.size) ** 2
+        below = max(heads, key=lambda one: one.pixels)
+        return search.seconds[below.name] * rung.pixels / below.pixels
     if rung.name not in search.expected:
         config, classes = search.fold(rung, 0), len(search.facts.positives_C)
         if rung.passes:  # of each fold all images but those held out, and of the end all

@@ -120,11 +120,12 @@ def _try(search: Climb, rung: Rung) -> None:
 @contextmanager
 def _timed(search: Climb, rung: Rung) -> Iterator[None]:
     """Count the time of a rung, of a start that is cut off too."""
-    began = time.monotonic()
+    began, before = time.monotonic(), search.seconds.setdefault(rung.name, 0.0)
+    keep(search)  # that it has begun, should the process be killed
     try:
         yield
     finally:
-        search.seconds[rung.name] = search.seconds.get(rung.name, 0.0) + time.monotonic() - began
+        search.seconds[rung.name] = before + time.monotonic() - began
         keep(search)
 
 

@@ -39,6 +39,11 @@ class Rung:
     def size(self) -> int:
         return int(self.settings["model"]["size"])
 
+    @property
+    def pixels(self) -> float:
+        """Of an image, at all scales at which the network sees it."""
+        return self.size**2 * sum(4.0**-octave for octave in range(self.settings["model"].get("octaves", 1)))
+
 
 @dataclass(frozen=True)
 class StartingPoint:
@@ -70,6 +75,7 @@ def ladder(start: StartingPoint, robust: bool = False) -> tuple[Rung, ...]:
     if start.weights == "none":
         first, *more = [_from_scratch(start, small, 30), _from_scratch(start, small, 90, after=30)]
     else:
+        heads += [_head_of_both(heads[-1], small)] if start.any_side else []
         heads += [_probe(start, small), _probe(start, large, (grows, (f"probe-{small}", f"head-{small}")))]
         heads.append(_lora(start, small))
         first = _finetuned(start, small)
@@ -94,6 +100,13 @@ def _head(start: StartingPoint, size: int) -> Rung:
         "optim": {"name": "lbfgs"},
     }  # fmt: skip
     return Rung(f"head-{size}", f"the head only, {size} px", settings, 0)
+
+
+def _head_of_both(large: Rung, small: int) -> Rung:
+    """On the mean of the features at both sides: large objects are seen whole at one, small ones at the other."""
+    settings = {**large.settings, "model": {**large.settings["model"], "octaves": 2}}
+    name, title = f"{large.name}-{small}", f"the head only, {large.size} and {small} px together"
+    return replace(large, name=name, title=title, settings=settings)
 
 
 def _probe(start: StartingPoint, size: int, after: tuple[tuple[str, str], ...] = ()) -> Rung:

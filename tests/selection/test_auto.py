@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from masksup.cli import main
 from masksup.config.schema import Config
 from masksup.data.index import open_index
 from masksup.data.split import whole
+from masksup.evaluation.kept import Stopped
 from masksup.metrics.average_precision import average_precision
 from masksup.metrics.paired import Resampled
 from masksup.runtime.checkpoint import newest_valid
@@ -28,6 +30,7 @@ from masksup.selection.cost import seconds_an_image
 from masksup.selection.facts import facts_of
 from masksup.selection.judge import chosen, gain
 from masksup.selection.ladder import StartingPoint, ladder, waits_for
+from masksup.selection.out_of_fold import fold_config, held_out_file
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,42 @@ def test_the_same_command_again_trains_nothing(
     for row in [*before["rungs"], *after["rungs"]]:
         row.pop("seconds", None)
     assert before == after
+
+
+def test_a_run_that_this_version_would_train_otherwise_is_named(
+    found: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is trained or written."""
+    out = tmp_path / "out"
+    shutil.copytree(found, out, symlinks=True)
+    file = out / "rungs" / "trained-30.yaml"
+    file.write_text(file.read_text().replace("epochs: 30", "epochs: 20"))
+    other = file.read_text()
+    assert auto(tiny_data, out, "--trials", "3", "--test", str(tiny_data / "test")) == 2
+    assert "another version of masksup auto trained it with the settings in" in capsys.readouterr().err
+    assert file.read_text() == other
+
+
+def test_a_rung_whose_outputs_are_of_other_settings_is_tried_again(
+    found: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stops(*_: object) -> None:
+        raise Stopped
+
+    kept = shutil.copy(found / "choices.json", tmp_path)
+    overrides = ["checkpoint.every_minutes=2", *QUICK]
+    config = fold_config(found / "rungs" / "head-64.yaml", overrides, 2, 0, found / "features")
+    file = held_out_file(config, found)
+    shutil.move(file, tmp_path / file.name)
+    monkeypatch.setattr("masksup.selection.climb.held_out_fold", stops)
+    try:
+        assert auto(tiny_data, found, "--trials", "3", "--test", str(tiny_data / "test")) == 75
+    finally:
+        shutil.move(tmp_path / file.name, file)
+        shutil.copy(kept, found / "choices.json")
+    said = capsys.readouterr().out
+    assert "the head only, 64 px: its scores are of other settings or files than those of today" in said
+    assert said.count("its scores are of other settings") == 1
 
 
 def test_another_question_needs_another_folder(

@@ -9,7 +9,7 @@ import pytest
 from choosing import QUICK
 
 from masksup.metrics.paired import Resampled
-from masksup.selection.budget import about, too_much
+from masksup.selection.budget import about, expected_seconds, too_much
 from masksup.selection.climb import why_not
 from masksup.selection.facts import DataFacts
 from masksup.selection.judge import Score
@@ -159,3 +159,16 @@ def test_times_are_told_as_people_say_them() -> None:
     assert [about(seconds) for seconds in (1, 40, 150, 6000, 9000)] == [
         "1 second", "40 seconds", "2 minutes", "100 minutes", "2.5 hours",
     ]  # fmt: skip
+
+
+def test_a_head_on_two_sides_together_follows_the_head_on_the_larger() -> None:
+    """Where the network takes any side; it costs a quarter more than the larger side alone."""
+    both = [rung for rung in ladder(replace(START, any_side=True)) if "octaves" in rung.settings["model"]]
+    assert [rung.name for rung in both] == ["head-128-64"]
+    assert both[0].settings["model"] | {"octaves": 1} == ladder(START)[1].settings["model"] | {"octaves": 1}
+    assert not any("octaves" in rung.settings["model"] for rung in ladder(START))
+    assert not any(
+        "octaves" in rung.settings["model"] for rung in ladder(StartingPoint("net", "none", 64, any_side=True))
+    )
+    found = search(start=replace(START, any_side=True), head_64=40, head_128=41)
+    assert expected_seconds(found, both[0]) == 1.25 * 60

@@ -175,7 +175,7 @@ def _select(tables: list[Labelled], chosen: tuple[str, ...]) -> None:
 
 
 def _refuse_others(table: Labelled, names: tuple[str, ...], origin: str) -> None:
-    _refuse(table, names, lambda *_: "")
+    _refuse(table, names, lambda *_: f"; {origin} has no such label, so it cannot be learnt: leave it out here")
     if table.columns is not None:
         _refuse_missing(table, names, origin)
 
