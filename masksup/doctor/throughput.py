@@ -147,7 +147,7 @@ def lines(rates: Rates) -> list[str]:
     evaluation = f"{figure(rates.evaluation_seconds):>8} s   {counted(rates.evaluations, 'evaluation')} of a run"
     what = "GPU-hours" if rates.device != "cpu" else "rank-hours"
     return [
-        f"{ranks}, {rates.device}: {rates.global_batch} images a step, micro-batches of {rates.micro_batch}",
+        f"{ranks}, {rates.device}: {counted(rates.global_batch, 'image')} a step, micro-batches of {rates.micro_batch}",
         f"step        {figure(rates.step_seconds):>8} s   mean of {counted(rates.steps_measured, 'step')}, with its "
         "loader",
         f"epoch       {figure(found.epoch_seconds):>8} s   {counted(math.ceil(rates.steps_an_epoch), 'step')}",
