@@ -91,7 +91,15 @@ def _add_preflight(command: argparse.ArgumentParser) -> None:
         metavar="INDEX",
         help="indexes that every node has to read, such as data/mine/train",
     )
-    add_json(command, "what each rank found, and the bad nodes,")
+    command.add_argument("--throughput", type=Path, metavar="CONFIG",
+                         help="instead, predict how long an epoch and a run of mine.yaml take")  # fmt: skip
+    command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                         help="with --throughput: a setting, such as data.workers=8")  # fmt: skip
+    command.add_argument("--seconds", type=float, metavar="S",
+                         help="with --throughput: seconds to train (default: 20)")  # fmt: skip
+    command.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
+                         help="with --throughput: local measures on this machine")  # fmt: skip
+    add_json(command, "what each rank found, and the bad nodes; with --throughput what was measured and predicted,")
     _add_resources(command, submits=False)
     command.add_argument(
         "--cluster-config",
@@ -204,12 +212,41 @@ def _preflight(args: argparse.Namespace) -> int:
     from masksup.base.files import read_json
     from masksup.base.json_option import STDOUT, given_as_json
 
+    if args.throughput is not None:
+        return _throughput(args)
+    for option, given in (
+        ("--set", args.overrides),
+        ("--seconds", args.seconds),
+        ("--cluster", args.cluster == "local"),
+    ):
+        if given:
+            raise UserError(f"{option}: found it without --throughput CONFIG, expected both")
     table_to = 2 if args.json == STDOUT else 1
     folder = args.folder.absolute()
     with given_as_json(args.json) as give:
         status = preflight(folder, [path.absolute() for path in args.data], resources_of(args), table_to)
         if (folder / REPORT).exists():
             give(read_json(folder / REPORT, "the report of masksup-launch preflight"))
+    return status
+
+
+def _throughput(args: argparse.Namespace) -> int:
+    from launch.throughput import rates_of
+    from masksup.base.json_option import given_as_json
+
+    if args.data:
+        raise UserError("--data: found it with --throughput, whose configuration names the data; expected one of them")
+    seconds = 20.0 if args.seconds is None else args.seconds
+    with given_as_json(args.json) as give:
+        rates, status = rates_of(
+            args.throughput, args.overrides, seconds, args.folder.absolute(), resources_of(args), args.cluster
+        )
+        if rates is None:
+            return status
+        from masksup.doctor.throughput import lines, to_json
+
+        print("\n".join(lines(rates)), flush=True)
+        give(to_json(rates))
     return status
 
 

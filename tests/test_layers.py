@@ -21,7 +21,8 @@ FLOORS = [
 # Of `launch`: rooms, and modules that are commands. Each imports from itself and from those before it.
 LAUNCH = [
     "ledger", "cluster", "sweeps", "start", "watch",
-    "submit", "submit_command", "sweep_command", "control", "without_submitit", "plain", "file_schemas", "__main__",
+    "submit", "throughput", "submit_command", "sweep_command", "control", "without_submitit", "plain", "file_schemas",
+    "__main__",
 ]  # fmt: skip
 LOOSE = {"__init__", "__main__", "cli", "errors", "exits"}
 LOADED_WHEN_CALLED = {  # by `masksup.train`, `evaluate` and `load`

@@ -28,10 +28,12 @@ from tools.speeds.measured import Setting
 ROWS: dict[str, tuple[str, int, str]] = {
     "eval": ("evaluation:scoring", 3, "scoring over a bare loop"),
     "predict": ("evaluation:predicting", 1, "masksup predict of 1,000 photographs over a bare loop"),
+    "exported": ("exported:running", 3, "masksup-run over PIL and an ONNX Runtime session"),
     "recording": ("recording:recording", 3, "records and pictures in a run of 20 ms steps"),
     "saving": ("recording:saving", 3, "a save of 300 MB"),
     "methods": ("steps:methods", 5, "MaskSup and MCAR over a plain step"),
     "shards": ("loading:smaller", 5, "shards of pixels and of smaller JPEGs over files"),
+    "loop": ("loops:training", 5, "training with its loader over a bare loop"),
     "step": ("steps:plain", 5, "training step over a bare loop"),
     "loader": ("loading:loader", 5, "loader over PIL and torchvision v1"),
     "workers": ("loading:workers", 3, "loader threads over processes"),

@@ -81,14 +81,20 @@ def ours(size: int) -> Callable[[list[Path]], Tensor]:
     return load
 
 
-def baseline(size: int, floats: bool) -> Callable[[list[Path]], Tensor]:
-    """The pipeline of the published code: PIL to RGB, RandomResizedCrop, flip, ToTensor, Normalize."""
+def by_hand(size: int, floats: bool) -> Callable[[Image.Image], Tensor]:
+    """The transforms of the published code: flip, RandomResizedCrop, ToTensor, Normalize."""
     steps: list[Callable[..., object]] = [v1.RandomHorizontalFlip(), v1.RandomResizedCrop(size, SCALE)]
     if floats:
         steps += [v1.ToTensor(), v1.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
     else:
         steps += [v1.PILToTensor()]
-    transform = v1.Compose(steps)
+    together: Callable[[Image.Image], Tensor] = v1.Compose(steps)
+    return together
+
+
+def baseline(size: int, floats: bool) -> Callable[[list[Path]], Tensor]:
+    """The pipeline of the published code: PIL to RGB, and its transforms."""
+    transform = by_hand(size, floats)
 
     def load(files: list[Path]) -> Tensor:
         images = []

@@ -169,12 +169,20 @@ def shown(work: Work, resources: Resources) -> str:
 
 
 def preflight(folder: Path, indexes: list[Path], resources: Resources, table_to: int = 1) -> int:
-    """masksup-launch preflight: inside an allocation on its nodes, else on nodes that are asked for now.
+    """masksup-launch preflight. table_to: the file descriptor that its table goes to."""
+    refuse_absent()
+    refuse_full(folder)
+    (folder / REPORT).unlink(missing_ok=True)
+    return on_nodes("launch.start.preflight", [str(folder), *map(str, indexes)], resources, table_to)
 
-    Of a range, as many as the allocation has, else the most. table_to: the file descriptor that its table goes to.
+
+def on_nodes(module: str, arguments: list[str], resources: Resources, output: int) -> int:
+    """Run a module as a rank on every place: inside an allocation on its nodes, else on nodes that are asked for now.
+
+    Of a range, as many as the allocation has, else the most. output: the file descriptor that the ranks print to.
     """
-    here = int(os.environ.get("SLURM_JOB_NUM_NODES") or resources.most_nodes)
-    resources = resources.on(min(here, resources.most_nodes))
+    there = int(os.environ.get("SLURM_JOB_NUM_NODES") or resources.most_nodes)
+    resources = resources.on(min(there, resources.most_nodes))
     inside = {"--time": resources.time} if "SLURM_JOB_ID" not in os.environ else {}
     wanted = {
         "--partition": resources.partition, "--account": resources.account, "--qos": resources.qos,
@@ -186,14 +194,11 @@ def preflight(folder: Path, indexes: list[Path], resources: Resources, table_to:
         "srun", "--export=ALL", f"--nodes={resources.nodes}", f"--ntasks={resources.world}",
         f"--ntasks-per-node={resources.ranks_on_a_node}", f"--cpus-per-task={resources.cpus_per_rank}",
         *[f"{name}={value}" for name, value in wanted.items() if value is not None],
-        *rank_command(resources, "launch.start.preflight", [str(folder), *map(str, indexes)]),
+        *rank_command(resources, module, arguments),
     ]  # fmt: skip
-    refuse_absent()
-    refuse_full(folder)
-    (folder / REPORT).unlink(missing_ok=True)
     root = str(Path(launch.__file__ or "").parents[1])
     variables = {**os.environ, **resources.environment, "PYTHONPATH": root}
-    return subprocess.run(command, env=variables, stdout=table_to).returncode
+    return subprocess.run(command, env=variables, stdout=output).returncode
 
 
 def _again(token: Token, bad_nodes: list[str], resources: Resources) -> int:

@@ -12,20 +12,19 @@ from torch import Tensor
 
 from masksup.base.place import ALONE, cpus_of_rank
 from masksup.base.random import draws
-from masksup.config.auto import with_micro
 from masksup.config.load import load_config
 from masksup.config.schema import Config
 from masksup.data.decode import decode_bytes
 from masksup.data.loader import train_loader, workers_of
-from masksup.data.split import open_source, train_dataset
-from masksup.engine.micro import largest_micro
+from masksup.data.split import train_dataset
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.step import Stepper, to_device
 from masksup.errors import UserError
 from masksup.runtime.metrics_rows import read_rows
+from masksup.runtime.ranks import Group
 from masksup.runtime.run_folder import as_in_folder
-from masksup.training.open import build
+from masksup.training.open import built_together
 from masksup.training.run import Built
 
 _SAMPLES = 32  # whose reading, decoding and transforming is timed
@@ -68,14 +67,8 @@ def examine(path: Path, overrides: list[str], seconds: float) -> Found:
     """Measure what a configuration describes, or a run folder, of which the record is read too. UserError as in
     `build`, and for a backbone that is frozen."""
     config = _config(path, overrides)
-    if config.model.frozen:
-        raise UserError(
-            f"{path}: found model.frozen true, whose steps have neither images nor a backbone (features are kept); "
-            "expected a configuration that trains the backbone"
-        )
-    if config.batch.micro == "auto":
-        config = with_micro(config, largest_micro(config, open_source(config.data, config.seed), ALONE))
-    built, _ = build(config, path, True, ALONE)  # without its weights, which change no speed
+    refuse_frozen(config, path)
+    built, _ = built_together(config, path, True, Group(ALONE, config.parallel))  # without its weights, alike in speed
     loader, micro_batches = _loader(built, seconds)
     step, launched = _step(built, micro_batches, seconds)
     read, decode, transform = _parts(built)
@@ -85,6 +78,15 @@ def examine(path: Path, overrides: list[str], seconds: float) -> Found:
         built.config.batch.micro_size, loader, step, launched, read, decode, transform,
     )  # fmt: skip
     return replace(found, recorded=_recorded(path)) if path.is_dir() else found
+
+
+def refuse_frozen(config: Config, path: Path) -> None:
+    """UserError for a configuration whose steps load no images."""
+    if config.model.frozen:
+        raise UserError(
+            f"{path}: found model.frozen true, whose steps have neither images nor a backbone (features are kept); "
+            "expected a configuration that trains the backbone"
+        )
 
 
 def _config(path: Path, overrides: list[str]) -> Config:

@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,6 @@ from masksup.inference.timing import Clock, facts
 from masksup.output.image_files import find_images
 from masksup.output.labels import Row, check_out, print_labels, print_line, tell_unlabelled, write_scores
 from masksup.saved.running import add_running, running_of
-
-Loaded = list[tuple[Source, NDArray[np.uint8]]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,26 +74,50 @@ def _labelled(
 ) -> Iterator[tuple[Source, NDArray[np.float64]]]:
     """(file, probabilities of all classes); what cannot be read goes to `broken`."""
     decisions = exported.card.decisions
-    for start in range(0, len(files), batch):
-        with clock.part("preparation"):
-            block = _load(files[start : start + batch], exported, broken)
-        if not block:
+    for block in _prepared(files, exported, batch):
+        broken.extend(block.broken)
+        if not block.images:
             continue
+        clock.add("preparation", block.seconds)
         with clock.part("inference"):
-            logits_BC = exported.logits(np.stack([image for _, image in block]))
+            logits_BC = exported.logits(np.stack(block.images))
         with clock.part("post-processing"):
             scores_BC = decisions.probabilities(logits_BC)
-        clock.batch_done(len(block))
-        yield from ((file, scores_C) for (file, _), scores_C in zip(block, scores_BC))
+        clock.batch_done(len(block.images))
+        yield from zip(block.files, scores_BC)
 
 
-def _load(files: list[Source], exported: Exported, broken: list[str]) -> Loaded:
-    block: Loaded = []
+@dataclass
+class _Block:
+    """Images of a batch that could be read, and what became of the others. `seconds`: that preparing it took."""
+
+    files: list[Source] = field(default_factory=list)
+    images: list[NDArray[np.uint8]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def _prepared(files: list[Source], exported: Exported, batch: int) -> Iterator[_Block]:
+    """The batches in order, each prepared by a thread of its own while the one before it is computed."""
+    with ThreadPoolExecutor(1, "preparation") as pool:
+        following: Future[_Block] | None = None
+        for start in range(0, len(files), batch):
+            block, following = following, pool.submit(_load, files[start : start + batch], exported)
+            if block is not None:
+                yield block.result()
+        if following is not None:
+            yield following.result()
+
+
+def _load(files: list[Source], exported: Exported) -> _Block:
+    block, began = _Block(), time.perf_counter()
     for file in files:
         try:
-            block.append((file, load_image(file, exported.card.preprocessing)))
+            block.images.append(load_image(file, exported.card.preprocessing))
+            block.files.append(file)
         except BrokenImage as error:
-            broken.append(str(error))
+            block.broken.append(str(error))
+    block.seconds = time.perf_counter() - began
     return block
 
 

@@ -14,36 +14,46 @@ PARTS = ("preparation", "inference", "post-processing")
 
 
 class Clock:
-    """Seconds of each part, summed over batches. The first batch, in which memory is set up, is kept apart."""
+    """Seconds of each part, summed over batches. The first batch, in which memory is set up, is kept apart.
+
+    A batch also has its seconds by the clock, since the one before it: parts of two batches go on side by side.
+    """
 
     def __init__(self) -> None:
-        self._batches: list[tuple[int, dict[str, float]]] = []
+        self._batches: list[tuple[int, dict[str, float], float]] = []
         self._current: dict[str, float] = {}
+        self._ended = time.perf_counter()
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add to part `name` of the current batch what was measured elsewhere."""
+        self._current[name] = self._current.get(name, 0.0) + seconds
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add the time spent inside to `name` of the current batch."""
         began = time.perf_counter()
         yield
-        self._current[name] = self._current.get(name, 0.0) + time.perf_counter() - began
+        self.add(name, time.perf_counter() - began)
 
     def batch_done(self, images: int) -> None:
         """End the current batch, which had so many images."""
-        self._batches.append((images, self._current))
-        self._current = {}
+        now = time.perf_counter()
+        self._batches.append((images, self._current, now - self._ended))
+        self._current, self._ended = {}, now
 
     def lines(self) -> list[str]:
         """Mean ms an image of each part, without the first batch where there are others; and the memory."""
         timed = self._batches[1:] or self._batches
-        images = sum(count for count, _ in timed)
+        images = sum(count for count, *_ in timed)
         if not images:
             return ["time: no image was read"]
         left_out = "the first batch left out" if len(self._batches) > 1 else "with the first batch, which sets up"
         lines = [f"mean ms an image, {counted(images, 'image')}, {left_out}:"]
         for name in PARTS:
-            lines.append(f"  {name:<16}{1000 * sum(spent[name] for _, spent in timed) / images:9.3f}")
-        total = sum(sum(spent.values()) for _, spent in timed)
+            lines.append(f"  {name:<16}{1000 * sum(spent[name] for _, spent, _ in timed) / images:9.3f}")
+        total = sum(seconds for *_, seconds in timed)
         lines.append(f"  {'all':<16}{1000 * total / images:9.3f}   ({images / total:.1f} images/s)")
+        lines.append("a batch is prepared while the one before it is computed; all is by the clock")
         return [*lines, f"peak memory of the process: {peak_memory_mib():.0f} MiB"]
 
 

@@ -10,19 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masksup.metrics.average_precision import ApRule
-from masksup.metrics.pairs import Labels, check_pairs, probabilities
-from masksup.metrics.precision_recall import Counts, Floats, PrCurve, pr_points_of, predicted_pairs
+from masksup.metrics.pairs import Labels, check_pairs, probabilities, reaching
+from masksup.metrics.precision_recall import Counts, Floats, PrCurve, largest, pr_points_of
 
 CODES = 1 << 16
 _SIGN = np.uint16(0x8000)
 _LARGEST = 65504.0  # of half precision: logits beyond it tie with it
 _NEGATIVE, _POSITIVE = 0, 1
+_ONE = np.int32(1)  # of the type of the bins: to add another type takes numpy ten times as long
+_NO_NEGATIVE = CODES - 1  # a code that no logit has: of positive and ignored pairs among those that wait
+_WAITING, _MOST_WAITING = 1 << 25, 1 << 13  # pairs, of 2 bytes, and samples that wait to be counted class after class
 
 
 def codes_of(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The bin of each logit: rises with its value in half precision; 0 and -0 share one."""
-    half = (np.clip(logits, -_LARGEST, _LARGEST).astype(np.float16) + np.float16(0)).view(np.uint16)
-    return np.where(half & _SIGN, ~half, half | _SIGN)
+    half = np.clip(logits, -_LARGEST, _LARGEST).astype(np.float16).view(np.int16)
+    codes = (half ^ (half >> 15 | _SIGN.view(np.int16))).view(np.uint16)  # of negative numbers all bits are turned
+    codes += codes == _SIGN - 1  # -0
+    return codes
 
 
 def logits_of(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -37,31 +42,67 @@ class PairCounts:
     def __init__(self, classes: int, threshold: float, top: int) -> None:
         self.threshold, self.top = threshold, top
         # 32 bits, as 64 would double the only memory that matters; `add` sees to it that they suffice.
-        self.bins_2CK = np.zeros((2, classes, CODES), np.int32)
+        self._bins_2CK = np.zeros((2, classes, CODES), np.int32)
         self.hits_2C = np.zeros((2, classes), np.int64)  # at the threshold; and within the top
         self.predictions_2C = np.zeros((2, classes), np.int64)
         self.totals = np.zeros(3, np.int64)  # samples, ignored pairs, samples whose image is broken
+        self._waiting_CB = np.zeros((classes, min(_MOST_WAITING, max(1, _WAITING // classes))), np.uint16)
+        self._waits = 0  # samples of it that are not in the bins yet
 
     def add(self, logits_NC: NDArray[np.float32], labels_NC: Labels, broken_N: NDArray[np.bool_]) -> None:
         """Count some samples; all labels of a broken one are ignored. UserError for logits that are NaN."""
-        labels_NC = np.where(broken_N[:, None], np.int8(-1), labels_NC)
+        if broken_N.any():
+            labels_NC = np.where(broken_N[:, None], np.int8(-1), labels_NC)
         check_pairs(logits_NC, labels_NC)
-        self.totals += np.array([len(logits_NC), (labels_NC == -1).sum(), broken_N.sum()], np.int64)
+        ignored_NC = labels_NC < 0
+        ignored = np.count_nonzero(ignored_NC)
+        self.totals += np.array([len(logits_NC), ignored, broken_N.sum()], np.int64)
         assert self.totals[0] < 2**31, "more samples than the counts can hold"
         self._count(labels_NC, codes_of(logits_NC))
-        scores_NC = probabilities(logits_NC)
-        for row, top in enumerate((None, self.top)):
-            predicted_NC = predicted_pairs(scores_NC, labels_NC, self.threshold, top, ranked_by=logits_NC)
-            self.hits_2C[row] += np.count_nonzero(predicted_NC & (labels_NC == 1), axis=0)
-            self.predictions_2C[row] += np.count_nonzero(predicted_NC, axis=0)
+        if ignored:
+            logits_NC = np.where(ignored_NC, np.float32(-np.inf), logits_NC)
+        predicted_NC = reaching(logits_NC, self.threshold)
+        if ignored:
+            predicted_NC &= ~ignored_NC
+        self._note_predictions(0, predicted_NC, labels_NC)
+        self._note_predictions(1, predicted_NC & largest(logits_NC, self.top), labels_NC)
+
+    def _note_predictions(self, row: int, predicted_NC: NDArray[np.bool_], labels_NC: Labels) -> None:
+        classes = labels_NC.shape[1]
+        at_P = np.flatnonzero(predicted_NC)
+        hits_P = at_P[labels_NC.reshape(-1)[at_P] == 1]
+        self.predictions_2C[row] += np.bincount(at_P % classes, minlength=classes)
+        self.hits_2C[row] += np.bincount(hits_P % classes, minlength=classes)
 
     def _count(self, labels_NC: Labels, codes_NC: NDArray[np.uint16]) -> None:
-        """Class after class: bins of one class lie together, and their memory is what counting waits for."""
-        classes = labels_NC.shape[1]
-        judged_CN = labels_NC.T >= 0
-        class_P = np.repeat(np.arange(classes), np.count_nonzero(judged_CN, axis=1))
-        row_P = labels_NC.T[judged_CN].astype(np.int64) * classes + class_P
-        np.add.at(self.bins_2CK.reshape(-1), row_P * CODES + codes_NC.T[judged_CN], 1)
+        """Count positives now, as they are few, and put the codes of the others by until there are many of a class."""
+        classes, codes_P = labels_NC.shape[1], codes_NC.reshape(-1)
+        others_P = np.flatnonzero(labels_NC != 0)
+        positive_P = others_P[labels_NC.reshape(-1)[others_P] == 1]
+        cells_P = positive_P % classes * CODES + codes_P[positive_P]
+        np.add.at(self._bins_2CK[_POSITIVE].reshape(-1), cells_P, _ONE)
+        codes_P[others_P] = _NO_NEGATIVE
+        while len(codes_NC):
+            some_BC = codes_NC[: self._waiting_CB.shape[1] - self._waits]
+            self._waiting_CB[:, self._waits : self._waits + len(some_BC)] = some_BC.T
+            self._waits += len(some_BC)
+            codes_NC = codes_NC[len(some_BC) :]
+            if self._waits == self._waiting_CB.shape[1]:
+                self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        """Class after class: the bins of one class stay in the cache, those of all classes are far larger than it."""
+        if self._waits:
+            for bins_K, codes_B in zip(self._bins_2CK[_NEGATIVE], self._waiting_CB[:, : self._waits]):
+                np.add.at(bins_K, codes_B.astype(np.intp), _ONE)
+            self._bins_2CK[_NEGATIVE, :, _NO_NEGATIVE] = 0
+            self._waits = 0
+
+    @property
+    def bins_2CK(self) -> NDArray[np.int32]:
+        """Samples of each class in each bin: negatives, positives."""
+        self._count_waiting()
+        return self._bins_2CK
 
     @property
     def arrays(self) -> tuple[NDArray[np.int32], Counts, Counts, Counts]:

@@ -22,6 +22,22 @@ def probabilities(logits: Scores) -> NDArray[np.float64]:
         return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
+def reaching(logits: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Where `probabilities(logits) >= threshold`: computed near the threshold, and elsewhere told by the logit."""
+    if not _TOLD < threshold < 1 - _TOLD:
+        return probabilities(logits) >= threshold
+    at = float(np.log(threshold / (1 - threshold)))
+    reach = logits >= np.float32(at - _NEAR)
+    unsure = np.flatnonzero(reach & (logits <= np.float32(at + _NEAR)))
+    reach.reshape(-1)[unsure] = probabilities(logits.reshape(-1)[unsure]) >= threshold
+    return reach
+
+
+# Within these bounds, a logit that is farther from the threshold's has a probability that differs by 1e-10 and more,
+# of which float64 knows 16 digits.
+_TOLD, _NEAR = 1e-6, 1e-4
+
+
 def check_pairs(scores_NC: Scores, labels_NC: Labels, *, ignored_too: bool = False) -> None:
     """Refuse scores that are not numbers (UserError: a diverged model) and arrays that do not fit (assert).
 
@@ -34,7 +50,8 @@ def check_pairs(scores_NC: Scores, labels_NC: Labels, *, ignored_too: bool = Fal
     if labels_NC.size:
         assert labels_NC.min() >= -1, f"labels must be 1, 0 or -1, got {labels_NC.min()}"
         assert labels_NC.max() <= 1, f"labels must be 1, 0 or -1, got {labels_NC.max()}"
-    _refuse(np.isnan(scores_NC) & (ignored_too | (labels_NC >= 0)), "NaN", "numbers")
+    if np.isnan(np.min(scores_NC, initial=np.inf)):
+        _refuse(np.isnan(scores_NC) & (ignored_too | (labels_NC >= 0)), "NaN", "numbers")
 
 
 def check_finite(scores_NC: Scores) -> None:

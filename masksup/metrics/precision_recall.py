@@ -64,7 +64,7 @@ def predicted_pairs(
     predicted_NC = scores_NC >= threshold
     if top is not None:
         if compat == "none":
-            predicted_NC &= _largest(np.where(judged_NC, ranked_NC, -np.inf), top)
+            predicted_NC &= largest(np.where(judged_NC, ranked_NC, -np.inf), top)
         else:
             predicted_NC &= _first_largest(ranked_NC, top)
     if compat not in IGNORED_IS_NEGATIVE:
@@ -111,13 +111,26 @@ def _harmonic(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b > 0 else 0.0
 
 
-def _largest(scores_NC: Scores, top: int) -> NDArray[np.bool_]:
+def largest(scores_NC: Scores, top: int) -> NDArray[np.bool_]:
     """The `top` largest of each row, with all that tie with the last of them."""
     classes = scores_NC.shape[1]
     if top >= classes:
         return np.ones(scores_NC.shape, bool)
-    last_N1 = np.partition(scores_NC, classes - top, axis=1)[:, classes - top, None]
-    return np.asarray(scores_NC >= last_N1)
+    some_NS = _with_the_largest(scores_NC, top) if classes > _WIDTH * (top + 1) else scores_NC
+    last = some_NS.shape[1] - top
+    return np.asarray(scores_NC >= np.partition(some_NS, last, axis=1)[:, last, None])
+
+
+_WIDTH = 64  # of the groups that many classes are looked through in
+
+
+def _with_the_largest(scores_NC: Scores, top: int) -> Scores:
+    """A part of each row that holds its `top` largest: the groups of classes with the largest maxima, and the rest."""
+    samples, groups = len(scores_NC), scores_NC.shape[1] // _WIDTH
+    grouped_NGW = scores_NC[:, : groups * _WIDTH].reshape(samples, groups, _WIDTH)
+    best_Nt = np.argpartition(grouped_NGW.max(axis=2), groups - top, axis=1)[:, groups - top :]
+    chosen_NtW = grouped_NGW[np.arange(samples)[:, None], best_Nt]
+    return np.concatenate([chosen_NtW.reshape(samples, -1), scores_NC[:, groups * _WIDTH :]], axis=1)
 
 
 def _first_largest(scores_NC: Scores, top: int) -> NDArray[np.bool_]:

@@ -72,11 +72,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     with group.together():
         resumes = group.first and (kept is not None or bool(list_checkpoints(run_dir / "checkpoints")))
     resumes = group.broadcast(resumes)
-    config = _with_micro(config, group)
-    # Of rank 0, since other threads are other bits, and nodes may differ.
-    config = with_threads(config, group.broadcast(choose_threads(config.precision, group.place.local_world)))
-    with group.together():
-        built, told = build(config, run_dir, resumes, group.place)
+    built, told = built_together(config, run_dir, resumes, group)
     config = built.config
     engine = make_engine(config, built.method.train(), built.device, built.dtype, group.place)
     stepper = Stepper(engine, built.device, config.seed)
@@ -99,14 +95,18 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
     return replace(run, features=frozen_features(run)) if config.model.frozen else run
 
 
-def _with_micro(config: Config, group: Group) -> Config:
-    """`config` with a number in `batch.micro`: the largest that fits on every rank."""
-    if config.batch.micro != "auto":
-        return config
-    fits = 0
+def built_together(config: Config, run_dir: Path, resumes: bool, group: Group) -> tuple[Built, list[str]]:
+    """`build` on every rank, with a micro-batch that fits on all of them and the threads of rank 0. Collective."""
+    if config.batch.micro == "auto":
+        fits = 0
+        with group.together():
+            fits = largest_micro(config, open_source(config.data, config.seed), group.place)
+        config = with_micro(config, min(group.all(fits)))
+    # Of rank 0, since other threads are other bits, and nodes may differ.
+    config = with_threads(config, group.broadcast(choose_threads(config.precision, group.place.local_world)))
     with group.together():
-        fits = largest_micro(config, open_source(config.data, config.seed), group.place)
-    return with_micro(config, min(group.all(fits)))
+        found = build(config, run_dir, resumes, group.place)
+    return found  # noqa: RET504  what `together` raises ends the function, which mypy does not know
 
 
 def _machine(device: torch.device, group: Group) -> dict[str, str]:

@@ -19,8 +19,8 @@ from masksup.metrics.histogram import (
     pr_curve_of_counts,
     pr_points_of_counts,
 )
-from masksup.metrics.pairs import probabilities
-from masksup.metrics.precision_recall import pr_curve, pr_points
+from masksup.metrics.pairs import probabilities, reaching
+from masksup.metrics.precision_recall import largest, pr_curve, pr_points
 from masksup.metrics.summary import COUNTED, TOP, score, score_counts
 
 RULES = ("area", "voc2012", "voc2007")
@@ -176,6 +176,38 @@ def test_memory_does_not_grow_with_the_samples() -> None:
     assert counts.totals[0] == 64 * 201
     assert left < 20_000
     assert peak < 200_000
+
+
+def test_pairs_that_wait_are_counted_as_those_that_do_not() -> None:
+    """Of more samples than wait at a time, in blocks that their number does not divide."""
+    logits_NC, labels_NC = drawn(6, 20_000, 2)
+    expected_2CK = np.zeros((2, 2, CODES), np.int64)
+    for label in (0, 1):
+        row, c = np.nonzero(labels_NC == label)
+        np.add.at(expected_2CK, (label, c, codes_of(logits_NC)[row, c]), 1)
+    counts = counted(logits_NC, labels_NC, cuts=(5, 19_000))
+    assert np.array_equal(counts.bins_2CK, expected_2CK)
+    counts.add(logits_NC[:1], labels_NC[:1], np.zeros(1, bool))
+    assert counts.arrays[0].sum() == expected_2CK.sum() + (labels_NC[0] >= 0).sum(), "one that waits still"
+
+
+@given(st.floats(1e-8, 1 - 1e-8), st.lists(st.floats(-3e-4, 3e-4), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_a_logit_reaches_a_threshold_where_its_probability_does(threshold: float, beside: list[float]) -> None:
+    at = np.log(threshold / (1 - threshold))
+    near = np.float32(at) + np.array([0, *beside], np.float32)
+    close = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
+    logits = np.append(close, np.array([-np.inf, np.inf, np.nan, 0], np.float32))
+    assert np.array_equal(reaching(logits, threshold), probabilities(logits) >= threshold)
+
+
+@given(seed=st.integers(0, 10**6), classes=st.integers(1, 700), top=st.integers(1, 4), coarse=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_largest_of_many_classes_are_those_of_a_sorted_row(seed: int, classes: int, top: int, coarse: bool) -> None:
+    logits_NC, _ = drawn(seed, 3, classes)
+    logits_NC = np.round(logits_NC) if coarse else logits_NC  # most tie
+    last_N1 = np.sort(logits_NC, axis=1)[:, -min(top, classes), None]
+    assert np.array_equal(largest(logits_NC, top), logits_NC >= last_N1)
 
 
 def test_logits_that_are_nan_are_one_line() -> None:

@@ -36,43 +36,43 @@ from tools.speeds.scenes import configured, index_of_photos
 
 _GOAL = 0.95
 _CLOCKS: dict[By, str] = {"cpu": "processor time", "clock": "the clock"}
-_MOST = 64
+MOST = 64
 
 
 def scoring(setting: Setting) -> Iterator[Figure]:
     """Forward, collect, every score of the part; all but opening the model and the intervals of a final table."""
-    index = index_of_photos(setting, 8 if setting.tiny else _MOST)
+    index = index_of_photos(setting, 8 if setting.tiny else MOST)
     for workers in (0,) if setting.tiny else (0, 1):
-        config = configured(setting, index, eval={"batch": 4 if setting.tiny else 32}, data=_data(index, workers))
+        config = configured(setting, index, eval={"batch": 4 if setting.tiny else 32}, data=data_of(index, workers))
         set_numerics(config.precision)
         part, method = whole(index), _method(config)
         bare = partial(_bare_scoring, method, part, config)
         arms: dict[str, Arm] = {"ours": partial(_score, method, part, config), "bare": bare, "bare again": bare}
         times = interleaved(arms, setting.rounds)
-        yield from _figures(f"scoring {len(part)} photographs", times, len(part), workers)
+        yield from figures(f"scoring {len(part)} photographs", times, len(part), workers)
 
 
 def predicting(setting: Setting) -> Iterator[Figure]:
     """`masksup predict` of 1,000 photographs to a CSV, once its model is open."""
-    index = index_of_photos(setting, 8 if setting.tiny else _MOST)
+    index = index_of_photos(setting, 8 if setting.tiny else MOST)
     files: list[Source] = [Path(index.path(number)) for number in range(len(index))]
     files *= 1 if setting.tiny else max(1, 1000 // len(files) + 1)
     files = files[: 8 if setting.tiny else 1000]
     workers = 0 if setting.tiny else 1
-    config = configured(setting, index, eval={"batch": 4 if setting.tiny else 32}, data=_data(index, workers))
+    config = configured(setting, index, eval={"batch": 4 if setting.tiny else 32}, data=data_of(index, workers))
     set_numerics(config.precision)
-    trained = _trained(config, index)
+    trained = trained_of(config, index)
     bare = partial(_bare_predicting, trained.method, files, config)
     arms: dict[str, Arm] = {"ours": partial(_predict, trained, files, setting.folder), "bare": bare, "bare again": bare}
     times = interleaved(arms, setting.rounds, warm=False)  # the photographs are read once for the index
-    yield from _figures(f"predict of {len(files)} photographs", times, len(files), workers)
+    yield from figures(f"predict of {len(files)} photographs", times, len(files), workers)
 
 
-def _data(index: Index, workers: int) -> dict[str, object]:
+def data_of(index: Index, workers: int) -> dict[str, object]:
     return {"train": str(index.folder), "workers": workers}
 
 
-def _figures(what: str, times: Times, images: int, workers: int) -> Iterator[Figure]:
+def figures(what: str, times: Times, images: int, workers: int) -> Iterator[Figure]:
     """By processor time, and with other processes or threads by the clock too, which sees that they work at once."""
     for by in ("cpu", "clock") if workers else ("cpu",):
         rates = {name: round(images / median(times, name, by), 1) for name in times}
@@ -87,7 +87,7 @@ def _method(config: Config) -> Method:
     return new_method(config, network, 20, None).eval()
 
 
-def _trained(config: Config, index: Index) -> Trained:
+def trained_of(config: Config, index: Index) -> Trained:
     method = _method(config)
     return Trained(
         config, index.classes, method.network, method, "benchmark", "", 0, 0.0, "live", None, "", reading=index.reading
