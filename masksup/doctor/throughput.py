@@ -109,7 +109,7 @@ def _steps(built: Built, group: Group) -> Generator[None]:
     config, place, plan = built.config, group.place, replace(built.plan, epochs=_ENDLESS)
     on_gpu = built.device.type == "cuda"
     batches = train_loader(
-        train_dataset(config, built.source.train, plan), plan, 0, workers_of(config.data), place,
+        train_dataset(config, built.source.train, plan), 0, workers_of(config.data), place,
         prefetch=config.data.prefetch, pin_memory=on_gpu, kind=config.data.loader,
     )  # fmt: skip
     method = built.method.train()

@@ -51,7 +51,7 @@ def training(setting: Setting) -> Iterator[Figure]:
 
 def _loop(index: Index, config: Config) -> Arm:
     plan, device = make_plan(config, whole(index)), torch.device("cpu")
-    batches = train_loader(train_dataset(config, whole(index), plan), plan, 0, 0)
+    batches = train_loader(train_dataset(config, whole(index), plan), 0, 0)
     network = placed(new_network(config, CLASSES), device, config.precision)
     method = new_method(config, network, CLASSES, None).train()
     stepper = Stepper(make_engine(config, method, device, torch.float32, ALONE), device, 0)
