@@ -97,18 +97,16 @@ def check_images(trained: Trained, given: Sequence[str]) -> Images:
 
 
 def part_of(trained: Trained) -> Part:
-    """What the run is scored on: its test part, else its evaluation part. UserError if it has none any more."""
+    """What the run is scored on: its test part, else its evaluation part. One that has neither is checked on what it
+    learnt from: two forms of a network have to agree on any image. UserError if it is not there any more."""
     data = trained.config.data
-    wanted = data.test or data.eval
     try:
-        if wanted is not None:
-            return Part(open_index(Path(wanted)))
-        held_out = open_source(data, trained.config.seed).eval if data.folds else None
+        if data.folds and not data.test and not data.eval:
+            source = open_source(data, trained.config.seed)
+            return source.eval or source.train
+        return Part(open_index(Path(data.test or data.eval or data.train)))
     except UserError as error:
         raise UserError(f"{error}; an export is checked on real images: name some by --check IMAGES") from None
-    if held_out is None:
-        raise UserError("--check: this run has no evaluation images; expected some, an export is checked on real ones")
-    return held_out
 
 
 def _load(file: Source, trained: Trained) -> Tensor:

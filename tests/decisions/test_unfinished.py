@@ -63,7 +63,6 @@ def test_a_run_that_was_never_scored(
     said = {
         ("calibrate",): "names no data.eval and no data.folds, so there is nothing to fit to; name an index",
         ("report",): "names no data.eval or data.test, so it was never evaluated; name an index",
-        ("export", "--out", str(tmp_path / "out.onnx")): "--check: this run has no evaluation images",
         ("eval",): "--data: not given, and the run's configuration names no data.eval or data.test",
     }  # fmt: skip
     for (command, *options), expected in said.items():
