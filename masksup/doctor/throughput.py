@@ -50,7 +50,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Forecast:
     """Of a run at these rates. GPU-hours count every rank, on CPUs too."""
 
     epoch_seconds: float
@@ -58,11 +58,11 @@ class Prediction:
     gpu_hours: float
 
 
-def predicted(rates: Rates) -> Prediction:
+def predicted(rates: Rates) -> Forecast:
     """Steps and evaluations alone: no start, no checkpoint, no scores at the end, no wait for a queue."""
     seconds = rates.steps * rates.step_seconds + rates.evaluations * rates.evaluation_seconds
     hours = seconds / 3600
-    return Prediction(rates.steps_an_epoch * rates.step_seconds, hours, hours * rates.ranks)
+    return Forecast(rates.steps_an_epoch * rates.step_seconds, hours, hours * rates.ranks)
 
 
 def measured(config: Config, path: Path, seconds: float, group: Group) -> Rates:

@@ -13,13 +13,14 @@ from masksup.base import memory
 from masksup.base.exhausted import exhausted
 from masksup.base.place import Place, most_ranks
 from masksup.base.words import counted
-from masksup.config.auto import adds_as_tree, with_sum
+from masksup.config.auto import adds_as_tree, with_micro, with_sum
 from masksup.config.schema import Config
-from masksup.data.split import Source
+from masksup.data.split import Source, open_source
 from masksup.engine.build import new_method, new_network
 from masksup.engine.parallel.tree import most_gradients
 from masksup.engine.precision import autocast, choose_device, choose_dtype, placed, set_numerics
 from masksup.errors import UserError
+from masksup.runtime.ranks import Group
 
 _SHARE = 0.8  # of what is free: sums of gradients, loader processes and the allocator's gaps need some, too
 _STATES = 4
@@ -161,3 +162,13 @@ def _status(name: str) -> int:
     """A figure of this process in bytes, as the kernel has it."""
     rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(rows[name].split()[0])
+
+
+def with_common_micro(config: Config, group: Group) -> Config:
+    """`config` with a micro-batch that fits on every rank, if it asks for the largest. Collective."""
+    if config.batch.micro != "auto":
+        return config
+    fits = 0
+    with group.together():
+        fits = largest_micro(config, open_source(config.data, config.seed), group.place)
+    return with_micro(config, min(group.all(fits)))

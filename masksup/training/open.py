@@ -9,7 +9,7 @@ import torch
 from masksup.base.log import log, start_logging
 from masksup.base.place import Place
 from masksup.base.words import counted
-from masksup.config.auto import adds_as_tree, resolved, with_head_start, with_micro, with_sum, with_threads
+from masksup.config.auto import adds_as_tree, resolved, with_head_start, with_sum, with_threads
 from masksup.config.conflicts import refuse_ranks, too_many_ranks
 from masksup.config.load import validate
 from masksup.config.on_resume import changed
@@ -18,7 +18,7 @@ from masksup.data.split import Source, make_plan, open_source
 from masksup.engine.build import freeze, new_method, new_network, start_at_prior
 from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
-from masksup.engine.micro import largest_micro
+from masksup.engine.micro import with_common_micro
 from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, choose_threads, placed, set_numerics
 from masksup.engine.state import of_this_rank, refuse_other_model, restore, same_head
@@ -97,11 +97,7 @@ def open_training(config: Config, run_dir: Path, group: Group) -> Run:
 
 def built_together(config: Config, run_dir: Path, resumes: bool, group: Group) -> tuple[Built, list[str]]:
     """`build` on every rank, with a micro-batch that fits on all of them and the threads of rank 0. Collective."""
-    if config.batch.micro == "auto":
-        fits = 0
-        with group.together():
-            fits = largest_micro(config, open_source(config.data, config.seed), group.place)
-        config = with_micro(config, min(group.all(fits)))
+    config = with_common_micro(config, group)
     # Of rank 0, since other threads are other bits, and nodes may differ.
     config = with_threads(config, group.broadcast(choose_threads(config.precision, group.place.local_world)))
     with group.together():

@@ -16,11 +16,10 @@ from masksup.base.place import ALONE, most_ranks
 from masksup.config.auto import resolved, with_micro
 from masksup.config.schema import Config
 from masksup.data.split import open_source
-from masksup.engine.micro import _peaks, candidates, fitting
+from masksup.engine.micro import _peaks, candidates, fitting, with_common_micro
 from masksup.errors import UserError
 from masksup.runtime.checkpoint import newest_valid
 from masksup.runtime.ranks import Group
-from masksup.training.open import _with_micro
 from masksup.training.train import train
 
 MakeConfig = Callable[..., Config]
@@ -102,9 +101,9 @@ def test_no_room_is_one_line_and_no_folder(
 
 
 def test_the_rank_with_the_least_room_decides(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("masksup.training.open.largest_micro", lambda *_: 8)
+    monkeypatch.setattr("masksup.engine.micro.largest_micro", lambda *_: 8)
     group = cast(Group, SimpleNamespace(place=ALONE, together=nullcontext, all=lambda own: [own, 2, 4]))
-    assert _with_micro(tiny_config(batch__micro="auto"), group).batch.micro == 2
+    assert with_common_micro(tiny_config(batch__micro="auto"), group).batch.micro == 2
 
 
 @pytest.mark.parametrize(("found", "norm"), [(32, "frozen"), (64, "batch")])
