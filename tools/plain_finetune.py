@@ -1,12 +1,14 @@
 """An afternoon's script: what a practitioner writes without this project, as the measure for its defaults.
 
     python -m tools.plain_finetune --images ROOT/images --annotations ROOT/annotations --seeds 0 1 2
+    python -m tools.plain_finetune --voc data/shapes/VOCdevkit/VOC2007 --size 112
 
 AdamW with the head's rate ten times that of the backbone, a one-cycle schedule, batches of 16, binary cross-entropy,
 random resized crops and flips. It shares no training code with the project: timm makes the network and the images,
-pycocotools reads `instances_{train,val}.json`. Only the score is the project's, so that the two can be compared: area
-AP on `val`, the mean over the classes with at least five positives in `train`. --frozen-norm leaves the statistics of
-batch norm as pretrained; --prior begins with the head's weights at zero and its bias at the classes' log-odds.
+pycocotools reads `instances_{train,val}.json`, and the lists of VOC are read here. Only the score is the project's, so
+that the two can be compared: area AP on `val` (of VOC: `test`), the mean over the classes with at least five positives
+in `train`. --frozen-norm leaves the statistics of batch norm as pretrained; --prior begins with the head's weights at
+zero and its bias at the classes' log-odds.
 """
 
 import argparse
@@ -31,17 +33,10 @@ PIXELS: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation"
 
 
 class Photographs(Dataset[tuple[Tensor, Tensor]]):
-    """The images of a COCO file and whether each of its categories is there."""
+    """Images and which classes each shows: 1 present, 0 absent, -1 neither trained on nor scored."""
 
-    def __init__(self, images: Path, annotations: Path, transform: object) -> None:
-        coco = COCO(str(annotations))
-        categories = sorted(coco.getCatIds())
-        self.files = [images / coco.imgs[number]["file_name"] for number in sorted(coco.getImgIds())]
-        self.labels = torch.zeros(len(self.files), len(categories))
-        for row, number in enumerate(sorted(coco.getImgIds())):
-            for box in coco.imgToAnns[number]:
-                self.labels[row, categories.index(box["category_id"])] = 1
-        self.transform = transform
+    def __init__(self, files: list[Path], labels: Tensor, transform: object) -> None:
+        self.files, self.labels, self.transform = files, labels, transform
 
     def __len__(self) -> int:
         return len(self.files)
@@ -50,11 +45,32 @@ class Photographs(Dataset[tuple[Tensor, Tensor]]):
         return self.transform(Image.open(self.files[row]).convert("RGB")), self.labels[row]  # type: ignore[operator]
 
 
+def read_coco(images: Path, annotations: Path) -> tuple[list[Path], Tensor]:
+    """The images of a COCO file, and whether each of its categories is there."""
+    coco = COCO(str(annotations))
+    categories = sorted(coco.getCatIds())
+    labels = torch.zeros(len(coco.imgs), len(categories))
+    for row, number in enumerate(sorted(coco.getImgIds())):
+        for box in coco.imgToAnns[number]:
+            labels[row, categories.index(box["category_id"])] = 1
+    return [images / coco.imgs[number]["file_name"] for number in sorted(coco.getImgIds())], labels
+
+
+def read_voc(folder: Path, part: str) -> tuple[list[Path], Tensor]:
+    """The images of a list in VOC layout. CLASS_PART.txt beside it says 1, -1, or 0 for difficult objects alone."""
+    lists = folder / "ImageSets" / "Main"
+    names = (lists / f"{part}.txt").read_text().split()
+    classes = [file.read_text().split()[1::2] for file in sorted(lists.glob(f"*_{part}.txt"))]
+    stated = torch.tensor([[int(value) for value in values] for values in classes]).T
+    return [folder / "JPEGImages" / f"{name}.jpg" for name in names], torch.tensor([0.0, -1.0, 1.0])[stated + 1]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the mAP of each seed, in percent, and the mean with the sample standard deviation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="holds train/ and val/")
-    parser.add_argument("--annotations", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="holds train/ and val/")
+    parser.add_argument("--annotations", type=Path, metavar="DIR", help="holds instances_{train,val}.json")
+    parser.add_argument("--voc", type=Path, metavar="DIR", help="instead of these two: VOCdevkit/VOC2007")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--lr", type=float, default=1e-4)
@@ -75,11 +91,16 @@ def finetune(args: argparse.Namespace, seed: int) -> float:
     network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))  # other names, same order
     random = create_transform(args.size, is_training=True, auto_augment=None, color_jitter=0.0, **PIXELS)
     plain = create_transform(args.size, crop_pct=1.0, **PIXELS)
-    train = Photographs(args.images / "train", args.annotations / "instances_train.json", random)
-    val = Photographs(args.images / "val", args.annotations / "instances_val.json", plain)
+    if args.voc:
+        train, val = (Photographs(*read_voc(args.voc, part), how) for part, how in (("train", random), ("test", plain)))
+    else:
+        train, val = (
+            Photographs(*read_coco(args.images / part, args.annotations / f"instances_{part}.json"), how)
+            for part, how in (("train", random), ("val", plain))
+        )
     network.classifier = head = nn.Linear(1280, train.labels.shape[1])
     if args.prior:
-        share = (train.labels.sum(0) + 1) / (len(train) + 2)
+        share = ((train.labels == 1).sum(0) + 1) / ((train.labels >= 0).sum(0) + 2)
         nn.init.zeros_(head.weight)
         head.bias.data.copy_(torch.logit(share))
     whole = set(head.parameters())
@@ -97,14 +118,14 @@ def finetune(args: argparse.Namespace, seed: int) -> float:
                     module.eval()
         for images, labels in loader:
             optimizer.zero_grad()
-            loss = binary_cross_entropy_with_logits(network(images), labels)
+            loss = binary_cross_entropy_with_logits(network(images), labels, (labels >= 0).float())
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     network.eval()
     with torch.inference_mode():
         logits = torch.cat([network(images) for images, _ in DataLoader(val, 16)]).numpy()
-    learnt = (train.labels.sum(0) >= 5).numpy()
+    learnt = ((train.labels == 1).sum(0) >= 5).numpy()
     percent = 100 * mean_average_precision(average_precision(logits, val.labels.numpy().astype(np.int8))[learnt])
     print(f"seed {seed}: mAP {percent:.2f}", flush=True)
     return percent
