@@ -162,7 +162,9 @@ def rgb_pixels(
         image = Image.fromarray(to_bytes(values, pixel_range))
         if exif and orientation != 1:
             image.getexif()[ORIENTATION] = orientation
-    return np.array(_rgb(ImageOps.exif_transpose(image) if exif else image))
+    if exif:
+        ImageOps.exif_transpose(image, in_place=True)  # which copies nothing where nothing is to be turned
+    return np.array(_rgb(image))
 
 
 def deep_values(image: Image.Image, again: Callable[[], Image.Image] | None = None) -> NDArray[Any] | None:
@@ -226,7 +228,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def broken(name: str, error: Exception) -> BrokenImage:

@@ -24,14 +24,13 @@ def preprocess(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np
     """uint8 RGB HW3 to uint8 3SS, as masksup.data.transforms does in evaluation."""
     size = rules.size
     if rules.resize == "squish":
-        square = resize(image_HW3, size, size, rules.interpolation)
-    elif rules.resize == "top_left":
+        return resize(image_HW3, size, size, rules.interpolation)
+    if rules.resize == "top_left":
         square = np.full((size, size, 3), rules.fill, np.uint8)
         part = image_HW3[:size, :size]
         square[: part.shape[0], : part.shape[1]] = part
-    else:
-        square = _centre(image_HW3, rules)
-    return np.ascontiguousarray(square.transpose(2, 0, 1))
+        return np.ascontiguousarray(square.transpose(2, 0, 1))
+    return np.ascontiguousarray(_centre(image_HW3, rules))
 
 
 def _centre(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.uint8]:
@@ -39,4 +38,4 @@ def _centre(image_HW3: NDArray[np.uint8], rules: Preprocessing) -> NDArray[np.ui
     short = math.floor(size / rules.crop_share)
     shape = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = (round((side - size) / 2) for side in shape)
-    return resize(image_HW3, *shape, rules.interpolation)[top : top + size, left : left + size]
+    return resize(image_HW3, *shape, rules.interpolation)[:, top : top + size, left : left + size]

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# Shapes: R rows of anything, n input and m output pixels along the side that is resized.
+# Shapes: C colours, H x W pixels, n input and m output pixels along the side that is resized, R rows of all colours.
 
 Kind = Literal["bilinear", "bicubic"]
 Floats = NDArray[np.floating]
@@ -22,29 +22,50 @@ _LARGEST = 1 << 15
 
 
 def resize(image_HW3: NDArray[np.uint8], width: int, height: int, kind: Kind) -> NDArray[np.uint8]:
-    """uint8 HWC to `height` x `width` x C."""
-    wide_HCm = _along_last(image_HW3.transpose(0, 2, 1), width, kind)
-    tall_mCm = _along_last(wide_HCm.transpose(1, 2, 0), height, kind)
-    return np.ascontiguousarray(tall_mCm.transpose(2, 1, 0))
+    """uint8 H x W x 3 to 3 x `height` x `width`, colours first, as networks take them."""
+    planes_3HW = np.ascontiguousarray(image_HW3.transpose(2, 0, 1))
+    if image_HW3.shape[1] != width:
+        planes_3HW = _rows(planes_3HW, width, kind)
+    return planes_3HW if image_HW3.shape[0] == height else _columns(planes_3HW, height, kind)
 
 
-def _along_last(x: NDArray[np.uint8], m: int, kind: Kind) -> NDArray[np.uint8]:
-    n = x.shape[-1]
-    if n == m:
-        return x
-    weight_mn, shift = _weights(n, m, kind)
-    out = np.empty((*x.shape[:-1], m), np.uint8)
-    for start in range(0, m, _TOGETHER):
-        some = weight_mn[start : start + _TOGETHER]
-        used = np.flatnonzero(some.any(0))
-        first, last = int(used[0]), int(used[-1]) + 1
-        sums = x[..., first:last].astype(weight_mn.dtype) @ some[:, first:last].T
-        rounded = (sums.astype(np.int32) + (1 << (shift - 1))) >> shift
-        out[..., start : start + _TOGETHER] = np.clip(rounded, 0, 255)
-    return out
+def _rows(planes_CHn: NDArray[np.uint8], m: int, kind: Kind) -> NDArray[np.uint8]:
+    channels, height, n = planes_CHn.shape
+    x_Rn, out_Rm = planes_CHn.reshape(-1, n), np.empty((channels * height, m), np.uint8)
+    for outputs, inputs, weight_mn, shift in _products(n, m, kind):
+        _round(x_Rn[:, inputs].astype(weight_mn.dtype) @ weight_mn.T, shift, out_Rm[:, outputs])
+    return out_Rm.reshape(channels, height, m)
+
+
+def _columns(planes_CnW: NDArray[np.uint8], m: int, kind: Kind) -> NDArray[np.uint8]:
+    channels, n, width = planes_CnW.shape
+    out_CmW = np.empty((channels, m, width), np.uint8)
+    for outputs, inputs, weight_mn, shift in _products(n, m, kind):
+        _round(weight_mn @ planes_CnW[:, inputs].astype(weight_mn.dtype), shift, out_CmW[:, outputs])
+    return out_CmW
+
+
+def _round(sums: Floats, shift: int, out: NDArray[np.uint8]) -> None:
+    whole = sums.astype(np.int32)
+    whole += 1 << (shift - 1)
+    whole >>= shift
+    np.maximum(whole, 0, out=whole)
+    np.minimum(whole, 255, out=out, casting="unsafe")
 
 
 @lru_cache(maxsize=64)  # the photographs of one camera share their sides
+def _products(n: int, m: int, kind: Kind) -> list[tuple[slice, slice, Floats, int]]:
+    """For some output pixels at a time: those, the input pixels they depend on, the weights between them, the shift."""
+    weight_mn, shift = _weights(n, m, kind)
+    found = []
+    for start in range(0, m, _TOGETHER):
+        some = weight_mn[start : start + _TOGETHER]
+        used = np.flatnonzero(some.any(0))
+        inputs = slice(int(used[0]), int(used[-1]) + 1)
+        found.append((slice(start, start + _TOGETHER), inputs, np.ascontiguousarray(some[:, inputs]), shift))
+    return found
+
+
 def _weights(n: int, m: int, kind: Kind) -> tuple[Floats, int]:
     """Integer weights m x n, held as floats for the matrix product, and the power of 2 they are scaled by."""
     scale, reach = n / m, _REACH[kind]
