@@ -11,7 +11,6 @@ are left out of both.
 
 import argparse
 import csv
-import json
 import os
 import resource
 import statistics
@@ -22,6 +21,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from masksup.base.files import write_json
 from masksup.data.index import Index, open_index
 
 BATCH, EPOCHS = 16, (1, 5)
@@ -93,11 +93,11 @@ def _write_csv(index: Index, file: Path) -> int:
 def _ours(args: argparse.Namespace, folder: Path, epochs: int, name: str) -> Spent:
     (index,) = map(str, (folder / "data").iterdir())
     config = folder / f"ours-{name}.yaml"
-    config.write_text(json.dumps({
+    write_json(config, {
         "epochs": epochs, "data": {"train": index, "workers": 1}, "precision": {"threads": 1},
         "model": {"backbone": args.backbone}, "batch": {"global": BATCH}, "optim": {"name": "adamw", "lr": 1e-4},
         "augment": {"crop": "random_resized", "scale": [0.08, 1.0]}, "eval": {"every_epochs": 1000},
-    }))  # fmt: skip
+    })  # fmt: skip
     return _run([sys.executable, "-m", "masksup", "train", config, "--run-dir", folder / f"ours-{name}"])
 
 
@@ -106,14 +106,14 @@ def _theirs(args: argparse.Namespace, folder: Path, epochs: int, name: str) -> S
     settings, csv_file = folder / f"theirs-{name}.json", str(folder / "train.csv")
     labelled = open_index(index)
     steps = epochs * (len(labelled) // BATCH)
-    settings.write_text(json.dumps({
+    write_json(settings, {
         "out": str(folder / f"theirs-{name}"), "model": f"timm/{args.backbone}", "steps": steps, "batch_size": BATCH,
         "data": {"train": csv_file, "val": csv_file, "classes": labelled.classes},
         "classification_task": "multilabel", "num_workers": 1, "accelerator": "cpu", "devices": 1,
         "precision": "32-true", "model_args": {"backbone_args": {"pretrained": False}},
         "logger_args": {"val_every_num_steps": steps}, "save_checkpoint_args": {"save_every_num_steps": steps},
         "transform_args": {"color_jitter": None, "image_size": [224, 224]},
-    }))  # fmt: skip
+    })  # fmt: skip
     script = folder / "theirs.py"
     script.write_text(THEIRS)
     return _run([args.python, str(script), str(settings)])
