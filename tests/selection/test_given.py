@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from choosing import QUICK, SMALL, auto
+from choosing import QUICK, SMALL, auto, choices
 from PIL import Image
 
 from masksup.cli import main
@@ -57,6 +57,16 @@ def test_an_option_that_only_prepare_has_is_named_with_its_command(
     assert error.endswith(end)
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_test_part_the_way_to_an_honest_figure_needs_no_second_search(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert auto(tiny_data, out, "--trials", "2", "epochs=1") == 0
+    run = out / choices(out)["chosen"]
+    assert f"masksup eval {run} --data INDEX" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["eval", str(run), "--data", str(tiny_data / "test")]) == 0
 
 
 def test_tables_of_any_names_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
