@@ -181,12 +181,13 @@ class Recovery:
 
 
 def recoveries(folder: Folder) -> list[Recovery]:
-    """All of a run, oldest first."""
+    """All of a run, oldest first, but those whose row is damaged."""
     found: dict[tuple[Any, Any], dict[str, Any]] = {}
     for row in read_lines(folder.recoveries):
-        known = {key: value for key, value in row.items() if key in Recovery.__dataclass_fields__}
-        found.setdefault((row.get("start"), row.get("recovery")), {}).update(known)
-    needed = {"start", "recovery", "broke", "agreed", "why", "step", "furthest", "ranks"}
+        fields = {key: value for key, value in row.items() if key in Recovery.__dataclass_fields__}
+        known = {key: at for key, at in fields.items() if key == "why" or (isinstance(at, (int, float)) and at < 1e12)}
+        found.setdefault((known.get("start"), known.get("recovery")), {"step": None}).update(known)
+    needed = {"start", "recovery", "broke", "agreed", "why", "furthest", "ranks"}
     return [Recovery(**row) for row in found.values() if needed <= row.keys()]
 
 

@@ -18,6 +18,7 @@ from masksup.evaluation.kept import Stopped
 from masksup.runtime.progress import duration
 from masksup.selection import CHOICES
 from masksup.selection.budget import too_much
+from masksup.selection.decided import refuse_decided
 from masksup.selection.judge import score_of
 from masksup.selection.ladder import Rung, waits_for
 from masksup.selection.out_of_fold import held_out_fold, pooled
@@ -87,6 +88,7 @@ def write_rungs(search: Climb, train_index: Path, before: Mapping[str, Any] | No
     files = [(rung, {**rung.settings, "data": data}) for rung in fitting]
     for rung, settings in files:
         config = as_config(settings, rung.title, search.overrides)
+        refuse_decided(as_config(settings, rung.title, ()), config)
         if rung.sure and before is None and (why := misfit(search, config)):
             raise UserError(f"{rung.title}: {why}")
         _refuse_other_run(search, rung, settings)

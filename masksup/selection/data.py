@@ -1,17 +1,21 @@
 """The images of a search: indexes that are there, or made of tables; the test part is compared, never looked at."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from masksup.base.words import counted
+from masksup.base.words import counted, listed
 from masksup.data.index import Index, open_index
 from masksup.data.prepare.csv import prepare_csv, prepare_train_and_test
+from masksup.data.prepare.options import SPLIT_NAME
 from masksup.data.prepare.table import print_table
 from masksup.data.split import refuse_other_classes, refuse_other_range, samples_in_both, whole
 from masksup.data.write_index import write_index
 from masksup.errors import UserError
+
+_OWN = ("csv", "root", "test", "data")  # options of masksup auto that a message about a table names
 
 
 @contextmanager
@@ -44,6 +48,8 @@ def indexes(
     else:
         assert csv is not None
         assert root is not None
+        if test is not None and test.is_dir():
+            raise UserError(f"--test {test}: found a folder, but --csv is a table; expected a table for both")
         train, tested = _from_tables(csv, root, test, out / "data")
     if tested is not None:
         refuse_other_classes("--test", tested, train.classes, f"in {train.folder}")
@@ -58,7 +64,29 @@ def indexes(
 
 
 def _from_tables(csv: Path, root: Path, test: Path | None, out: Path) -> tuple[Index, Index | None]:
-    contents = prepare_csv(root, csv=[str(csv)]) if test is None else prepare_train_and_test(root, csv, test)
+    splits = _named(csv, test)
+    try:
+        contents = prepare_csv(root, split=splits) if test is None else prepare_train_and_test(root, *splits)
+    except UserError as error:
+        raise UserError(f"{error}{_where_to_say(str(error))}") from None
     print_table(contents)
     written = [write_index(out / content.split, content) for content in contents]
     return written[0], written[1] if test is not None else None
+
+
+def _named(csv: Path, test: Path | None) -> list[str]:
+    """NAME=FILE of each table, by its file where that can be the name of a split and is not taken."""
+    given = [(csv, "train"), *([(test, "test")] if test is not None else [])]
+    names = [file.stem if SPLIT_NAME.fullmatch(file.stem) else role for file, role in given]
+    if len(set(names)) < len(names):  # of two folders
+        names[1] += "-test"
+    return [f"{name}={file}" for name, (file, _) in zip(names, given)]
+
+
+def _where_to_say(message: str) -> str:
+    """Where a message names options that `masksup auto` does not have: the command that has them."""
+    options = [f"--{word}" for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", message) if word not in _OWN]
+    if not options:
+        return ""
+    named = listed(list(dict.fromkeys(options)))
+    return f"; masksup prepare csv has {named}, and masksup auto --data takes the index that it writes"

@@ -134,12 +134,13 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
 def test_the_training_table_alone_says_what_classes_there_are(photos: Path, tmp_path: Path) -> None:
     """A label that only the test table has could not be learnt: it is named, and makes no class."""
     train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    tables = f"train={train}", f"test={test}"
     train.write_text("image,labels\nin/0.jpg,cat|dog\nin/1.jpg,\n")
     test.write_text("image,labels\nin/2.jpg,dog\n")
-    assert [content.classes for content in prepare_train_and_test(photos, train, test)] == [("cat", "dog")] * 2
+    assert [content.classes for content in prepare_train_and_test(photos, *tables)] == [("cat", "dog")] * 2
     test.write_text("image,labels\nin/2.jpg,dog\nin/3.jpg,dogs\n")
     with pytest.raises(UserError, match=r"test\.csv, line 3: found the unknown class 'dogs'.*dog.*: leave it out here"):
-        prepare_train_and_test(photos, train, test)
+        prepare_train_and_test(photos, *tables)
     test.write_text("image,dog\nin/2.jpg,1\n")
     with pytest.raises(UserError, match=r"test\.csv, line 1: found no column 'cat', expected it as in the training"):
-        prepare_train_and_test(photos, train, test)
+        prepare_train_and_test(photos, *tables)

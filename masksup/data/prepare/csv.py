@@ -68,13 +68,13 @@ def prepare_csv(
     return contents_of("csv", tables, find, root, of_classes, skip_broken=skip_broken)
 
 
-def prepare_train_and_test(root: Path, train: Path, test: Path) -> list[IndexContent]:
-    """Two tables of images below `root`, of which the first alone says what classes there are.
+def prepare_train_and_test(root: Path, train: str, test: str) -> list[IndexContent]:
+    """Two tables NAME=FILE of images below `root`, of which the first alone says what classes there are.
 
     UserError for a class of the test table that the training table does not have: it could not be learnt.
     """
     find = FindImages(images_folder(root, None))
-    read = {name: read_table(file) for name, file in table_files(root, [str(train), str(test)], []).items()}
+    read = {name: read_table(file) for name, file in table_files(root, [], [train, test]).items()}
     tables = labelled_of(read, ColumnRules(), find, meaning())
     return contents_of("csv", tables, find, root, ClassRules(), skip_broken=False, first_decides=True)
 

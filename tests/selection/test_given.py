@@ -1,0 +1,84 @@
+"""What the user of `masksup auto` says: tables of any names, options of other commands, settings that it decides."""
+
+from pathlib import Path
+
+import pytest
+from choosing import QUICK, SMALL, auto, choices
+from PIL import Image
+
+from masksup.cli import main
+
+
+def write_images(folder: Path, images: int) -> None:
+    for number in range(images):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number}.png")
+
+
+def table(file: Path, numbers: range, labels: str) -> Path:
+    """Of images of which every second one has `labels`, the others c."""
+    file.parent.mkdir(exist_ok=True)
+    rows = [f"{number}.png,{labels if number % 2 else 'c'}" for number in numbers]
+    file.write_text("\n".join(["image,labels", *rows]) + "\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["model.size=64"], "model.size: found 64, but masksup auto sets it; give the smaller side by --size"),
+        (["model.octaves=2"], "model.octaves: found 2, but masksup auto sets it; leave it out"),
+        (["data.folds=4"], "data.folds: found 4, but masksup auto sets it; give the number by --folds"),
+        (["data.train=VAL"], "but masksup auto sets it; give the images by --data or --csv"),
+        (["data.eval=VAL"], "but masksup auto sets it; leave it out: each fold"),
+        (["model.frozen=true"], "model.frozen: found true, but masksup auto sets it; leave it out"),
+        (["seed=3", "--plan"], "command line: seed: found 3, but masksup auto sets it; give it by --seed"),
+    ],
+)
+def test_what_a_search_decides_cannot_be_set(
+    words: list[str], line: str, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head at 64 px would be told as one at 32 px, and four folds would leave a quarter out of the last training."""
+    assert auto(tiny_data, tmp_path / "out", *(word.replace("VAL", str(tiny_data / "val")) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("labels", "option"), [("a;c", "--separator"), ("a", "--skip-broken")])
+def test_an_option_that_only_prepare_has_is_named_with_its_command(
+    labels: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path, 12)
+    file = table(tmp_path / "train.csv", range(13), labels)  # of which the last image is not there
+    assert main(["auto", "--csv", str(file), "--root", str(tmp_path), "--out", str(tmp_path / "out"), *SMALL]) == 2
+    error = capsys.readouterr().err
+    end = f"; masksup prepare csv has {option}, and masksup auto --data takes the index that it writes\n"
+    assert error.endswith(end)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_test_part_the_way_to_an_honest_figure_needs_no_second_search(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert auto(tiny_data, out, "--trials", "2", "epochs=1") == 0
+    run = out / choices(out)["chosen"]
+    assert f"masksup eval {run} --data INDEX" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["eval", str(run), "--data", str(tiny_data / "test")]) == 0
+
+
+def test_tables_of_any_names_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two folders both may be called alike, and a name may have spaces."""
+    write_images(tmp_path, 24)
+    first, second = (table(tmp_path / name / "list.csv", range(start, start + 12), "a")
+                     for name, start in (("a", 0), ("b", 12)))  # fmt: skip
+    more = ["--root", str(tmp_path), *SMALL, *QUICK, "--plan", "--out"]
+    assert main(["auto", "--csv", str(first), "--test", str(second), *more, str(tmp_path / "two")]) == 0
+    assert sorted(path.name for path in (tmp_path / "two/data").iterdir()) == ["list", "list-test"]
+    spaced = second.rename(tmp_path / "My photographs.csv")
+    assert main(["auto", "--csv", str(spaced), *more, str(tmp_path / "spaces")]) == 0
+    index = str(tmp_path / "two/data/list-test")
+    assert main(["auto", "--csv", str(first), "--test", index, *more, str(tmp_path / "mixed")]) == 2
+    assert "found a folder, but --csv is a table; expected a table for both" in capsys.readouterr().err
