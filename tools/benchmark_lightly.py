@@ -11,7 +11,6 @@ are left out of both.
 
 import argparse
 import csv
-import json
 import os
 import resource
 import statistics
@@ -22,6 +21,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from masksup.base.files import as_json
 from masksup.data.index import Index, open_index
 
 BATCH, EPOCHS = 16, (1, 5)
@@ -93,7 +93,7 @@ def _write_csv(index: Index, file: Path) -> int:
 def _ours(args: argparse.Namespace, folder: Path, epochs: int, name: str) -> Spent:
     (index,) = map(str, (folder / "data").iterdir())
     config = folder / f"ours-{name}.yaml"
-    config.write_text(json.dumps({
+    config.write_text(as_json({
         "epochs": epochs, "data": {"train": index, "workers": 1}, "precision": {"threads": 1},
         "model": {"backbone": args.backbone}, "batch": {"global": BATCH}, "optim": {"name": "adamw", "lr": 1e-4},
         "augment": {"crop": "random_resized", "scale": [0.08, 1.0]}, "eval": {"every_epochs": 1000},
@@ -106,7 +106,7 @@ def _theirs(args: argparse.Namespace, folder: Path, epochs: int, name: str) -> S
     settings, csv_file = folder / f"theirs-{name}.json", str(folder / "train.csv")
     labelled = open_index(index)
     steps = epochs * (len(labelled) // BATCH)
-    settings.write_text(json.dumps({
+    settings.write_text(as_json({
         "out": str(folder / f"theirs-{name}"), "model": f"timm/{args.backbone}", "steps": steps, "batch_size": BATCH,
         "data": {"train": csv_file, "val": csv_file, "classes": labelled.classes},
         "classification_task": "multilabel", "num_workers": 1, "accelerator": "cpu", "devices": 1,
