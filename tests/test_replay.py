@@ -83,15 +83,18 @@ def test_losses_gradients_and_pictures_are_those_of_the_step(plain: Path, tiny_d
 def test_what_cannot_be_compared_or_repeated_is_said(plain: Path, tmp_path: Path, capsys) -> None:
     assert main(["replay", str(plain), "--step", "2", "--out", str(tmp_path / "two")]) == 0
     assert "metrics.jsonl has no row of step 2" in capsys.readouterr().out
+    (tmp_path / "file").touch()
     for words, told in (
+        ([str(plain), "--step", "3", "--out", str(tmp_path / "file")], "file: found a file, expected the name of a fo"),
         ([str(plain), "--step", "5"], "--step: found 5, expected 1 to 4, the steps of"),
         ([str(plain), "--step", "0"], "--step: found 0, expected 1 to 4"),
         ([str(tmp_path), "--step", "1"], "found no config.yaml, expected a run folder"),
     ):
         assert main(["replay", *words]) == 2
-        said = capsys.readouterr().err
+        printed, said = capsys.readouterr()
         assert told in said
         assert said.count("\n") == 1
+        assert not printed  # it is said before the step is repeated
     assert not (plain / "replay").exists()
 
 

@@ -27,11 +27,14 @@ def run(args: argparse.Namespace) -> None:
     """Do the step again, print what it was, and write its pictures."""
     from masksup.base.files import refuse_unwritable
     from masksup.base.log import log, start_logging
+    from masksup.errors import UserError
     from masksup.replay.again import replay
     from masksup.replay.show import lines, write
 
     start_logging()
     out = args.out or args.run_dir / "replay" / f"step-{args.step:09d}"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: found a file, expected the name of a folder")
     refuse_unwritable(next(folder for folder in out.absolute().parents if folder.is_dir()))
     found = replay(args.run_dir, args.step)
     for line in lines(found):

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.short_side is not None and args.reencode is None:
         raise UserError("--short-side: found it without --reencode, expected both, such as --reencode q90")
+    if args.check and args.reencode is not None:
+        raise UserError("--reencode: found it with --check, which writes nothing, expected it with --out")
     index = open_index(args.index)
     if args.check:
         print(f"{args.index}: {counted(check_shards(index), 'image')}, as when the data were prepared")

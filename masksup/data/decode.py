@@ -14,10 +14,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from masksup.base.files import Bytes
 from masksup.data.decode_pil import (
-    ORIENTATION,
     Header,
     broken,
     decode_pixels,
+    is_sideways,
     open_image,
     read_header,
     refuse_early_end,
@@ -66,7 +66,7 @@ def image_size(path: Path, *, exif: bool = False) -> tuple[int, int]:
     """Width and height in px from the head of the file; turned by the EXIF orientation if `exif`."""
     data = read_file(path)
     header = read_header(data, str(path))
-    turned = exif and open_image(data, str(path)).getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    turned = exif and is_sideways(open_image(data, str(path)))
     return (header.height, header.width) if turned else (header.width, header.height)
 
 

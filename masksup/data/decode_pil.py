@@ -113,6 +113,11 @@ def open_image(data: Bytes, name: str) -> Image.Image:
         raise broken(name, error) from None
 
 
+def is_sideways(image: Image.Image) -> bool:
+    """Whether EXIF turns an opened image by a quarter that its size does not show: Pillow turns a TIFF by itself."""
+    return image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+
+
 def decode_pixels(
     data: Bytes, name: str, *, exif: bool, pixel_range: PixelRange = None, whole: bool = False
 ) -> NDArray[np.uint8]:

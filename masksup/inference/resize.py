@@ -55,35 +55,41 @@ def _round(sums: Floats, shift: int, out: NDArray[np.uint8]) -> None:
 
 @lru_cache(maxsize=64)  # the photographs of one camera share their sides
 def _products(n: int, m: int, kind: Kind) -> list[tuple[slice, slice, Floats, int]]:
-    """For some output pixels at a time: those, the input pixels they depend on, the weights between them, the shift."""
-    weight_mn, shift = _weights(n, m, kind)
+    """For some output pixels at a time: those, the input pixels they depend on, the weights between them, the shift.
+
+    Integer weights, held as floats for the matrix product, and the power of 2 they are scaled by. Never all m x n at
+    once: of a long strip, which is enlarged until its short side fits, they would take gigabytes.
+    """
+    rows = [_weights(i, n, m, kind) for i in range(m)]
+    largest, shift = max(weights.max() for _, weights in rows), 0
+    while shift < 22 and int(0.5 + largest * (1 << (shift + 1))) < _LARGEST:
+        shift += 1
+    whole = [(first, _whole(weights * (1 << shift))) for first, weights in rows]
+    # The sums are whole numbers: exact in float32 up to 2^24, else in float64.
+    fits = 255 * max(np.abs(weights).sum() for _, weights in whole) < 1 << 24
     found = []
     for start in range(0, m, _TOGETHER):
-        some = weight_mn[start : start + _TOGETHER]
-        used = np.flatnonzero(some.any(0))
-        inputs = slice(int(used[0]), int(used[-1]) + 1)
-        found.append((slice(start, start + _TOGETHER), inputs, np.ascontiguousarray(some[:, inputs]), shift))
+        some = whole[start : start + _TOGETHER]
+        left, right = min(first for first, _ in some), max(first + len(weights) for first, weights in some)
+        block_mn = np.zeros((len(some), right - left), np.float32 if fits else np.float64)
+        for row_n, (first, weights) in zip(block_mn, some):
+            row_n[first - left : first - left + len(weights)] = weights
+        found.append((slice(start, start + _TOGETHER), slice(left, right), block_mn, shift))
     return found
 
 
-def _weights(n: int, m: int, kind: Kind) -> tuple[Floats, int]:
-    """Integer weights m x n, held as floats for the matrix product, and the power of 2 they are scaled by."""
+def _weights(i: int, n: int, m: int, kind: Kind) -> tuple[int, Floats]:
+    """Of output pixel `i`: the first input pixel it depends on, and the shares of that one and those after it."""
     scale, reach = n / m, _REACH[kind]
-    support, finer = reach * max(scale, 1.0), 1 / max(scale, 1.0)
-    weight_mn = np.zeros((m, n))
-    for i in range(m):
-        centre = scale * (i + 0.5)
-        first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), n)
-        weights = _filter((np.arange(first, last) - centre + 0.5) * finer, kind)
-        weight_mn[i, first:last] = weights / weights.sum()
-    largest, shift = weight_mn.max(), 0
-    while shift < 22 and int(0.5 + largest * (1 << (shift + 1))) < _LARGEST:
-        shift += 1
-    scaled = weight_mn * (1 << shift)
-    whole = np.trunc(scaled + np.copysign(0.5, scaled))
-    # The sums are whole numbers: exact in float32 up to 2^24, else in float64.
-    fits = 255 * np.abs(whole).sum(1).max() < 1 << 24
-    return whole.astype(np.float32 if fits else np.float64), shift
+    support, finer, centre = reach * max(scale, 1.0), 1 / max(scale, 1.0), scale * (i + 0.5)
+    first, last = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), n)
+    weights = _filter((np.arange(first, last) - centre + 0.5) * finer, kind)
+    return first, weights / weights.sum()
+
+
+def _whole(x: Floats) -> Floats:
+    whole: Floats = np.trunc(x + np.copysign(0.5, x))
+    return whole
 
 
 def _filter(x: Floats, kind: Kind) -> Floats:

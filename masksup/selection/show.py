@@ -101,7 +101,10 @@ def last_lines(search: Climb, tested: bool) -> list[str]:
             f"on the test part, which chose nothing: {result['mAP']:.1f} mAP over {result['protocol']['data']}"
         )
     else:
-        lines.append("an honest figure needs images that chose nothing: name them with --test")
+        lines.append(
+            "an honest figure needs images that chose nothing: "
+            f"masksup eval {shlex.quote(str(search.run))} --data INDEX (another time: --test)"
+        )
     lines.append(f"choices: {search.out / CHOICES}; settings: {search.out / 'winner.yaml'}")
     lines.append(f"label images with it: masksup predict {shlex.quote(str(search.run))} FOLDER --out labels.csv")
     return lines

@@ -14,6 +14,9 @@ from PIL import Image, ImageOps
 
 from masksup.data.decode import crop_box, decode, decode_bytes, image_size
 from masksup.data.decode_pil import BrokenImage
+from masksup.data.prepare.images import _facts_of
+from masksup.data.prepare.tables.labelled import Box
+from masksup.data.prepare.yolo import _boxes
 from masksup.errors import UserError
 
 CAP = 10**7
@@ -130,6 +133,21 @@ def test_16_bits_are_scaled_not_clipped() -> None:
     assert difference(decode_bytes(png16(wide), "x", exif=False, max_pixels=CAP), scene()) == 0
     gray = decode_bytes(png16(wide[..., 0]), "x", exif=False, max_pixels=CAP)
     assert difference(gray, np.repeat(scene()[..., :1], 3, axis=2)) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_tiff_has_the_size_it_is_decoded_to(orientation: int, tmp_path: Path) -> None:
+    """Pillow turns it by itself, whatever is asked."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "photo.tif"
+    file.write_bytes(saved(RGB, "TIFF", exif=exif))
+    for wanted in (True, False):
+        height, width = decode(file, exif=wanted, max_pixels=CAP).shape[1:]
+        assert image_size(file, exif=wanted) == (width, height)
+        facts = _facts_of(file.read_bytes(), wanted)
+        assert (facts.width, facts.height) == (width, height)
+    assert _boxes(file, [("all", [0.0, 0.0, 1.0, 1.0])]) == [Box("all", 0.0, 0.0, float(width), float(height))]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_pixels_are_those_of_evaluation(shape: tuple[int, int]) -> None:
     for how, kind in itertools.product(("squish", "center_crop", "top_left"), ("bilinear", "bicubic")):
         wanted = rules(resize=how, interpolation=kind, crop_share=0.8)
         np.testing.assert_array_equal(preprocess(noise_HW3, wanted), evaluated(noise_HW3, wanted), f"{how}, {kind}")
+
+
+def test_a_long_strip_takes_little_memory() -> None:
+    """Enlarged until its short side fits it is 38,400 pixels long: a table of all weights would take 0.9 GB."""
+    strip_HW3 = np.zeros((20, 3000, 3), np.uint8)
+    tracemalloc.start()
+    preprocess(strip_HW3, rules(size=224, resize="center_crop"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6
 
 
 def test_files_are_decoded_as_evaluation_does(tmp_path: Path) -> None:

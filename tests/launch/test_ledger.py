@@ -15,7 +15,7 @@ import pytest
 from launch.cluster import slurm
 from launch.cluster.resources import Resources
 from launch.cluster.slurm import Accounted
-from launch.ledger import Folder, Recovery, Start, Token, append, begin, end, starts, write_json
+from launch.ledger import Folder, Recovery, Start, Token, append, begin, end, recoveries, starts, write_json
 from launch.start.first_node import allotted_gpus
 from launch.start.start import Scheduler, StartRanks, leave_word, run_start
 from launch.watch.hours import gpu_hours
@@ -253,6 +253,15 @@ def test_hours_count_the_gpus_that_were_held(monkeypatch: pytest.MonkeyPatch) ->
     assert found.startup * 3600 == pytest.approx((20 + 4) * 2.7 + 9), "the mean of what the start held, and the other"
     without = [replace(row, gpus=None) for row in rows or []]
     assert gpu_hours([start], without).total * 3600 == pytest.approx((70 + 30 + 9) * 3)
+
+
+def test_a_damaged_row_of_the_recoveries_is_left_out(folder: Folder) -> None:
+    whole = {"start": 1, "recovery": 1, "broke": 5.0, "agreed": 6.0, "why": "", "step": None, "furthest": 4, "ranks": 2}
+    damaged = ({"broke": "x"}, {"agreed": None}, {"furthest": float("nan")}, {"start": []}, {"ranks": "2"})
+    rows = [whole, *({**whole, "recovery": at, **odd} for at, odd in enumerate(damaged, 2))]
+    folder.recoveries.parent.mkdir(parents=True, exist_ok=True)
+    folder.recoveries.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(found.recovery, found.seconds) for found in recoveries(folder)] == [(1, 1.0)]
 
 
 def test_the_files_of_the_launcher_are_readable_json(folder: Folder) -> None:

@@ -135,12 +135,13 @@ def _facts_of(data: bytes, exif: bool) -> ImageFacts:
             turn = _turn(data, image)
             found = _span(data, image) if is_deep(image) else None
             _require_complete(data, image)
+            by_pillow = image.format == "TIFF"  # which it turns as soon as the head is read
     except UnidentifiedImageError as error:
         raise BrokenFile(f"not an image ({', '.join(FORMATS)} are read)") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError) as error:
         # PIL's parsers raise all of these for damaged files.
         raise BrokenFile(f"damaged image ({' '.join(str(error).split())})") from error
-    width, height = (height, width) if exif and turn >= SIDEWAYS else (width, height)
+    width, height = (height, width) if exif and turn >= SIDEWAYS and not by_pillow else (width, height)
     return ImageFacts(width, height, hashlib.blake2b(data, digest_size=16).digest(), turn, found)
 
 

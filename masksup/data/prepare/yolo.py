@@ -12,7 +12,7 @@ from PIL import Image
 
 from masksup.base.words import counted
 from masksup.config.yaml_text import parse_yaml
-from masksup.data.decode_pil import FORMATS
+from masksup.data.decode_pil import FORMATS, is_sideways
 from masksup.data.prepare.images import inside
 from masksup.data.prepare.options import existing_file, named_splits, read_text, require_classes
 from masksup.data.prepare.tables.classes import ClassRules
@@ -202,8 +202,7 @@ def _boxes(image: Path, marked: list[tuple[str, list[float]]]) -> list[Box]:
         return []
     try:
         with Image.open(image, formats=FORMATS) as opened:
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            width, height = reversed(opened.size) if turned else opened.size
+            width, height = reversed(opened.size) if is_sideways(opened) else opened.size
     except Exception:  # Pillow's parsers raise anything for damaged files
         return []
     return [Box(name, x1 * width, y1 * height, x2 * width, y2 * height) for name, (x1, y1, x2, y2) in marked]
