@@ -88,7 +88,8 @@ def write_rungs(search: Climb, train_index: Path, before: Mapping[str, Any] | No
     files = [(rung, {**rung.settings, "data": data}) for rung in fitting]
     for rung, settings in files:
         config = as_config(settings, rung.title, search.overrides)
-        refuse_decided(as_config(settings, rung.title, ()), config)
+        if before is None:  # an older version took such words, and its folder goes on with them
+            refuse_decided(as_config(settings, rung.title, ()), config)
         if rung.sure and before is None and (why := misfit(search, config)):
             raise UserError(f"{rung.title}: {why}")
         _refuse_other_run(search, rung, settings)
