@@ -1,7 +1,7 @@
 """An afternoon's script: what a practitioner writes without this project, as the measure for its defaults.
 
     python -m tools.plain_finetune --images ROOT/images --annotations ROOT/annotations --seeds 0 1 2
-    python -m tools.plain_finetune --voc data/shapes/VOCdevkit/VOC2007 --size 112
+    python -m tools.plain_finetune --voc shapes/VOCdevkit/VOC2007 --size 112
 
 AdamW with the head's rate ten times that of the backbone, a one-cycle schedule, batches of 16, binary cross-entropy,
 random resized crops and flips. It shares no training code with the project: timm makes the network and the images,
