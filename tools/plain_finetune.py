@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--frozen-norm", action="store_true")
     parser.add_argument("--prior", action="store_true")
     args = parser.parse_args(argv)
+    if not args.voc and not (args.images and args.annotations):
+        parser.error("found neither --voc nor both of --images and --annotations, expected one of these")
     scores = [finetune(args, seed) for seed in args.seeds]
     spread = np.std(scores, ddof=1) if len(scores) > 1 else float("nan")
     print(f"mAP {np.mean(scores):.2f} +- {spread:.2f} over seeds {args.seeds}")

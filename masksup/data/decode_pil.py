@@ -167,8 +167,8 @@ def rgb_pixels(
         image = Image.fromarray(to_bytes(values, pixel_range))
         if exif and orientation != 1:
             image.getexif()[ORIENTATION] = orientation
-    if exif:
-        ImageOps.exif_transpose(image, in_place=True)  # which copies nothing where nothing is to be turned
+    if exif and image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)  # a copy: the image may be the caller's own
     return np.array(_rgb(image))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from masksup.data.decode import crop_box, decode, decode_bytes, image_size
-from masksup.data.decode_pil import BrokenImage
+from masksup.data.decode_pil import BrokenImage, rgb_pixels
 from masksup.data.prepare.images import _facts_of
 from masksup.data.prepare.tables.labelled import Box
 from masksup.data.prepare.yolo import _boxes
@@ -133,6 +133,17 @@ def test_16_bits_are_scaled_not_clipped() -> None:
     assert difference(decode_bytes(png16(wide), "x", exif=False, max_pixels=CAP), scene()) == 0
     gray = decode_bytes(png16(wide[..., 0]), "x", exif=False, max_pixels=CAP)
     assert difference(gray, np.repeat(scene()[..., :1], 3, axis=2)) == 0
+
+
+def test_an_image_that_the_caller_opened_stays_as_it_is(tmp_path: Path) -> None:
+    """`masksup.load(...).predict` takes images of Pillow, which may be turned by EXIF."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(saved(RGB, "JPEG", exif=exif))) as image:
+        before = image.size, image.tobytes()
+        assert rgb_pixels(image, exif=True).shape[:2] == before[0]
+        assert (image.size, image.tobytes()) == before
+        assert image.getexif()[0x0112] == 6
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
