@@ -18,7 +18,8 @@ from masksup.config.schema import Config
 from masksup.data.loader import train_loader
 from masksup.data.split import make_plan, open_source, train_dataset
 from masksup.engine.build import new_method, new_network, start_at_prior
-from masksup.engine.features import FeatureFolder, feature_batches
+from masksup.engine.feature_batches import feature_batches
+from masksup.engine.features import FeatureFolder
 from masksup.engine.state import same_head
 from masksup.errors import UserError
 from masksup.exits import STOPPED

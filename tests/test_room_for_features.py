@@ -1,5 +1,6 @@
 """What the features of a frozen backbone will take is said before they are computed, and refused if it is too much."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,3 +55,25 @@ def test_what_is_kept_already_needs_no_room(
     with pytest.raises(UserError, match=r"^model.features: the features would take .*tmp.* has 0.0 MB free; make room"):
         train(config, tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_features_in_half_precision_take_half_of_the_room(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They lie beside those of full precision, of which they are the nearest, and the head learns from them alike."""
+    half = {**MODEL, "features": str(tmp_path / "kept"), "features_dtype": "float16"}
+    assert train(tiny_config(model=half, epochs=1), tmp_path / "half") == 0
+    assert "x 9 tokens x 64 = 0.1 MB" in capsys.readouterr().out  # 120 images, 2 bytes a number
+    of_half = {file: np.load(file) for file in (tmp_path / "kept").glob("*.npy")}
+    assert train(tiny_config(model={**half, "features_dtype": "float32"}, epochs=1), tmp_path / "whole") == 0
+    of_whole = [np.load(file) for file in (tmp_path / "kept").glob("*.npy") if file not in of_half]
+    assert len(of_half) == len(of_whole) == 3
+    for maps in of_half.values():
+        assert maps.dtype == np.float16
+        assert any(np.array_equal(maps, whole.astype(np.float16)) for whole in of_whole)
+
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("half", "whole")]
+    for score in ("mAP", "mAUROC"):
+        assert results[0]["last"]["eval"][score] == pytest.approx(results[1]["last"]["eval"][score], abs=0.5)
+    with pytest.raises(UserError, match=r"model\.features_dtype"):
+        train(tiny_config(model={**half, "features_dtype": "float32"}, epochs=1), tmp_path / "half")

@@ -18,7 +18,8 @@ from masksup.data.shapes import prepare_shapes
 from masksup.data.split import open_source
 from masksup.data.write_index import write_index
 from masksup.engine.build import new_method
-from masksup.engine.features import FeatureFolder, targets_of
+from masksup.engine.feature_batches import targets_of
+from masksup.engine.features import FeatureFolder
 from masksup.errors import UserError
 from masksup.exits import STOPPED
 from masksup.runtime.checkpoint import list_checkpoints, read_checkpoint

@@ -14,6 +14,7 @@ image is scored twice, as it is and with 50 to 60 % of it hidden, and the mean o
 """
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,9 @@ def _check(args: argparse.Namespace) -> None:
     two = ": a head alone and fine-tuning are always tried"
     for option, found, least, why in (
         ("--minutes", args.minutes, 1, ""), ("--trials", args.trials, 2, two), ("--folds", args.folds, 2, ""),
-        ("--size", args.size, 1, ""), ("--seed", args.seed, 0, ""),
+        ("--size", args.size, 32, " px, the stride of most networks"), ("--seed", args.seed, 0, ""),
     ):  # fmt: skip
-        if found is not None and not found >= least:
+        if found is not None and not least <= found < math.inf:
             raise UserError(f"{option}: found {found:g}, expected at least {least}{why}")
     world = find_place().world
     if world > 1:

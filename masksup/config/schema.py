@@ -197,7 +197,9 @@ class ModelSettings(Section):
     features: Annotated[str | None, OnResume.FREE] = None
     """Folder that keeps the features of frozen backbones and may be shared by runs; None: in the run folder."""
     features_limit_gb: Annotated[Positive, OnResume.FREE] = 50.0
-    """Most that may be written there, GB (of 10^9 bytes): 4 bytes a channel and position of each image."""
+    """Most that may be written there, GB (of 10^9 bytes): 4 bytes (float16: 2) a channel and position of each image."""
+    features_dtype: Literal["float32", "float16"] = "float32"
+    """In which type features are kept. float16 takes half of the room and of the reading, and rounds to 11 bits."""
     mean: Channels = "card"
     """Channel means of pixels in [0,1]; card: those the weights were trained with."""
     std: Literal["card"] | tuple[Positive, Positive, Positive] = "card"

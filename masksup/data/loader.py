@@ -45,7 +45,7 @@ def train_loader(
     Raises UserError for an unreadable sample; where `dataset.broken_budget` is above 0, `broken` marks a broken one.
     """
     plan = dataset.plan
-    units = _MicroBatches(plan, start_step, place.rank, place.world)
+    units = MicroBatches(plan, start_step, place.rank, place.world)
     batches = _load(dataset, units, workers, prefetch, pin_memory, kind)
     for step in range(start_step, plan.total_steps):
         yield [next(batches) for _ in plan.share(step, place.rank, place.world).indices]
@@ -68,7 +68,9 @@ def eval_loader(
 
 
 @dataclass(frozen=True)
-class _MicroBatches(Sampler[NDArray[np.int64]]):
+class MicroBatches(Sampler[NDArray[np.int64]]):
+    """The positions of each micro-batch that is a rank's share, from a step to the last of the plan."""
+
     plan: Plan
     start_step: int
     rank: int
@@ -110,7 +112,7 @@ class _Stacked(Dataset[Batch | UserError]):
 
 def _load(
     dataset: TrainDataset | EvalDataset,
-    units: _MicroBatches | _Blocks,
+    units: MicroBatches | _Blocks,
     workers: int,
     prefetch: int,
     pin_memory: bool,
@@ -125,7 +127,7 @@ def _load(
 
 
 def _by_threads(
-    stacked: "_Stacked", units: _MicroBatches | _Blocks, workers: int, prefetch: int, pin_memory: bool
+    stacked: "_Stacked", units: MicroBatches | _Blocks, workers: int, prefetch: int, pin_memory: bool
 ) -> Iterator[Batch | UserError]:
     def make(positions: NDArray[np.int64]) -> Batch | UserError:
         made = stacked[positions]
@@ -137,7 +139,7 @@ def _by_threads(
 
 
 def _by_processes(
-    stacked: "_Stacked", units: _MicroBatches | _Blocks, workers: int, prefetch: int, pin_memory: bool
+    stacked: "_Stacked", units: MicroBatches | _Blocks, workers: int, prefetch: int, pin_memory: bool
 ) -> Iterator[Batch | UserError]:
     if workers:
         _end_with_this_process()

@@ -1,20 +1,20 @@
-"""Features of a frozen backbone: computed once, kept as memory-mapped files, and dealt out like images.
+"""Features of a frozen backbone: computed once, and kept as memory-mapped files.
 
+All ranks compute them, each a part of the blocks that one rank would compute, so that they are the same to the bit.
 Beside each file stands its sha256, in the format of sha256sum. Rank 0 compares the two at every start, before any other
 rank reads; features that are not whole are computed again.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from masksup.base.files import (
     file_sha256,
@@ -23,26 +23,31 @@ from masksup.base.files import (
     partial_name,
     read_regular,
     refuse_special,
+    to_disk,
     write_atomically,
 )
-from masksup.base.random import uniform
+from masksup.base.place import ALONE, Place
 from masksup.base.words import counted
-from masksup.config.schema import Config
+from masksup.config.schema import Config, Parallel
 from masksup.data.dataset import EvalDataset
 from masksup.data.loader import eval_loader, workers_of
-from masksup.data.sampler import Plan
 from masksup.data.split import Part, eval_dataset
 from masksup.engine.precision import autocast, deterministic_forms, placed
 from masksup.engine.state import hash_of
 from masksup.errors import UserError
 from masksup.models.network import Network
+from masksup.runtime.ranks import Group
 
-Features = NDArray[np.float32]
+Features = NDArray[np.floating]
+_ALONE = Group(ALONE, Parallel())
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Feature maps of all samples of an index: as they are, and flipped where training flips; N x D x H x W."""
+    """Feature maps of all samples of an index: as they are, and flipped where training flips; N x D x H x W.
+
+    In the type that `model.features_dtype` names.
+    """
 
     plain: Features
     flipped: Features | None
@@ -77,92 +82,155 @@ class FeatureFolder:
             self.network.backbone.grid**2,
             self.network.backbone.width,
         )
-        needed = images * tokens * width * np.dtype(np.float32).itemsize
+        needed = images * tokens * width * self._stored.itemsize
         mirrored = " and mirror images" if any(view == "flipped" for view, _ in missing.values()) else ""
         shown = f"{counted(images, 'image')}{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
         limit = self.config.model.features_limit_gb
         if needed > limit * 1e9:
             raise UserError(
                 f"model.features_limit_gb: the features would take {shown}, expected at most {limit:g} GB; choose a "
-                "smaller model.size or augment.flip=0 (no mirror images), raise the limit, or set model.frozen=false, "
-                "which keeps none"
+                f"{self._smaller}, raise the limit, or set model.frozen=false, which keeps none"
             )
         disk = next(place for place in (self.path.absolute(), *self.path.absolute().parents) if place.exists())
         free = shutil.disk_usage(disk).free
         if needed > free:
             raise UserError(
                 f"model.features: the features would take {shown}, but {disk} has {_size(free)} free; make room, name "
-                "a folder on another disk, or choose a smaller model.size or augment.flip=0 (no mirror images)"
+                f"a folder on another disk, or choose a {self._smaller}"
             )
         return f"features: {shown}, kept in {self.path}"
 
-    def features(self, part: Part, flip: bool, said: Callable[[str], None], check: bool = True) -> FrozenFeatures:
-        """The features of the whole index of `part`, read if they are there already.
+    def features(self, part: Part, flip: bool, said: Callable[[str], None], group: Group = _ALONE) -> FrozenFeatures:
+        """The features of the whole index of `part`, read if they are there already. Collective.
 
-        flip: those of the mirror images, too. check: compare what is there with its hash, which reads all of it;
-        `said` hears what is damaged.
+        flip: those of the mirror images, too. `said` hears on rank 0 what is damaged, and what is computed.
         """
-        training = self.network.training
-        self.network.eval()
-        views = {}
-        for view, path in self._files(part, flip).items():
-            problem = _problem(path, len(part.index), check)
-            if problem is not None:
-                if path.exists():
-                    said(f"{path}: {problem}; these features are computed again")
+        files = self._files(part, flip)
+        missing: list[str] = []
+        with group.together():
+            if group.first:
+                missing = self._missing(files, part, said)
+        for view in group.broadcast(missing):
+            if group.first:
                 said(
                     f"computing the {view} features of {part.index.name} {part.index.split} "
                     f"({counted(len(part.index), 'sample')})"
                 )
-                self._compute(part, path, view == "flipped")
-            views[view] = np.lib.format.open_memmap(path, mode="r")
-        self.network.train(training)
+            self._compute(part, files[view], view == "flipped", group)
+        views = {view: np.lib.format.open_memmap(path, mode="r") for view, path in files.items()}
         return FrozenFeatures(views["plain"], views.get("flipped"))
+
+    @property
+    def _stored(self) -> np.dtype[np.floating]:
+        return np.dtype(self.config.model.features_dtype)
+
+    @property
+    def _smaller(self) -> str:
+        """What makes features take less."""
+        halved = "" if self._stored.itemsize == 2 else "model.features_dtype=float16, "
+        return f"smaller model.size, {halved}or augment.flip=0 (no mirror images)"
+
+    @cached_property
+    def _weights(self) -> str:
+        return hash_of(self.network.backbone)
+
+    def _missing(self, files: dict[str, Path], part: Part, said: Callable[[str], None]) -> list[str]:
+        """The views of which no whole file is there."""
+        missing = []
+        for view, path in files.items():
+            problem = _problem(path, len(part.index), self._stored)
+            if problem is not None:
+                if path.exists():
+                    said(f"{path}: {problem}; these features are computed again")
+                missing.append(view)
+        return missing
 
     def _files(self, part: Part, flip: bool) -> dict[str, Path]:
         """Where the features of a part lie: of its images and, with `flip`, of their mirror images."""
-        weights = hash_of(self.network.backbone)
         views = ("plain", "flipped") if flip else ("plain",)
-        return {view: self.path / f"{self._key(part, weights, view)}.npy" for view in views}
+        return {view: self.path / f"{self._key(part, view)}.npy" for view in views}
 
-    def _key(self, part: Part, weights: str, view: str) -> str:
+    def _key(self, part: Part, view: str) -> str:
         """Names what the features depend on, so that a kept file is never used for something else."""
         config = self.config
         network = {"backbone", "size", "mean", "std", "backbone_options", "last_stage_stride"}
         model = config.model.model_dump(mode="json", include=network)
         augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
-        facts = [part.index.hash, weights, view, str(self.dtype), self.device.type, config.eval.batch, model, augment]
+        facts = [
+            part.index.hash,
+            self._weights,
+            view,
+            str(self.dtype),
+            self.device.type,
+            config.eval.batch,
+            model,
+            augment,
+        ]
         facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
-        facts += [f"octaves {config.model.octaves}"] if config.model.octaves > 1 else []  # else as it ever was
+        # Else as it ever was.
+        facts += [f"octaves {config.model.octaves}"] if config.model.octaves > 1 else []
+        facts += [self._stored.name] if self._stored != np.float32 else []
         return f"{part.index.name}-{part.index.split}-{view}-{json_sha256(facts)[:16]}"
 
-    @torch.no_grad()
-    def _compute(self, part: Part, path: Path, flip: bool) -> None:
-        config = self.config
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_name(path, ".npy")
-        out: np.memmap[Any, np.dtype[np.float32]] | None = None
-        done = 0
+    def _compute(self, part: Part, path: Path, flip: bool, group: Group) -> None:
+        """Each rank writes the rows of its blocks into one file, to which rank 0 gives its name at the end."""
+        partial: Path | None = None
         try:
-            workers, kind = workers_of(config.data), config.data.loader
-            for block in eval_loader(images_of(part, config), config.eval.batch, workers, kind=kind):
+            if group.first:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = partial_name(path, ".npy")
+                backbone = self.network.backbone
+                shape = (len(part.index), backbone.width, backbone.grid, backbone.grid)
+                with naming(path):
+                    np.lib.format.open_memmap(partial, mode="w+", dtype=self._stored, shape=shape)
+                    _reserve(partial)
+            into = group.broadcast(partial)
+            with group.together():
+                self._write_rows(part, path, into, flip, group.place)
+            if partial is not None:
+                write_atomically(_sums(path), _sum_line(path, partial))
+                partial.replace(path)
+            group.broadcast(None)  # the others read it then
+        finally:
+            if partial is not None:
+                partial.unlink(missing_ok=True)
+
+    @torch.no_grad()
+    def _write_rows(self, part: Part, path: Path, into: Path, flip: bool, place: Place) -> None:
+        """The share of one rank. By `write`, not as memory: hosts that write to one page of a file would undo each
+        other's rows on some file systems."""
+        config, batch = self.config, self.config.eval.batch
+        blocks = -(-len(part.index) // batch)
+        share = range(blocks * place.rank // place.world, blocks * (place.rank + 1) // place.world)
+        maps = np.lib.format.open_memmap(into, mode="r")
+        row, start = maps[0].nbytes, maps.offset
+        training = self.network.training
+        self.network.eval()
+        workers, kind = workers_of(config.data), config.data.loader
+        with naming(path), into.open("r+b") as file:
+            file.seek(start + share.start * batch * row)
+            for block in eval_loader(
+                images_of(part, config), batch, workers, numbers=share, kind=kind,
+                pin_memory=self.device.type == "cuda",
+            ):  # fmt: skip
                 images = placed(block["image"], self.device, config.precision)
                 with autocast(self.device, self.dtype), deterministic_forms():
                     x_BDHW = self.network.features(images.flip(-1) if flip else images)
-                maps = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
-                if out is None:
-                    shape = (len(part.index), *maps.shape[1:])
-                    with naming(path):
-                        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-                        _reserve(partial)
-                out[done : done + len(maps)] = maps
-                done += len(maps)
-            assert out is not None
-            out.flush()
-            write_atomically(_sums(path), _sum_line(path, partial))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+                found = x_BDHW.float().cpu().numpy()[block["valid"].numpy()]
+                file.write(self._in_type(found).tobytes())
+            to_disk(file)
+        self.network.train(training)
+
+    def _in_type(self, maps: Features) -> Features:
+        """In the type that is kept. UserError for a number that has no place in it."""
+        with np.errstate(over="ignore"):
+            kept = maps.astype(self._stored, copy=False)
+        if not np.isfinite(kept).all() and np.isfinite(maps).all():
+            raise UserError(
+                f"model.features_dtype: found a feature of {np.abs(maps).max():g}, expected at most "
+                f"{np.finfo(self._stored).max:g} in {self._stored.name}; set model.features_dtype=float32"
+            )
+        return kept
 
 
 def _size(count: int) -> str:
@@ -170,7 +238,7 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _problem(path: Path, samples: int, check: bool) -> str | None:
+def _problem(path: Path, samples: int, dtype: np.dtype[np.floating]) -> str | None:
     """Why the features in a file cannot be used; None if they can. Files of older versions have no hash beside them."""
     try:
         refuse_special(path)
@@ -179,10 +247,10 @@ def _problem(path: Path, samples: int, check: bool) -> str | None:
         raise
     except Exception as error:  # numpy evaluates the head of the file, which may fail in any way
         return f"cannot be read ({error})"
-    if maps.ndim != 4 or len(maps) != samples or maps.dtype != np.float32 or not maps.flags.c_contiguous:
-        return f"found {maps.dtype} {list(maps.shape)}, expected float32 maps of {counted(samples, 'sample')}"
+    if maps.ndim != 4 or len(maps) != samples or maps.dtype != dtype or not maps.flags.c_contiguous:
+        return f"found {maps.dtype} {list(maps.shape)}, expected {dtype} maps of {counted(samples, 'sample')}"
     sums = _sums(path)
-    if check and sums.exists() and read_regular(sums).decode("ascii", "replace") != _sum_line(path):
+    if sums.exists() and read_regular(sums).decode("ascii", "replace") != _sum_line(path):
         return f"its sha256 is not the one in {sums.name}"
     return None
 
@@ -194,49 +262,6 @@ def _sums(path: Path) -> Path:
 def _sum_line(path: Path, content: Path | None = None) -> str:
     """What stands in the file of the hash of `path`; `content`: where its bytes are now."""
     return f"{file_sha256(content or path)}  {path.name}\n"
-
-
-def feature_batches(
-    features: FrozenFeatures, part: Part, plan: Plan, start_step: int, config: Config, rank: int = 0, world: int = 1
-) -> Iterator[list[dict[str, Tensor]]]:
-    """As `train_loader` gives them, the micro-batches of this rank, with `features` in the place of `image`."""
-    labels_NC = targets_of(part, config)
-    for step in range(start_step, plan.total_steps):
-        whole = plan.micro_batches(step)
-        mine = [whole[index] for index in plan.share(step, rank, world).indices]
-        yield [_batch(features, labels_NC, part, plan, positions, config) for positions in mine]
-
-
-def targets_of(part: Part, config: Config) -> NDArray[np.int8]:
-    """The labels of the whole index of `part` as the loss takes them: ignored pairs -1, or what `data.ignored` says."""
-    labels_NC = np.array(part.index.labels_NC)
-    if config.data.ignored != "ignore":
-        labels_NC[labels_NC == -1] = int(config.data.ignored == "positive")
-    return labels_NC
-
-
-def _batch(
-    features: FrozenFeatures, labels_NC: NDArray[np.int8], part: Part, plan: Plan,
-    positions: NDArray[np.int64], config: Config,
-) -> dict[str, Tensor]:  # fmt: skip
-    samples = part.numbers(plan.samples_at(positions))
-    turned = turned_at(positions, config)
-    maps = np.empty((len(samples), *features.plain.shape[1:]), np.float32)
-    maps[~turned] = features.plain[samples[~turned]]
-    if features.flipped is not None:
-        maps[turned] = features.flipped[samples[turned]]
-    return {
-        "features": torch.from_numpy(maps),
-        "target": torch.from_numpy(labels_NC[samples]),
-        "sample": torch.from_numpy(samples),
-        "position": torch.from_numpy(positions),
-    }
-
-
-def turned_at(positions: NDArray[np.int64], config: Config) -> NDArray[np.bool_]:
-    """Which positions of the training look at the mirror image."""
-    turned: NDArray[np.bool_] = uniform(positions, config.seed, "flip") < config.augment.flip
-    return turned
 
 
 def images_of(part: Part, config: Config) -> EvalDataset:

@@ -12,7 +12,8 @@ from masksup.data.dataset import stack
 from masksup.data.sampler import Plan
 from masksup.data.split import Part, make_plan, train_dataset
 from masksup.engine.ema import copy_values
-from masksup.engine.features import images_of, turned_at
+from masksup.engine.feature_batches import turned_at
+from masksup.engine.features import images_of
 from masksup.engine.precision import autocast, choose_dtype, deterministic_forms, placed
 from masksup.models.network import Network
 

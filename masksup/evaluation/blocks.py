@@ -70,4 +70,5 @@ def feature_blocks(features: FrozenFeatures, part: Part, config: Config, numbers
         samples = part.numbers(np.minimum(rows, len(part) - 1))
         broken = torch.zeros(batch, dtype=torch.bool)
         valid = torch.from_numpy(rows < len(part))
-        yield torch.from_numpy(np.asarray(features.plain[samples])), valid, broken, torch.from_numpy(samples)
+        maps = features.plain[samples].astype(np.float32, copy=False)
+        yield torch.from_numpy(np.asarray(maps)), valid, broken, torch.from_numpy(samples)

@@ -16,7 +16,7 @@ from masksup.config.auto import adds_as_tree
 from masksup.config.load import load_config
 from masksup.data.loader import train_loader, workers_of
 from masksup.data.split import train_dataset
-from masksup.engine.features import feature_batches
+from masksup.engine.feature_batches import feature_batches
 from masksup.engine.optim import set_rates
 from masksup.engine.parallel.engine import make_engine
 from masksup.engine.schedule import rates_at
@@ -26,6 +26,7 @@ from masksup.errors import UserError
 from masksup.replay.watch import MicroBatch, Watch
 from masksup.runtime.checkpoint import Damaged, State, list_checkpoints, read_checkpoint, step_of
 from masksup.runtime.metrics_rows import read_rows
+from masksup.runtime.ranks import Group
 from masksup.runtime.run_folder import as_in_folder
 from masksup.training.adapted import put_base
 from masksup.training.frozen import open_features
@@ -145,7 +146,7 @@ def _put_back(run_dir: Path, name: str, saved: State, built: Built, stepper: Ste
 def _batches(run_dir: Path, built: Built, done: int) -> Batches:
     config, part = built.config, built.source.train
     if config.model.frozen:
-        kept = open_features(built, run_dir, check=True)
+        kept = open_features(built, run_dir, Group(ALONE, built.config.parallel))
         return feature_batches(kept["train"], part, built.plan, done, config)
     return train_loader(train_dataset(config, part, built.plan), done, workers_of(config.data), kind=config.data.loader)
 

@@ -147,8 +147,17 @@ def journal(search: Climb) -> dict[str, Any] | None:
     before = {"index": tree.get("index"), "robust": False, **(tree.get("options") or {})}
     for key, value in {"index": search.facts.index, **search.options}.items():
         if before.get(key) != value:
-            raise UserError(f"{file}: {key}: found {before.get(key)!r}, asked for {value!r}; take another --out")
+            what = {"index": "index of the images", "settings": "key=value"}.get(key, f"--{key}")
+            found, asked = _as_given(before.get(key)), _as_given(value)
+            raise UserError(f"{file}: {what}: found {found}, asked for {asked}; take another --out")
     return tree
+
+
+def _as_given(value: Any) -> str:
+    """An option as it stands in a command line."""
+    if isinstance(value, list):
+        value = " ".join(value)
+    return "given" if value is True else "not given" if value in (None, "") or value is False else str(value)
 
 
 def take_up(search: Climb, tree: dict[str, Any]) -> None:

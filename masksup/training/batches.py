@@ -6,18 +6,19 @@ from torch import Tensor
 
 from masksup.data.loader import train_loader, workers_of
 from masksup.data.split import train_dataset
-from masksup.engine.features import feature_batches
+from masksup.engine.feature_batches import feature_batches
 from masksup.training.run import Run
 
 
 def micro_batches(run: Run) -> Iterator[list[dict[str, Tensor]]]:
     """This rank's of each step that is left: of images, or of features where the backbone is frozen."""
     config, part, start, place = run.config, run.source.train, run.progress.step, run.group.place
+    pinned = run.device.type == "cuda"  # copied to a GPU while it computes
     if run.features:
-        return feature_batches(run.features["train"], part, run.plan, start, config, place.rank, place.world)
+        return feature_batches(run.features["train"], part, run.plan, start, config, place, pin_memory=pinned)
     return train_loader(
         train_dataset(config, part, run.plan), start, workers_of(config.data), place,
-        prefetch=config.data.prefetch, pin_memory=run.device.type == "cuda", kind=config.data.loader,
+        prefetch=config.data.prefetch, pin_memory=pinned, kind=config.data.loader,
     )  # fmt: skip
 
 

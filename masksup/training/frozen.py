@@ -9,6 +9,7 @@ from masksup.config.schema import Config
 from masksup.data.split import Part, Source
 from masksup.engine.features import FeatureFolder, FrozenFeatures
 from masksup.models.network import Network
+from masksup.runtime.ranks import Group
 from masksup.training.run import Built, Run
 
 
@@ -21,19 +22,16 @@ def make_sure_of_room(
 
 
 def frozen_features(run: Run) -> dict[str, FrozenFeatures]:
-    """Computed by rank 0 where they are not there yet, while the others wait, and read by all. Collective."""
+    """Computed by all ranks where they are not there yet, and read by all. Collective."""
     group = run.group
-    group.beat_without_limit("waiting for the features of the frozen backbone")
+    group.beat_without_limit("computing or reading the features of the frozen backbone")
     with group.together():
         if group.first:
             place = run.folder.path
             room = make_sure_of_room(run.config, run.source, run.network, place, run.device, run.dtype)
             if room is not None:
                 log.info(room)
-    if group.first:
-        found = _open(run, check=True)
-    group.broadcast(None)
-    return found if group.first else _open(run, check=False)
+    return open_features(run, run.folder.path, group)
 
 
 def _folder(config: Config, run_dir: Path) -> Path:
@@ -48,12 +46,8 @@ def _parts(config: Config, source: Source) -> dict[str, tuple[Part, bool]]:
     }
 
 
-def _open(run: Run, check: bool) -> dict[str, FrozenFeatures]:
-    return open_features(run, run.folder.path, check)
-
-
-def open_features(built: Built, run_dir: Path, check: bool) -> dict[str, FrozenFeatures]:
-    """Of each part, computed where they are not kept yet. check: compare some of those that are."""
+def open_features(built: Built, run_dir: Path, group: Group) -> dict[str, FrozenFeatures]:
+    """Of each part, computed where they are not kept yet. Collective."""
     folder = FeatureFolder(_folder(built.config, run_dir), built.network, built.config, built.device, built.dtype)
     parts = _parts(built.config, built.source)
-    return {name: folder.features(part, flip, log.info, check) for name, (part, flip) in parts.items()}
+    return {name: folder.features(part, flip, log.info, group) for name, (part, flip) in parts.items()}

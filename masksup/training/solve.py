@@ -14,7 +14,8 @@ from masksup.base.signals import stop_requested
 from masksup.config.conflicts import without_effect
 from masksup.data.folds import stratified_folds
 from masksup.data.split import Part
-from masksup.engine.features import Features, targets_of
+from masksup.engine.feature_batches import targets_of
+from masksup.engine.features import Features
 from masksup.engine.logistic import Costs, Space, solve
 from masksup.engine.strength import FOLDS, stacked, try_penalties
 from masksup.errors import UserError

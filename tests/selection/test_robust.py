@@ -122,7 +122,7 @@ def test_choices_of_a_version_without_robust_go_on_and_are_no_answer_to_it(
     assert auto(tiny_data, tmp_path, *SHORT[2:]) == 75
     assert "goes on after" in capsys.readouterr().out
     assert auto(tiny_data, tmp_path, "--robust", *SHORT[2:]) == 2
-    assert "robust: found False, asked for True; take another --out" in capsys.readouterr().err
+    assert "--robust: found not given, asked for given; take another --out" in capsys.readouterr().err
     shutil.rmtree(tmp_path / HELD_OUT)
     assert auto(tiny_data, tmp_path, "--robust", *SHORT[2:]) == 75, (
         "where nothing was found, there is nothing to contradict"
