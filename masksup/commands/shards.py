@@ -24,6 +24,7 @@ from pathlib import Path
 from masksup.base.words import counted
 
 _RAW = "raw"
+_SHARD = "1G"
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="DIR", help="new folder for the index and its shards")
     what.add_argument("--check", action="store_true", help="compare every image with its hash; write nothing")
-    parser.add_argument("--shard-size", type=_bytes, default="1G", metavar="SIZE",
-                        help="most bytes of a shard, e.g. 500M (default: 1G)")  # fmt: skip
+    parser.add_argument("--shard-size", type=_bytes, metavar="SIZE",
+                        help=f"most bytes of a shard, e.g. 500M (default: {_SHARD})")  # fmt: skip
     parser.add_argument("--reencode", type=_form, metavar="qN|raw",
                         help="store every image as a JPEG of this quality, q1 to q100, e.g. q90; "
                         "raw: as its pixels, so that nothing is left to decode")  # fmt: skip
@@ -51,8 +52,9 @@ def run(args: argparse.Namespace) -> None:
 
     if args.short_side is not None and args.reencode is None:
         raise UserError("--short-side: found it without --reencode, expected both, such as --reencode q90")
-    if args.check and args.reencode is not None:
-        raise UserError("--reencode: found it with --check, which writes nothing, expected it with --out")
+    for option, found in (("--reencode", args.reencode), ("--shard-size", args.shard_size)):
+        if args.check and found is not None:
+            raise UserError(f"{option}: found it with --check, which writes nothing, expected it with --out")
     index = open_index(args.index)
     if args.check:
         print(f"{args.index}: {counted(check_shards(index), 'image')}, as when the data were prepared")
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     how = (
         None if args.reencode is None else Reencoding(None if args.reencode == _RAW else args.reencode, args.short_side)
     )
-    packed = pack_index(index, args.out, args.shard_size, print, how)
+    packed = pack_index(index, args.out, args.shard_size or _bytes(_SHARD), print, how)
     assert packed.shards is not None
     print(
         f"{args.out}: {counted(packed.images, 'image')} in {counted(len(packed.shards.names), 'shard')}, "

@@ -151,11 +151,18 @@ def _finetuned(start: StartingPoint, size: int, after: tuple[tuple[str, str], ..
 
 
 def _with_masksup(rung: Rung) -> Rung:
-    """The same with a second view of each image, more than half of it hidden."""
-    settings = {**rung.settings, "method": {"name": "masksup", "masks": "irregular", "level": "high"}}
+    """The same with a second view of each image, more than half of it hidden.
+
+    Fine-tuning takes twice as many epochs then: what was learnt before it stays, and holes take longer to learn.
+    """
+    longer = 1 if rung.starts_from is None else 2
+    settings = {
+        **rung.settings, "method": {"name": "masksup", "masks": "irregular", "level": "high"},
+        "epochs": longer * rung.settings["epochs"],
+    }  # fmt: skip
+    title = f"{rung.title}, with MaskSup" + (f", {counted(settings['epochs'], 'epoch')}" if longer > 1 else "")
     return replace(
-        rung, name=f"masksup-{rung.name}", title=f"{rung.title}, with MaskSup", settings=settings,
-        passes=2 * rung.passes,
+        rung, name=f"masksup-{rung.name}", title=title, settings=settings, passes=2 * longer * rung.passes,
     )  # fmt: skip
 
 

@@ -260,6 +260,7 @@ def test_the_command(files: Index, tmp_path: Path, capsys: pytest.CaptureFixture
         ([str(files.folder), "--out", str(tmp_path / "other")], "005.jpg: found no such file"),
         ([str(tmp_path), "--out", str(tmp_path / "other")], "expected one"),
         ([str(files.folder), "--check", "--reencode", "q90"], "found it with --check, which writes nothing"),
+        ([str(files.folder), "--check", "--shard-size", "1G"], "--shard-size: found it with --check, which writes"),
     ):
         assert main(["shards", *argv]) == 2
         error = capsys.readouterr().err

@@ -27,8 +27,8 @@ def test_each_rung_is_a_configuration(weights: str, any_side: bool) -> None:
         as_config({**rung.settings, "data": {"train": "train"}}, rung.title, [])
 
 
-@pytest.mark.parametrize("weights", ["none", "weights.pth"])
-def test_masksup_is_a_rung_after_what_it_is_added_to(weights: str) -> None:
+@pytest.mark.parametrize(("weights", "longer"), [("none", 1), ("weights.pth", 2)])
+def test_masksup_is_a_rung_after_what_it_is_added_to(weights: str, longer: int) -> None:
     start = StartingPoint("test_resnet", weights, 64)
     plain, robust = ladder(start), ladder(start, robust=True)
     added = [rung for rung in robust if rung not in plain]
@@ -36,8 +36,9 @@ def test_masksup_is_a_rung_after_what_it_is_added_to(weights: str) -> None:
     (rung,) = added
     below = robust[robust.index(rung) - 1]
     assert rung.settings.pop("method") == {"name": "masksup", "masks": "irregular", "level": "high"}
+    assert rung.settings.pop("epochs") == longer * below.settings.pop("epochs")
     assert (rung.settings, rung.starts_from, rung.after) == (below.settings, below.starts_from, ())
-    assert rung.passes == 2 * below.passes, "it sees each image twice"
+    assert rung.passes == 2 * longer * below.passes, "it sees each image twice"
 
 
 def held_out(clean: float, masked: float | None) -> HeldOut:
