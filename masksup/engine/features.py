@@ -77,11 +77,8 @@ class FeatureFolder:
         }
         if not missing:
             return None
-        images, tokens, width = (
-            sum(n for _, n in missing.values()),
-            self.network.backbone.grid**2,
-            self.network.backbone.width,
-        )
+        backbone, images = self.network.backbone, sum(n for _, n in missing.values())
+        tokens, width = backbone.grid**2, backbone.width
         needed = images * tokens * width * self._stored.itemsize
         mirrored = " and mirror images" if any(view == "flipped" for view, _ in missing.values()) else ""
         shown = f"{counted(images, 'image')}{mirrored} x {tokens:,} tokens x {width:,} = {_size(needed)}"
@@ -157,15 +154,8 @@ class FeatureFolder:
         model = config.model.model_dump(mode="json", include=network)
         augment = config.augment.model_dump(mode="json", include={"interpolation", "eval_resize", "crop_share", "fill"})
         facts = [
-            part.index.hash,
-            self._weights,
-            view,
-            str(self.dtype),
-            self.device.type,
-            config.eval.batch,
-            model,
-            augment,
-        ]
+            part.index.hash, self._weights, view, str(self.dtype), self.device.type, config.eval.batch, model, augment,
+        ]  # fmt: skip
         facts += [name for name in ("compile", "tf32") if getattr(config.precision, name)]
         # Else as it ever was.
         facts += [f"octaves {config.model.octaves}"] if config.model.octaves > 1 else []
