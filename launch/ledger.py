@@ -184,15 +184,12 @@ def recoveries(folder: Folder) -> list[Recovery]:
     """All of a run, oldest first, but those whose row is damaged."""
     found: dict[tuple[Any, Any], dict[str, Any]] = {}
     for row in read_lines(folder.recoveries):
-        known = {key: value for key, value in row.items() if key in Recovery.__dataclass_fields__ and _fits(key, value)}
+        fields = {key: value for key, value in row.items() if key in Recovery.__dataclass_fields__}
+        # The reason is a text; all others are numbers, and no step or time has more than 10^12.
+        known = {key: at for key, at in fields.items() if key == "why" or (isinstance(at, (int, float)) and at < 1e12)}
         found.setdefault((known.get("start"), known.get("recovery")), {"step": None}).update(known)
     needed = {"start", "recovery", "broke", "agreed", "why", "furthest", "ranks"}
     return [Recovery(**row) for row in found.values() if needed <= row.keys()]
-
-
-def _fits(key: str, value: Any) -> bool:
-    """Whether a field of a recovery can hold this: a text or a number, which no time or step has beyond 10^12."""
-    return key == "why" or (isinstance(value, (int, float)) and value < 1e12)
 
 
 def last_recovery(folder: Folder, start: int) -> Recovery | None:
