@@ -181,11 +181,10 @@ class Recovery:
 
 
 def recoveries(folder: Folder) -> list[Recovery]:
-    """All of a run, oldest first, but those whose row is damaged."""
+    """All of a run, oldest first, but those of which a number is missing or has no place in a step or a time."""
     found: dict[tuple[Any, Any], dict[str, Any]] = {}
     for row in read_lines(folder.recoveries):
         fields = {key: value for key, value in row.items() if key in Recovery.__dataclass_fields__}
-        # The reason is a text; all others are numbers, and no step or time has more than 10^12.
         known = {key: at for key, at in fields.items() if key == "why" or (isinstance(at, (int, float)) and at < 1e12)}
         found.setdefault((known.get("start"), known.get("recovery")), {"step": None}).update(known)
     needed = {"start", "recovery", "broke", "agreed", "why", "furthest", "ranks"}
