@@ -181,7 +181,7 @@ class Recovery:
 
 
 def recoveries(folder: Folder) -> list[Recovery]:
-    """All of a run, oldest first, but those of which a number is missing or has no place in a step or a time."""
+    """All of a run, oldest first. Damaged rows are left out: a number is missing, or larger than any step or time."""
     found: dict[tuple[Any, Any], dict[str, Any]] = {}
     for row in read_lines(folder.recoveries):
         fields = {key: value for key, value in row.items() if key in Recovery.__dataclass_fields__}

@@ -1,14 +1,17 @@
 """What the features of a frozen backbone will take is said before they are computed, and refused if it is too much."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from masksup.config.schema import Config
+from masksup.engine import feature_batches
 from masksup.errors import UserError
 from masksup.training.train import train
 
@@ -77,3 +80,26 @@ def test_features_in_half_precision_take_half_of_the_room(
         assert results[0]["last"]["eval"][score] == pytest.approx(results[1]["last"]["eval"][score], abs=0.5)
     with pytest.raises(UserError, match=r"model\.features_dtype"):
         train(tiny_config(model={**half, "features_dtype": "float32"}, epochs=1), tmp_path / "half")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("")
+    config = tiny_config(model={**MODEL, "features": str(tmp_path / "kept")}, epochs=1)
+    with pytest.raises(UserError, match=r"^model\.features: .*/kept is a file, expected a folder"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_thread_reads_features_ahead_where_there_are_workers(
+    workers: int, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers, read = set(), feature_batches._batch
+
+    def says(*args: Any) -> Any:
+        readers.add(threading.current_thread() is threading.main_thread())
+        return read(*args)
+
+    monkeypatch.setattr(feature_batches, "_batch", says)
+    assert train(tiny_config(model=MODEL, epochs=1, data__workers=workers), tmp_path / "run") == 0
+    assert readers == {workers == 0}

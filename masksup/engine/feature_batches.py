@@ -23,7 +23,7 @@ def feature_batches(
 ) -> Iterator[list[dict[str, Tensor]]]:  # fmt: skip
     """As `train_loader` gives them, the micro-batches of this rank, with `features` in the place of `image`.
 
-    A thread reads them ahead, so that the training does not wait for the disk; with `data.workers` 0 nothing does.
+    A thread reads them ahead, so that the training does not wait for the disk. With `data.workers` 0 it reads itself.
     """
     labels_NC = targets_of(part, config)
 

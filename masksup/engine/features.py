@@ -89,6 +89,8 @@ class FeatureFolder:
                 f"{self._smaller}, raise the limit, or set model.frozen=false, which keeps none"
             )
         disk = next(place for place in (self.path.absolute(), *self.path.absolute().parents) if place.exists())
+        if not disk.is_dir():
+            raise UserError(f"model.features: {disk} is a file, expected a folder to keep features in, or none")
         free = shutil.disk_usage(disk).free
         if needed > free:
             raise UserError(

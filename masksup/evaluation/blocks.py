@@ -70,5 +70,5 @@ def feature_blocks(features: FrozenFeatures, part: Part, config: Config, numbers
         samples = part.numbers(np.minimum(rows, len(part) - 1))
         broken = torch.zeros(batch, dtype=torch.bool)
         valid = torch.from_numpy(rows < len(part))
-        maps = features.plain[samples].astype(np.float32, copy=False)
-        yield torch.from_numpy(np.asarray(maps)), valid, broken, torch.from_numpy(samples)
+        maps = np.asarray(features.plain[samples], np.float32)
+        yield torch.from_numpy(maps), valid, broken, torch.from_numpy(samples)

@@ -1,5 +1,7 @@
 """The features of a frozen backbone are computed by all ranks, each once, and are those of one rank to the bit."""
 
+import json
+import os
 import re
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def test_any_number_of_ranks_keeps_the_same_bytes(world: int, job: Launcher, wri
     assert len(kept(tmp_path / "one")) >= 4, "each has its hash, and none is left unfinished"
     assert_same_run(tmp_path / "many", tmp_path / "one")
 
-    shares = [[eval(line) for line in re.findall(r"^blocks (.*)$", out.read_text(), re.M)] for out in ranks.outs]
+    shares = [[json.loads(line) for line in re.findall(r"^blocks (.*)$", out.read_text(), re.M)] for out in ranks.outs]
     for blocks in zip(*shares, strict=True):  # of one file
         computed = [number for share in blocks for number in share]
         assert computed == list(range(len(computed))), "each block by one rank"
@@ -65,3 +67,18 @@ if os.environ["RANK"] == "1":
     assert kept(tmp_path / "run") == {}
     job.to_the_end(2, config, tmp_path / "run")
     assert {np.load(file).dtype.name for file in (tmp_path / "run" / "features").glob("*.npy")} == {"float16"}
+
+
+def test_a_file_of_features_that_cannot_be_read_ends_all_with_one_line(
+    job: Launcher, write_config, tmp_path: Path
+) -> None:
+    """Only rank 0 looks at it."""
+    config = write_config(**HEAD, epochs=1, model__features=str(tmp_path / "kept"))
+    job.to_the_end(1, config, tmp_path / "one")
+    file = next((tmp_path / "kept").glob("*.npy"))
+    file.unlink()
+    os.mkfifo(file)
+    ranks = job.train(2, config, tmp_path / "two")
+    assert ranks.wait() == [2, 2], ranks.text()
+    [line] = [line for line in ranks.text().splitlines() if line.startswith("masksup: ")]
+    assert str(file) in line

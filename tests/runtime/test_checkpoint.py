@@ -46,6 +46,52 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert os.system(f"cd {path} && sha256sum --check --quiet --strict SHA256SUMS") == 0
 
 
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    kinds=st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from([(), (0,), (1,), (3, 5), (2, 0, 4)])), max_size=9)
+)
+def test_the_hash_is_that_of_the_file_for_tensors_of_any_kind(
+    kinds: list[tuple[torch.dtype, tuple[int, ...]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It is made of the tensors in memory."""
+    tensors = {f"model/{n}é": torch.randint(0, 2, shape).to(dtype) for n, (dtype, shape) in enumerate(kinds)}
+    path = write_checkpoint(tmp_path_factory.mktemp("any"), "step-000000003-a01", snapshot(tensors, {}))
+    found = hashlib.sha256((path / checkpoint.TENSORS).read_bytes()).hexdigest()
+    assert (path / checkpoint.SUMS).read_text().startswith(f"{found}  {checkpoint.TENSORS}\n")
+
+
+def test_a_disk_that_keeps_other_bytes_than_it_was_given_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read back, they would be hashed as if they were right."""
+    save = checkpoint.save_file
+
+    def keeps_others(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        save(tensors, file)
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+
+    write_checkpoint(tmp_path, "step-000000001-a01", a_state(1))
+    monkeypatch.setattr(checkpoint, "save_file", keeps_others)
+    damaged = write_checkpoint(tmp_path, "step-000000002-a01", a_state(2))
+    with pytest.raises(UserError, match=r"step-000000002-a01.*state\.safetensors"):
+        read_checkpoint(damaged)
+    state, _ = newest_valid(tmp_path)
+    assert state is not None
+    assert state.part("model")["a"][0, 0] == 1
+
+
 def test_snapshot_is_not_changed_by_later_steps() -> None:
     weights = torch.zeros(4)
     taken = snapshot({"model/w": weights}, {})
