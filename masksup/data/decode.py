@@ -1,5 +1,5 @@
-"""Image files to RGB tensors: JPEG by torchvision.io, PPM as it lies there, everything else by PIL; never a guess at a
-broken file.
+"""Image files to RGB tensors: JPEG by the decoders of `masksup.data.decode_jpeg`, PPM as it lies there, everything else
+by PIL; never a guess at a broken file.
 
 What is read, and how it becomes RGB, is in `masksup.data.decode_pil`.
 """
@@ -10,18 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from masksup.base.files import Bytes
-from masksup.data.decode_pil import (
-    Header,
-    broken,
-    decode_pixels,
-    is_sideways,
-    open_image,
-    read_header,
-    refuse_early_end,
-)
+from masksup.data.decode_jpeg import decode_rgb_jpeg
+from masksup.data.decode_pil import Header, decode_pixels, is_sideways, open_image, read_header
 from masksup.data.reading import PixelRange
 from masksup.data.shards import read_file
 from masksup.errors import UserError
@@ -54,7 +46,7 @@ def decode_bytes(
     """As `decode`, for the bytes of a file; `name` stands for it in errors. `whole`: it is known not to end early."""
     header = read_header(data, name, max_pixels)
     if header.kind == "jpeg":
-        image = _decode_jpeg(data, name, exif, whole)
+        image = decode_rgb_jpeg(data, name, exif=exif, whole=whole)
     elif header.kind == "ppm":
         image = _pixels(data, header)
     else:
@@ -82,18 +74,6 @@ def crop_box(image_3HW: Tensor, xyxy: Sequence[float]) -> Tensor:
         inside = image_3HW[:, top:bottom, left:right].permute(1, 2, 0)
         out_HWC[top - y1 : bottom - y1, left - x1 : right - x1] = inside
     return out_HWC.permute(2, 0, 1)
-
-
-def _decode_jpeg(data: Bytes, name: str, exif: bool, whole: bool) -> Tensor:
-    # torchvision raises where the end marker is missing, and says nothing where it comes too early.
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    try:
-        image: Tensor = decode_jpeg(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=exif)
-    except RuntimeError as error:
-        raise broken(name, error) from None
-    if not whole:
-        refuse_early_end(data, name, image.numpy(), exif)
-    return image
 
 
 def _pixels(data: Bytes, header: Header) -> Tensor:

@@ -47,7 +47,7 @@ def ends_early(jpeg: Bytes) -> bool:
     At an eighth of the size, asking twice costs little.
     """
     whole = bytes(jpeg)
-    end = next((at for marker, at in _segments(jpeg) if marker == _END), len(jpeg))
+    end = next((at for marker, at in segments(jpeg) if marker == _END), len(jpeg))
     progressive, complete = _scans(jpeg)
     if progressive and not complete and whole.endswith(_ZEROS, 0, end):
         return True  # a decoder takes the zeros for the rest of a scan, and misses no later one
@@ -61,7 +61,7 @@ def _flat(pixels_3HW: NDArray[np.uint8]) -> bool:
     return bool(np.all(pixels_3HW == pixels_3HW[:, :1, :1]))
 
 
-def _segments(jpeg: Bytes) -> Iterator[tuple[int, int]]:
+def segments(jpeg: Bytes) -> Iterator[tuple[int, int]]:
     """Markers and where they stand, to the end of the image (ITU T.81, B.1.1)."""
     at = 2
     while found := _MARKER.search(jpeg, at):
@@ -74,7 +74,7 @@ def _scans(jpeg: Bytes) -> tuple[bool, bool]:
     """Whether the file is progressive, and whether its scans name all bits of all coefficients of all components."""
     progressive = False
     missing: dict[int, bytearray] = {}  # of each component, the bits of each coefficient that were not named yet
-    for marker, at in _segments(jpeg):
+    for marker, at in segments(jpeg):
         if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
             progressive = marker & 3 == 2
             missing = {number: bytearray(b"\1" * 64) for number in jpeg[at + 10 : at + 10 + 3 * jpeg[at + 9] : 3]}

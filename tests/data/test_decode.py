@@ -216,7 +216,7 @@ def test_a_bomb_is_refused_before_its_pixels_are_decoded(monkeypatch: pytest.Mon
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("masksup.data.decode.decode_jpeg", never)
+    monkeypatch.setattr("masksup.data.decode.decode_rgb_jpeg", never)
     monkeypatch.setattr("masksup.data.decode._decode_pil", never)
     for kind in KINDS:
         with pytest.raises(BrokenImage, match=r"x: found 61 x 43 pixels, expected at most 2000 in all"):
