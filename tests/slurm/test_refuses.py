@@ -91,6 +91,18 @@ def test_preflight_on_two_nodes_finds_them_fit_and_blames_none_for_data_that_are
     assert "BAD" not in done.stdout
 
 
+def test_throughput_is_measured_by_the_ranks_of_two_nodes(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    where = ["--nodes", "2", "--gpus-per-node", "0", "--cpus-per-rank", "1", "--time", "5", "--folder", str(folder)]
+    done = cluster.launch("preflight", "--throughput", str(submit.file), *where, "--seconds", "1", "--json")
+    found = json.loads(done.stdout)
+    assert found["measured"]["ranks"] == 2
+    assert found["measured"]["steps_measured"] > 0
+    assert found["predicted"]["gpu_hours"] == pytest.approx(2 * found["predicted"]["run_hours"])
+    assert list(folder.iterdir()) == []
+
+
 def test_cancel_saves_first_and_resume_goes_on(cluster: Cluster, submit: Submit) -> None:
     run = submit("--preflight")
     job = str(job_of(Folder(run)))
