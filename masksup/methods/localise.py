@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from masksup.models.heads.precision import at_least_float32
+
 # Shapes: B images, N regions of each, K = any leading dimensions, n samples of a profile, S pixels.
 
 Rule = Literal["none", "original"]
@@ -115,21 +117,21 @@ def crop_resize(images_B3SS: Tensor, boxes_BN4: Tensor) -> Tensor:
     (b, _, height, width), regions = images_B3SS.shape, boxes_BN4.shape[1]
     x1_K, y1_K, x2_K, y2_K = boxes_BN4.flatten(0, 1).unbind(-1)
     image_K1 = torch.arange(b, device=boxes_BN4.device).repeat_interleave(regions)[:, None]
-    above, below, share = _samples(y1_K, y2_K, height)
-    pixels_BS3S = images_B3SS.float().transpose(1, 2)
+    pixels_BS3S = at_least_float32(images_B3SS).transpose(1, 2)
+    above, below, share = _samples(y1_K, y2_K, height, pixels_BS3S.dtype)
     rows_KS3S = torch.lerp(pixels_BS3S[image_K1, above], pixels_BS3S[image_K1, below], share[:, :, None, None])
-    left, right, share = _samples(x1_K, x2_K, width)
+    left, right, share = _samples(x1_K, x2_K, width, pixels_BS3S.dtype)
     shape = (-1, height, images_B3SS.shape[1], width)
     left_KS3S, right_KS3S = (rows_KS3S.gather(-1, column[:, None, None, :].expand(shape)) for column in (left, right))
     crops = torch.lerp(left_KS3S, right_KS3S, share[:, None, None, :])
     return crops.transpose(1, 2).to(images_B3SS.dtype)
 
 
-def _samples(start_K: Tensor, end_K: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def _samples(start_K: Tensor, end_K: Tensor, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """For n samples from the first to the last pixel of [start, end): the pixel at or before each, the pixel after it,
-    and how far it lies between them; each of shape K x n."""
+    and how far it lies between them, in `dtype`; each of shape K x n."""
     last_K1 = (end_K - start_K - 1)[:, None]
-    place_Kn = torch.arange(n, device=start_K.device) * (last_K1.float() / max(n - 1, 1))
+    place_Kn = torch.arange(n, device=start_K.device) * (last_K1.to(dtype) / max(n - 1, 1))
     before_Kn = torch.minimum(place_Kn.long(), last_K1)
     after_Kn = torch.minimum(before_Kn + 1, last_K1)
     return start_K[:, None] + before_Kn, start_K[:, None] + after_Kn, place_Kn - before_Kn
