@@ -26,7 +26,7 @@ PLAIN = "plain"
 CONTENDERS: dict[str, tuple[str, dict[str, Any], float | None]] = {
     PLAIN: ("linear", {"name": "baseline"}, None),
     "plain, csi head": ("csi", {"name": "baseline"}, None),
-    "masksup, separate": ("linear", {"name": "masksup", "views": "separate"}, 2.1),
+    "masksup, separate": ("linear", {"name": "masksup", "views": "separate"}, 2.05),
     "masksup, concat": ("linear", {"name": "masksup", "views": "concat"}, 2.1),
     "mcar, top 4": ("linear", {"name": "mcar", "top": 4}, 5 * 1.15),
     "puzzle": ("linear", {"name": "puzzle"}, None),
