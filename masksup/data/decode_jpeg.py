@@ -1,7 +1,7 @@
 """JPEG files to RGB tensors, with the pixels of `torchvision.io` whichever library decodes them.
 
-simplejpeg decodes faster (docs/performance.md). It is used for files that it takes without a complaint; torchvision decodes all
-others, as it says more about damaged ones and turns images as their EXIF orientation says.
+simplejpeg is faster (docs/performance.md). It decodes the files that it takes without a complaint. torchvision decodes
+all others: it says more about damaged ones, and turns images as their EXIF orientation says.
 """
 
 import re
