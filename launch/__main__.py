@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(words)
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
         more = "overrides" if hasattr(args, "overrides") else None
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest, args.options)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest, args.options)}")
     if rest:
         args.overrides.extend(rest)
     return status_of("masksup-launch", args.run, args)
@@ -34,13 +34,13 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
 
     parser = Parser(prog="masksup-launch", description="Runs on a SLURM cluster: submit, sweep, watch, stop, go on.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    parser.set_defaults(run=lambda _: parser.print_help(), options=())
+    parser.set_defaults(run=lambda _: parser.print_help(), options=(), parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (meaning, add_arguments, run) in _COMMANDS.items():
         command = commands.add_parser(name, help=meaning, description=meaning)
         if name == wanted:
             add_arguments(command)
-            command.set_defaults(run=run, options=option_names(command))
+            command.set_defaults(run=run, options=option_names(command), parser=command)
     return parser
 
 

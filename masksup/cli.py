@@ -58,7 +58,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(words)
     more = getattr(args, "more", None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest, args.options)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}{hint(more, rest, args.options)}")
     if more is not None:
         getattr(args, more).extend(rest)
     return args
@@ -79,8 +79,10 @@ def hint(more: str | None, rest: list[str], options: Sequence[str]) -> str:
             return f"; did you mean {close[0]}?"
     if more != "overrides":
         pair = next((word for word in rest if "=" in word and not word.startswith("-")), "")
-        name, _, value = pair.partition("=")
-        return f"; this command takes no settings, and its options are given as --{name} {value}" if pair else ""
+        key, _, value = pair.partition("=")
+        option = f"--{key.rpartition('.')[2]}"
+        instead = f", but it has {option} {value}" if option in options else ""
+        return f"; this command takes no settings{instead}" if pair else ""
     if any(word.startswith("--resume") for word in rest):
         return "; the same command without it goes on where the run stopped"
     from masksup.config.messages import keys_named, schema_keys
@@ -131,14 +133,16 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     """All commands by name, of which the one that is wanted (or `_EVERY`) knows its arguments."""
     parser = Parser(prog="masksup", description="Multi-label image recognition: prepare, train, score, predict.")
     parser.add_argument("--version", action="version", version=f"masksup {__version__}")
-    parser.set_defaults(run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY), options=())
+    parser.set_defaults(
+        run=lambda _: parser.print_help(), all_commands=lambda: _parser(_EVERY), options=(), parser=parser
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (module, meaning) in COMMANDS.items():
         command = commands.add_parser(name, help=meaning, description=meaning)
         if wanted in (name, _EVERY):
             part = import_module(f"masksup.commands.{module}")
             part.add_arguments(command)
-            command.set_defaults(run=part.run, options=option_names(command))
+            command.set_defaults(run=part.run, options=option_names(command), parser=command)
     return parser
 
 

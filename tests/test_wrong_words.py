@@ -105,10 +105,18 @@ def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
     assert told.count("\n") == 1
 
 
-def test_settings_where_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("device=cuda", "takes no settings, but it has --device cuda; masksup eval --help lists the options\n"),
+        ("precision.threads=1", "takes no settings, but it has --threads 1; masksup eval --help lists the options\n"),
+        ("model.size=64", "takes no settings; masksup eval --help lists the options\n"),
+    ],
+)
+def test_settings_where_there_are_none(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["eval", "runs/a", "device=cuda"])
-    assert "options are given as --device cuda" in capsys.readouterr().err
+        main(["eval", "runs/a", word])
+    assert capsys.readouterr().err == f"masksup eval: unrecognized arguments: {word}; this command {said}"
 
 
 @pytest.mark.parametrize(
