@@ -27,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ml_decoder": {"model": {**FROZEN, "head": {"name": "ml_decoder", "embedding": 128, "feedforward": 256}}},
     "query2label": {"model": {**FROZEN, "head": {"name": "query2label", "embedding": 128, "feedforward": 256}}},
     # Trained a little, or its attention is flat and regions move by rounding.
-    "mcar": {"method": {"name": "mcar", "top": 2}, "epochs": 2},
+    "mcar": {"method": {"name": "mcar", "top": 2}, "epochs": 2, "optim": {"name": "adamw", "lr": 1e-4}},
     "masksup": {"method": {"name": "masksup", "bank": 50}},
     "puzzle": {"method": {"name": "puzzle"}},
     "oass": {"method": {"name": "oass"}},
@@ -73,12 +73,14 @@ def test_labels_and_scores_of_the_run_are_reproduced(
     assert found == expected
 
     ours, theirs = (json.loads((tmp_path / f"{name}.json").read_text())["images"] for name in ("run", "predict"))
-    scores_NC = np.array([list(image["scores"].values()) for image in ours])
-    apart_N = np.abs(scores_NC - np.array([list(image["scores"].values()) for image in theirs])).max(1)
-    if case == "mcar" and (apart_N >= 1e-4).any():
-        assert (apart_N >= 1e-4).sum() <= 6, "rounding moves a region in few images"
-        return
-    assert apart_N.max() < 1e-4
-    mean_ap = score(logit(scores_NC), np.asarray(index.labels_NC), index.classes)["mAP"]
-    assert mean_ap == pytest.approx(json.loads((tmp_path / "eval.json").read_text())["mAP"], abs=1e-4)
+    exported_NC, ours_NC = (np.array([list(image["scores"].values()) for image in one]) for one in (ours, theirs))
+    still_N = np.abs(exported_NC - ours_NC).max(1) < 1e-4
+    assert (~still_N).sum() <= (6 if case == "mcar" else 0), "rounding moves a region in few images"
+    exported, own = (
+        score(logit(scores_NC[still_N]), np.asarray(index.labels_NC)[still_N], index.classes)["mAP"]
+        for scores_NC in (exported_NC, ours_NC)
+    )
+    assert exported == pytest.approx(own, abs=1e-4)
+    if still_N.all():
+        assert exported == pytest.approx(json.loads((tmp_path / "eval.json").read_text())["mAP"], abs=1e-4)
     assert open_exported(file).card.facts["check"]["largest_difference"] < 1e-4
