@@ -1,7 +1,7 @@
 """`masksup auto`: images and labels to a calibrated model, with the setting chosen by cross-validation.
 
-    masksup auto --data data/mine/train --out runs/mine --minutes 30
-    masksup auto --csv train.csv --root photos --out runs/mine
+    masksup auto --data data/mine/train --out runs/auto --minutes 30
+    masksup auto --csv train.csv --root photos --out runs/auto
 
 It tries a ladder of settings, from a head on frozen features to fine-tuning at a larger size, and judges each on
 held-out parts of the training images alone. A head alone and fine-tuning are always tried. What it chooses is trained
@@ -10,11 +10,12 @@ on all images. The same command goes on where it was interrupted. `--plan` only 
 With `--robust` the model shall also work where a part of an image is hidden. MaskSup is then tried, too. Each held-out
 image is scored twice, as it is and with 50 to 60 % of it hidden, and the mean of the two mAPs judges a setting.
 
-    masksup auto --data data/mine/train --out runs/mine_robust --robust
+    masksup auto --data data/mine/train --out runs/robust --robust
 """
 
 import argparse
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,10 @@ def _check(args: argparse.Namespace) -> None:
     ):  # fmt: skip
         if found is not None and not least <= found < math.inf:
             raise UserError(f"{option}: found {found:g}, expected at least {least}{why}")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out}: found a file, expected a folder or a new name")
+    if (args.out / "config.yaml").exists():
+        raise UserError(f"--out {args.out}: found the folder of a run; expected a new name, or an earlier search")
     world = find_place().world
     if world > 1:
         raise UserError(f"masksup auto runs in one process, found {world} ranks; start it without torchrun or srun")
@@ -108,14 +113,21 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
+    with ExitStack() as until_the_end:
+        return _searched(args, until_the_end)
+
+
+def _searched(args: argparse.Namespace, until_the_end: ExitStack) -> dict[str, Any]:
     from masksup.base.log import console, log
     from masksup.selection.climb import begin, climb
-    from masksup.selection.data import indexes, taken_back
+    from masksup.selection.data import held, indexes, taken_back
     from masksup.selection.finish import calibrate_winner, train_winner, write_winner
     from masksup.selection.search import to_json
     from masksup.selection.show import last_lines, plan_lines, table_of, test_scores
 
     with taken_back(args.out):
+        if not args.plan:
+            until_the_end.enter_context(held(args.out))
         train, test = indexes(args.data, args.csv, args.root, args.test, args.out)
         search = _new_search(args, train, test)
         if args.plan:
@@ -138,6 +150,7 @@ def _new_search(args: argparse.Namespace, train: "Index", test: "Index | None") 
     from masksup.base.log import log
     from masksup.data.split import whole
     from masksup.models.backbones import has_linear_layers, takes_any_side
+    from masksup.selection.data import weights_sha256
     from masksup.selection.facts import facts_of
     from masksup.selection.ladder import StartingPoint, ladder
     from masksup.selection.search import Budget, Climb
@@ -151,6 +164,7 @@ def _new_search(args: argparse.Namespace, train: "Index", test: "Index | None") 
         has_linear_layers(args.backbone),
     )  # fmt: skip
     options = {name: getattr(args, name) for name in ("backbone", "weights", "size", "seed", "folds")}
+    options["weights_sha256"] = weights_sha256(args.weights)
     options |= {"robust": args.robust, "settings": list(args.overrides), "test": test.hash if test else None}
     budget = Budget(None if args.trials else args.minutes or MINUTES, args.trials)
     return Climb(args.out, facts, ladder(start, args.robust), budget, options)

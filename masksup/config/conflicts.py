@@ -188,7 +188,7 @@ def without_effect(c: Config) -> list[str]:
         return []
     found: list[tuple[str, Section, str]] = [
         ("epochs", c, "epochs"), ("data.last_batch", c.data, "last_batch"), ("batch.global", c.batch, "global_"),
-        ("batch.micro", c.batch, "micro"),
+        ("batch.micro", c.batch, "micro"), ("stop.patience_epochs", c.stop, "patience_epochs"),
         *((f"optim.{name}", c.optim, name) for name in type(c.optim).model_fields if name not in ("name", "l2")),
         *((f"schedule.{name}", c.schedule, name) for name in type(c.schedule).model_fields),
     ]  # fmt: skip

@@ -32,7 +32,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, dict
     ``section.key=value`` strings. Returns the configuration and, for each dotted key that was set, where.
     Raises UserError for anything a user can mend: file, key, what was found and expected.
     """
-    return _load(read_yaml(path), str(path), path.parent, [_parsed(override) for override in overrides])
+    return _load(read_yaml(path), str(path), path.parent, [parsed(override) for override in overrides])
 
 
 def load_settings(config: Path | Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
@@ -45,7 +45,7 @@ def load_settings(config: Path | Mapping[str, Any], settings: Mapping[str, Any])
 
 def as_config(tree: Mapping[str, Any], origin: str, overrides: Iterable[str]) -> Config:
     """As `load_config`, of a file that is not written yet, which errors call `origin`."""
-    return _load(_plain(tree, origin), origin, Path(), [_parsed(override) for override in overrides])[0]
+    return _load(_plain(tree, origin), origin, Path(), [parsed(override) for override in overrides])[0]
 
 
 def _load(
@@ -157,7 +157,7 @@ def _another(part: Any, name: Any) -> bool:
     return isinstance(part, dict) and name is not None and part.get("name") not in (None, name)
 
 
-def _parsed(override: str) -> tuple[str, Any, str]:
+def parsed(override: str) -> tuple[str, Any, str]:
     """Key, value and name of a ``section.key=value``."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:

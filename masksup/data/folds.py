@@ -11,9 +11,17 @@ def folds_of(index: Index, folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each sample, int64 N in [0, folds); a function of the index and the seed.
 
     Iterative stratification (Sechidis et al. 2011): the rarest class first, each of its images goes to the fold that
-    still wants that class most. Persons of one image stay together.
+    still wants that class most. Persons of one image stay together, and so do copies of one file, which would let a
+    fold be scored on what it learns from.
     """
-    return stratified_folds(np.asarray(index.labels_NC) == 1, np.asarray(index.sample_image_N), folds, seed)
+    return stratified_folds(np.asarray(index.labels_NC) == 1, first_copies(index), folds, seed)
+
+
+def first_copies(index: Index) -> NDArray[np.int64]:
+    """Of each sample, int64 N: its image, or the first image whose file has the same bytes."""
+    hash_I = np.ascontiguousarray(index.file_hash_I16).view("V16").reshape(-1)
+    _, first, copies_I = np.unique(hash_I, return_index=True, return_inverse=True)
+    return first[copies_I][np.asarray(index.sample_image_N)]
 
 
 def stratified_folds(

@@ -55,6 +55,15 @@ class IndexContent:
     warnings: tuple[str, ...] = ()  # for the table of `masksup prepare`; not written
 
 
+def hash_of(content: IndexContent) -> str:
+    """The hash that the index of `content` will have."""
+    return _hash_of(content, _columns_of(content))
+
+
+def _hash_of(content: IndexContent, columns: dict[str, Any]) -> str:
+    return columns_hash(columns, content.classes, content.exif, content.pixel_range)
+
+
 def write_index(folder: Path, content: IndexContent) -> Index:
     """Write `content` as the index in `folder`, whole or not at all, and open it.
 
@@ -69,7 +78,7 @@ def write_index(folder: Path, content: IndexContent) -> Index:
         "root": str(content.root), "exif": content.exif, "turned": content.turned,
         "verified": content.verified,
         "pixel_range": range_text(content.pixel_range), "note": content.note,
-        "hash": columns_hash(columns, content.classes, content.exif, content.pixel_range),
+        "hash": _hash_of(content, columns),
         "images": len(content.image_names),
         "samples": len(content.ids), "columns": {key: list(value.shape) for key, value in columns.items()},
         "classes": list(content.classes),

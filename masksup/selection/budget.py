@@ -18,7 +18,8 @@ def too_much(search: Climb, rung: Rung) -> str | None:
     limit, spent = 60 * search.budget.minutes, sum(search.seconds.values())
     needs = expected_seconds(search, rung)
     if rung.sure:
-        return _sure(search, rung, needs, limit - spent)
+        _say_of_sure(rung, search.budget.minutes, needs, limit - spent)
+        return None
     reserved = sum(expected_seconds(search, one) for one in ahead)
     if spent + needs + reserved <= limit:
         log.info(f"{rung.title}: about {about(needs)} with the training at the end")
@@ -40,21 +41,17 @@ def _too_many(search: Climb, ahead: list[Rung]) -> str | None:
     return f"--trials {trials} are used up{kept}"
 
 
-def _sure(search: Climb, rung: Rung, needs: float, left: float) -> str | None:
-    """Of a rung that is always tried, as long as there is any time left."""
-    minutes = search.budget.minutes
-    assert minutes is not None
-    if left <= 0:
-        wanted = (60 * minutes - left + needs) / 60 + 1
-        return f"--minutes {minutes:g} were over before it could begin; --minutes {wanted:.0f} would do"
+def _say_of_sure(rung: Rung, minutes: float, needs: float, left: float) -> None:
+    """What a rung that is always tried will take, and that it passes the limit where it does."""
+    takes = f"{rung.title}: about {about(needs)} with the training at the end"
     if needs <= left:
-        log.info(f"{rung.title}: about {about(needs)} with the training at the end")
-        return None
+        log.info(takes)
+        return
+    have = f"only {about(left)} are left" if left > 0 else "none is left"
     log.warning(
-        f"{rung.title}: about {about(needs)} with the training at the end, although of --minutes {minutes:g} only "
-        f"{about(left)} are left: a head alone and one training of the network are always tried"
+        f"{takes}, although of --minutes {minutes:g} {have}: a head alone and one training of the network are always "
+        "tried"
     )
-    return None
 
 
 def expected_seconds(search: Climb, rung: Rung) -> float:
@@ -77,5 +74,5 @@ def expected_seconds(search: Climb, rung: Rung) -> float:
 def about(seconds: float) -> str:
     """As people say how long something takes."""
     if seconds < 90:
-        return counted(max(round(seconds), 0), "second")
+        return counted(max(round(seconds), 1), "second")
     return counted(round(seconds / 60), "minute") if seconds < 7200 else f"{seconds / 3600:.1f} hours"

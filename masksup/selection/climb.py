@@ -16,10 +16,11 @@ from masksup.config.yaml_text import parse_yaml, read_yaml, write_yaml
 from masksup.errors import UserError
 from masksup.evaluation.kept import Stopped
 from masksup.runtime.progress import duration
+from masksup.saved.open import is_run
 from masksup.selection import CHOICES
 from masksup.selection.budget import too_much
-from masksup.selection.decided import refuse_decided
-from masksup.selection.judge import score_of
+from masksup.selection.decided import as_options, refuse_decided
+from masksup.selection.judge import mean_ap_of, score_of
 from masksup.selection.ladder import Rung, waits_for
 from masksup.selection.out_of_fold import held_out_fold, pooled
 from masksup.selection.search import Climb, journal, keep, take_up
@@ -87,11 +88,14 @@ def write_rungs(search: Climb, train_index: Path, before: Mapping[str, Any] | No
     data, fitting = {"train": str(train_index.resolve())}, [rung for rung in search.rungs if rung.unfit is None]
     files = [(rung, {**rung.settings, "data": data}) for rung in fitting]
     for rung, settings in files:
-        config = as_config(settings, rung.title, search.overrides)
-        if before is None:  # an older version took such words, and its folder goes on with them
-            refuse_decided(as_config(settings, rung.title, ()), config)
-        if rung.sure and before is None and (why := misfit(search, config)):
-            raise UserError(f"{rung.title}: {why}")
+        try:
+            if before is None:  # an older version took such words, and its folder goes on with them
+                refuse_decided(as_config(settings, rung.title, ()), search.overrides)
+            config = as_config(settings, rung.title, search.overrides)
+            if rung.sure and before is None and (why := misfit(search, config)):
+                raise UserError(f"{rung.title}: {why}")
+        except UserError as error:
+            raise UserError(as_options(str(error))) from None
         _refuse_other_run(search, rung, settings)
     for rung, settings in files:
         search.file(rung).parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +103,11 @@ def write_rungs(search: Climb, train_index: Path, before: Mapping[str, Any] | No
 
 
 def _refuse_other_run(search: Climb, rung: Rung, settings: dict[str, Any]) -> None:
-    """UserError where the run of a rung was trained with other settings, by another version of this program."""
+    """UserError where the run of a rung was trained with other settings, by another version of this program, or where
+    its folder holds something else."""
     run, file = search.out / rung.name, search.file(rung)
+    if run.exists() and not (is_run(run) or (run / ".lock").exists()):
+        raise UserError(f"{run}: found something that is not a run, where one may be trained; take another --out")
     if run.exists() and file.exists() and read_yaml(file) != parse_yaml(write_yaml(settings)):
         raise UserError(
             f"{run}: another version of masksup auto trained it with the settings in {file}, which this one would "
@@ -117,6 +124,7 @@ def _try(search: Climb, rung: Rung) -> None:
         log.info(f"{rung.title}: fold {fold + 1} of {folds}")
         found.append(held_out_fold(search.fold(rung, fold), search.out, rung.name in begins, search.masked))
     search.held[rung.name] = pooled(found)
+    search.fold_scores[rung.name] = [mean_ap_of(fold, search.facts.counted_C) for fold in found]
     search.scores[rung.name] = score_of(search.held[rung.name], search.facts.counted_C)
 
 

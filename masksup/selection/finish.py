@@ -11,8 +11,10 @@ from masksup.calibration import LEAST_POSITIVES
 from masksup.calibration.aims import parse_aim
 from masksup.calibration.calibrate import Readable, fit_to
 from masksup.calibration.cross_validation import FitPlan
+from masksup.config.auto import read_recorded
 from masksup.config.load import load_config
 from masksup.config.yaml_text import write_yaml
+from masksup.engine.precision import choose_threads
 from masksup.evaluation.kept import Stopped
 from masksup.saved.open import open_trained
 from masksup.selection.out_of_fold import train_aside
@@ -21,19 +23,36 @@ from masksup.training.train import train
 
 
 def write_winner(search: Climb, train_index: Path, test_index: Path | None) -> Path:
-    """The configuration that repeats the choice without the search: one file, or two where it begins with a head."""
+    """The configuration that repeats the choice without the search: one file, or two where it begins with a head.
+
+    It names the threads, for another number gives other last bits.
+    """
     winner, file = search.winner, search.out / "winner.yaml"
+    threads = _threads(search)
     data: dict[str, Any] = {"train": str(train_index.resolve())}
     if test_index is not None:
         data["test"] = str(test_index.resolve())
-    settings, runs = {**winner.settings, "data": data}, [(file, search.run)]
+    settings = {**winner.settings, "data": data, "precision": {"threads": threads}}
+    again, words = search.out / "again", search.overrides
+    commands = []
     if winner.starts_from is not None:
         settings["model"] = {**settings["model"], "weights": str(_start(search).resolve())}
-        runs = [(search.file(search.rung(winner.starts_from)), _start(search)), *runs]
-    commands = [shlex.join(["masksup", "train", str(a), *search.overrides, "--run-dir", str(b)]) for a, b in runs]
-    head = "".join(f"# {line}\n" for line in (f"{winner.title}; chosen by masksup auto. To repeat it:", *commands))
+        below, start = search.file(search.rung(winner.starts_from)), search.out / "again-start"
+        commands.append([str(below), f"precision.threads={threads}", *words, "--run-dir", str(start)])
+        words = [*words, f"model.weights={start}"]
+    commands.append([str(file), *words, "--run-dir", str(again)])
+    lines = [shlex.join(["masksup", "train", *command]) for command in commands]
+    head = "".join(f"# {line}\n" for line in (f"{winner.title}; chosen by masksup auto. To repeat it:", *lines))
     write_atomically(file, head + write_yaml(settings))
     return file
+
+
+def _threads(search: Climb) -> int:
+    """Those of the run, where it has begun; else those that it will have."""
+    recorded = search.run / "config.yaml"
+    if recorded.exists():
+        return read_recorded(recorded).precision.threads
+    return choose_threads(load_config(search.file(search.winner), search.overrides)[0].precision)
 
 
 def _start(search: Climb) -> Path:

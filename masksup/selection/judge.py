@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from masksup.metrics.average_precision import average_precision
 from masksup.metrics.paired import Resampled, resampled
 from masksup.selection.out_of_fold import HeldOut
 
@@ -56,6 +57,12 @@ def score_of(found: HeldOut, counted_C: NDArray[np.bool_]) -> Score:
         for logits_NC in (found.logits_NC, found.masked_NC) if logits_NC is not None
     )  # fmt: skip
     return Score(clean, *masked)
+
+
+def mean_ap_of(fold: HeldOut, counted_C: NDArray[np.bool_]) -> float:
+    """Mean AP of one fold in percent, over the classes that count and have a positive in it; NaN where none has."""
+    ap_C = average_precision(fold.logits_NC[:, counted_C], fold.labels_NC[:, counted_C], "area")
+    return 100 * float(np.mean(known)) if (known := ap_C[~np.isnan(ap_C)]).size else float("nan")
 
 
 def gain(of: Resampled, over: Resampled) -> Gain:

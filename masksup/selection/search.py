@@ -1,15 +1,19 @@
 """What a search has found so far, and the file `choices.json` that keeps it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from masksup.base.files import read_json, write_json
 from masksup.base.log import log
 from masksup.config.schema import Config
 from masksup.data.masks import Level
 from masksup.errors import UserError
+from masksup.runtime.progress import duration
 from masksup.selection import CHOICES
 from masksup.selection.facts import DataFacts
 from masksup.selection.judge import Score, chosen, gain
@@ -17,6 +21,10 @@ from masksup.selection.ladder import Rung
 from masksup.selection.out_of_fold import HELD_OUT, HeldOut, fold_config, held_out_file, run_of
 
 FORMAT = "masksup choices 1"
+_NAMES = {
+    "index": "index of the images", "test": "index of --test", "settings": "key=value",
+    "weights_sha256": "sha256 of --weights",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Climb:
     """Why a rung was not tried."""
     expected: dict[str, float] = field(default_factory=dict)
     """Seconds that a rung will take by a step of its own, which is timed once."""
+    fold_scores: dict[str, list[float]] = field(default_factory=dict)
+    """Mean AP of each fold, in percent; NaN where it has no positive of a class that counts."""
 
     @property
     def overrides(self) -> list[str]:
@@ -125,6 +135,7 @@ def _row(search: Climb, rung: Rung) -> dict[str, Any]:
         found["seconds"] = search.seconds[rung.name]
     if score is not None:
         found |= {"mAP": score.clean.mean_ap, "mAP_interval": list(score.clean.interval)}
+        found["mAP_folds"] = [None if np.isnan(one) else one for one in search.fold_scores[rung.name]]
     if score is not None and score.masked is not None:
         found |= {"mAP_masked": score.masked.mean_ap, "mAP_masked_interval": list(score.masked.interval)}
         found |= {"mAP_judged": score.judged.mean_ap, "mAP_judged_interval": list(score.judged.interval)}
@@ -136,20 +147,29 @@ def _row(search: Climb, rung: Rung) -> dict[str, Any]:
 def journal(search: Climb) -> dict[str, Any] | None:
     """What a search before this one has written in its folder; None where it found nothing. UserError where it was
     another search."""
-    file = search.out / CHOICES
+    return journal_of(search.out, {"index": search.facts.index, **search.options})
+
+
+def journal_of(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The same, where only some of the options are known yet.
+
+    asked: what the user chose, and the hash of the index. A version that did not keep one of them is believed.
+    """
+    file = out / CHOICES
     if not file.exists():
         return None
     tree: dict[str, Any] = read_json(file, "the choices of masksup auto")
     if tree.get("format") != FORMAT:
         raise UserError(f"{file}: format: found {tree.get('format')!r}, expected '{FORMAT}'; take another --out")
-    if not any((search.out / HELD_OUT).glob("*.npz")):
+    if not any((out / HELD_OUT).glob("*.npz")):
         return None  # stopped before anything was found, such as by a setting that did not fit
-    before = {"index": tree.get("index"), "robust": False, **(tree.get("options") or {})}
-    for key, value in {"index": search.facts.index, **search.options}.items():
+    unknown = {"robust": False, "weights_sha256": asked.get("weights_sha256")}
+    before = {"index": tree.get("index"), **unknown, **(tree.get("options") or {})}
+    for key, value in asked.items():
         if before.get(key) != value:
-            what = {"index": "index of the images", "settings": "key=value"}.get(key, f"--{key}")
-            found, asked = _as_given(before.get(key)), _as_given(value)
-            raise UserError(f"{file}: {what}: found {found}, asked for {asked}; take another --out")
+            what = _NAMES.get(key, f"--{key}")
+            had, wanted = _as_given(before.get(key)), _as_given(value)
+            raise UserError(f"{file}: {what}: found {had}, asked for {wanted}; take another --out")
     return tree
 
 
@@ -173,7 +193,7 @@ def take_up(search: Climb, tree: dict[str, Any]) -> None:
             )
             continue
         search.seconds[rung.name] = row["seconds"]
-    log.info(f"{search.out}: goes on after {sum(search.seconds.values()) / 60:.0f} minutes")
+    log.info(f"{search.out}: goes on after {duration(sum(search.seconds.values()))}")
 
 
 def _is_there(search: Climb, rung: Rung) -> bool:

@@ -27,10 +27,11 @@ def plan_lines(search: Climb, train_index: Path) -> list[str]:
         f"each is judged by {search.facts.folds} folds of the training part{how} held out in turn; of those within a "
         "standard error of the best one, the first is trained on all of it"
     )
-    lines.append(
-        "to train one of them yourself: masksup train FILE (fine-tuning then begins with a new head, unless "
-        "model.weights names the run of that head)"
+    begins = any(rung.starts_from for rung in search.rungs)
+    how = (
+        " (fine-tuning then begins with a new head, unless model.weights names the run of that head)" if begins else ""
     )
+    lines.append(f"to train one of them yourself: masksup train FILE{how}")
     return lines
 
 
@@ -94,7 +95,8 @@ def last_lines(search: Climb, tested: bool) -> list[str]:
     masked = f", {score.masked.mean_ap:.1f} with more than half of each hidden" if score.masked else ""
     lines = [f"chosen: {winner.title}; {score.clean.mean_ap:.1f} mAP on held-out training images{masked}"]
     lines += _not_the_best(search)
-    lines.append("this figure is a little too good, because the setting was chosen by it among several")
+    if len(search.tried) > 1:
+        lines.append("this figure is a little too good, because the setting was chosen by it among several")
     if tested:
         result = test_scores(search)
         lines.append(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 from masksup.base import clock
 from masksup.base.log import log
@@ -18,7 +19,9 @@ def introduce(run: Run, told: list[str]) -> None:
     """Say what is trained, on what and how, with what was `told` while it was built, and begin the record."""
     config, group = run.config, run.group
     trained = sum(p.numel() for p in run.whole.parameters() if p.requires_grad)
-    log.info(f"run folder: {run.folder.path}    watch it: tensorboard --logdir {run.folder.path.parent}")
+    log.info(
+        f"run folder: {run.folder.path}    watch it: tensorboard --logdir {shlex.quote(str(run.folder.path.parent))}"
+    )
     log.info(
         f"training on {run.source.train.title}: {counted(len(run.source.train), 'sample')}, "
         f"{counted(len(run.source.classes), 'class')}"

@@ -135,11 +135,14 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     has_batch_norm = bool(network.backbone.batch_norms)
     if config.model.batchnorm == "frozen" and not has_batch_norm:
         raise UserError(f"model.batchnorm: found frozen, but {config.model.backbone} has no batch norm; expected auto")
+    nothing_to_set = config.model.batchnorm == "batch" and not has_batch_norm
     config = resolved(config, has_batch_norm)
     if config.model.lora.rank and has_batch_norm and config.model.batchnorm == "batch":
         raise UserError("model.batchnorm: found batch, but model.lora leaves the backbone as it is; expected frozen")
     network.backbone.frozen_batch_norm = config.model.batchnorm == "frozen"
     told, new_head = ([], False) if resumes else _first_weights(config, network, classes)
+    if nothing_to_set and not resumes:
+        told.append(f"model.batchnorm: batch has no effect, because {config.model.backbone} has no batch norm")
     if surplus := too_many_ranks(config, place.world):
         told.append(f"ranks without a micro-batch only help to score: {surplus}")
     placed(network, device, config.precision)

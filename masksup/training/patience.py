@@ -49,4 +49,6 @@ def tell(run: Run) -> None:
     told = stopped_early(run)
     if told is not None:
         share = rate_factor(run.config.schedule, run.plan, run.progress.step)
-        log.info(f"{line(told)}; the schedule is not shortened: the learning rate stood at {share:.3g} of optim.lr")
+        log.info(
+            f"{line(told)}; the schedule is not shortened: the learning rate was {share:.3g} x optim.lr at the end"
+        )

@@ -12,7 +12,7 @@ from torch import Tensor
 from masksup.base.log import log
 from masksup.base.signals import stop_requested
 from masksup.config.conflicts import without_effect
-from masksup.data.folds import stratified_folds
+from masksup.data.folds import first_copies, stratified_folds
 from masksup.data.split import Part
 from masksup.engine.feature_batches import targets_of
 from masksup.engine.features import Features
@@ -148,7 +148,7 @@ def _strength(run: Run, space: Space, views: list[Costs], whole: Costs) -> tuple
     config, part = run.config, run.source.train
     if config.optim.l2 != "auto":
         return config.optim.l2, []
-    image_N = np.asarray(part.index.sample_image_N)[part.samples]
+    image_N = first_copies(part.index)[part.samples]
     images = len(np.unique(image_N))
     if images < FOLDS:
         raise UserError(

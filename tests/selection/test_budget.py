@@ -117,11 +117,11 @@ def test_what_is_left_out_says_how_much_would_do() -> None:
     )
 
 
-def test_without_any_time_left_nothing_begins() -> None:
+def test_without_any_time_left_what_is_always_tried_begins(caplog: pytest.LogCaptureFixture) -> None:
     found = search(minutes=1, head_64=40)
-    assert too_much(found, found.rung("finetuned-64")) == (
-        "--minutes 1 were over before it could begin; --minutes 12 would do"
-    )
+    assert too_much(found, found.rung("finetuned-64")) is None
+    assert "about 10 minutes with the training at the end, although of --minutes 1 none is left" in caplog.text
+    assert tried_in_turn(found) == ["head-64", "finetuned-64"]
 
 
 def test_what_had_begun_goes_on_whatever_the_limit() -> None:

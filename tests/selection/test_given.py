@@ -63,7 +63,7 @@ def test_without_a_test_part_the_way_to_an_honest_figure_needs_no_second_search(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert auto(tiny_data, out, "--trials", "2", "epochs=1") == 0
+    assert auto(tiny_data, out, "--trials", "2") == 0
     run = out / choices(out)["chosen"]
     assert f"masksup eval {run} --data INDEX" in capsys.readouterr().out.replace("\n", " ")
     assert main(["eval", str(run), "--data", str(tiny_data / "test")]) == 0

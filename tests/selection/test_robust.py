@@ -68,7 +68,7 @@ def test_the_mean_of_images_as_they_are_and_hidden_judges() -> None:
     assert score.judged.mean_ap_R == pytest.approx((score.clean.mean_ap_R + score.masked.mean_ap_R) / 2)
 
 
-SHORT = ["--trials", "2", "epochs=1"]
+SHORT = ["--trials", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +120,12 @@ def test_choices_of_a_version_without_robust_go_on_and_are_no_answer_to_it(
     (tmp_path / CHOICES).write_text(json.dumps(tree))
     shutil.copytree(robust / HELD_OUT, tmp_path / HELD_OUT)
     monkeypatch.setattr("masksup.selection.climb.held_out_fold", stops)
-    assert auto(tiny_data, tmp_path, *SHORT[2:]) == 75
+    assert auto(tiny_data, tmp_path) == 75
     assert "goes on after" in capsys.readouterr().out
-    assert auto(tiny_data, tmp_path, "--robust", *SHORT[2:]) == 2
+    assert auto(tiny_data, tmp_path, "--robust") == 2
     assert "--robust: found not given, asked for given; take another --out" in capsys.readouterr().err
     shutil.rmtree(tmp_path / HELD_OUT)
-    assert auto(tiny_data, tmp_path, "--robust", *SHORT[2:]) == 75, (
+    assert auto(tiny_data, tmp_path, "--robust") == 75, (
         "where nothing was found, there is nothing to contradict"
     )
 
