@@ -273,6 +273,17 @@ def test_frozen_without_a_batch_norm_is_one_line(tiny_config: MakeConfig, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("asked", "said"), [("batch", 1), ("auto", 0)])
+def test_batch_asked_for_without_a_batch_norm_is_said_once(
+    asked: str, said: int, tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(model={"backbone": "test_vit", "size": 32, "batchnorm": asked})
+    for _ in range(2):
+        assert train(config, tmp_path / "run") == 0
+    line = "model.batchnorm: batch has no effect, because test_vit has no batch norm"
+    assert " ".join(capsys.readouterr().out.split()).count(line) == said
+
+
 def test_smoke_takes_a_configuration_with_frozen_statistics(
     tiny_config: MakeConfig, weights: Path, tmp_path: Path
 ) -> None:

@@ -220,6 +220,8 @@ def test_settings_without_effect_are_named(
 ) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(to_yaml(solved_config(optim={"name": "lbfgs", "l2": 1.0})))
-    assert main(["train", str(config), "optim.lr=0.5", "--run-dir", str(tmp_path / "run")]) == 0
+    assert (
+        main(["train", str(config), "optim.lr=0.5", "stop.patience_epochs=1", "--run-dir", str(tmp_path / "run")]) == 0
+    )
     said = " ".join(capsys.readouterr().out.split())
-    assert "these have no effect: epochs, batch.micro, optim.lr" in said
+    assert "these have no effect: epochs, batch.micro, stop.patience_epochs, optim.lr" in said

@@ -7,14 +7,15 @@ from masksup.base.random import permuted
 from masksup.data.index import Index
 
 
-def folds_of(index: Index, folds: int, seed: int) -> NDArray[np.int64]:
+def folds_of(index: Index, folds: int, seed: int, copies_apart: bool = False) -> NDArray[np.int64]:
     """The fold of each sample, int64 N in [0, folds); a function of the index and the seed.
 
     Iterative stratification (Sechidis et al. 2011): the rarest class first, each of its images goes to the fold that
-    still wants that class most. Persons of one image stay together, and so do copies of one file, which would let a
-    fold be scored on what it learns from.
+    still wants that class most. Persons of one image stay together. So do copies of one file, unless they are wanted
+    `copies_apart`: a fold would be scored on what it learns from.
     """
-    return stratified_folds(np.asarray(index.labels_NC) == 1, first_copies(index), folds, seed)
+    image_N = np.asarray(index.sample_image_N) if copies_apart else first_copies(index)
+    return stratified_folds(np.asarray(index.labels_NC) == 1, image_N, folds, seed)
 
 
 def first_copies(index: Index) -> NDArray[np.int64]:

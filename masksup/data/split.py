@@ -99,7 +99,7 @@ def open_source(data: Data, seed: int) -> Source:
             raise UserError(
                 f"data.folds: found {data.folds}, expected at most the {counted(len(train), 'sample')} of data.train"
             )
-        fold_N = folds_of(train.index, data.folds, seed)
+        fold_N = folds_of(train.index, data.folds, seed, copies_apart=data.allow_leak)
         scored = Part(train.index, np.flatnonzero(fold_N == data.fold))
         train = Part(train.index, np.flatnonzero(fold_N != data.fold))
     for key, part in (("data.eval", scored), ("data.test", test)):

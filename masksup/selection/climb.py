@@ -19,7 +19,7 @@ from masksup.runtime.progress import duration
 from masksup.saved.open import is_run
 from masksup.selection import CHOICES
 from masksup.selection.budget import too_much
-from masksup.selection.decided import as_options, refuse_decided
+from masksup.selection.decided import refuse_decided
 from masksup.selection.judge import mean_ap_of, score_of
 from masksup.selection.ladder import Rung, waits_for
 from masksup.selection.out_of_fold import held_out_fold, pooled
@@ -88,14 +88,11 @@ def write_rungs(search: Climb, train_index: Path, before: Mapping[str, Any] | No
     data, fitting = {"train": str(train_index.resolve())}, [rung for rung in search.rungs if rung.unfit is None]
     files = [(rung, {**rung.settings, "data": data}) for rung in fitting]
     for rung, settings in files:
-        try:
-            if before is None:  # an older version took such words, and its folder goes on with them
-                refuse_decided(as_config(settings, rung.title, ()), search.overrides)
-            config = as_config(settings, rung.title, search.overrides)
-            if rung.sure and before is None and (why := misfit(search, config)):
-                raise UserError(f"{rung.title}: {why}")
-        except UserError as error:
-            raise UserError(as_options(str(error))) from None
+        if before is None:  # an older version took such words, and its folder goes on with them
+            refuse_decided(as_config(settings, rung.title, ()), search.overrides)
+        config = as_config(settings, rung.title, search.overrides)
+        if rung.sure and before is None and (why := misfit(search, config)):
+            raise UserError(f"{rung.title}: {why}")
         _refuse_other_run(search, rung, settings)
     for rung, settings in files:
         search.file(rung).parent.mkdir(parents=True, exist_ok=True)

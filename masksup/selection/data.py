@@ -17,6 +17,7 @@ from masksup.data.split import refuse_other_classes, refuse_other_range, samples
 from masksup.data.write_index import hash_of, write_index
 from masksup.errors import UserError
 from masksup.saved.open import is_run, open_trained
+from masksup.selection.decided import as_options
 from masksup.selection.search import journal_of
 
 _LOCK = ".auto.lock"
@@ -49,7 +50,7 @@ def taken_back(out: Path) -> Iterator[None]:
     above = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         yield
-    except UserError:
+    except UserError as error:
         for folder in ours:
             shutil.rmtree(folder, ignore_errors=True)
         if out in above:
@@ -57,7 +58,7 @@ def taken_back(out: Path) -> Iterator[None]:
         for folder in above:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        raise
+        raise UserError(as_options(str(error))) from None
 
 
 def indexes(

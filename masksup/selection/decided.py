@@ -49,4 +49,4 @@ def as_options(message: str) -> str:
         f"{key}: {instead}" for key, instead in _INSTEAD.items()
         if "--" in instead and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", message)
     ]  # fmt: skip
-    return f"{message} (in masksup auto, {'; '.join(named)})" if named else message
+    return message if "masksup auto" in message or not named else f"{message} (in masksup auto, {'; '.join(named)})"

@@ -1,5 +1,6 @@
 """Folds: a partition, the same every time, classes in equal shares, persons of one image together."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from masksup.config.schema import Data
-from masksup.data.folds import folds_of
+from masksup.data.folds import folds_of, stratified_folds
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source, whole
 
@@ -21,6 +22,13 @@ class Labels:
 
     labels_NC: NDArray[np.int8]
     sample_image_N: NDArray[np.int32]
+    copy_of_I: NDArray[np.int64] | None = None
+    """Of each image, a number that it shares with its copies."""
+
+    @property
+    def file_hash_I16(self) -> NDArray[np.uint8]:
+        copy_of_I = np.arange(self.sample_image_N.max() + 1) if self.copy_of_I is None else self.copy_of_I
+        return np.stack([np.frombuffer(hashlib.sha256(bytes([copy])).digest()[:16], np.uint8) for copy in copy_of_I])
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -47,6 +55,15 @@ def test_every_image_is_in_one_fold_and_shares_are_even(
     assert (fold_N == folds_of(index, folds, seed)).all()  # type: ignore[arg-type]
     for image in np.unique(images):
         assert len(set(fold_N[images == image])) == 1
+    assert (fold_N == stratified_folds(labels == 1, images, folds, seed)).all(), "as before there were copies"
+
+    copy_of_I = draw.integers(0, 1 + images.max(), images.max() + 1)
+    copied = Labels(labels, images, copy_of_I)
+    fold_N = folds_of(copied, folds, seed)  # type: ignore[arg-type]
+    for copy in np.unique(copy_of_I[images]):
+        assert len(set(fold_N[copy_of_I[images] == copy])) == 1
+    apart_N = folds_of(copied, folds, seed, copies_apart=True)  # type: ignore[arg-type]
+    assert (apart_N == stratified_folds(labels == 1, images, folds, seed)).all()
 
 
 def test_one_class_one_label_is_dealt_evenly() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,9 @@ def test_the_scores_are_of_held_out_images_alone(found: Path, tiny_data: Path) -
                 means.append(100 * np.nanmean(average_precision(logits_NC, labels_NC, "area")))
     for row in choices(found)["rungs"][:3]:
         assert any(row["mAP"] == pytest.approx(mean, abs=1e-9) for mean in means), row
+    folds = [fold for row in choices(found)["rungs"][:3] for fold in row["mAP_folds"]]
+    ours = [100 * float(np.nanmean(average_precision(one["logits"], one["labels"], "area"))) for one in files]
+    assert sorted(folds) == pytest.approx(sorted(ours), abs=1e-9)
 
 
 def test_what_comes_out_is_an_ordinary_run_with_thresholds(found: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -105,10 +109,37 @@ def test_what_comes_out_is_an_ordinary_run_with_thresholds(found: Path, tiny_dat
     assert (tmp_path / "labels.csv").read_text().count("\n") > 20
 
 
+def repeat(out: Path) -> list[list[str]]:
+    """Run the commands that `winner.yaml` names."""
+    lines = (out / "winner.yaml").read_text().splitlines()
+    commands = [shlex.split(line)[2:] for line in lines if line.startswith("# masksup train ")]
+    for command in commands:
+        assert main(command) == 0
+    return commands
+
+
 @pytest.mark.slow
-def test_the_settings_it_leaves_repeat_it_bit_for_bit(found: Path, tmp_path: Path) -> None:
-    assert main(["train", str(found / "winner.yaml"), *QUICK, "--run-dir", str(tmp_path / "again")]) == 0
-    first, again = weights(found / "trained-30"), weights(tmp_path / "again")
+def test_the_commands_it_leaves_repeat_it_bit_for_bit(found: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(found, tmp_path / "out", symlinks=True)
+    text = (out / "winner.yaml").read_text()
+    assert "threads: 1" in text
+    (out / "winner.yaml").write_text(text.replace(str(found), str(out)))
+    assert len(repeat(out)) == 1
+    first, again = weights(found / "trained-30"), weights(out / "again")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.slow  # short: what the file says, of a choice that begins with a head
+def test_a_choice_that_begins_with_a_head_is_repeated_from_a_head_of_its_own(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masksup.selection.search.chosen", lambda *_: "finetuned-32")
+    weight_file, out = write_weights(tmp_path / "w.pth"), tmp_path / "out"
+    assert auto(tiny_data, out, "--weights", str(weight_file), "--trials", "2") == 0
+    start, last = repeat(out)
+    assert start[-1] == str(out / "again-start")
+    assert f"model.weights={out / 'again-start'}" in last
+    first, again = weights(out / "finetuned-32"), weights(out / "again")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 

@@ -1,12 +1,15 @@
 """What the user of `masksup auto` says: tables of any names, options of other commands, settings that it decides."""
 
+import json
 from pathlib import Path
 
 import pytest
 from choosing import QUICK, SMALL, auto, choices
 from PIL import Image
+from pretrained import write_weights
 
 from masksup.cli import main
+from masksup.selection.data import held
 
 
 def write_images(folder: Path, images: int) -> None:
@@ -32,6 +35,12 @@ def table(file: Path, numbers: range, labels: str) -> Path:
         (["data.eval=VAL"], "but masksup auto sets it; leave it out: each fold"),
         (["model.frozen=true"], "model.frozen: found true, but masksup auto sets it; leave it out"),
         (["seed=3", "--plan"], "command line: seed: found 3, but masksup auto sets it; give it by --seed"),
+        (["epochs=1"], "epochs: found 1, but masksup auto sets it; leave it out: some settings differ in it"),
+        (["optim.name=sgd"], "optim.name: found sgd, but masksup auto sets it; leave it out"),
+        (["method.name=masksup"], "method.name: found masksup, but masksup auto sets it; give --robust"),
+        (["method={name: masksup}"], "method.name: found masksup, but masksup auto sets it; give --robust"),
+        (["stop.patience_epochs=1"], "stop.patience_epochs: found 1, but masksup auto sets it; leave it out: a fold"),
+        (["--backbone", "test_vit", "--size", "50"], "(in masksup auto, model.size: give the smaller side by --size)"),
     ],
 )
 def test_what_a_search_decides_cannot_be_set(
@@ -43,6 +52,90 @@ def test_what_a_search_decides_cannot_be_set(
     assert line in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "line"),
+    [
+        ("", "found a file, expected a folder or a new name"),
+        ("config.yaml", "found the folder of a run; expected a new name, or an earlier search"),
+        ("head-32/notes.txt", "head-32: found something that is not a run, where one may be trained; take another"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused_first(
+    there: str, line: str, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "out" / there
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert auto(tiny_data, tmp_path / "out", "--trials", "2") == 2
+    said = capsys.readouterr()
+    assert line in said.err
+    assert said.err.count("\n") == 1
+    assert "fold 1" not in said.out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert file.read_text() == "mine"
+
+
+def test_two_searches_do_not_share_a_folder(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with held(out):
+        assert auto(tiny_data, out, "--trials", "2") == 2
+        said = f"--out {out}: another masksup auto is at work in this folder; wait for it, or take another --out\n"
+        assert capsys.readouterr().err == f"masksup: {said}"
+        assert auto(tiny_data, out, "--plan") == 0
+    assert [path.name for path in out.iterdir()] == ["rungs"]
+
+
+def test_a_refused_table_leaves_the_index_of_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else `winner.yaml` would repeat the choice on other labels."""
+    write_images(tmp_path, 24)
+    file, out = table(tmp_path / "list.csv", range(24), "a"), tmp_path / "out"
+    words = ["auto", "--root", str(tmp_path), "--out", str(out), *SMALL, *QUICK, "--trials", "2"]
+    assert main([*words, "--csv", str(file)]) == 0
+    index, folders = header_of(out / "data" / "list"), sorted(out.iterdir())
+    table(file, range(24), "a|b")
+    assert main([*words, "--csv", str(file)]) == 2
+    assert "choices.json: index of the images: found " in capsys.readouterr().err
+    assert main([*words, "--csv", str(file.rename(tmp_path / "other.csv"))]) == 2
+    assert header_of(out / "data" / "list") == index
+    assert sorted(out.iterdir()) == folders
+    assert [path.name for path in (out / "data").iterdir()] == ["list"]
+
+
+def header_of(index: Path) -> str:
+    return (index / "index.json").read_text()
+
+
+def test_other_weights_under_the_same_name_are_another_search(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "w.pth", tmp_path / "out"
+    write_weights(file, "test_resnet")
+    words = ["--weights", str(file), "--trials", "2"]
+    assert auto(tiny_data, out, *words) == 0
+    write_weights(file, "test_resnet", seed=2)
+    assert auto(tiny_data, out, *words) == 2
+    assert "choices.json: sha256 of --weights: found " in capsys.readouterr().err
+    tree = choices(out)
+    del tree["options"]["weights_sha256"]  # as the version before wrote it
+    (out / "choices.json").write_text(json.dumps(tree))
+    write_weights(file, "test_resnet")
+    assert auto(tiny_data, out, *words) == 0
+
+
+def test_copies_of_an_image_are_held_out_together(tmp_path: Path) -> None:
+    write_images(tmp_path, 24)
+    for number in range(0, 24, 5):
+        (tmp_path / f"{number}-copy.png").write_bytes((tmp_path / f"{number}.png").read_bytes())
+    file = table(tmp_path / "list.csv", range(24), "a")
+    with file.open("a") as rows:
+        rows.writelines(f"{number}-copy.png,a\n" for number in range(0, 24, 5))
+    words = ["auto", "--csv", str(file), "--root", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*words, *SMALL, *QUICK, "--trials", "2"]) == 0
 
 
 @pytest.mark.parametrize(("labels", "option"), [("a;c", "--separator"), ("a", "--skip-broken")])

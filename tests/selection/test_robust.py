@@ -125,9 +125,7 @@ def test_choices_of_a_version_without_robust_go_on_and_are_no_answer_to_it(
     assert auto(tiny_data, tmp_path, "--robust") == 2
     assert "--robust: found not given, asked for given; take another --out" in capsys.readouterr().err
     shutil.rmtree(tmp_path / HELD_OUT)
-    assert auto(tiny_data, tmp_path, "--robust") == 75, (
-        "where nothing was found, there is nothing to contradict"
-    )
+    assert auto(tiny_data, tmp_path, "--robust") == 75, "where nothing was found, there is nothing to contradict"
 
 
 @pytest.mark.slow  # short: the rung, its judge and its figures, each by itself
