@@ -23,6 +23,7 @@ from masksup.base.json_option import add_json, given_as_json
 from masksup.base.place import find_place
 from masksup.errors import UserError
 from masksup.exits import STOPPED
+from masksup.selection import CHOICES
 
 if TYPE_CHECKING:
     from masksup.data.index import Index
@@ -99,7 +100,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"{option}: found {found:g}, expected at least {least}{why}")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out}: found a file, expected a folder or a new name")
-    if (args.out / "config.yaml").exists():
+    if (args.out / "config.yaml").exists() and not (args.out / CHOICES).exists():
         raise UserError(f"--out {args.out}: found the folder of a run; expected a new name, or an earlier search")
     world = find_place().world
     if world > 1:

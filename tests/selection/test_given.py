@@ -78,6 +78,12 @@ def test_a_folder_of_something_else_is_refused_first(
     assert file.read_text() == "mine"
 
 
+def test_a_search_that_an_older_version_began_beside_a_run_goes_on(tiny_data: Path, tmp_path: Path) -> None:
+    assert auto(tiny_data, tmp_path, "--trials", "2") == 0
+    (tmp_path / "config.yaml").write_text("of a run")
+    assert auto(tiny_data, tmp_path, "--trials", "2") == 0
+
+
 def test_two_searches_do_not_share_a_folder(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
