@@ -34,7 +34,7 @@ from masksup.training.train import train
 MakeConfig = Callable[..., Config]
 
 FREE = {
-    "data.workers", "data.loader", "data.prefetch", "data.allow_leak", "model.features", "model.features_limit_gb",
+    "data.workers", "data.loader", "data.prefetch", "model.features", "model.features_limit_gb",
     "optim.max_skipped",
     "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep", "checkpoint.snapshot_seconds",
     "log.every_steps", "log.images", "log.picture_minutes", "log.pr_curves", "log.plots",

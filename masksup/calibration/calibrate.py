@@ -15,6 +15,7 @@ from masksup.calibration.aims import parse_aim
 from masksup.calibration.cross_validation import RULES, FitPlan, FoldScores, cross_validate, sharing_by
 from masksup.calibration.show import show
 from masksup.calibration.thresholds import LEVEL, Bounds, bootstrap_bounds
+from masksup.data.folds import first_copies
 from masksup.data.index import open_index
 from masksup.data.split import Part, open_source, refuse_other_classes, refuse_other_range, samples_in_both, whole
 from masksup.decisions.decisions import CALIBRATION, Decisions, Fitted, Origin, write_decisions
@@ -182,7 +183,7 @@ def part_to_fit(trained: Trained, data: Path | None) -> Part:
 
 def _readable(part: Part, outputs: Outputs) -> Readable:
     readable_N = ~outputs.broken_N
-    image_N = np.asarray(part.index.sample_image_N)[part.samples][readable_N].astype(np.int64)
+    image_N = first_copies(part.index)[part.samples][readable_N]  # folds hold copies of a file together
     return Readable(part.title, part.index.hash, outputs.logits_NC[readable_N], part.labels_NC[readable_N], image_N)
 
 

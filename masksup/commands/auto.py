@@ -114,36 +114,33 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
-    with ExitStack() as until_the_end:
-        return _searched(args, until_the_end)
-
-
-def _searched(args: argparse.Namespace, until_the_end: ExitStack) -> dict[str, Any]:
     from masksup.base.log import console, log
     from masksup.selection.climb import begin, climb
-    from masksup.selection.data import held, indexes, taken_back
+    from masksup.selection.data import indexes
     from masksup.selection.finish import calibrate_winner, train_winner, write_winner
+    from masksup.selection.folder import held, taken_back
     from masksup.selection.search import to_json
     from masksup.selection.show import last_lines, plan_lines, table_of, test_scores
 
-    with taken_back(args.out):
-        if not args.plan:
-            until_the_end.enter_context(held(args.out))
-        train, test = indexes(args.data, args.csv, args.root, args.test, args.out)
-        search = _new_search(args, train, test)
-        if args.plan:
-            for line in plan_lines(search, train.folder):
-                log.info(line)
-            return to_json(search)
-        begin(search, train.folder)
-    climb(search)
-    winner = write_winner(search, train.folder, test.folder if test else None)
-    console.print(table_of(search), soft_wrap=False)
-    train_winner(search, winner)
-    calibrate_winner(search)
-    for line in last_lines(search, test is not None):
-        log.info(line)
-    return {**to_json(search), "run": str(search.run), "test": test_scores(search) if test else None}
+    with ExitStack() as until_the_end:
+        with taken_back(args.out):
+            if not args.plan:
+                until_the_end.enter_context(held(args.out))
+            train, test = indexes(args.data, args.csv, args.root, args.test, args.out)
+            search = _new_search(args, train, test)
+            if args.plan:
+                for line in plan_lines(search, train.folder):
+                    log.info(line)
+                return to_json(search)
+            begin(search, train.folder)
+        climb(search)
+        winner = write_winner(search, train.folder, test.folder if test else None)
+        console.print(table_of(search), soft_wrap=False)
+        train_winner(search, winner)
+        calibrate_winner(search)
+        for line in last_lines(search, test is not None):
+            log.info(line)
+        return {**to_json(search), "run": str(search.run), "test": test_scores(search) if test else None}
 
 
 def _new_search(args: argparse.Namespace, train: "Index", test: "Index | None") -> "Climb":
@@ -151,10 +148,9 @@ def _new_search(args: argparse.Namespace, train: "Index", test: "Index | None") 
     from masksup.base.log import log
     from masksup.data.split import whole
     from masksup.models.backbones import has_linear_layers, takes_any_side
-    from masksup.selection.data import weights_sha256
     from masksup.selection.facts import facts_of
     from masksup.selection.ladder import StartingPoint, ladder
-    from masksup.selection.search import Budget, Climb
+    from masksup.selection.search import Budget, Climb, weights_sha256
 
     facts = facts_of(whole(train), args.folds, args.csv)
     for line in facts.lines():

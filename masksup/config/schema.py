@@ -112,8 +112,9 @@ class Data(Section):
     """Images with more pixels than this are refused (decompression bombs)."""
     broken_budget: Annotated[Share, OnResume.TOLD] = 0.0
     """Share of the samples whose images may be broken: these are named, counted and ignored; above it, stop."""
-    allow_leak: Annotated[bool, OnResume.FREE] = False
-    """Train although some evaluation images are byte-equal to training images."""
+    allow_leak: bool = False
+    """Train although some evaluation images are byte-equal to training images. Folds may hold copies of an image apart
+    then."""
 
 
 class Augment(Section):

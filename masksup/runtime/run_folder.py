@@ -91,10 +91,7 @@ def open_run(path: Path, config: Config, indexes: Mapping[str, str] | None = Non
     folder.
     """
     config_file = path / "config.yaml"
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: found a file, expected a run folder or a new name")
-    if path.is_dir() and any(path.iterdir()) and not (config_file.exists() or (path / ".lock").exists()):
-        raise UserError(f"{path}: found a folder that is not a run, expected a run folder or a new name")
+    refuse_foreign(path)
     refuse_unwritable(path, create=True)
     if (path / "checkpoints").is_dir():
         refuse_unwritable(path / "checkpoints")
@@ -108,6 +105,15 @@ def open_run(path: Path, config: Config, indexes: Mapping[str, str] | None = Non
     facts = {"indexes": dict(indexes or {}), "settings": told(config), "commit": commit_of_code()}
     start = new_start(path, facts)
     return RunFolder(path, start, lock, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+
+
+def refuse_foreign(path: Path) -> None:
+    """UserError where `path` holds something that is not a run."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: found a file, expected a run folder or a new name")
+    ours = (path / "config.yaml").exists() or (path / ".lock").exists()
+    if path.is_dir() and any(path.iterdir()) and not ours:
+        raise UserError(f"{path}: found a folder that is not a run, expected a run folder or a new name")
 
 
 def refuse_taken(path: Path) -> None:

@@ -16,7 +16,7 @@ from masksup.config.yaml_text import parse_yaml, read_yaml, write_yaml
 from masksup.errors import UserError
 from masksup.evaluation.kept import Stopped
 from masksup.runtime.progress import duration
-from masksup.saved.open import is_run
+from masksup.runtime.run_folder import refuse_foreign
 from masksup.selection import CHOICES
 from masksup.selection.budget import too_much
 from masksup.selection.decided import refuse_decided
@@ -103,8 +103,7 @@ def _refuse_other_run(search: Climb, rung: Rung, settings: dict[str, Any]) -> No
     """UserError where the run of a rung was trained with other settings, by another version of this program, or where
     its folder holds something else."""
     run, file = search.out / rung.name, search.file(rung)
-    if run.exists() and not (is_run(run) or (run / ".lock").exists()):
-        raise UserError(f"{run}: found something that is not a run, where one may be trained; take another --out")
+    refuse_foreign(run)
     if run.exists() and file.exists() and read_yaml(file) != parse_yaml(write_yaml(settings)):
         raise UserError(
             f"{run}: another version of masksup auto trained it with the settings in {file}, which this one would "

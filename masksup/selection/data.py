@@ -1,13 +1,8 @@
 """The images of a search: indexes that are there, or made of tables; the test part is compared, never looked at."""
 
-import fcntl
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from masksup.base.files import file_sha256
 from masksup.base.words import counted, listed
 from masksup.data.index import Index, open_index
 from masksup.data.prepare.csv import prepare_csv, prepare_train_and_test
@@ -16,49 +11,10 @@ from masksup.data.prepare.table import print_table
 from masksup.data.split import refuse_other_classes, refuse_other_range, samples_in_both, whole
 from masksup.data.write_index import hash_of, write_index
 from masksup.errors import UserError
-from masksup.saved.open import is_run, open_trained
-from masksup.selection.decided import as_options
+from masksup.selection import CHOICES
 from masksup.selection.search import journal_of
 
-_LOCK = ".auto.lock"
 _OWN = ("csv", "root", "test", "data")  # options of masksup auto that a message about a table names
-
-
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Keep other searches out of the folder until the end. UserError where one is at work there."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / _LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out {out}: another masksup auto is at work in this folder; wait for it, or take another --out"
-            ) from None
-        except OSError:
-            pass  # no locks on this file system
-        try:
-            yield
-        finally:
-            (out / _LOCK).unlink(missing_ok=True)
-
-
-@contextmanager
-def taken_back(out: Path) -> Iterator[None]:
-    """Where the search is refused, remove what it has written: the folders that were not there before."""
-    ours = [folder for folder in (out / "data", out / "rungs") if not folder.exists()]
-    above = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        yield
-    except UserError as error:
-        for folder in ours:
-            shutil.rmtree(folder, ignore_errors=True)
-        if out in above:
-            (out / _LOCK).unlink(missing_ok=True)
-        for folder in above:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        raise UserError(as_options(str(error))) from None
 
 
 def indexes(
@@ -97,9 +53,9 @@ def _from_tables(csv: Path, root: Path, test: Path | None, out: Path) -> tuple[I
     except UserError as error:
         raise UserError(f"{error}{_where_to_say(str(error))}") from None
     print_table(contents)
-    hashes = [hash_of(content) for content in contents]
-    # Before anything is written: the runs of a search that is there are of its index.
-    journal_of(out.parent, {"index": hashes[0], "test": hashes[1] if test is not None else None})
+    if (out.parent / CHOICES).exists():  # before anything is written: the runs that are there are of its index
+        tested = hash_of(contents[1]) if test is not None else None
+        journal_of(out.parent, {"index": hash_of(contents[0]), "test": tested})
     written = [write_index(out / content.split, content) for content in contents]
     return written[0], written[1] if test is not None else None
 
@@ -120,11 +76,3 @@ def _where_to_say(message: str) -> str:
         return ""
     named = listed(list(dict.fromkeys(options)))
     return f"; masksup prepare csv has {named}, and masksup auto --data takes the index that it writes"
-
-
-def weights_sha256(weights: str) -> str | None:
-    """What the path of --weights holds: a file, or a run by its newest weights. None of a name."""
-    path = Path(weights)
-    if path.is_file():
-        return file_sha256(path)
-    return open_trained(path).sha256 if is_run(path) else None

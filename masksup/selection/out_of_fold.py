@@ -20,6 +20,7 @@ from masksup.base.files import written_whole
 from masksup.base.log import start_logging
 from masksup.config.load import load_config, to_yaml
 from masksup.config.schema import Config
+from masksup.data.folds import first_copies
 from masksup.data.masks import FixedMasks, Level, evaluation_masks
 from masksup.data.split import Part, open_source, whole
 from masksup.engine.features import FeatureFolder
@@ -47,7 +48,7 @@ class HeldOut:
     labels_NC: Labels
     """1 present, 0 absent, -1 ignored."""
     image_N: NDArray[np.int64]
-    """Of which image each sample is."""
+    """Of which image each sample is; copies of a file are one."""
     masked_NC: NDArray[np.float32] | None = None
     """Logits with a part of each image hidden, where that was asked for."""
 
@@ -127,7 +128,7 @@ def train_aside(config: Config, run_dir: Path) -> None:
 def _write(file: Path, trained: Trained, part: Part, masked: Level | None) -> None:
     """The outputs of a run for the images that it had not seen."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    image_N = np.asarray(part.index.sample_image_N)[part.samples].astype(np.int64)
+    image_N = first_copies(part.index)[part.samples]
     found: dict[str, Any] = {"samples": part.samples, "labels": part.labels_NC, "images": image_N}
     found["logits"] = _predict(trained, part).logits_NC
     if masked is not None:

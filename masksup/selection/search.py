@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from masksup.base.files import read_json, write_json
+from masksup.base.files import file_sha256, read_json, write_json
 from masksup.base.log import log
 from masksup.config.schema import Config
 from masksup.data.masks import Level
 from masksup.errors import UserError
 from masksup.runtime.progress import duration
+from masksup.saved.open import is_run, open_trained
 from masksup.selection import CHOICES
 from masksup.selection.facts import DataFacts
 from masksup.selection.judge import Score, chosen, gain
@@ -200,3 +201,11 @@ def _is_there(search: Climb, rung: Rung) -> bool:
     """Whether all folds of a rung have been scored."""
     folds = (search.fold(rung, number) for number in range(search.facts.folds))
     return all(held_out_file(fold, search.out, search.masked).exists() for fold in folds)
+
+
+def weights_sha256(weights: str) -> str | None:
+    """What the path of --weights holds: a file, or a run by its newest weights. None of a name."""
+    path = Path(weights)
+    if path.is_file():
+        return file_sha256(path)
+    return open_trained(path).sha256 if is_run(path) else None

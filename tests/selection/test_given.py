@@ -9,7 +9,7 @@ from PIL import Image
 from pretrained import write_weights
 
 from masksup.cli import main
-from masksup.selection.data import held
+from masksup.selection.folder import held
 
 
 def write_images(folder: Path, images: int) -> None:
@@ -59,7 +59,8 @@ def test_what_a_search_decides_cannot_be_set(
     [
         ("", "found a file, expected a folder or a new name"),
         ("config.yaml", "found the folder of a run; expected a new name, or an earlier search"),
-        ("head-32/notes.txt", "head-32: found something that is not a run, where one may be trained; take another"),
+        ("head-32/notes.txt", "head-32: found a folder that is not a run, expected a run folder or a new name"),
+        ("head-32", "head-32: found a file, expected a run folder or a new name"),
     ],
 )
 def test_a_folder_of_something_else_is_refused_first(
@@ -93,7 +94,8 @@ def test_two_searches_do_not_share_a_folder(
         said = f"--out {out}: another masksup auto is at work in this folder; wait for it, or take another --out\n"
         assert capsys.readouterr().err == f"masksup: {said}"
         assert auto(tiny_data, out, "--plan") == 0
-    assert [path.name for path in out.iterdir()] == ["rungs"]
+    (out / "head-32").mkdir()  # as a process leaves it that was killed there
+    assert auto(tiny_data, out, "--trials", "2") == 0, "what ended is in nobody's way"
 
 
 def test_a_refused_table_leaves_the_index_of_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
