@@ -170,6 +170,7 @@ def test_every_command_is_in_the_list() -> None:
 def test_commands_of_the_documents_have_their_options(document: str) -> None:
     """Each line of a block of shell that calls `masksup` is understood; what it does is tested elsewhere."""
     text = (ROOT / document).read_text(encoding="utf-8")
+    assert re.findall(r"^ *```\w+ .*", text, flags=re.MULTILINE) == [], "a command beside the fence is no block"
     for block_ in re.findall(r"^ *```sh\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE):
         for line in block_.replace("\\\n", " ").splitlines():
             words = shlex.split(re.split(r" (?:&&|>|\|) ", line)[0], comments=True)

@@ -18,12 +18,14 @@ from compare import final_state
 from masksup.config.load import load_config
 from masksup.engine.build import new_network
 from masksup.models.layers import layer_scales
+from masksup.models.lora import add_lora
 from masksup.models.weights import load_state
 from masksup.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 MODERN = ROOT / "configs" / "modern"
-PROBES, FULL = (sorted(MODERN.glob(f"mine_*_{kind}.yaml")) for kind in ("probe", "full"))
+PROBES, ADAPTED, FULL = (sorted(MODERN.glob(f"mine_*_{kind}.yaml")) for kind in ("probe", "lora", "full"))
+STARTS = (*PROBES, *ADAPTED, *FULL)
 SMALL = {"depth": 1, "embed_dim": 96, "num_heads": 2}
 RELATIVES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "DINOv3": ("vit_small_patch16_dinov3", 64, SMALL),
@@ -64,15 +66,28 @@ def test_the_weights_of_each_network_would_fit_at_full_size(name: str) -> None:
     assert 0.01 < lowest < 0.05, "the stem is trained, and little"
 
 
-def test_probe_and_fine_tuning_offer_the_same_networks() -> None:
-    assert [backbones(file) for file in PROBES] == [backbones(file) for file in FULL]
+def test_probe_lora_and_fine_tuning_offer_the_same_networks() -> None:
+    assert len(FULL) == 2
+    for others in (PROBES, ADAPTED):
+        assert [backbones(file) for file in others] == [backbones(file) for file in FULL]
+
+
+@pytest.mark.parametrize("file", ADAPTED, ids=lambda file: file.stem)
+def test_lora_adds_to_a_small_part_of_the_network_at_full_size(file: Path) -> None:
+    config = load_config(file)[0]
+    with torch.device("meta"):
+        network = new_network(config, 80)
+        whole = sum(one.numel() for one in network.backbone.parameters())
+        add_lora(network.backbone, config.model.lora, config.seed)
+    added = sum(one.numel() for one in network.backbone.parameters() if one.requires_grad)
+    assert 0.01 * whole < added < 0.05 * whole
 
 
 @pytest.mark.parametrize("line", offered(MODERN / "base_start.yaml", "data"))
 def test_the_line_of_the_data_may_be_another(line: str, tmp_path: Path) -> None:
     base = (MODERN / "base_start.yaml").read_text()
     (tmp_path / "base_start.yaml").write_text(re.sub("^data: .*$", line, base, count=1, flags=re.MULTILINE))
-    for file in (*PROBES, *FULL):
+    for file in STARTS:
         copy = tmp_path / file.name
         copy.write_text(file.read_text())
         data = load_config(copy)[0].data.model_dump(exclude_unset=True)
@@ -85,14 +100,15 @@ def test_the_line_of_the_data_may_be_another(line: str, tmp_path: Path) -> None:
 def test_the_commands_of_the_docs_are_right() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^ *masksup train (configs/modern/mine_.*)$", text, flags=re.MULTILINE)
-    assert {Path(shlex.split(command)[0]).stem for command in commands} == {file.stem for file in (*PROBES, *FULL)}
+    assert {Path(shlex.split(command)[0]).stem for command in commands} == {file.stem for file in STARTS}
+    assert len(commands) == len(STARTS) + 3, "and those on other data"
     for command in commands:
         file, *overrides = (word for word in shlex.split(command, comments=True) if "runs/" not in word or "=" in word)
         load_config(ROOT / file, [word for word in overrides if not word.startswith("--")])
 
 
 @pytest.mark.parametrize("family", RELATIVES)
-def test_small_relatives_go_from_a_file_of_weights_to_a_probe_and_on_to_fine_tuning(
+def test_small_relatives_go_from_a_file_of_weights_to_a_probe_and_on_to_lora_and_fine_tuning(
     family: str, tiny_data: Path, tmp_path: Path
 ) -> None:
     name, size, options = RELATIVES[family]
@@ -105,10 +121,13 @@ def test_small_relatives_go_from_a_file_of_weights_to_a_probe_and_on_to_fine_tun
         "schedule.warmup_epochs=0", "batch.global=16", "batch.micro=8", f"data.train={tiny_data}/train",
         f"data.eval={tiny_data}/val", "data.workers=0", "precision.threads=1", "log.images=0", "log.pr_curves=false",
     ]  # fmt: skip
-    probe, full = (file for files in (PROBES, FULL) for file in files if "vit" in file.name)
+    probe, adapted, full = (file for file in STARTS if "vit" in file.name)
     assert train(load_config(probe, [*small, f"model.weights={weights}"])[0], tmp_path / "probe") == 0
     begun = load_config(full, [*small, f"model.weights={tmp_path / 'probe'}"])[0]
     assert train(begun, tmp_path / "full") == 0
+    assert train(load_config(adapted, [*small, f"model.weights={tmp_path / 'probe'}"])[0], tmp_path / "lora") == 0
+    added = {key for key in final_state(tmp_path / "lora") if ".lora_" in key and key.startswith("model/")}
+    assert added, "LoRA adds to the trunk"
     before, after = final_state(tmp_path / "probe"), final_state(tmp_path / "full")
     moved = {key for key, value in after.items() if key.startswith("model/") and not torch.equal(value, before[key])}
     assert moved == {key for key in before if key.startswith("model/")}, "the trunk is fine-tuned, too"
