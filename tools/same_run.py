@@ -57,7 +57,7 @@ LEFT_OUT = (
     )),
     ("place of the data, whose hashes are compared", CONFIG, ("data.train", "data.eval", "data.test")),
     ("operation, which may change on resume and does not change the run", CONFIG, (
-        "data.workers", "data.loader", "data.prefetch", "data.allow_leak", "model.features", "model.features_limit_gb",
+        "data.workers", "data.loader", "data.prefetch", "model.features", "model.features_limit_gb",
         "optim.max_skipped", "parallel.start_seconds", "parallel.first_step_seconds", "parallel.step_seconds",
         "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep", "checkpoint.snapshot_seconds",
         "log.every_steps", "log.images", "log.picture_minutes", "log.pr_curves", "log.plots",
