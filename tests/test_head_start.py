@@ -1,5 +1,6 @@
 """A new head begins at the shares of its classes, and batch norm may keep the statistics of its weights."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from networks import build_network
 from pretrained import BACKBONE, write_weights
 
 from masksup.config.auto import following, read_recorded, resolved
+from masksup.config.components import LOSSES
 from masksup.config.load import dump, load_config, to_yaml
 from masksup.config.schema import Config
 from masksup.data.loader import train_loader
 from masksup.data.split import make_plan, open_source, train_dataset
-from masksup.engine.build import new_method, new_network, start_at_prior
+from masksup.engine.build import new_method, new_network
 from masksup.engine.feature_batches import feature_batches
 from masksup.engine.features import FeatureFolder
+from masksup.engine.head_start import best_constant, start_at_prior
 from masksup.engine.state import same_head
 from masksup.errors import UserError
 from masksup.exits import STOPPED
@@ -41,11 +44,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ignored", ["ignore", "negative", "positive"])
 @pytest.mark.parametrize("balanced", [False, True])
-@pytest.mark.parametrize("head", HEADS)
-def test_the_mean_logit_is_the_log_odds_that_the_loss_sees(
-    head: str, balanced: bool, ignored: str, tiny_config: MakeConfig, weights: Path
+@pytest.mark.parametrize(("name", "head"), [("bce", head) for head in HEADS] + [("asl", "linear"), ("focal", "linear")])
+def test_the_mean_logit_is_the_constant_that_the_loss_prefers(
+    name: str, head: str, balanced: bool, ignored: str, tiny_config: MakeConfig, weights: Path
 ) -> None:
-    loss = {"name": "bce", "class_weights": "balanced" if balanced else "none", "max_weight": 1000.0}
+    loss = {"name": name, "class_weights": "balanced" if balanced else "none", "max_weight": 1000.0}
     config = tiny_config(model={**MODEL, "weights": str(weights), "head": {"name": head}}, loss=loss,
                          data__ignored=ignored)  # fmt: skip
     train_part = open_source(config.data, config.seed).train
@@ -67,6 +70,31 @@ def test_the_mean_logit_is_the_log_odds_that_the_loss_sees(
     assert torch.allclose(logits_BC, logits_BC[:1].expand_as(logits_BC), atol=1e-5), "no image differs yet"
     if not balanced:
         assert logits_BC.std(1).min() > 0.1, "but the classes do"
+
+
+COUNTS = torch.tensor([0.0, 1.0, 7.0, 100.0, 199.0, 200.0], dtype=torch.float64)
+
+
+def constant_of(name: str, **options: Any) -> torch.Tensor:
+    return best_constant(LOSSES.resolve(name)(COUNTS, 200 - COUNTS, **options), COUNTS, 200 - COUNTS)
+
+
+def test_the_constant_of_binary_cross_entropy_is_the_log_odds() -> None:
+    log_odds_C = ((COUNTS + 1) / (201 - COUNTS)).log()
+    for same in (constant_of("bce"), constant_of("focal", gamma=0.0, alpha=None),
+                 constant_of("asl", gamma_neg=0.0, gamma_pos=0.0, clip=0.0)):  # fmt: skip
+        torch.testing.assert_close(same, log_odds_C, rtol=0, atol=1e-12)
+    balanced_C = constant_of("bce", class_weights="balanced", max_weight=1000.0)
+    assert balanced_C[1:5].abs().max() < 0.75, "half, but for the label of each kind that is added"
+
+
+def test_asl_begins_above_its_margin_and_within_the_range_of_the_log_odds() -> None:
+    """Below the margin of 0.05 it gives absences no gradient, and log-odds would begin most classes there."""
+    for constant_C in (constant_of("asl"), constant_of("asl", focal_gradient=True)):
+        assert constant_C.sigmoid().min() > 0.1
+        assert bool((constant_C.diff() >= 0).all()), "a frequent class begins higher"
+        assert float(constant_C[-1]) <= math.log(202) + 1e-9
+    assert bool((constant_of("bce").sigmoid()[:2] < 0.05).all())
 
 
 @pytest.mark.parametrize(

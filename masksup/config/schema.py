@@ -185,9 +185,10 @@ class ModelSettings(Section):
     head: HeadSpec = HeadSpec()
     """What turns the feature map into one logit a class."""
     head_start: Literal["auto", "prior", "random"] = "auto"
-    """How a new head begins. prior: each class at its share of the training part (weights 0, bias at the log-odds; CSRA
-    keeps its random weights and gets a bias for each class, by which the mean logit over the first images is the
-    log-odds); random: as torch draws it. auto: prior where the network starts from weights and head and method fit."""
+    """How a new head begins. prior: each class at the constant that the loss prefers for the labels of the training
+    part (weights 0, bias at the log-odds with `bce`, nearer to 0 with `asl`; CSRA keeps its random weights and gets a
+    bias for each class, by which the mean logit over the first images is this constant); random: as torch draws it.
+    auto: prior where the network starts from weights and head and method fit."""
     batchnorm: Literal["auto", "frozen", "batch"] = "auto"
     """Batch norm of the backbone in training. frozen: with the statistics of its weights; batch: with those of each
     micro-batch. auto: frozen where the network starts from weights and the micro-batch is below 64, or LoRA is on."""

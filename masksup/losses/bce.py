@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masksup.losses.pairs import over_counted, positive_weights, smoothed
+from masksup.models.heads.precision import at_least_float32
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -34,7 +35,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
         """float logits_BC, int8 targets_BC (1 present, 0 absent, -1 ignored) to a scalar in fp32."""
-        logits_BC = logits_BC.float()
+        logits_BC = at_least_float32(logits_BC)
         loss_BC = F.binary_cross_entropy_with_logits(
             logits_BC,
             smoothed(targets_BC, self.smoothing, logits_BC.dtype),

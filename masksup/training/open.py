@@ -15,9 +15,10 @@ from masksup.config.load import validate
 from masksup.config.on_resume import changed
 from masksup.config.schema import Config, OnResume
 from masksup.data.split import Source, make_plan, open_source
-from masksup.engine.build import freeze, new_method, new_network, start_at_prior
+from masksup.engine.build import freeze, new_method, new_network
 from masksup.engine.compiling import compile_networks
 from masksup.engine.ema import MovingAverage
+from masksup.engine.head_start import start_at_prior
 from masksup.engine.micro import with_common_micro
 from masksup.engine.parallel.engine import check_engine, make_engine
 from masksup.engine.precision import choose_device, choose_dtype, choose_threads, placed, set_numerics

@@ -98,7 +98,7 @@ def test_without_focus_all_are_binary_cross_entropy(extra: dict[str, object]) ->
     asl = AsymmetricLoss(PRESENT, ABSENT, gamma_neg=0.0, gamma_pos=0.0, clip=0.0, **extra)  # type: ignore[arg-type]
     focal = FocalLoss(PRESENT, ABSENT, gamma=0.0, alpha=None, **extra)  # type: ignore[arg-type]
     for loss in (asl, focal):
-        torch.testing.assert_close(loss(logits, targets).float(), expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(loss(logits, targets), expected, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("name", LOSSES.entries)
