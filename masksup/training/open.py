@@ -154,7 +154,7 @@ def build(config: Config, run_dir: Path, resumes: bool, place: Place) -> tuple[B
     method = new_method(config, network, len(classes), source.train).to(device)
     if new_head and config.model.head_start == "prior":
         start_at_prior(config, method, source.train)
-        told[-1] += "; the new head begins by predicting how frequent each class is in training (model.head_start)"
+        told[-1] += "; the new head begins at the frequency of each class, as the loss sees it (model.head_start)"
     check_engine(config, method, device, place)
     scored = copy.deepcopy(method).eval()
     if config.model.lora.rank:
